@@ -1,0 +1,1 @@
+"""Graph in, session out. Knows backends and devices. Knows nothing of prompts, schedules or videos."""

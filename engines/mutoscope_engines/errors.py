@@ -1,0 +1,35 @@
+"""The errors of this project: a small tree, each with a cause, a next step and the exit code of the command line."""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+
+class MutoscopeError(Exception):
+    """Base of every error a user can meet. `exit_code` is what the command line returns for it."""
+
+    exit_code: ClassVar[int] = 1
+
+
+class BackendUnavailableError(MutoscopeError):
+    """No backend, or not the one asked for, can run here."""
+
+    exit_code = 4
+
+
+class OutOfMemoryError(MutoscopeError):
+    """The backend could not get the memory it needs."""
+
+    exit_code = 5
+
+
+class CancelledError(MutoscopeError):
+    """The caller, or Ctrl-C, stopped the run."""
+
+    exit_code = 130
+
+
+class ShapeError(MutoscopeError):
+    """A session was fed something other than its graph takes: a bug in the caller or a bundle that contradicts itself."""
+
+    exit_code = 3

@@ -1,0 +1,119 @@
+"""ONNX Runtime on the CPU: the backend that is always there.
+
+Knows ONNX Runtime. Its settings were chosen by `benchmarks/session_settings.py`; the results are committed beside it.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnxruntime as ort
+
+from .errors import BackendUnavailableError, CancelledError, MutoscopeError, OutOfMemoryError
+from .session import Backend, Feeds, Host, Session, SessionOptions, Tensor, TensorSpec, check_feeds
+
+DTYPES = {
+    "tensor(float)": "float32",
+    "tensor(float16)": "float16",
+    "tensor(int64)": "int64",
+    "tensor(uint8)": "uint8",
+    "tensor(bool)": "bool",
+}
+
+
+class OnnxRuntimeCpu(Backend):
+    name = "onnxruntime"
+
+    def unavailable_because(self) -> str | None:
+        return None
+
+    def version(self) -> str:
+        return f"onnxruntime {ort.__version__}"
+
+    def supports(self, precision: str) -> bool:
+        return precision in ("fp32", "int8")
+
+    def open(self, graph: Path, options: SessionOptions) -> Session:
+        return OnnxRuntimeSession(graph, options)
+
+
+class OrtTensor:
+    """An `OrtValue`, which ONNX Runtime takes back without a copy."""
+
+    def __init__(self, value: Any) -> None:
+        self.value = value
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return tuple(self.value.shape())
+
+    def row(self, index: int) -> Tensor:
+        return OrtTensor(ort.OrtValue.ortvalue_from_numpy(self.value.numpy()[index]))
+
+    def numpy(self) -> Host:
+        return np.array(self.value.numpy(), order="C")
+
+
+class OnnxRuntimeSession(Session):
+    def __init__(self, graph: Path, options: SessionOptions) -> None:
+        settings = ort.SessionOptions()
+        settings.intra_op_num_threads = options.threads or len(os.sched_getaffinity(0))
+        settings.log_severity_level = 3  # errors; they reach the caller as exceptions
+        self._running: set[Any] = set()
+        try:
+            self._session: Any = ort.InferenceSession(graph, settings, providers=["CPUExecutionProvider"])
+        except Exception as error:
+            raise _translated(error, f"loading {graph.parent.name}/{graph.name}") from error
+        self.inputs = tuple(_spec(node) for node in self._session.get_inputs())
+        self.outputs = tuple(_spec(node) for node in self._session.get_outputs())
+
+    def run(self, feeds: Feeds, fetch: Sequence[str] | None = None) -> dict[str, Tensor]:
+        if self._session is None:
+            raise RuntimeError("this inference session is closed")
+        check_feeds(self.inputs, feeds)
+        names = list(fetch) if fetch is not None else [spec.name for spec in self.outputs]
+        values = {
+            name: value.value if isinstance(value, OrtTensor) else ort.OrtValue.ortvalue_from_numpy(np.ascontiguousarray(value))
+            for name, value in feeds.items()
+        }
+        run_options = ort.RunOptions()
+        self._running.add(run_options)
+        # In a thread of its own, because a signal such as Ctrl-C is only handled between the calls of this one.
+        with ThreadPoolExecutor(1) as executor:
+            pending = executor.submit(self._session.run_with_ort_values, names, values, run_options)
+            try:
+                results = pending.result()
+            except Exception as error:
+                if run_options.terminate:
+                    raise CancelledError("the run was cancelled") from error
+                raise _translated(error, "running a graph") from error
+            finally:
+                run_options.terminate = True
+                self._running.discard(run_options)
+        return {name: OrtTensor(value) for name, value in zip(names, results, strict=True)}
+
+    def cancel(self) -> None:
+        for run_options in list(self._running):
+            run_options.terminate = True
+
+    def close(self) -> None:
+        self._session = None
+
+
+def _spec(node: Any) -> TensorSpec:
+    return TensorSpec(node.name, DTYPES[node.type], tuple(size if size is not None else "?" for size in node.shape))
+
+
+def _translated(error: Exception, doing: str) -> MutoscopeError:
+    message = str(error).splitlines()[0] if str(error) else type(error).__name__
+    if isinstance(error, MemoryError) or "bad_alloc" in str(error) or "Failed to allocate memory" in str(error):
+        return OutOfMemoryError(
+            f"out of memory while {doing} on the CPU: {message}; "
+            "ask for a smaller height, width or num_frames, or close other programs"
+        )
+    return BackendUnavailableError(f"ONNX Runtime failed while {doing}: {message}; run `mutoscope doctor`")

@@ -1,0 +1,94 @@
+"""What the built-in model can be asked for: `a [small|large] COLOUR SHAPE MOTION on a BACKGROUND background`.
+
+Knows words and colours. Knows nothing of pixels, tensors or training.
+"""
+
+from __future__ import annotations
+
+import itertools
+import zlib
+from dataclasses import dataclass
+
+import numpy as np
+
+COLOURS = {
+    "red": (220, 40, 40),
+    "green": (40, 180, 70),
+    "blue": (50, 80, 230),
+    "yellow": (240, 210, 50),
+    "purple": (150, 60, 200),
+    "white": (245, 245, 245),
+    "orange": (245, 140, 30),
+    "cyan": (40, 200, 220),
+}
+SHAPES = ("circle", "square", "triangle", "ring")
+MOTIONS = (
+    "moving left",
+    "moving right",
+    "moving up",
+    "moving down",
+    "growing",
+    "shrinking",
+    "bouncing",
+    "staying still",
+)
+BACKGROUNDS = {"black": (12, 12, 16), "gray": (120, 120, 125), "navy": (15, 25, 70), "brown": (90, 60, 35)}
+SIZES = (None, "small", "large")
+
+DESCRIPTION = (
+    "a [small|large] COLOUR SHAPE MOTION on a BACKGROUND background; "
+    f"COLOUR: {', '.join(COLOURS)}; SHAPE: {', '.join(SHAPES)}; MOTION: {', '.join(MOTIONS)}; "
+    f"BACKGROUND: {', '.join(BACKGROUNDS)}"
+)
+
+# The ways of saying a scene that training draws from; the first is the grammar itself.
+PHRASINGS = (
+    "a {thing} {motion} on a {background} background",
+    "{thing} {motion} on a {background} background",
+    "a {thing} {motion}, {background} background",
+    "a {thing} is {motion} on a {background} background",
+    "on a {background} background, a {thing} {motion}",
+)
+
+
+@dataclass(frozen=True)
+class Scene:
+    """One sentence of the grammar, by its words."""
+
+    colour: str
+    shape: str
+    motion: str
+    background: str
+    size: str | None = None
+
+    def prompt(self, phrasing: int = 0) -> str:
+        thing = " ".join(word for word in (self.size, self.colour, self.shape) if word)
+        return PHRASINGS[phrasing].format(thing=thing, motion=self.motion, background=self.background)
+
+    @property
+    def held_out(self) -> bool:
+        """True for the tenth of the combinations that training never sees, whatever the size word."""
+        words = f"{self.colour} {self.shape} {self.motion} {self.background}"
+        return zlib.crc32(words.encode()) % 10 == 0
+
+
+def all_scenes() -> list[Scene]:
+    """Every scene of the grammar, in a fixed order."""
+    return [Scene(*words) for words in itertools.product(COLOURS, SHAPES, MOTIONS, BACKGROUNDS, SIZES)]
+
+
+def prompt_pattern() -> str:
+    """A regular expression that a whole prompt matches when the built-in model was trained for it."""
+
+    def one_of(words: object) -> str:
+        return "(?:" + "|".join(words) + ")"  # type: ignore[arg-type]
+
+    thing = f"(?:(?:small|large) )?{one_of(COLOURS)} {one_of(SHAPES)}"
+    alternatives = (
+        phrasing.format(thing=thing, motion=one_of(MOTIONS), background=one_of(BACKGROUNDS)) for phrasing in PHRASINGS
+    )
+    return f"(?i)(?:{'|'.join(alternatives)})\\.?"
+
+
+def sample_scenes(count: int, rng: np.random.Generator, scenes: list[Scene]) -> list[Scene]:
+    return [scenes[i] for i in rng.integers(len(scenes), size=count)]

@@ -1,0 +1,130 @@
+"""Trains the built-in `WanTransformer3DModel` and its `UMT5EncoderModel` together, by flow matching on VAE latents.
+
+Knows latents, captions and noise levels. Knows nothing of pixels beyond rendering the clips to encode.
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from diffusers import AutoencoderKLWan, WanTransformer3DModel
+from numpy.typing import NDArray
+from torch import Tensor, nn
+from transformers import PreTrainedTokenizerFast, UMT5Config, UMT5EncoderModel
+
+from .grammar import PHRASINGS, Scene, all_scenes
+from .renderer import render
+from .text import MAX_SEQUENCE_LENGTH, build_tokenizer, text_encoder_config
+from .train_vae import LATENT_CHANNELS, to_model
+from .training import Schedule, Training
+
+TEXT_WIDTH = 128
+CONFIG: dict[str, Any] = {
+    "patch_size": (1, 1, 1),
+    "num_attention_heads": 4,
+    "attention_head_dim": 48,
+    "in_channels": LATENT_CHANNELS,
+    "out_channels": LATENT_CHANNELS,
+    "text_dim": TEXT_WIDTH,
+    "freq_dim": 128,
+    "ffn_dim": 768,
+    "num_layers": 8,
+    "rope_max_seq_len": 64,
+}
+BATCH_SIZE = 32
+PROMPT_DROPOUT = 0.1  # the share of clips that teach the empty prompt, for guidance
+NOISE_SHIFT = 2.0  # towards noise, where colour, place and motion are decided
+
+
+@dataclass(frozen=True)
+class Clips:
+    """Encoded clips: normalised latents f16 `[N, C, F, h, w]`, and the scene of each."""
+
+    latents: NDArray[np.float16]
+    scenes: list[Scene]
+
+
+class TextToLatents(nn.Module):
+    """What is trained: the text encoder and the transformer, with the padding that `WanPipeline` applies between them."""
+
+    def __init__(self, tokenizer: PreTrainedTokenizerFast) -> None:
+        super().__init__()
+        config = UMT5Config(**text_encoder_config(len(tokenizer)))
+        config._attn_implementation = "eager"
+        self.text_encoder = UMT5EncoderModel(config)
+        self.transformer = WanTransformer3DModel(**CONFIG)
+
+    def forward(self, latents: Tensor, sigma: Tensor, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
+        """Velocity `[B, C, F, h, w]` for noisy latents at noise level `sigma` `[B]`."""
+        prompt_embeds = self.text_encoder(input_ids, attention_mask).last_hidden_state
+        prompt_embeds = prompt_embeds * attention_mask.unsqueeze(-1)
+        padding = MAX_SEQUENCE_LENGTH - prompt_embeds.shape[1]
+        prompt_embeds = nn.functional.pad(prompt_embeds, (0, 0, 0, padding))
+        return self.transformer(latents, sigma * 1000, prompt_embeds, return_dict=False)[0]
+
+
+@torch.no_grad()
+def encode_clips(vae: AutoencoderKLWan, count: int, file: Path, *, device: str, seed: int) -> Clips:
+    """Renders and encodes clips of every scene that is not held out, or reads them back from `file`."""
+    scenes = [scene for scene in all_scenes() if not scene.held_out]
+    np.random.default_rng(seed).shuffle(scenes)  # type: ignore[arg-type]
+    chosen = [scenes[i % len(scenes)] for i in range(count)]
+    if not file.exists():
+        rng = np.random.default_rng(seed)
+        mean, std = (
+            torch.tensor(values, device=device).view(1, -1, 1, 1, 1)
+            for values in (vae.config.latents_mean, vae.config.latents_std)
+        )
+        batches = []
+        for start in range(0, count, 16):
+            clips = np.stack([render(scene, rng) for scene in chosen[start : start + 16]])
+            with torch.autocast(device, torch.bfloat16):
+                latents = vae.encode(to_model(clips).to(device)).latent_dist.mode()
+            batches.append(((latents.float() - mean) / std).half().cpu().numpy())
+        temporary = file.with_suffix(".tmp.npy")
+        np.save(temporary, np.concatenate(batches))
+        os.replace(temporary, file)
+    return Clips(np.load(file), chosen)
+
+
+def train_denoiser(
+    vae: AutoencoderKLWan, folder: Path, *, steps: int, clip_count: int, device: str, seed: int = 0
+) -> tuple[TextToLatents, PreTrainedTokenizerFast]:
+    """Trains, or goes on training, and returns the averaged model and its tokenizer."""
+    folder.mkdir(parents=True, exist_ok=True)
+    torch.manual_seed(seed)
+    tokenizer = build_tokenizer()
+    model = TextToLatents(tokenizer).to(device)
+    clips = encode_clips(vae.to(device).eval(), clip_count, folder / "latents.npy", device=device, seed=seed)
+    training = Training(model, Schedule(steps, matrix_rate=0.01, vector_rate=1e-3), folder)
+
+    def loss_of_step(step: int) -> dict[str, Tensor]:
+        rng = np.random.default_rng((seed, step))
+        chosen = rng.integers(len(clips.scenes), size=BATCH_SIZE)
+        clean = torch.from_numpy(clips.latents[chosen].astype(np.float32)).to(device)
+        text = tokenizer(
+            [_caption(clips.scenes[index], rng) for index in chosen], padding=True, return_tensors="pt"
+        ).to(device)
+        uniform = rng.permutation(BATCH_SIZE) / BATCH_SIZE + rng.random(BATCH_SIZE) / BATCH_SIZE  # stratified
+        sigma = NOISE_SHIFT * uniform / (1 + (NOISE_SHIFT - 1) * uniform)
+        sigma = torch.from_numpy(sigma.astype(np.float32)).to(device)
+        noise = torch.from_numpy(rng.standard_normal(clean.shape, dtype=np.float32)).to(device)
+        noisy = torch.lerp(clean, noise, sigma.view(-1, 1, 1, 1, 1))
+        with torch.autocast(device, torch.bfloat16):
+            velocity = model(noisy, sigma, text.input_ids, text.attention_mask)
+        return {"loss": (velocity.float() - (noise - clean)).square().mean()}
+
+    training.run(loss_of_step)
+    training.load_averaged()
+    return model.eval(), tokenizer
+
+
+def _caption(scene: Scene, rng: np.random.Generator) -> str:
+    if rng.random() < PROMPT_DROPOUT:
+        return ""
+    return scene.prompt(0 if rng.random() < 0.7 else int(rng.integers(len(PHRASINGS))))

@@ -1,0 +1,257 @@
+"""One denoising step of Wan text-to-video models as a torch module to export: network, guidance and solver line.
+
+Knows the arithmetic of `WanTransformer3DModel` (Wan 2.1) and the contract of the denoiser graph. Knows nothing of ONNX
+files, schedules or prompts. Shape letters are those of the design; in addition S tokens of the video, N heads, E = N x
+head width, and f, y, x the patches along frames, height and width.
+
+Activations between linear layers stay `[B, S, E]`: attention and rotary embedding split the heads inside their ONNX
+operators, so no block transposes anything. All branches share one timestep, so modulation has no batch dimension and
+enters each layer normalization as its weight and bias.
+"""
+
+import math
+from collections.abc import Mapping
+
+import torch
+from diffusers import WanTransformer3DModel
+from diffusers.models.transformers.transformer_wan import WanAttention, WanRotaryPosEmbed, WanTransformerBlock
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+INPUT_NAMES = ("latents", "state", "timestep", "prompt_embeds", "guidance_weights", "solver_a", "solver_b")
+OUTPUT_NAMES = ("next_state", "velocity_peak")
+
+# Weights whose products int8 and FP8 may narrow: embedders, modulation and the final projection keep their precision.
+QUANTIZABLE_WEIGHTS = (
+    r"blocks\.\d+\.(attn[12]\.to_(q|k|v|out\.0)|ffn\.net\.(0\.proj|2))\.weight|text_embedder\..*weight"
+)
+
+_TEXT_TO_VIDEO_ONLY = ("image_dim", "added_kv_proj_dim", "pos_embed_seq_len")
+
+
+class DenoiserStep(nn.Module):
+    """The `denoiser` graph of the design around the weights of `transformer`, which it shares.
+
+    `network_dtype` is the type of the matrix products and of attention. Norms, modulation, rotary embedding and
+    residual sums are float32 whatever it is. The checkpoint's own type does not matter: each weight is converted where
+    it is used, and the exported graph stores the converted weight.
+
+    Raises ValueError for a transformer that is not plain text-to-video.
+    """
+
+    def __init__(self, transformer: WanTransformer3DModel, network_dtype: torch.dtype = torch.float32) -> None:
+        super().__init__()
+        _refuse_other_than_text_to_video(transformer)
+        config = transformer.config
+        self.transformer = transformer
+        self.network_dtype = network_dtype
+        self.patch_size: tuple[int, int, int] = tuple(config.patch_size)
+        self.num_heads: int = config.num_attention_heads
+        self.channels: int = config.in_channels
+        # Built anew: `transformer.to(bfloat16)` would have rounded the tables of the transformer itself.
+        rope = WanRotaryPosEmbed(config.attention_head_dim, config.patch_size, config.rope_max_seq_len)
+        widths = [rope.t_dim // 2, rope.h_dim // 2, rope.w_dim // 2]
+        for name, table in (("cos", rope.freqs_cos), ("sin", rope.freqs_sin)):
+            for axis, part in zip("fyx", table[:, ::2].split(widths, dim=1), strict=True):
+                self.register_buffer(f"{name}_{axis}", part.float().clone(), persistent=False)
+
+    def forward(
+        self,
+        latents: Tensor,
+        state: Tensor,
+        timestep: Tensor,
+        prompt_embeds: Tensor,
+        guidance_weights: Tensor,
+        solver_a: Tensor,
+        solver_b: Tensor,
+    ) -> tuple[Tensor, Tensor]:
+        """Shapes as in `symbolic_inputs`. Returns `next_state` `[K,C,F,h,w]` and `velocity_peak` `[]`."""
+        velocity = self._velocity(latents, timestep, prompt_embeds, guidance_weights)
+        moved = solver_a @ state.flatten(1) + solver_b[:, None] * velocity.flatten()
+        # A maximum may pass over NaN (ONNX leaves it open), so NaN is made infinite before it.
+        peak = torch.where(torch.isnan(velocity), math.inf, velocity.abs()).max()
+        return moved.view_as(state), peak
+
+    def _velocity(self, latents: Tensor, timestep: Tensor, prompt_embeds: Tensor, guidance_weights: Tensor) -> Tensor:
+        """The network at batch B, summed with the guidance weights: `[C,F,h,w]`."""
+        transformer = self.transformer
+        branches = prompt_embeds.shape[0]
+        grid = tuple(size // patch for size, patch in zip(latents.shape[1:], self.patch_size, strict=True))
+        time, modulations = self._embed_time(timestep)
+        text = self._embed_text(prompt_embeds)
+        rotary = self._rotary(grid, branches)
+
+        hidden = self._patchify(latents, grid).expand(branches, -1, -1)
+        for block in transformer.blocks:
+            hidden = self._block(block, hidden, text, modulations, rotary)
+        shift, scale = (transformer.scale_shift_table.float()[0] + time).flatten().chunk(2)
+        hidden = _layer_norm(hidden, 1 + scale, shift, transformer.norm_out.eps)
+        patches = _linear(transformer.proj_out, hidden, torch.float32)
+        return self._unpatchify((guidance_weights[:, None, None] * patches).sum(0), grid)
+
+    def _patchify(self, latents: Tensor, grid: tuple[int, ...]) -> Tensor:
+        """`C (f p) (y q) (x r) -> 1 (f y x) (C p q r)`, projected to `[1,S,E]`.
+
+        The same products as the authors' strided convolution, and the only transpose is one of the small latents.
+        """
+        (f, y, x), (p, q, r) = grid, self.patch_size
+        pixels = latents.reshape(self.channels, f, p, y, q, x, r).permute(1, 3, 5, 0, 2, 4, 6)
+        embedding = self.transformer.patch_embedding
+        weight = embedding.weight.flatten(1)
+        pixels = pixels.reshape(1, f * y * x, weight.shape[1])
+        return F.linear(pixels, weight.float(), embedding.bias.float())
+
+    def _unpatchify(self, patches: Tensor, grid: tuple[int, ...]) -> Tensor:
+        """`(f y x) (p q r C) -> C (f p) (y q) (x r)`."""
+        (f, y, x), (p, q, r) = grid, self.patch_size
+        pixels = patches.reshape(f, y, x, p, q, r, self.channels).permute(6, 0, 3, 1, 4, 2, 5)
+        return pixels.reshape(self.channels, f * p, y * q, x * r)
+
+    def _embed_time(self, timestep: Tensor) -> tuple[Tensor, Tensor]:
+        """The time embedding `[1,E]` and what all blocks are modulated with, `[6 E]`."""
+        embedder = self.transformer.condition_embedder
+        time = embedder.timesteps_proj(timestep)
+        time = _linear(embedder.time_embedder.linear_1, time, torch.float32)
+        time = _linear(embedder.time_embedder.linear_2, F.silu(time), torch.float32)
+        modulations = _linear(embedder.time_proj, F.silu(time), torch.float32)
+        return time, modulations.flatten()
+
+    def _embed_text(self, prompt_embeds: Tensor) -> Tensor:
+        """`[B,L,D]` -> `[B,L,E]` in the network's type."""
+        embedder = self.transformer.condition_embedder.text_embedder
+        inner = F.gelu(_linear(embedder.linear_1, prompt_embeds, self.network_dtype), approximate="tanh")
+        return _linear(embedder.linear_2, inner, self.network_dtype)
+
+    def _rotary(self, grid: tuple[int, ...], branches: int) -> tuple[Tensor, Tensor]:
+        """Cosines and sines of every token's position, `[B, S, head width / 2]`."""
+        f, y, x = grid
+
+        def spread(along_f: Tensor, along_y: Tensor, along_x: Tensor) -> Tensor:
+            parts = (along_f[:f, None, None], along_y[None, :y, None], along_x[None, None, :x])
+            table = torch.cat([part.expand(f, y, x, -1) for part in parts], dim=-1)
+            return table.reshape(1, f * y * x, table.shape[-1]).expand(branches, -1, -1)
+
+        return spread(self.cos_f, self.cos_y, self.cos_x), spread(self.sin_f, self.sin_y, self.sin_x)
+
+    def _block(
+        self,
+        block: WanTransformerBlock,
+        hidden: Tensor,
+        text: Tensor,
+        modulations: Tensor,
+        rotary: tuple[Tensor, Tensor],
+    ) -> Tensor:
+        """One transformer block; `hidden` `[B,S,E]` float32 in and out."""
+        modulations = block.scale_shift_table.float().flatten() + modulations
+        shift, scale, gate, ffn_shift, ffn_scale, ffn_gate = modulations.chunk(6)
+        normed = _layer_norm(hidden, 1 + scale, shift, block.norm1.eps)
+        hidden = hidden + self._attention(block.attn1, normed, normed, rotary) * gate
+
+        normed = hidden
+        if not isinstance(block.norm2, nn.Identity):
+            normed = _layer_norm(hidden, block.norm2.weight.float(), block.norm2.bias.float(), block.norm2.eps)
+        hidden = hidden + self._attention(block.attn2, normed, text, None)
+
+        normed = _layer_norm(hidden, 1 + ffn_scale, ffn_shift, block.norm3.eps)
+        inner = F.gelu(_linear(block.ffn.net[0].proj, normed, self.network_dtype), approximate="tanh")
+        return hidden + _linear(block.ffn.net[2], inner, self.network_dtype).float() * ffn_gate
+
+    def _attention(
+        self, attention: WanAttention, queries: Tensor, source: Tensor, rotary: tuple[Tensor, Tensor] | None
+    ) -> Tensor:
+        """Attention of `queries` `[B,S,E]` to `source` `[B,S or L,E]`, projected, float32."""
+        # One cast for the three projections, so that they also share one quantization of it.
+        narrow_queries = queries.to(self.network_dtype)
+        narrow_source = narrow_queries if source is queries else source.to(self.network_dtype)
+        q = _rms_norm(attention.norm_q, _linear(attention.to_q, narrow_queries, self.network_dtype))
+        k = _rms_norm(attention.norm_k, _linear(attention.to_k, narrow_source, self.network_dtype))
+        v = _linear(attention.to_v, narrow_source, self.network_dtype)
+        if rotary is not None:
+            q = torch.onnx.ops.rotary_embedding(q, *rotary, interleaved=True, num_heads=self.num_heads)
+            k = torch.onnx.ops.rotary_embedding(k, *rotary, interleaved=True, num_heads=self.num_heads)
+        mixed, *_ = torch.onnx.ops.attention(
+            q.to(v.dtype), k.to(v.dtype), v, q_num_heads=self.num_heads, kv_num_heads=self.num_heads
+        )
+        return _linear(attention.to_out[0], mixed, self.network_dtype).float()
+
+
+def symbolic_inputs(transformer: WanTransformer3DModel) -> list[tuple[str, str, tuple[int | str, ...]]]:
+    """Name, dtype and shape of each input; a letter is a dimension free at run time, a number a fact of the model."""
+    c = transformer.config.in_channels
+    return [
+        ("latents", "float32", (c, "F", "h", "w")),
+        ("state", "float32", ("K", c, "F", "h", "w")),
+        ("timestep", "float32", (1,)),
+        ("prompt_embeds", "float32", ("B", "L", transformer.config.text_dim)),
+        ("guidance_weights", "float32", ("B",)),
+        ("solver_a", "float32", ("K", "K")),
+        ("solver_b", "float32", ("K",)),
+    ]
+
+
+def symbolic_outputs(transformer: WanTransformer3DModel) -> list[tuple[str, str, tuple[int | str, ...]]]:
+    """Name, dtype and shape of each output, as `symbolic_inputs`."""
+    return [
+        ("next_state", "float32", ("K", transformer.config.in_channels, "F", "h", "w")),
+        ("velocity_peak", "float32", ()),
+    ]
+
+
+def dynamic_shapes(transformer: WanTransformer3DModel) -> dict[str, dict[int, str]]:
+    """Which dimension of which input is free, for the exporter."""
+    return {
+        name: {axis: size for axis, size in enumerate(shape) if isinstance(size, str)}
+        for name, _, shape in symbolic_inputs(transformer)
+    }
+
+
+def example_inputs(
+    transformer: WanTransformer3DModel,
+    *,
+    branches: int = 2,
+    text_tokens: int = 5,
+    latent_frames: int = 4,
+    height: int = 6,
+    width: int = 8,
+    state_rows: int = 3,
+    seed: int = 0,
+) -> dict[str, Tensor]:
+    """Random inputs of the graph; `height` and `width` are those of the latents. The same seed gives the same inputs.
+
+    For tracing, every size must be at least 2 patches: the exporter treats sizes of one as constants.
+    """
+    sizes: Mapping[str, int] = {
+        "B": branches, "L": text_tokens, "F": latent_frames, "h": height, "w": width, "K": state_rows
+    }  # fmt: skip
+    generator = torch.Generator().manual_seed(seed)
+    inputs = {
+        name: torch.randn([size if isinstance(size, int) else sizes[size] for size in shape], generator=generator)
+        for name, _, shape in symbolic_inputs(transformer)
+    }
+    inputs["timestep"] = 1000 * torch.rand(1, generator=generator)
+    return inputs
+
+
+def _refuse_other_than_text_to_video(transformer: WanTransformer3DModel) -> None:
+    config = transformer.config
+    given = {name: getattr(config, name) for name in _TEXT_TO_VIDEO_ONLY if getattr(config, name) is not None}
+    if (config.out_channels or config.in_channels) != config.in_channels:
+        given |= {"in_channels": config.in_channels, "out_channels": config.out_channels}
+    if given:
+        raise ValueError(
+            f"this transformer is not plain text-to-video: its config has {given}. Supported are Wan text-to-video "
+            f"transformers, where out_channels equals in_channels and {', '.join(_TEXT_TO_VIDEO_ONLY)} are null; "
+            "export the text-to-video checkpoint of the model line instead."
+        )
+
+
+def _linear(layer: nn.Linear, x: Tensor, dtype: torch.dtype) -> Tensor:
+    return F.linear(x.to(dtype), layer.weight.to(dtype), layer.bias.to(dtype))
+
+
+def _layer_norm(x: Tensor, weight: Tensor, bias: Tensor, eps: float) -> Tensor:
+    return F.layer_norm(x, (x.shape[-1],), weight, bias, eps)
+
+
+def _rms_norm(norm: nn.RMSNorm, x: Tensor) -> Tensor:
+    return F.rms_norm(x.float(), (x.shape[-1],), norm.weight.float(), norm.eps)

@@ -1,0 +1,88 @@
+"""Writes a torch module as an ONNX file with its weights beside it.
+
+Knows the torch exporter, the versions of the format and how to keep memory small. Knows nothing of models: what is in
+the graph is the module's business, what is changed in it the passes'.
+
+The exporter sees only shapes. Weights stay where the module has them until they are written, and are converted there,
+one at a time: a bfloat16 checkpoint becomes a float32 graph without ever being float32 in memory.
+"""
+
+import logging
+import warnings
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+import onnx_ir as ir
+import torch
+from onnx_ir.passes.common import ClearMetadataAndDocStringPass, InlinePass
+from onnxscript.optimizer import optimize_ir
+from torch import Tensor
+
+from mutoscope_export.passes.fold_weights import fold_weights
+
+OPSET = 23
+IR_VERSION = 10
+GRAPH_FILE = "model.onnx"
+WEIGHTS_FILE = "model.onnx.data"
+
+Pass = Callable[[ir.Model], bool]
+
+_INLINE_BYTES = 1024
+
+
+def export_graph(
+    module: torch.nn.Module,
+    inputs: Mapping[str, Tensor],
+    dynamic_shapes: Mapping[str, Mapping[int, str]],
+    output_names: Sequence[str],
+    destination: Path,
+    *,
+    passes: Sequence[Pass] = (),
+) -> None:
+    """Writes `module` as `destination/model.onnx` and `model.onnx.data`; the folder is made where it is missing.
+
+    `inputs` are example values by name, in the order of the module's parameters; their names become the graph's.
+    `dynamic_shapes` gives each free dimension its name: `{"latents": {1: "F"}}`; such a dimension must be at least 2 in
+    the example. `passes` run in order on the finished graph. The same module and inputs give the same bytes.
+    """
+    with torch.no_grad(), _quiet():
+        program = torch.onnx.export(
+            module.eval(),
+            kwargs=dict(inputs),
+            dynamo=True,
+            opset_version=OPSET,
+            input_names=list(inputs),
+            output_names=list(output_names),
+            dynamic_shapes={name: dict(dynamic_shapes.get(name, {})) for name in inputs},
+            optimize=False,
+            verbose=False,
+        )
+        assert program is not None
+        model = program.model
+        InlinePass()(model)
+        # Before the optimizer, which would compute what it can fold and lose the names of the weights.
+        fold_weights(model)
+        optimize_ir(model)
+        for change in passes:
+            change(model)
+    # The exporter notes stack traces, with paths of the machine it ran on.
+    ClearMetadataAndDocStringPass()(model)
+    model.graph.metadata_props.clear()
+    model.ir_version = IR_VERSION
+    destination.mkdir(parents=True, exist_ok=True)
+    ir.save(model, destination / GRAPH_FILE, external_data=WEIGHTS_FILE, size_threshold_bytes=_INLINE_BYTES)
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Silences the exporter's remarks about packages and axis names; errors still surface."""
+    logger = logging.getLogger("torch.onnx")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logger.setLevel(level)

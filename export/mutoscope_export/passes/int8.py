@@ -1,0 +1,123 @@
+"""Dynamic int8 for CPUs: the chosen weights as int8, activations quantized to uint8 on the fly.
+
+Knows the two forms a linear layer has in a graph, `MatMul` and `Gemm`. Knows nothing of models: a pattern over the
+weights' names says which to narrow. Unsigned activations with signed weights are the operands of the VNNI instructions.
+"""
+
+import re
+from dataclasses import dataclass
+
+import numpy as np
+import onnx_ir as ir
+from onnx_ir.passes.common import RemoveUnusedNodesPass
+
+from mutoscope_export.passes.fold_weights import lazy
+
+
+@dataclass(frozen=True)
+class DynamicInt8:
+    """A pass that narrows the linear layers whose weight's name matches `weights` (a regular expression, searched).
+
+    Each output channel has a scale of its own and zero point 0; each activation is quantized once, however many layers
+    read it. Weights are quantized while they are written, one at a time.
+
+    Raises ValueError when nothing matches, or a matching weight belongs to something other than a linear layer.
+    """
+
+    weights: str
+
+    def __call__(self, model: ir.Model) -> bool:
+        graph = model.graph
+        chosen = [value for name, value in graph.initializers.items() if re.search(self.weights, name)]
+        if not chosen:
+            raise ValueError(
+                f"no weight matches {self.weights!r}; the graph's weights are named like "
+                f"{', '.join(sorted(graph.initializers)[:5])}"
+            )
+        quantized: dict[ir.Value, tuple[ir.Value, ...]] = {}
+        narrowed: dict[ir.Value, tuple[ir.Value, ir.Value]] = {}
+        # In the graph's order, so that the quantization of an activation stands before all that read it.
+        for node in list(graph):
+            if len(node.inputs) > 1 and node.inputs[1] in chosen:
+                _refuse_unless_linear(node)
+                _replace(graph, node, quantized, narrowed)
+        for weight in chosen:
+            for use in weight.uses():
+                _refuse_unless_linear(use.node)
+        RemoveUnusedNodesPass()(model)
+        return True
+
+
+def _refuse_unless_linear(node: ir.Node) -> None:
+    weight = node.inputs[1] if len(node.inputs) > 1 else None
+    form = {name: node.attributes[name].value for name in ("transA", "alpha", "beta") if name in node.attributes}
+    plain = node.op_type == "MatMul" or (
+        node.op_type == "Gemm" and form.get("transA", 0) == 0 and form.get("alpha", 1.0) == form.get("beta", 1.0) == 1.0
+    )
+    if not plain or weight is None or weight.const_value is None or len(weight.const_value.shape) != 2:
+        names = ", ".join(value.name or "" for value in node.inputs if value is not None)
+        raise ValueError(
+            f"{node.op_type}({names}) cannot run in int8: supported are MatMul and Gemm (transA 0, alpha and beta 1) "
+            "by a weight of two dimensions; leave this weight out of the pattern"
+        )
+
+
+def _replace(
+    graph: ir.Graph,
+    node: ir.Node,
+    quantized: dict[ir.Value, tuple[ir.Value, ...]],
+    narrowed: dict[ir.Value, tuple[ir.Value, ir.Value]],
+) -> None:
+    """`x @ W (+ bias)` becomes `float(q(x) @ q(W)) * scale(x) * scale(W) (+ bias)`."""
+    x, weight, bias = (*node.inputs, None)[:3]
+    output = node.outputs[0]
+    assert x is not None and weight is not None
+    tape: list[ir.Node] = []
+
+    def emit(op_type: str, *inputs: ir.Value | None, of: ir.Value = output, **attributes: int) -> ir.Node:
+        made = ir.node(op_type, inputs, attributes or None, num_outputs=3 if op_type == "DynamicQuantizeLinear" else 1)
+        for index, value in enumerate(made.outputs):
+            value.name = f"{of.name}.{op_type}{index or ''}"
+        tape.append(made)
+        return made
+
+    if x not in quantized:
+        quantized[x] = tuple(emit("DynamicQuantizeLinear", x, of=x).outputs)
+    if weight not in narrowed:
+        narrowed[weight] = _narrow(graph, weight, transposed=bool(node.attributes.get_int("transB", 0)))
+    activation, scale, zero_point = quantized[x]
+    weight_int8, weight_scale = narrowed[weight]
+    product = emit("MatMulInteger", activation, weight_int8, zero_point).outputs[0]
+    widened = emit("Cast", product, to=ir.DataType.FLOAT).outputs[0]
+    scales = emit("Mul", scale, weight_scale, of=weight_int8).outputs[0]
+    result = emit("Mul", widened, scales).outputs[0]
+    if bias is not None:
+        result = emit("Add", result, bias).outputs[0]
+    graph.insert_before(node, tape)
+    ir.convenience.replace_all_uses_with(output, result, replace_graph_outputs=True)
+    result.shape, result.type = output.shape, output.type
+    graph.remove(node, safe=True)
+
+
+def _narrow(graph: ir.Graph, weight: ir.Value, *, transposed: bool) -> tuple[ir.Value, ir.Value]:
+    """Registers the int8 form `[in, out]` of `weight` and its scales `[out]`."""
+    tensor = weight.const_value
+    assert tensor is not None
+    axis = 1 if transposed else 0
+    scale = np.abs(tensor.numpy()).max(axis=axis).astype(np.float32) / 127
+    scale[scale == 0] = 1
+
+    def quantize(array: np.ndarray) -> np.ndarray:
+        columns = array.T if transposed else array
+        narrowed: np.ndarray = np.rint(columns / scale).astype(np.int8)
+        return narrowed
+
+    rows, columns = reversed(tensor.shape.numpy()) if transposed else tensor.shape.numpy()
+    narrow = lazy(quantize, tensor, ir.DataType.INT8, (rows, columns))
+    values = []
+    for suffix, constant in (("int8", narrow), ("scale", ir.Tensor(scale))):
+        value = ir.Value(name=f"{weight.name}.{suffix}", const_value=constant)
+        value.shape, value.dtype = ir.Shape(constant.shape), constant.dtype
+        graph.register_initializer(value)
+        values.append(value)
+    return values[0], values[1]

@@ -1,0 +1,105 @@
+"""Small checkpoints with random weights in the Diffusers layout, for tests and measurements.
+
+They are made through the classes that published checkpoints are made for, so that `WanPipeline.from_pretrained` loads
+them. Every parameter is random and large enough to matter, also those that networks start with as zeros or ones.
+"""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+import diffusers
+import torch
+from diffusers import AutoencoderKLWan, WanPipeline, WanTransformer3DModel
+from torch import nn
+from transformers import T5Tokenizer, UMT5Config, UMT5EncoderModel
+
+TEXT_WIDTH = 16
+MAX_SEQUENCE_LENGTH = 64
+
+_LETTERS = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789.,:;!?'\"&()-éßü"
+_WORDS = ("▁a", "▁the", "▁red", "▁blue", "▁circle", "▁square", "▁moving", "ing", "▁on", "▁black", "▁café", "er", "is")
+
+_UNIPC = {"prediction_type": "flow_prediction", "use_flow_sigmas": True, "flow_shift": 3.0}
+SCHEDULER_OPTIONS: dict[str, Mapping[str, Any]] = {
+    "UniPCMultistepScheduler": _UNIPC,
+    "DPMSolverMultistepScheduler": _UNIPC,
+    "FlowMatchEulerDiscreteScheduler": {"shift": 3.0},
+}
+
+_VAES: dict[str, Mapping[str, Any]] = {
+    "2.1": {"is_residual": False, "scale_factor_spatial": 8},
+    "2.2": {"is_residual": True, "scale_factor_spatial": 16, "patch_size": 2, "in_channels": 12, "out_channels": 12},
+}
+
+
+def random_checkpoint(
+    folder: Path,
+    *,
+    vae: Literal["2.1", "2.2"] = "2.1",
+    scheduler: str = "UniPCMultistepScheduler",
+    dtype: torch.dtype = torch.float32,
+    max_shard_size: str | None = None,
+    seed: int = 0,
+    latent_channels: int = 4,
+    vae_width: int = 8,
+    **transformer: Any,
+) -> Path:
+    """Writes a checkpoint that `WanPipeline.from_pretrained(folder)` and `export_checkpoint` read; returns `folder`.
+
+    `transformer` are parameters of `WanTransformer3DModel`, `max_shard_size` splits weights into several files.
+    """
+    torch_state = torch.random.get_rng_state()
+    torch.manual_seed(seed)
+    tokenizer = _tokenizer()
+    pipeline = WanPipeline(
+        tokenizer=tokenizer,
+        text_encoder=_randomised(_text_encoder(len(tokenizer))).to(dtype),
+        transformer=_randomised(_transformer(latent_channels, transformer)).to(dtype),
+        vae=_randomised(_vae(latent_channels, vae_width, _VAES[vae])).to(dtype),
+        scheduler=getattr(diffusers, scheduler)(**SCHEDULER_OPTIONS[scheduler]),
+    )
+    torch.random.set_rng_state(torch_state)
+    pipeline.save_pretrained(folder, safe_serialization=True, max_shard_size=max_shard_size)
+    return folder
+
+
+def _tokenizer() -> T5Tokenizer:
+    vocabulary = [("<pad>", 0.0), ("</s>", 0.0), ("<unk>", 0.0), ("▁", -2.0)]
+    vocabulary += [(letter, -6.0) for letter in _LETTERS] + [(word, -4.0) for word in _WORDS]
+    return T5Tokenizer(vocab=vocabulary, extra_ids=0, model_max_length=MAX_SEQUENCE_LENGTH)
+
+
+def _text_encoder(num_tokens: int) -> UMT5EncoderModel:
+    config = UMT5Config(
+        vocab_size=num_tokens, d_model=TEXT_WIDTH, d_kv=8, d_ff=24, num_layers=2, num_heads=2,
+        feed_forward_proj="gated-gelu",
+    )  # fmt: skip
+    return UMT5EncoderModel(config)
+
+
+def _transformer(latent_channels: int, given: Mapping[str, Any]) -> WanTransformer3DModel:
+    config = {
+        "patch_size": (1, 2, 2), "num_attention_heads": 2, "attention_head_dim": 12, "num_layers": 2, "ffn_dim": 40,
+        "freq_dim": 32, "text_dim": TEXT_WIDTH, "in_channels": latent_channels, "out_channels": latent_channels,
+    }  # fmt: skip
+    return WanTransformer3DModel(**(config | dict(given)))
+
+
+def _vae(latent_channels: int, width: int, kind: Mapping[str, Any]) -> AutoencoderKLWan:
+    statistics = {
+        "latents_mean": torch.linspace(-0.5, 0.5, latent_channels).tolist(),
+        "latents_std": torch.linspace(0.7, 1.3, latent_channels).tolist(),
+    }
+    return AutoencoderKLWan(base_dim=width, z_dim=latent_channels, num_res_blocks=1, **statistics, **kind)
+
+
+def _randomised(module: nn.Module) -> nn.Module:
+    """Matrices that keep the size of what passes through them, gains about 1, biases about 0."""
+    with torch.no_grad():
+        for name, parameter in module.named_parameters():
+            is_gain = name.endswith("gamma") or ("norm" in name and name.endswith("weight"))
+            vector = is_gain or parameter.ndim == 1
+            spread = 0.2 if vector else parameter[0].numel() ** -0.5
+            parameter.normal_(1.0 if is_gain else 0.0, spread)
+    return module

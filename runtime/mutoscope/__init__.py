@@ -1,0 +1,43 @@
+"""Mutoscope: a prompt becomes a video, from a bundle, with no PyTorch, no network and no server.
+
+    import mutoscope
+    with mutoscope.Pipeline.load() as pipeline:
+        pipeline.generate("a red circle moving right on a black background", seed=7).save("red.mp4")
+"""
+
+from __future__ import annotations
+
+from .errors import (
+    BackendUnavailableError,
+    BundleError,
+    CancelledError,
+    MutoscopeError,
+    NumericalError,
+    OutOfMemoryError,
+    OutputError,
+    RequestError,
+)
+from .pipeline import FrameStream, Pipeline, StepEvent, Video
+from .plan import Plan
+from .request import OutputOptions, RuntimeOptions, VideoRequest
+from .version import __version__
+
+__all__ = [
+    "BackendUnavailableError",
+    "BundleError",
+    "CancelledError",
+    "FrameStream",
+    "MutoscopeError",
+    "NumericalError",
+    "OutOfMemoryError",
+    "OutputError",
+    "OutputOptions",
+    "Pipeline",
+    "Plan",
+    "RequestError",
+    "RuntimeOptions",
+    "StepEvent",
+    "Video",
+    "VideoRequest",
+    "__version__",
+]

@@ -1,0 +1,58 @@
+"""The errors of the runtime, beside those of the engines. Every one names its cause and the next step.
+
+    MutoscopeError
+    ├── RequestError             2    what was asked for cannot be made
+    ├── OutputError              2    the video cannot be written where it should go
+    ├── BundleError              3    the bundle is missing, damaged, unsafe or unknown
+    ├── ShapeError               3    the bundle contradicts itself
+    ├── BackendUnavailableError  4
+    ├── OutOfMemoryError         5
+    ├── NumericalError           6    NaN or Inf in a denoising step
+    └── CancelledError         130
+"""
+
+from __future__ import annotations
+
+from mutoscope_engines.errors import (
+    BackendUnavailableError,
+    CancelledError,
+    MutoscopeError,
+    OutOfMemoryError,
+    ShapeError,
+)
+
+__all__ = [
+    "BackendUnavailableError",
+    "BundleError",
+    "CancelledError",
+    "MutoscopeError",
+    "NumericalError",
+    "OutOfMemoryError",
+    "OutputError",
+    "RequestError",
+    "ShapeError",
+]
+
+
+class RequestError(MutoscopeError):
+    """The request cannot be met: says what was given, what is allowed and the nearest that is."""
+
+    exit_code = 2
+
+
+class OutputError(MutoscopeError):
+    """The video cannot be written: no such folder, no permission, no space, an unknown format."""
+
+    exit_code = 2
+
+
+class BundleError(MutoscopeError):
+    """The bundle is refused before any of it reaches a backend."""
+
+    exit_code = 3
+
+
+class NumericalError(MutoscopeError):
+    """A denoising step gave NaN or Inf; names the step."""
+
+    exit_code = 6

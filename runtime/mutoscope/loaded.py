@@ -1,0 +1,62 @@
+"""The graphs of a bundle that are open at the moment, and until when.
+
+Knows bundles, backends and sessions. Knows nothing of stages.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from mutoscope_engines.session import Backend, Session, SessionOptions
+
+from .bundle import Bundle
+from .errors import CancelledError
+from .plan import Plan
+
+
+class LoadedGraphs:
+    """Opens graphs when a stage needs them.
+
+    Where the plan says `keep_loaded`, they stay open for the next video; where not, each is closed when its last user
+    leaves it, so that only one stage's weights are in memory.
+    """
+
+    def __init__(self, bundle: Bundle, backend: Backend, options: SessionOptions) -> None:
+        self.bundle = bundle
+        self._backend = backend
+        self._options = options
+        self._lock = threading.Lock()
+        self._open: dict[str, Session] = {}
+        self._users: dict[str, int] = {}
+        self._closed = False
+
+    @contextmanager
+    def use(self, role: str, plan: Plan) -> Iterator[Session]:
+        """The session of a role, for the length of a `with`."""
+        file = self.bundle.manifest.graph(role, plan.precision).file
+        with self._lock:
+            if self._closed:
+                raise CancelledError("the pipeline is closed")
+            if file not in self._open:
+                self._open[file] = self._backend.open(self.bundle.path(file), self._options)
+            session = self._open[file]
+            self._users[file] = self._users.get(file, 0) + 1
+        try:
+            yield session
+        finally:
+            with self._lock:
+                self._users[file] -= 1
+                if self._users[file] == 0 and (self._closed or not plan.keep_loaded):
+                    self._open.pop(file).close()
+
+    def close(self) -> None:
+        """Closes what is not in use, cancels what is; that closes when its user leaves it."""
+        with self._lock:
+            self._closed = True
+            for file, session in list(self._open.items()):
+                if self._users.get(file, 0) == 0:
+                    self._open.pop(file).close()
+                else:
+                    session.cancel()

@@ -1,0 +1,53 @@
+"""What a caller can ask for. Every user parameter is declared here and nowhere else.
+
+The command line makes its flags from these fields, with their help. `None` means: the bundle's default, or what the
+plan finds best. Knows no bundle: limits that depend on one are checked by the plan.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+CODECS = ("auto", "h264", "av1", "vp9", "gif", "png", "npy")
+
+
+def _parameter(help: str, default: Any = None, *, choices: tuple[str, ...] = (), unit: str = "") -> Any:
+    return field(default=default, metadata={"help": help, "choices": choices, "unit": unit})
+
+
+@dataclass(frozen=True, kw_only=True)
+class VideoRequest:
+    """One video. Names and meanings are those of Diffusers' `WanPipeline`."""
+
+    prompt: str = field(metadata={"help": "what the video shows"})
+    negative_prompt: str | None = _parameter("what it should not show; used with guidance only")
+    height: int | None = _parameter("height of the video", unit="PIXELS")
+    width: int | None = _parameter("width of the video", unit="PIXELS")
+    num_frames: int | None = _parameter("length of the video", unit="FRAMES")
+    num_inference_steps: int | None = _parameter("denoising steps; more is slower and finer", unit="STEPS")
+    guidance_scale: float | None = _parameter("how closely to follow the prompt; 1 or less turns guidance off")
+    seed: int | None = _parameter("the noise to start from; drawn at random when not given")
+    fps: int | None = _parameter("frames per second of playback")
+    scheduler: str | None = _parameter("the solver", choices=("unipc", "euler", "dpmpp_2m"))
+    flow_shift: float | None = _parameter("shift of the noise levels towards noise; higher suits larger videos")
+    max_sequence_length: int | None = _parameter("text tokens the network sees, padding included", unit="TOKENS")
+
+
+@dataclass(frozen=True, kw_only=True)
+class RuntimeOptions:
+    """How to run, for the life of a pipeline."""
+
+    backend: str = _parameter("what executes the graphs", "auto", choices=("auto", "onnxruntime"))
+    precision: str | None = _parameter("precision of the denoiser, of those in the bundle")
+    threads: int | None = _parameter("CPU threads; all that this process may use when not given", unit="N")
+    branches_per_call: int | None = _parameter(
+        "with guidance, 2: both branches in one call of the network, 1: one call each, with less memory", unit="1|2"
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class OutputOptions:
+    """How to write the video."""
+
+    codec: str = _parameter("how to compress; auto goes by the file's ending", "auto", choices=CODECS)

@@ -1,0 +1,195 @@
+"""Frames into a file, which appears under its name only when it is whole.
+
+Knows endings, codecs by name, temporary names and what can go wrong with a folder. How each format is written is in
+`video_formats`, one file each. Knows nothing of how frames are made.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import secrets
+import shutil
+from collections.abc import Iterator
+from dataclasses import dataclass
+from importlib import import_module
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .errors import MutoscopeError, OutputError, ShapeError
+from .plan import Plan
+from .request import CODECS
+from .video_formats.encoders import check_encoder
+
+Frames = NDArray[np.uint8]
+
+
+@dataclass(frozen=True)
+class Format:
+    """A kind of output. The first codec is what "auto" means; `writer` is "module:function"."""
+
+    codecs: tuple[str, ...]
+    writer: str
+
+
+FORMATS = {  # by ending; no ending is a folder
+    ".mp4": Format(("h264", "av1"), "mutoscope.video_formats.containers:write_mp4"),
+    ".webm": Format(("vp9", "av1"), "mutoscope.video_formats.containers:write_webm"),
+    ".gif": Format(("gif",), "mutoscope.video_formats.gif:write"),
+    ".npy": Format(("npy",), "mutoscope.video_formats.npy:write"),
+    "": Format(("png",), "mutoscope.video_formats.png_folder:write"),
+}
+
+_REASONS = {
+    errno.ENOSPC: "there is no space left; free some, or write elsewhere",
+    errno.EDQUOT: "the disk quota is used up; free some, or write elsewhere",
+    errno.EFBIG: "the file would be larger than this process or file system allows; write elsewhere",
+    errno.EACCES: "no permission to write there; choose another folder",
+    errno.EPERM: "no permission to write there; choose another folder",
+    errno.EROFS: "the file system is read-only; choose another folder",
+    errno.ENAMETOOLONG: "the name is too long; choose a shorter one",
+}
+
+
+def write_video(path: Path | str, chunks: Iterator[Frames], plan: Plan, *, codec: str = "auto") -> Path:
+    """Writes frames as they come; no more than a chunk is held in memory, whatever the length of the video.
+
+    A file of that name is replaced, once the new one is whole; a folder that has anything in it is refused. Whatever
+    stops the writing, Ctrl-C included, leaves the target as it was and no partial file beside it.
+
+    Args:
+        path: `.mp4`, `.webm`, `.gif`, `.npy`, or a folder for PNGs: no ending, or a "/" at the end.
+        chunks: uint8 `[n, H, W, 3]`, `T` frames in all.
+        plan: gives the size and the frame rate; goes into the file as its comment, where the format has one.
+        codec: one of `CODECS`.
+
+    Raises:
+        OutputError: the format, codec or size cannot be written, or the place cannot take it.
+        ShapeError: the chunks are not what the plan says.
+    """
+    kind, codec, target = _resolve(path, codec)
+    _check_place(kind, target)
+    module, _, function = kind.writer.partition(":")
+    write = getattr(import_module(module), function)
+    temporary = _temporary(target)
+    source = _Source(chunks, plan)
+    try:
+        write(temporary, iter(source), plan, codec)
+        source.check_complete()
+        _publish(temporary, target)
+    except Exception as error:
+        if error is source.error:
+            raise
+        raise _translated(error, target) from error
+    finally:
+        _remove(temporary)
+    return target
+
+
+def check_output(path: Path | str, codec: str = "auto") -> None:
+    """Whether `write_video` could write there, found out before any work is done.
+
+    Raises:
+        OutputError: it could not.
+    """
+    kind, codec, target = _resolve(path, codec)
+    check_encoder(codec)
+    _check_place(kind, target)
+
+
+class _Source:
+    """The chunks on their way to the encoder: checked, counted, and their own errors told apart from the encoder's."""
+
+    def __init__(self, chunks: Iterator[Frames], plan: Plan) -> None:
+        self.error: Exception | None = None
+        self._chunks = chunks
+        self._shape = (plan.height, plan.width, 3)
+        self._wanted = plan.num_frames
+        self._count = 0
+
+    def __iter__(self) -> Iterator[Frames]:
+        try:
+            for chunk in self._chunks:
+                if chunk.dtype != np.uint8 or chunk.shape[1:] != self._shape:
+                    raise ShapeError(f"frames are {chunk.dtype} {chunk.shape}; the plan says uint8 [n, {self._shape}]")
+                self._count += len(chunk)
+                yield np.ascontiguousarray(chunk)
+        except Exception as error:
+            self.error = error
+            raise
+
+    def check_complete(self) -> None:
+        if self._count != self._wanted:
+            raise ShapeError(f"the decoder gave {self._count} frames; the plan says {self._wanted}")
+
+
+def _resolve(path: Path | str, codec: str) -> tuple[Format, str, Path]:
+    text = os.fspath(path)
+    target = Path(text)
+    ending = "" if text.endswith(os.sep) else target.suffix.lower()
+    if ending not in FORMATS:
+        raise OutputError(
+            f"{text!r} has the ending {ending!r}; a video can end with {', '.join(filter(None, FORMATS))}, "
+            "or with / for a folder of PNGs"
+        )
+    kind = FORMATS[ending]
+    if codec == "auto":
+        return kind, kind.codecs[0], target
+    if codec not in CODECS:
+        raise OutputError(f"no codec is called {codec!r}; there are: {', '.join(CODECS)}")
+    if codec not in kind.codecs:
+        homes = ", ".join(name or "a folder" for name, other in FORMATS.items() if codec in other.codecs)
+        what = ending or "a folder"
+        raise OutputError(f"{what} cannot hold {codec}; it holds {' or '.join(kind.codecs)}, and {codec} goes into {homes}")
+    return kind, codec, target
+
+
+def _check_place(kind: Format, target: Path) -> None:
+    is_folder = kind is FORMATS[""]
+    probe = _temporary(target)
+    try:
+        if not target.parent.is_dir():
+            raise OutputError(f"there is no folder {target.parent} to write {target.name!r} into; make it first")
+        if target.is_dir() and not is_folder:
+            raise OutputError(f"{target} is a folder; name a file in it, for example {target / ('video' + target.suffix)}")
+        if is_folder and target.exists() and (not target.is_dir() or any(target.iterdir())):
+            raise OutputError(f"{target} is there already and is not an empty folder; name a new one, or an ending such as .mp4")
+        probe.touch(exist_ok=False)
+    except OSError as error:
+        raise _translated(error, target) from error
+    finally:
+        _remove(probe)
+
+
+def _temporary(target: Path) -> Path:
+    return target.parent / f".{target.name}.{os.getpid()}.{secrets.token_hex(3)}.tmp"
+
+
+def _publish(temporary: Path, target: Path) -> None:
+    if temporary.is_file():
+        with temporary.open("rb+") as file:
+            os.fsync(file.fileno())  # some file systems report a full disk only here
+    os.replace(temporary, target)
+
+
+def _remove(temporary: Path) -> None:
+    if temporary.is_dir():
+        shutil.rmtree(temporary, ignore_errors=True)
+        return
+    try:
+        temporary.unlink(missing_ok=True)
+    except OSError:  # the folder or its permission went away; the error that matters is already on its way
+        return
+
+
+def _translated(error: Exception, target: Path) -> Exception:
+    """An output error for what the system or FFmpeg refused; anything else as it is."""
+    if isinstance(error, OSError):
+        reason = _REASONS.get(error.errno or 0, error.strerror or str(error))
+    elif not isinstance(error, MutoscopeError) and type(error).__module__.startswith("av."):
+        reason = f"the encoder refused it ({error}); try another --codec or ending"
+    else:
+        return error
+    return OutputError(f"{target} cannot be written: {reason}")

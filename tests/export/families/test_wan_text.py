@@ -1,0 +1,109 @@
+"""The exported text encoder against the one of transformers, at lengths that were not traced."""
+
+from pathlib import Path
+
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+import torch
+from mutoscope_export.families.wan import text
+from mutoscope_export.graph import export_graph
+from transformers import UMT5Config, UMT5EncoderModel
+
+# Branches, text tokens: shorter than traced, longer, and beyond the distance from which all biases are the same.
+SHAPES = [(1, 1), (2, 4), (1, 11), (2, 45)]
+
+
+def random_encoder(**config: object) -> UMT5EncoderModel:
+    defaults = {"vocab_size": 50, "d_model": 24, "d_kv": 6, "d_ff": 32, "num_layers": 2, "num_heads": 3}
+    buckets = {"relative_attention_num_buckets": 12, "relative_attention_max_distance": 24}
+    encoder = UMT5EncoderModel(UMT5Config(**(defaults | buckets | config))).eval()
+    generator = torch.Generator().manual_seed(3)
+    with torch.no_grad():
+        for parameter in encoder.parameters():
+            parameter.copy_(torch.randn(parameter.shape, generator=generator) * (0.3 if parameter.ndim > 1 else 1))
+    return encoder
+
+
+def write_graph(encoder: UMT5EncoderModel, folder: Path) -> Path:
+    inputs, dynamic = text.example_inputs(encoder), text.dynamic_shapes(encoder)
+    names = [name for name, _, _ in text.symbolic_outputs(encoder)]
+    export_graph(text.TextEncoder(encoder), inputs, dynamic, names, folder)
+    return folder / "model.onnx"
+
+
+def run_graph(graph: Path, inputs: dict[str, torch.Tensor]) -> np.ndarray:
+    session = onnxruntime.InferenceSession(str(graph), providers=["CPUExecutionProvider"])
+    return session.run(None, {name: value.numpy() for name, value in inputs.items()})[0]
+
+
+def expected_embeds(encoder: UMT5EncoderModel, inputs: dict[str, torch.Tensor]) -> np.ndarray:
+    """As `WanPipeline` does: cut to the length of the prompt, then zeros up to the padded length."""
+    with torch.no_grad():
+        states = encoder(**inputs).last_hidden_state.numpy()
+    embeds = np.zeros_like(states)
+    for row, length in enumerate(inputs["attention_mask"].sum(1).tolist()):
+        embeds[row, :length] = states[row, :length]
+    return embeds
+
+
+@pytest.fixture(scope="module")
+def exported(tmp_path_factory: pytest.TempPathFactory):
+    """A float32 encoder, and the graph written from the same weights in bfloat16."""
+    encoder = random_encoder().to(torch.bfloat16)
+    graph = write_graph(encoder, tmp_path_factory.mktemp("text_encoder"))
+    return encoder.float(), graph
+
+
+@pytest.mark.parametrize(("branches", "text_tokens"), SHAPES)
+def test_embeds_equal_transformers_at_lengths_that_were_not_traced(exported, branches, text_tokens):
+    encoder, graph = exported
+    for seed in range(3):
+        inputs = text.example_inputs(encoder, branches=branches, text_tokens=text_tokens, seed=seed)
+        expected = expected_embeds(encoder, inputs)
+        np.testing.assert_allclose(run_graph(graph, inputs), expected, rtol=0, atol=1e-5 * np.abs(expected).max())
+
+
+def test_what_stands_in_the_padding_changes_nothing(exported):
+    _, graph = exported
+    inputs = {"input_ids": torch.arange(1, 10)[None], "attention_mask": torch.tensor([[1] * 6 + [0] * 3])}
+    embeds = run_graph(graph, inputs)
+    assert (embeds[:, 6:] == 0).all()
+    inputs["input_ids"] = torch.where(inputs["attention_mask"] == 0, 0, inputs["input_ids"])
+    np.testing.assert_array_equal(run_graph(graph, inputs), embeds)
+
+
+def test_inputs_and_outputs_are_those_the_manifest_will_state(exported):
+    encoder, graph = exported
+    written = onnx.load(graph, load_external_data=False).graph
+    for values, stated in (
+        (written.input, text.symbolic_inputs(encoder)),
+        (written.output, text.symbolic_outputs(encoder)),
+    ):
+        types = [value.type.tensor_type for value in values]
+        shapes = [tuple(dim.dim_param or dim.dim_value for dim in type_.shape.dim) for type_ in types]
+        dtypes = [onnx.helper.tensor_dtype_to_np_dtype(type_.elem_type).name for type_ in types]
+        assert list(zip([value.name for value in values], dtypes, shapes, strict=True)) == stated
+
+
+def test_graph_scatters_nothing_and_computes_no_logarithm(exported):
+    _, graph = exported
+    operators = {node.op_type for node in onnx.load(graph, load_external_data=False).graph.node}
+    assert not operators & {"ScatterND", "GatherND", "ScatterElements", "GatherElements", "Log"}
+
+
+def test_half_precision_products_keep_the_output_float32_and_near():
+    encoder = random_encoder()
+    inputs = text.example_inputs(encoder, branches=2, text_tokens=9)
+    with torch.no_grad():
+        embeds = text.TextEncoder(encoder, torch.bfloat16)(**inputs)
+    expected = expected_embeds(encoder, inputs)
+    assert embeds.dtype == torch.float32
+    error = np.linalg.norm(embeds.numpy() - expected) / np.linalg.norm(expected)
+    assert 1e-4 < error < 5e-2
+
+
+def test_an_encoder_without_gated_gelu_is_refused_with_what_is_supported():
+    with pytest.raises(ValueError, match=r"'relu'.*Supported is 'gated-gelu'"):
+        text.TextEncoder(random_encoder(feed_forward_proj="relu"))

@@ -1,0 +1,198 @@
+"""The decoder of one chunk, as a torch module and as written graphs, against the whole-clip decode of Diffusers."""
+
+import functools
+from pathlib import Path
+
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+import torch
+from diffusers import AutoencoderKLWan
+from diffusers.video_processor import VideoProcessor
+from mutoscope_export.families.wan import vae as wan_vae
+from mutoscope_export.graph import export_graph
+
+WAN_22 = {"is_residual": True, "patch_size": 2, "in_channels": 12, "out_channels": 12}
+CONFIGS = {
+    "wan 2.1": {"dim_mult": [1, 2, 4, 4], "temperal_downsample": [False, True, True]},
+    "wan 2.1, deep, early time": {"dim_mult": [1, 2, 2], "temperal_downsample": [True, False], "num_res_blocks": 2},
+    "wan 2.1, no time": {"dim_mult": [1, 2], "temperal_downsample": [False], "z_dim": 3},
+    "wan 2.2": {**WAN_22, "dim_mult": [1, 2, 4, 4], "temperal_downsample": [False, True, True], "decoder_base_dim": 8},
+    "wan 2.2, late time": {**WAN_22, "dim_mult": [1, 1, 2, 2], "temperal_downsample": [True, False, False]},
+    "wan 2.2, wide steps": {**WAN_22, "dim_mult": [1, 1, 4, 4], "temperal_downsample": [False, True, True]},
+    "wan 2.2, no patches": {"is_residual": True, "dim_mult": [1, 2, 2], "temperal_downsample": [True, True]},
+}
+# Small, because writing a graph is what takes time; the second still has a block that trades channels for pixels.
+WRITTEN = {
+    "wan 2.1": {"dim_mult": [1, 2], "temperal_downsample": [True], "num_res_blocks": 0},
+    "wan 2.2": {**WAN_22, "dim_mult": [1, 1, 2, 2], "temperal_downsample": [False, True, True], "num_res_blocks": 0},
+}
+
+# How far from the exact level a rounded one may be: half a level, and float32 rounding of a value up to 255.
+HALF_A_LEVEL = 0.5 + 1e-2
+
+
+def random_vae(**config: object) -> AutoencoderKLWan:
+    """Every parameter and the latents' statistics random, pixels neither flat nor saturated."""
+    defaults = {"base_dim": 4, "z_dim": 4, "num_res_blocks": 1}
+    config = defaults | config
+    generator = torch.Generator().manual_seed(5)
+    statistics = torch.rand(2, config["z_dim"], generator=generator) * 2 + 0.5
+    vae = AutoencoderKLWan(**config, latents_mean=statistics[0].tolist(), latents_std=statistics[1].tolist()).eval()
+    with torch.no_grad():
+        for name, parameter in vae.named_parameters():
+            noise = torch.randn(parameter.shape, generator=generator)
+            is_gain = name.endswith("gamma")
+            parameter.copy_(noise / (25 if is_gain or parameter.ndim == 1 else parameter[0].numel()) ** 0.5 + is_gain)
+    return vae
+
+
+def random_latents(vae: AutoencoderKLWan, num_frames: int, height: int, width: int) -> torch.Tensor:
+    shape = (1, vae.config.z_dim, num_frames, height, width)
+    return torch.randn(shape, generator=torch.Generator().manual_seed(num_frames))
+
+
+def expected_levels(vae: AutoencoderKLWan, latents: torch.Tensor) -> np.ndarray:
+    """What `WanPipeline` does after the last step, in 0..255 before rounding: float `[T, H, W, 3]`."""
+    mean = torch.tensor(vae.config.latents_mean).view(1, -1, 1, 1, 1)
+    std = torch.tensor(vae.config.latents_std).view(1, -1, 1, 1, 1)
+    with torch.no_grad():
+        video = vae.decode(latents * std + mean, return_dict=False)[0]
+    levels = 255 * VideoProcessor().postprocess_video(video, output_type="np")[0]
+    assert np.mean((levels > 0) & (levels < 255)) > 0.5
+    assert levels.std() > 10
+    return levels
+
+
+def assert_rounded(frames: np.ndarray, levels: np.ndarray) -> None:
+    assert frames.dtype == np.uint8
+    assert frames.shape == levels.shape
+    assert np.abs(frames - levels).max() <= HALF_A_LEVEL
+
+
+def run_modules(vae: AutoencoderKLWan, latents: torch.Tensor) -> np.ndarray:
+    """All frames, chunk by chunk, by the torch modules."""
+    with torch.no_grad():
+        frames, *caches = wan_vae.DecoderChunk(vae, first=True)(latents[:, :, :1])
+        chunks, decode_next = [frames], wan_vae.DecoderChunk(vae, first=False)
+        for index in range(1, latents.shape[2]):
+            frames, *caches = decode_next(latents[:, :, index : index + 1], *caches)
+            chunks.append(frames)
+    return torch.cat(chunks).numpy()
+
+
+def run_graphs(folder: Path, latents: torch.Tensor) -> list[list[np.ndarray]]:
+    """All outputs of every chunk, by ONNX Runtime."""
+    first, following = (
+        onnxruntime.InferenceSession(str(folder / name / "model.onnx"), providers=["CPUExecutionProvider"])
+        for name in ("first", "next")
+    )
+    names = [value.name for value in following.get_inputs()]
+    chunks = [first.run(None, {"latents": latents[:, :, :1].numpy()})]
+    for index in range(1, latents.shape[2]):
+        values = [latents[:, :, index : index + 1].numpy(), *chunks[-1][1:]]
+        chunks.append(following.run(None, dict(zip(names, values, strict=True))))
+    return chunks
+
+
+@pytest.fixture(scope="module")
+def export_config(tmp_path_factory: pytest.TempPathFactory):
+    """Gives, by name of the config, the VAE and the folder of its two graphs, written once."""
+
+    @functools.cache
+    def export(name: str) -> tuple[AutoencoderKLWan, Path]:
+        vae, folder = random_vae(**WRITTEN[name]), tmp_path_factory.mktemp("vae")
+        for graph, first in (("first", True), ("next", False)):
+            export_graph(
+                wan_vae.DecoderChunk(vae, first=first),
+                wan_vae.example_inputs(vae, first=first),
+                wan_vae.dynamic_shapes(vae, first=first),
+                [output for output, _, _ in wan_vae.symbolic_outputs(vae, first=first)],
+                folder / graph,
+            )
+        return vae, folder
+
+    return export
+
+
+@pytest.fixture(params=WRITTEN)
+def written(request: pytest.FixtureRequest, export_config):
+    return export_config(request.param)
+
+
+@pytest.mark.parametrize("config", CONFIGS.values(), ids=CONFIGS)
+def test_chunks_of_the_module_equal_the_whole_clip_of_diffusers(config):
+    vae = random_vae(**config)
+    latents = random_latents(vae, 4, 3, 2)
+    assert_rounded(run_modules(vae, latents), expected_levels(vae, latents))
+
+
+def test_a_bfloat16_checkpoint_decodes_as_its_weights_do_in_float32():
+    vae = random_vae(**CONFIGS["wan 2.2"]).to(torch.bfloat16)
+    latents = random_latents(vae, 2, 2, 3)
+    frames = run_modules(vae, latents)
+    assert_rounded(frames, expected_levels(vae.float(), latents))
+
+
+@pytest.mark.parametrize(("num_frames", "height", "width"), [(1, 5, 2), (2, 1, 1), (4, 2, 7)])
+def test_chunks_of_the_graphs_equal_the_whole_clip_at_sizes_that_were_not_traced(written, num_frames, height, width):
+    vae, folder = written
+    latents = random_latents(vae, num_frames, height, width)
+    frames = np.concatenate([chunk[0] for chunk in run_graphs(folder, latents)])
+    assert_rounded(frames, expected_levels(vae, latents))
+
+
+def test_graphs_have_the_inputs_and_outputs_the_manifest_will_state(written):
+    vae, folder = written
+    for name, first in (("first", True), ("next", False)):
+        graph = onnx.load(folder / name / "model.onnx", load_external_data=False).graph
+        for values, stated in (
+            (graph.input, wan_vae.symbolic_inputs(vae, first=first)),
+            (graph.output, wan_vae.symbolic_outputs(vae, first=first)),
+        ):
+            types = [value.type.tensor_type for value in values]
+            shapes = [tuple(dim.dim_param or dim.dim_value for dim in type_.shape.dim) for type_ in types]
+            dtypes = [onnx.helper.tensor_dtype_to_np_dtype(type_.elem_type).name for type_ in types]
+            assert list(zip([value.name for value in values], dtypes, shapes, strict=True)) == stated
+
+
+def test_outputs_have_the_stated_sizes(written):
+    vae, folder = written
+    sizes = {"h": 2, "w": 7}
+    for index, chunk in enumerate(run_graphs(folder, random_latents(vae, 2, sizes["h"], sizes["w"]))):
+        for value, (_, dtype, shape) in zip(chunk, wan_vae.symbolic_outputs(vae, first=index == 0), strict=True):
+            assert value.dtype == dtype
+            assert value.shape == tuple(eval(str(size), sizes) for size in shape)
+
+
+def test_graphs_scatter_and_gather_nothing_and_convolve_in_two_dimensions(written):
+    _, folder = written
+    for name in ("first", "next"):
+        graph = onnx.load(folder / name / "model.onnx", load_external_data=False).graph
+        assert not {node.op_type for node in graph.node} & {
+            "ScatterND",
+            "GatherND",
+            "ScatterElements",
+            "GatherElements",
+        }
+        ranks = {weight.name: len(weight.dims) for weight in graph.initializer}
+        assert {ranks[node.input[1]] for node in graph.node if node.op_type == "Conv"} == {4}
+
+
+def test_the_first_graph_holds_a_third_of_the_causal_weights(written):
+    vae, folder = written
+    sizes = {}
+    for name in ("first", "next"):
+        graph = onnx.load(folder / name / "model.onnx", load_external_data=False).graph
+        weights = {weight.name: weight.dims for weight in graph.initializer}
+        sizes[name] = sum(np.prod(weights[node.input[1]]) for node in graph.node if node.op_type == "Conv")
+    kernels = [
+        m.weight for m in [vae.post_quant_conv, *vae.decoder.modules()] if isinstance(m, torch.nn.modules.conv._ConvNd)
+    ]
+    over_time = [kernel for kernel in kernels if kernel.ndim == 5 and kernel.shape[2] == 3]
+    time_only = [kernel for kernel in over_time if kernel.shape[3] == 1]
+    everything = sum(kernel.numel() for kernel in kernels)
+    assert sizes["next"] == everything
+    saved = sum(kernel.numel() for kernel in over_time) * 2 // 3 + sum(kernel.numel() for kernel in time_only) // 3
+    assert sizes["first"] == everything - saved

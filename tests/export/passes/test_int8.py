@@ -1,0 +1,104 @@
+"""Int8 layers against plain NumPy. Integers that quantization holds exactly must come out exactly."""
+
+import collections
+
+import numpy as np
+import onnx
+import onnx_ir as ir
+import onnxruntime
+import pytest
+from mutoscope_export.passes.int8 import DynamicInt8
+
+RANDOM = np.random.default_rng(5)
+BIAS = np.array([0.5, -1, 2], np.float32)
+
+
+def exact_operands() -> tuple[np.ndarray, np.ndarray]:
+    """Activations 0..255 and weights that are integers of at most 127 times a power of two, one for each column."""
+    x = RANDOM.integers(0, 256, (4, 8)).astype(np.float32)
+    x[0, :2] = 0, 255
+    w = RANDOM.integers(-127, 128, (8, 3)).astype(np.float32)
+    w[0] = 127
+    return x, w * np.array([1, 0.25, 8], np.float32)
+
+
+def parsed(body: str, **tensors: np.ndarray) -> ir.Model:
+    proto = onnx.parser.parse_model(
+        f'<ir_version: 10, opset_import: ["" : 23]> linear (float[S, 8] x) => (float[S, 3] y) {body}'
+    )
+    proto.graph.initializer.extend(onnx.numpy_helper.from_array(value, name) for name, value in tensors.items())
+    return ir.from_proto(proto)
+
+
+def run(model: ir.Model, x: np.ndarray) -> np.ndarray:
+    session = onnxruntime.InferenceSession(ir.to_proto(model).SerializeToString(), providers=["CPUExecutionProvider"])
+    return session.run(None, {"x": x})[0]
+
+
+@pytest.mark.parametrize(
+    ("body", "transposed"),
+    [
+        ("{ a = MatMul(x, w) y = Add(a, b) }", False),
+        ("{ y = Gemm(x, w, b) }", False),
+        ("{ y = Gemm<transB=1>(x, w, b) }", True),
+    ],
+)
+def test_what_int8_can_hold_comes_out_exactly(body, transposed):
+    x, w = exact_operands()
+    model = parsed(body, w=np.ascontiguousarray(w.T) if transposed else w, b=BIAS)
+    assert DynamicInt8("^w$")(model)
+    operators = [node.op_type for node in model.graph]
+    assert "MatMulInteger" in operators and not {"MatMul", "Gemm"} & set(operators)
+    np.testing.assert_array_equal(run(model, x), x @ w + BIAS)
+
+
+def test_each_output_channel_has_its_own_scale():
+    x = RANDOM.standard_normal((64, 8), np.float32)
+    w = RANDOM.standard_normal((8, 3), np.float32) * np.array([1e-3, 1, 1e3], np.float32)
+    model = parsed("{ y = MatMul(x, w) }", w=w)
+    DynamicInt8("w")(model)
+    expected = x @ w
+    error = np.linalg.norm(run(model, x) - expected, axis=0) / np.linalg.norm(expected, axis=0)
+    assert error.max() < 0.02
+
+
+def test_a_column_of_zeros_stays_zero():
+    x, w = exact_operands()
+    w[:, 1] = 0
+    model = parsed("{ y = MatMul(x, w) }", w=w)
+    DynamicInt8("w")(model)
+    np.testing.assert_array_equal(run(model, x)[:, 1], 0)
+
+
+def test_an_activation_is_quantized_once_however_many_layers_read_it():
+    x, w = exact_operands()
+    model = parsed(
+        "{ p = MatMul(x, w0) q = MatMul(x, w1) r = MatMul(x, w0) s = Add(p, q) y = Add(s, r) }", w0=w, w1=2 * w
+    )
+    DynamicInt8("^w")(model)
+    count = collections.Counter(node.op_type for node in model.graph)
+    assert (count["DynamicQuantizeLinear"], count["MatMulInteger"]) == (1, 3)
+    assert sorted(model.graph.initializers) == ["w0.int8", "w0.scale", "w1.int8", "w1.scale"]
+    np.testing.assert_array_equal(run(model, x), 4 * (x @ w))
+
+
+def test_weights_outside_the_pattern_keep_their_precision():
+    _, w = exact_operands()
+    model = parsed("{ a = MatMul(x, narrow) c = MatMul(x, wide) y = Add(a, c) }", narrow=w, wide=w)
+    DynamicInt8("narrow")(model)
+    assert sorted(model.graph.initializers) == ["narrow.int8", "narrow.scale", "wide"]
+
+
+def test_a_pattern_without_a_match_is_refused():
+    model = parsed("{ y = MatMul(x, w) }", w=exact_operands()[1])
+    with pytest.raises(ValueError, match=r"no weight matches 'blocks'.*named like w"):
+        DynamicInt8("blocks")(model)
+
+
+@pytest.mark.parametrize(
+    "body", ["{ a = MatMul(x, w) y = Add(a, b) }", "{ y = Gemm<alpha=2.0>(x, w, b) }"], ids=["bias", "alpha"]
+)
+def test_what_is_not_a_plain_linear_layer_is_refused(body):
+    model = parsed(body, w=exact_operands()[1], b=BIAS)
+    with pytest.raises(ValueError, match="cannot run in int8: supported are MatMul and Gemm"):
+        DynamicInt8("^b$" if "Add" in body else "^w$")(model)
