@@ -3,7 +3,7 @@
 Weights are random: neither memory nor time depends on them. Making the checkpoint and each export are processes of
 their own, so that a peak belongs to one export alone. Needs about 9 GB of free disk.
 
-    python benchmarks/export_memory.py [--precision fp32 int8] [--output benchmarks/results/export_memory_wan13b.json]
+    python -m benchmarks.export_memory [--precision fp32 int8] [--output FILE]
 """
 
 import argparse
@@ -15,7 +15,7 @@ import tempfile
 import time
 from pathlib import Path
 
-from machine import describe
+from .machine import describe
 
 CONFIG = {
     "patch_size": (1, 2, 2), "num_attention_heads": 12, "attention_head_dim": 128, "in_channels": 16,
@@ -103,7 +103,7 @@ def main() -> int:
 
 
 def _run_step(name: str, *paths: Path) -> str:
-    command = [sys.executable, __file__, "--step", name, *map(str, paths)]
+    command = [sys.executable, "-m", __spec__.name, "--step", name, *map(str, paths)]
     return subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout
 
 

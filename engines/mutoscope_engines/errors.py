@@ -29,7 +29,13 @@ class CancelledError(MutoscopeError):
     exit_code = 130
 
 
+class GraphError(MutoscopeError):
+    """A graph cannot be loaded or run as it is: damaged, against ONNX's rules, or not there."""
+
+    exit_code = 3
+
+
 class ShapeError(MutoscopeError):
-    """A session was fed something other than its graph takes: a bug in the caller or a bundle that contradicts itself."""
+    """A session was fed something other than its graph takes: a bug in the caller, or in the bundle."""
 
     exit_code = 3

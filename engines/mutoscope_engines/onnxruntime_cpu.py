@@ -13,9 +13,10 @@ from typing import Any
 
 import numpy as np
 import onnxruntime as ort
+from onnxruntime.capi.onnxruntime_pybind11_state import NotImplemented as OrtNotImplemented
 
-from .errors import BackendUnavailableError, CancelledError, MutoscopeError, OutOfMemoryError
-from .session import Backend, Feeds, Host, Session, SessionOptions, Tensor, TensorSpec, check_feeds
+from .errors import BackendUnavailableError, CancelledError, GraphError, MutoscopeError, OutOfMemoryError
+from .session import Backend, Feeds, Host, Session, SessionOptions, Tensor, TensorSpec, check_feeds, chosen_outputs
 
 DTYPES = {
     "tensor(float)": "float32",
@@ -52,8 +53,12 @@ class OrtTensor:
     def shape(self) -> tuple[int, ...]:
         return tuple(self.value.shape())
 
+    @property
+    def dtype(self) -> str:
+        return DTYPES[self.value.data_type()]
+
     def row(self, index: int) -> Tensor:
-        return OrtTensor(ort.OrtValue.ortvalue_from_numpy(self.value.numpy()[index]))
+        return OrtTensor(ort.OrtValue.ortvalue_from_numpy(self.value.numpy()[index, ...]))
 
     def numpy(self) -> Host:
         return np.array(self.value.numpy(), order="C")
@@ -63,29 +68,27 @@ class OnnxRuntimeSession(Session):
     def __init__(self, graph: Path, options: SessionOptions) -> None:
         settings = ort.SessionOptions()
         settings.intra_op_num_threads = options.threads or len(os.sched_getaffinity(0))
-        settings.log_severity_level = 3  # errors; they reach the caller as exceptions
+        settings.log_severity_level = 4  # not even errors: they reach the caller as exceptions
         self._running: set[Any] = set()
         try:
             self._session: Any = ort.InferenceSession(graph, settings, providers=["CPUExecutionProvider"])
         except Exception as error:
             raise _translated(error, f"loading {graph.parent.name}/{graph.name}") from error
-        self.inputs = tuple(_spec(node) for node in self._session.get_inputs())
-        self.outputs = tuple(_spec(node) for node in self._session.get_outputs())
+        self.inputs = tuple(map(_spec, self._session.get_inputs()))
+        self.outputs = tuple(map(_spec, self._session.get_outputs()))
 
     def run(self, feeds: Feeds, fetch: Sequence[str] | None = None) -> dict[str, Tensor]:
-        if self._session is None:
-            raise RuntimeError("this inference session is closed")
+        session = self._session
+        if session is None:
+            raise RuntimeError("this session is closed; open the graph again to run it")
         check_feeds(self.inputs, feeds)
-        names = list(fetch) if fetch is not None else [spec.name for spec in self.outputs]
-        values = {
-            name: value.value if isinstance(value, OrtTensor) else ort.OrtValue.ortvalue_from_numpy(np.ascontiguousarray(value))
-            for name, value in feeds.items()
-        }
+        names = chosen_outputs(self.outputs, fetch)
+        values = {name: _ort_value(value) for name, value in feeds.items()}
         run_options = ort.RunOptions()
         self._running.add(run_options)
         # In a thread of its own, because a signal such as Ctrl-C is only handled between the calls of this one.
         with ThreadPoolExecutor(1) as executor:
-            pending = executor.submit(self._session.run_with_ort_values, names, values, run_options)
+            pending = executor.submit(session.run_with_ort_values, names, values, run_options)
             try:
                 results = pending.result()
             except Exception as error:
@@ -105,8 +108,17 @@ class OnnxRuntimeSession(Session):
         self._session = None
 
 
+def _ort_value(fed: Host | Tensor) -> Any:
+    if isinstance(fed, OrtTensor):
+        return fed.value
+    return ort.OrtValue.ortvalue_from_numpy(np.asarray(fed, order="C"))
+
+
 def _spec(node: Any) -> TensorSpec:
-    return TensorSpec(node.name, DTYPES[node.type], tuple(size if size is not None else "?" for size in node.shape))
+    if node.type not in DTYPES:
+        raise GraphError(f"{node.name!r} of the graph is a {node.type}; allowed: {', '.join(DTYPES)}")
+    shape = tuple(f"{node.name}.{axis}" if size is None else size for axis, size in enumerate(node.shape))
+    return TensorSpec(node.name, DTYPES[node.type], shape)
 
 
 def _translated(error: Exception, doing: str) -> MutoscopeError:
@@ -116,4 +128,6 @@ def _translated(error: Exception, doing: str) -> MutoscopeError:
             f"out of memory while {doing} on the CPU: {message}; "
             "ask for a smaller height, width or num_frames, or close other programs"
         )
-    return BackendUnavailableError(f"ONNX Runtime failed while {doing}: {message}; run `mutoscope doctor`")
+    if isinstance(error, OrtNotImplemented):
+        return BackendUnavailableError(f"ONNX Runtime cannot run this on the CPU: {message}; try another precision")
+    return GraphError(f"ONNX Runtime failed while {doing}: {message}; check with `mutoscope verify`, or export again")

@@ -11,7 +11,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
-import numpy as np
 from numpy.typing import NDArray
 
 from .errors import ShapeError
@@ -21,7 +20,7 @@ Host = NDArray[Any]
 
 @dataclass(frozen=True)
 class TensorSpec:
-    """One input or output of a graph. A string in `shape` is a symbol, or an expression of symbols, bound at run time."""
+    """One input or output of a graph. A string in `shape` is a symbol, or an expression of them, bound at run time."""
 
     name: str
     dtype: str  # a NumPy name: "float32", "int64", "uint8"
@@ -38,8 +37,13 @@ class Tensor(Protocol):
     @property
     def shape(self) -> tuple[int, ...]: ...
 
+    @property
+    def dtype(self) -> str:
+        """A NumPy name."""
+        ...
+
     def row(self, index: int) -> Tensor:
-        """One entry of the leading axis, without a copy where the backend can. Valid as long as this tensor is."""
+        """One entry of the leading axis, without a copy where the backend can. Keeps what it needs of this tensor."""
         ...
 
     def numpy(self) -> Host:
@@ -72,11 +76,12 @@ class Session(ABC):
         """Runs the graph once.
 
         Args:
-            feeds: every input by name; host arrays or tensors of the same backend, C-contiguous.
+            feeds: every input by name; host arrays of any layout, or tensors of the same backend.
             fetch: the outputs that are wanted, all when omitted.
 
         Raises:
-            ShapeError: a name, dtype or rank that the graph does not have, before anything runs.
+            ShapeError: a name, dtype or shape that the graph does not have, before anything runs.
+            GraphError: the graph fails on these feeds.
             OutOfMemoryError: the backend ran out of memory.
             CancelledError: `cancel` was called while it ran.
         """
@@ -87,7 +92,7 @@ class Session(ABC):
 
     @abstractmethod
     def close(self) -> None:
-        """Frees the graph and its memory. Running it afterwards is an error; closing it again is not."""
+        """Frees the graph and its memory. Running it afterwards is a RuntimeError; closing it again does nothing."""
 
     def __enter__(self) -> Session:
         return self
@@ -103,7 +108,7 @@ class Backend(ABC):
 
     @abstractmethod
     def unavailable_because(self) -> str | None:
-        """Why this backend cannot run here, with the next step; `None` when it can. Loads no GPU library to find out."""
+        """Why this backend cannot run here, with the next step; `None` when it can. Asking loads no GPU library."""
 
     @abstractmethod
     def version(self) -> str:
@@ -115,7 +120,13 @@ class Backend(ABC):
 
     @abstractmethod
     def open(self, graph: Path, options: SessionOptions) -> Session:
-        """Loads an ONNX graph whose bundle has been verified. The caller closes the session."""
+        """Loads an ONNX graph whose bundle has been verified. The caller closes the session.
+
+        Raises:
+            GraphError: it is damaged, or no graph at all.
+            BackendUnavailableError: it asks for what this backend does not have.
+            OutOfMemoryError: it does not fit.
+        """
 
 
 def check_feeds(inputs: Sequence[TensorSpec], feeds: Feeds) -> None:
@@ -129,7 +140,7 @@ def check_feeds(inputs: Sequence[TensorSpec], feeds: Feeds) -> None:
     for spec in inputs:
         value = feeds[spec.name]
         shape = tuple(value.shape)
-        if isinstance(value, np.ndarray) and value.dtype != np.dtype(spec.dtype):
+        if str(value.dtype) != spec.dtype:
             raise ShapeError(f"input {spec.name!r} is {value.dtype}, the graph takes {spec.dtype}")
         agrees = len(shape) == len(spec.shape) and all(
             size == wanted if isinstance(wanted, int) else bound.setdefault(wanted, size) == size
@@ -137,3 +148,13 @@ def check_feeds(inputs: Sequence[TensorSpec], feeds: Feeds) -> None:
         )
         if not agrees:
             raise ShapeError(f"input {spec.name!r} has shape {shape}, the graph takes {spec.shape} with {bound}")
+
+
+def chosen_outputs(outputs: Sequence[TensorSpec], fetch: Sequence[str] | None) -> list[str]:
+    """The names of the outputs to return: all, or those of `fetch`, which must exist."""
+    there = [spec.name for spec in outputs]
+    if fetch is None:
+        return there
+    if unknown := sorted(set(fetch) - set(there)):
+        raise ShapeError(f"the graph gives {there}; unknown {unknown}")
+    return list(fetch)

@@ -4,19 +4,16 @@ Knows folders, the hub, safetensors and the classes that a component may have. K
 its family's business. No code and no pickle of a checkpoint ever runs.
 """
 
-import gc
 import hashlib
 import json
 import re
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
 from typing import Any, cast
 
 import torch
-import yaml
 from mutoscope.schedule import ScheduleError, from_diffusers
 from safetensors import SafetensorError, safe_open
 
@@ -57,9 +54,8 @@ class Checkpoint:
     def model_class(self, component: str) -> Any:
         return _resolve(_read_json(self.root / INDEX)[component])
 
-    @contextmanager
-    def load(self, component: str) -> Iterator[torch.nn.Module]:
-        """A component with its weights in the type they are stored in, in memory for the length of a `with`.
+    def load(self, component: str) -> torch.nn.Module:
+        """A component with its weights, in the type they are stored in. Drop it before the next is loaded.
 
         Raises:
             ExportError: its files are missing or damaged.
@@ -67,18 +63,12 @@ class Checkpoint:
         folder = self.root / component
         dtype = _stored_dtype(folder)
         try:
-            model = self.model_class(component).from_pretrained(
-                folder, dtype=dtype, use_safetensors=True, local_files_only=True
+            model: torch.nn.Module = self.model_class(component).from_pretrained(
+                folder, torch_dtype=dtype, use_safetensors=True, local_files_only=True
             )
         except (OSError, ValueError, RuntimeError, SafetensorError) as error:
             raise ExportError(f"{component} of {self.name} cannot be loaded: {error}. Get the checkpoint again") from error
-        holder = [model.eval().requires_grad_(False)]
-        del model
-        try:
-            yield holder[0]
-        finally:
-            holder.clear()
-            gc.collect()
+        return model.eval().requires_grad_(False)
 
     def tokenizer(self) -> Any:
         """The tokenizer as `WanPipeline` would load it."""
@@ -90,13 +80,9 @@ class Checkpoint:
     def license(self) -> str:
         """What the front matter of README.md says under `license`, or that it is unknown."""
         readme = self.root / "README.md"
-        found = re.match(r"---\n(.*?)\n---", readme.read_text("utf-8"), re.DOTALL) if readme.is_file() else None
-        try:
-            front_matter = yaml.safe_load(found.group(1)) if found else None
-        except yaml.YAMLError:
-            front_matter = None
-        given = front_matter.get("license") if isinstance(front_matter, dict) else None
-        return given if isinstance(given, str) else UNKNOWN
+        front_matter = re.match(r"---\n.*?\n---", readme.read_text("utf-8"), re.DOTALL) if readme.is_file() else None
+        found = re.search(r"^license: *(\S.*?) *$", front_matter.group(), re.MULTILINE) if front_matter else None
+        return found.group(1).strip("\"'") if found else UNKNOWN
 
     def sha256_of_files(self, on_file: Callable[[str], None] = lambda _: None) -> dict[str, str]:
         """Hash of each file that export reads, by its path in the checkpoint."""

@@ -131,7 +131,8 @@ class Manifest(_Record, frozen=True):
         found = exact or (candidates if len(candidates) == 1 else [])
         if not found:
             raise BundleError(
-                f"the bundle has no {role!r} graph in {precision}; it has: {', '.join(self.precisions(role)) or 'none'}. "
+                f"the bundle has no {role!r} graph in {precision}; "
+                f"it has: {', '.join(self.precisions(role)) or 'none'}. "
                 f"Export it with --precision {precision}"
             )
         return found[0]
@@ -182,19 +183,25 @@ class Bundle:
             if needed not in listed:
                 raise BundleError(f"the manifest of {self.root} does not list {needed}. Export the bundle again")
         for name, record in listed.items():
-            path = self._safe_path(name)
-            size = path.stat().st_size
-            if size != record.size:
-                raise BundleError(
-                    f"{name} in {self.root} has {size} bytes, the manifest says {record.size}: "
-                    "truncated or replaced. Copy or export the bundle again"
-                )
-            if _sha256(path) != record.sha256:
-                raise BundleError(
-                    f"{name} in {self.root} does not have the hash that the manifest says: "
-                    "changed or damaged. Copy or export the bundle again"
-                )
+            try:
+                self._check(name, record)
+            except OSError as error:
+                raise BundleError(f"{name} in {self.root} cannot be read: {error.strerror}") from error
             yield name
+
+    def _check(self, name: str, record: FileRecord) -> None:
+        path = self._safe_path(name)
+        size = path.stat().st_size
+        if size != record.size:
+            raise BundleError(
+                f"{name} in {self.root} has {size} bytes, the manifest says {record.size}: "
+                "truncated or replaced. Copy or export the bundle again"
+            )
+        if _sha256(path) != record.sha256:
+            raise BundleError(
+                f"{name} in {self.root} does not have the hash that the manifest says: "
+                "changed or damaged. Copy or export the bundle again"
+            )
 
     def path(self, name: str) -> Path:
         """Where a file that the manifest lists lies.
@@ -217,10 +224,11 @@ class Bundle:
 
     def _safe_path(self, name: str) -> Path:
         pure = PurePosixPath(name)
-        if pure.is_absolute() or ".." in pure.parts or "\\" in name or ":" in name or not pure.parts:
+        if pure.is_absolute() or ".." in pure.parts or "\\" in name or ":" in name or "\0" in name or not pure.parts:
             raise BundleError(f"the manifest of {self.root} names {name!r}, a path that leaves the bundle; refused")
         path = self.root / pure
-        if not path.resolve().is_relative_to(self._resolved_root):
+        real_path = Path(os.path.realpath(path))  # `Path.resolve` would raise on a loop of links
+        if not real_path.is_relative_to(self._resolved_root):
             raise BundleError(f"{name} in {self.root} is a link that leaves the bundle; refused")
         if not path.is_file():
             raise BundleError(f"{name} is missing from {self.root}. Copy or export the bundle again")
@@ -230,7 +238,7 @@ class Bundle:
 def _decode(content: bytes) -> Manifest:
     try:
         version = msgspec.json.decode(content)["format_version"]
-    except (msgspec.DecodeError, KeyError, TypeError) as error:
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError, KeyError, TypeError) as error:
         raise BundleError(f"{MANIFEST} is damaged: {error!r}. Copy or export the bundle again") from error
     if version != FORMAT_VERSION:
         raise BundleError(
@@ -239,19 +247,20 @@ def _decode(content: bytes) -> Manifest:
         )
     try:
         return msgspec.json.decode(content, type=Manifest)
-    except msgspec.ValidationError as error:
+    except (msgspec.ValidationError, UnicodeDecodeError) as error:
         raise BundleError(f"{MANIFEST} is not what this Mutoscope reads: {error}. Export the bundle again") from error
 
 
 def write_manifest(root: Path, manifest: Manifest) -> Bundle:
-    """Publishes a bundle: the last act of an export. `manifest.files` is filled in from what lies in `root`.
+    """Publishes a bundle: the last act of an export. `manifest.files` is filled in from what lies in `root`;
+    names that start with a dot, such as what an interrupted call of this function leaves, are passed over.
 
     The manifest appears whole under its name or not at all.
     """
     files = {
         path.relative_to(root).as_posix(): FileRecord(sha256=_sha256(path), size=path.stat().st_size)
         for path in sorted(root.rglob("*"))
-        if path.is_file() and path.name != MANIFEST
+        if path.is_file() and path != root / MANIFEST and not path.name.startswith(".")
     }
     content = msgspec.json.format(msgspec.json.encode(msgspec.structs.replace(manifest, files=files)), indent=1)
     temporary = root / f".{MANIFEST}.{os.getpid()}"

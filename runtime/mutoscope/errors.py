@@ -4,6 +4,7 @@
     ├── RequestError             2    what was asked for cannot be made
     ├── OutputError              2    the video cannot be written where it should go
     ├── BundleError              3    the bundle is missing, damaged, unsafe or unknown
+    ├── GraphError               3    a graph of the bundle cannot be loaded or run as it is
     ├── ShapeError               3    the bundle contradicts itself
     ├── BackendUnavailableError  4
     ├── OutOfMemoryError         5
@@ -16,6 +17,7 @@ from __future__ import annotations
 from mutoscope_engines.errors import (
     BackendUnavailableError,
     CancelledError,
+    GraphError,
     MutoscopeError,
     OutOfMemoryError,
     ShapeError,
@@ -25,6 +27,7 @@ __all__ = [
     "BackendUnavailableError",
     "BundleError",
     "CancelledError",
+    "GraphError",
     "MutoscopeError",
     "NumericalError",
     "OutOfMemoryError",

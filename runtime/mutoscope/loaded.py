@@ -6,14 +6,16 @@ Knows bundles, backends and sessions. Knows nothing of stages.
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-from mutoscope_engines.session import Backend, Session, SessionOptions
+from mutoscope_engines.session import Backend, Feeds, Session, SessionOptions, Tensor
 
 from .bundle import Bundle
 from .errors import CancelledError
 from .plan import Plan
+
+Run = Callable[[Feeds], dict[str, Tensor]]
 
 
 class LoadedGraphs:
@@ -33,23 +35,35 @@ class LoadedGraphs:
         self._closed = False
 
     @contextmanager
-    def use(self, role: str, plan: Plan) -> Iterator[Session]:
-        """The session of a role, for the length of a `with`."""
+    def use(self, role: str, plan: Plan) -> Iterator[Run]:
+        """What runs the graph of a role, for the length of a `with`, in which its outputs are valid.
+
+        Raises:
+            CancelledError: the graphs were closed, before or meanwhile.
+        """
         file = self.bundle.manifest.graph(role, plan.precision).file
         with self._lock:
-            if self._closed:
-                raise CancelledError("the pipeline is closed")
+            self._refuse_if_closed()
             if file not in self._open:
                 self._open[file] = self._backend.open(self.bundle.path(file), self._options)
             session = self._open[file]
             self._users[file] = self._users.get(file, 0) + 1
+
+        def run(feeds: Feeds) -> dict[str, Tensor]:
+            self._refuse_if_closed()  # `cancel` stops what runs, and between two runs nothing does
+            return session.run(feeds)
+
         try:
-            yield session
+            yield run
         finally:
             with self._lock:
                 self._users[file] -= 1
                 if self._users[file] == 0 and (self._closed or not plan.keep_loaded):
                     self._open.pop(file).close()
+
+    def _refuse_if_closed(self) -> None:
+        if self._closed:
+            raise CancelledError("the pipeline is closed; load it again to make videos")
 
     def close(self) -> None:
         """Closes what is not in use, cancels what is; that closes when its user leaves it."""

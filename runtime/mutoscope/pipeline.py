@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Generator, Iterator
+from contextlib import ExitStack
 from dataclasses import dataclass, field, fields
 from functools import partial
 from pathlib import Path
@@ -97,7 +98,7 @@ class Pipeline:
 
         Args:
             prompt: what it shows.
-            on_step: called after each denoising step. Whatever it raises stops the run; raise `CancelledError` to cancel.
+            on_step: called after each denoising step. What it raises stops the run; raise `CancelledError` to cancel.
             parameters: the other fields of `VideoRequest`.
 
         Raises:
@@ -172,9 +173,9 @@ class FrameStream:
 
     def _run(self, graphs: LoadedGraphs, job: Job, on_step: OnStep | None) -> Generator[Frames]:
         started = time.perf_counter()
-        with graphs.use("text_encoder", job.plan) as session:
+        with graphs.use("text_encoder", job.plan) as run:
             feeds = {"input_ids": job.tokens.input_ids, "attention_mask": job.tokens.attention_mask}
-            prompt_embeds = session.run(feeds)["prompt_embeds"].numpy()
+            prompt_embeds = run(feeds)["prompt_embeds"].numpy()
         self.times.add("text_encoder", started)
 
         started = time.perf_counter()
@@ -203,7 +204,7 @@ def denoise(
     calls = [slice(i, i + plan.branches_per_call) for i in range(0, len(weights), plan.branches_per_call)]
     keep = np.eye(schedule.state_rows, dtype=np.float32)
     feeds: dict[str, Any] = {"state": host_state, "latents": host_state[0]}
-    with graphs.use("denoiser", plan) as session:
+    with graphs.use("denoiser", plan) as run:
         for number, step in enumerate(schedule.steps, start=1):
             feeds |= {"timestep": np.asarray([step.timestep], np.float32), "solver_b": step.solver_b}
             for branches in calls:
@@ -213,7 +214,7 @@ def denoise(
                     # The step is linear in the velocity: later branches only add theirs to what the first left.
                     "solver_a": step.solver_a if branches.start == 0 else keep,
                 }
-                outputs = session.run(feeds)
+                outputs = run(feeds)
                 feeds["state"] = outputs["next_state"]
                 _check_peak(float(outputs["velocity_peak"].numpy()), number, plan)
             feeds["latents"] = latents = outputs["next_state"].row(0)
@@ -226,13 +227,15 @@ def denoise(
 def decode(graphs: LoadedGraphs, plan: Plan, latents: NDArray[np.float32]) -> Iterator[Frames]:
     """Latents `[C, F, h, w]` to frames, one latent frame at a time; the caches pass from chunk to chunk."""
     caches: dict[str, Tensor] = {}
-    for index in range(latents.shape[1]):
-        role = "vae_decoder_first" if index == 0 else "vae_decoder_next"
-        with graphs.use(role, plan) as session:
-            outputs = session.run({"latents": np.ascontiguousarray(latents[None, :, index : index + 1]), **caches})
-        frames = outputs.pop("frames").numpy()
-        caches = outputs
-        yield frames
+    with ExitStack() as in_use:  # a cache is valid while the graph that made it is open
+        for index in range(latents.shape[1]):
+            if index < 2:
+                run = in_use.enter_context(graphs.use("vae_decoder_next" if index else "vae_decoder_first", plan))
+            outputs = run({"latents": latents[None, :, index : index + 1], **caches})
+            frames = outputs.pop("frames").numpy()
+            # A graph may not give an output the name of an input, so "next_cache_0" becomes "cache_0".
+            caches = {name.removeprefix("next_"): value for name, value in outputs.items()}
+            yield frames
 
 
 def _preview(latents: Tensor, bundle: Bundle) -> Frames | None:

@@ -11,6 +11,7 @@ import os
 import re
 import secrets
 from dataclasses import dataclass, fields
+from numbers import Real
 from typing import Any
 
 from mutoscope_engines.session import Backend
@@ -186,13 +187,10 @@ def _whole(name: str, value: Any, *, minimum: int, maximum: int) -> int:
 
 
 def _number(name: str, value: Any, *, minimum: float, maximum: float) -> float:
-    try:
-        number = float(value) if not isinstance(value, (str, bool)) else math.nan
-    except (TypeError, ValueError):
-        number = math.nan
-    if not minimum <= number <= maximum:
+    # mypy does not see that a Real compares with a float
+    if not isinstance(value, Real) or isinstance(value, bool) or not minimum <= value <= maximum:  # type: ignore[operator]
         raise RequestError(f"{name} must be a number from {minimum:g} to {maximum:g}; got {value!r}")
-    return number
+    return float(value)
 
 
 def _nearest(value: int, step: int, offset: int = 0) -> str:
@@ -202,27 +200,22 @@ def _nearest(value: int, step: int, offset: int = 0) -> str:
 
 
 def _size(name: str, value: Any, multiple: int, max_patches: int) -> int:
-    size = _whole(name, value, minimum=1, maximum=2**31)
+    size = _whole(name, value, minimum=1, maximum=multiple * max_patches)
     if size % multiple:
         raise RequestError(f"{name} must be a multiple of {multiple}; got {size}; nearest: {_nearest(size, multiple)}")
-    if size > multiple * max_patches:
-        raise RequestError(f"{name} is at most {multiple * max_patches} for this model; got {size}")
     return size
 
 
 def _frames(value: Any, bundle: Bundle) -> int:
     geometry = bundle.manifest.geometry
-    frames = _whole("num_frames", value, minimum=1, maximum=2**31)
     step = geometry.vae_scale_factor_temporal * geometry.patch_size[0]
     first = geometry.vae_scale_factor_temporal * (geometry.patch_size[0] - 1) + 1
+    frames = _whole("num_frames", value, minimum=1, maximum=first + step * (geometry.max_patches - 1))
     if frames < first or (frames - first) % step:
         raise RequestError(
             f"num_frames must be {first} more than a multiple of {step}; got {frames}; "
             f"nearest: {_nearest(frames, step, first)}"
         )
-    longest = first + step * (geometry.max_patches - 1)
-    if frames > longest:
-        raise RequestError(f"num_frames is at most {longest} for this model; got {frames}")
     return frames
 
 
@@ -239,7 +232,7 @@ def _schedule(request: VideoRequest, bundle: Bundle) -> Schedule:
         maximum=MAX_STEPS,
     )
     try:
-        return build_schedule(_either(request.scheduler, defaults.scheduler), config, steps)
+        return build_schedule(str(_either(request.scheduler, defaults.scheduler)), config, steps)
     except ScheduleError as error:
         raise RequestError(str(error)) from error
 
@@ -253,7 +246,7 @@ def _precision(options: RuntimeOptions, bundle: Bundle, backend: Backend) -> str
     there = bundle.manifest.precisions("denoiser")
     if options.precision is not None:
         if options.precision not in there:
-            raise RequestError(f"precision must be one of those in the bundle: {', '.join(there)}; got {options.precision!r}")
+            raise RequestError(f"precision must be one of the bundle's: {', '.join(there)}; got {options.precision!r}")
         return options.precision
     usable = [precision for precision in there if backend.supports(precision)]
     if not usable:

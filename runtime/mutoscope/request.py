@@ -9,6 +9,10 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
+from mutoscope_engines.backends import BACKENDS
+
+from .schedule import SCHEDULERS
+
 CODECS = ("auto", "h264", "av1", "vp9", "gif", "png", "npy")
 
 
@@ -29,7 +33,7 @@ class VideoRequest:
     guidance_scale: float | None = _parameter("how closely to follow the prompt; 1 or less turns guidance off")
     seed: int | None = _parameter("the noise to start from; drawn at random when not given")
     fps: int | None = _parameter("frames per second of playback")
-    scheduler: str | None = _parameter("the solver", choices=("unipc", "euler", "dpmpp_2m"))
+    scheduler: str | None = _parameter("the solver", choices=tuple(SCHEDULERS))
     flow_shift: float | None = _parameter("shift of the noise levels towards noise; higher suits larger videos")
     max_sequence_length: int | None = _parameter("text tokens the network sees, padding included", unit="TOKENS")
 
@@ -38,7 +42,7 @@ class VideoRequest:
 class RuntimeOptions:
     """How to run, for the life of a pipeline."""
 
-    backend: str = _parameter("what executes the graphs", "auto", choices=("auto", "onnxruntime"))
+    backend: str = _parameter("what executes the graphs", "auto", choices=("auto", *BACKENDS))
     precision: str | None = _parameter("precision of the denoiser, of those in the bundle")
     threads: int | None = _parameter("CPU threads; all that this process may use when not given", unit="N")
     branches_per_call: int | None = _parameter(

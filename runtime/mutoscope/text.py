@@ -34,7 +34,7 @@ class Tokenizer:
         try:
             self._tokenizer: Any = tokenizers.Tokenizer.from_file(str(bundle.path(TOKENIZER)))
         except Exception as error:  # the library raises a plain Exception
-            raise BundleError(f"{TOKENIZER} of {bundle.root} cannot be read: {error}. Export the bundle again") from error
+            raise BundleError(f"{TOKENIZER} of {bundle.root} cannot be read: {error}. Export it again") from error
         self._tokenizer.no_padding()
         self._tokenizer.no_truncation()
         self._pad_token_id = bundle.manifest.text.pad_token_id
@@ -51,7 +51,7 @@ class Tokenizer:
             ids = self._tokenizer.encode(text, add_special_tokens=True).ids
             if len(ids) > max_sequence_length:
                 raise RequestError(
-                    f"the prompt has {len(ids)} tokens, end mark included; at most {max_sequence_length} fit. "
+                    f"this prompt has {len(ids)} tokens, end mark included; at most {max_sequence_length} fit. "
                     f"Shorten it by about {len(ids) - max_sequence_length}: {text[:60]!r}..."
                 )
             input_ids[row, : len(ids)] = ids

@@ -80,9 +80,11 @@ def write_video(path: Path | str, chunks: Iterator[Frames], plan: Plan, *, codec
         source.check_complete()
         _publish(temporary, target)
     except Exception as error:
-        if error is source.error:
+        # What failed after the source, such as closing the file, only followed from it.
+        cause = source.error or _translated(error, target)
+        if cause is error:
             raise
-        raise _translated(error, target) from error
+        raise cause from error
     finally:
         _remove(temporary)
     return target
@@ -103,7 +105,7 @@ class _Source:
     """The chunks on their way to the encoder: checked, counted, and their own errors told apart from the encoder's."""
 
     def __init__(self, chunks: Iterator[Frames], plan: Plan) -> None:
-        self.error: Exception | None = None
+        self.error: BaseException | None = None
         self._chunks = chunks
         self._shape = (plan.height, plan.width, 3)
         self._wanted = plan.num_frames
@@ -113,10 +115,10 @@ class _Source:
         try:
             for chunk in self._chunks:
                 if chunk.dtype != np.uint8 or chunk.shape[1:] != self._shape:
-                    raise ShapeError(f"frames are {chunk.dtype} {chunk.shape}; the plan says uint8 [n, {self._shape}]")
+                    raise ShapeError(f"frames are {chunk.dtype} {chunk.shape}; the plan says uint8 n, {self._shape}")
                 self._count += len(chunk)
                 yield np.ascontiguousarray(chunk)
-        except Exception as error:
+        except (Exception, KeyboardInterrupt) as error:
             self.error = error
             raise
 
@@ -142,7 +144,8 @@ def _resolve(path: Path | str, codec: str) -> tuple[Format, str, Path]:
     if codec not in kind.codecs:
         homes = ", ".join(name or "a folder" for name, other in FORMATS.items() if codec in other.codecs)
         what = ending or "a folder"
-        raise OutputError(f"{what} cannot hold {codec}; it holds {' or '.join(kind.codecs)}, and {codec} goes into {homes}")
+        held = " or ".join(kind.codecs)
+        raise OutputError(f"{what} cannot hold {codec}; it holds {held}, and {codec} goes into {homes}")
     return kind, codec, target
 
 
@@ -153,9 +156,11 @@ def _check_place(kind: Format, target: Path) -> None:
         if not target.parent.is_dir():
             raise OutputError(f"there is no folder {target.parent} to write {target.name!r} into; make it first")
         if target.is_dir() and not is_folder:
-            raise OutputError(f"{target} is a folder; name a file in it, for example {target / ('video' + target.suffix)}")
+            raise OutputError(f"{target} is a folder; name a file in it, for example {target}/video{target.suffix}")
         if is_folder and target.exists() and (not target.is_dir() or any(target.iterdir())):
-            raise OutputError(f"{target} is there already and is not an empty folder; name a new one, or an ending such as .mp4")
+            raise OutputError(
+                f"{target} is there already and not an empty folder; name a new one, or give an ending such as .mp4"
+            )
         probe.touch(exist_ok=False)
     except OSError as error:
         raise _translated(error, target) from error
@@ -175,11 +180,11 @@ def _publish(temporary: Path, target: Path) -> None:
 
 
 def _remove(temporary: Path) -> None:
-    if temporary.is_dir():
-        shutil.rmtree(temporary, ignore_errors=True)
-        return
     try:
-        temporary.unlink(missing_ok=True)
+        if temporary.is_dir():
+            shutil.rmtree(temporary)
+        else:
+            temporary.unlink(missing_ok=True)
     except OSError:  # the folder or its permission went away; the error that matters is already on its way
         return
 

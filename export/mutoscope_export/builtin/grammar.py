@@ -6,7 +6,9 @@ Knows words and colours. Knows nothing of pixels, tensors or training.
 from __future__ import annotations
 
 import itertools
+import re
 import zlib
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import numpy as np
@@ -80,14 +82,17 @@ def all_scenes() -> list[Scene]:
 def prompt_pattern() -> str:
     """A regular expression that a whole prompt matches when the built-in model was trained for it."""
 
-    def one_of(words: object) -> str:
-        return "(?:" + "|".join(words) + ")"  # type: ignore[arg-type]
+    def one_of(words: Iterable[str]) -> str:
+        return f"(?:{'|'.join(words)})"
 
     thing = f"(?:(?:small|large) )?{one_of(COLOURS)} {one_of(SHAPES)}"
     alternatives = (
-        phrasing.format(thing=thing, motion=one_of(MOTIONS), background=one_of(BACKGROUNDS)) for phrasing in PHRASINGS
+        re.sub(r"^[a-z]", lambda first: f"[{first[0]}{first[0].upper()}]", phrasing).format(
+            thing=thing, motion=one_of(MOTIONS), background=one_of(BACKGROUNDS)
+        )
+        for phrasing in PHRASINGS
     )
-    return f"(?i)(?:{'|'.join(alternatives)})\\.?"
+    return f"(?:{'|'.join(alternatives)})\\.?"
 
 
 def sample_scenes(count: int, rng: np.random.Generator, scenes: list[Scene]) -> list[Scene]:

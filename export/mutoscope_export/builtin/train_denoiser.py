@@ -15,7 +15,7 @@ import torch
 from diffusers import AutoencoderKLWan, WanTransformer3DModel
 from numpy.typing import NDArray
 from torch import Tensor, nn
-from transformers import PreTrainedTokenizerFast, UMT5Config, UMT5EncoderModel
+from transformers import T5Tokenizer, UMT5Config, UMT5EncoderModel
 
 from .grammar import PHRASINGS, Scene, all_scenes
 from .renderer import render
@@ -52,7 +52,7 @@ class Clips:
 class TextToLatents(nn.Module):
     """What is trained: the text encoder and the transformer, with the padding that `WanPipeline` applies between them."""
 
-    def __init__(self, tokenizer: PreTrainedTokenizerFast) -> None:
+    def __init__(self, tokenizer: T5Tokenizer) -> None:
         super().__init__()
         config = UMT5Config(**text_encoder_config(len(tokenizer)))
         config._attn_implementation = "eager"
@@ -94,7 +94,7 @@ def encode_clips(vae: AutoencoderKLWan, count: int, file: Path, *, device: str, 
 
 def train_denoiser(
     vae: AutoencoderKLWan, folder: Path, *, steps: int, clip_count: int, device: str, seed: int = 0
-) -> tuple[TextToLatents, PreTrainedTokenizerFast]:
+) -> tuple[TextToLatents, T5Tokenizer]:
     """Trains, or goes on training, and returns the averaged model and its tokenizer."""
     folder.mkdir(parents=True, exist_ok=True)
     torch.manual_seed(seed)
@@ -127,4 +127,7 @@ def train_denoiser(
 def _caption(scene: Scene, rng: np.random.Generator) -> str:
     if rng.random() < PROMPT_DROPOUT:
         return ""
-    return scene.prompt(0 if rng.random() < 0.7 else int(rng.integers(len(PHRASINGS))))
+    caption = scene.prompt(0 if rng.random() < 0.7 else int(rng.integers(len(PHRASINGS))))
+    if rng.random() < 0.15:
+        caption = caption[0].upper() + caption[1:]
+    return caption + "." if rng.random() < 0.1 else caption

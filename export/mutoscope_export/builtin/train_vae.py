@@ -48,7 +48,7 @@ class Phase:
     batch_size: int
 
 
-PHASES = (Phase(0.0, 1, 64, 16), Phase(0.25, 5, 64, 6), Phase(0.85, 9, HEIGHT, 3))
+PHASES = (Phase(0.0, 1, 64, 16), Phase(0.25, 5, 64, 6), Phase(0.75, 13, 64, 3), Phase(0.92, 9, HEIGHT, 3))
 
 
 def render_pool(count: int, seed: int) -> NDArray[np.uint8]:

@@ -9,9 +9,8 @@ from dataclasses import dataclass
 
 import numpy as np
 import onnx_ir as ir
-from onnx_ir.passes.common import RemoveUnusedNodesPass
-
 from mutoscope_export.passes.fold_weights import lazy
+from onnx_ir.passes.common import RemoveUnusedNodesPass
 
 
 @dataclass(frozen=True)
@@ -35,7 +34,7 @@ class DynamicInt8:
                 f"{', '.join(sorted(graph.initializers)[:5])}"
             )
         quantized: dict[ir.Value, tuple[ir.Value, ...]] = {}
-        narrowed: dict[ir.Value, tuple[ir.Value, ir.Value]] = {}
+        narrowed: dict[tuple[ir.Value, bool], tuple[ir.Value, ir.Value]] = {}
         # In the graph's order, so that the quantization of an activation stands before all that read it.
         for node in list(graph):
             if len(node.inputs) > 1 and node.inputs[1] in chosen:
@@ -66,7 +65,7 @@ def _replace(
     graph: ir.Graph,
     node: ir.Node,
     quantized: dict[ir.Value, tuple[ir.Value, ...]],
-    narrowed: dict[ir.Value, tuple[ir.Value, ir.Value]],
+    narrowed: dict[tuple[ir.Value, bool], tuple[ir.Value, ir.Value]],
 ) -> None:
     """`x @ W (+ bias)` becomes `float(q(x) @ q(W)) * scale(x) * scale(W) (+ bias)`."""
     x, weight, bias = (*node.inputs, None)[:3]
@@ -74,32 +73,35 @@ def _replace(
     assert x is not None and weight is not None
     tape: list[ir.Node] = []
 
-    def emit(op_type: str, *inputs: ir.Value | None, of: ir.Value = output, **attributes: int) -> ir.Node:
+    def emit(
+        op_type: str, *inputs: ir.Value | None, of: ir.Value = output, part: str = "", **attributes: int
+    ) -> ir.Node:
         made = ir.node(op_type, inputs, attributes or None, num_outputs=3 if op_type == "DynamicQuantizeLinear" else 1)
         for index, value in enumerate(made.outputs):
-            value.name = f"{of.name}.{op_type}{index or ''}"
+            value.name = f"{of.name}.{part or op_type}{index or ''}"
         tape.append(made)
         return made
 
     if x not in quantized:
         quantized[x] = tuple(emit("DynamicQuantizeLinear", x, of=x).outputs)
-    if weight not in narrowed:
-        narrowed[weight] = _narrow(graph, weight, transposed=bool(node.attributes.get_int("transB", 0)))
+    layout = (weight, bool(node.attributes.get_int("transB", 0)))
+    if layout not in narrowed:
+        narrowed[layout] = _narrow(graph, *layout)
     activation, scale, zero_point = quantized[x]
-    weight_int8, weight_scale = narrowed[weight]
+    weight_int8, weight_scale = narrowed[layout]
     product = emit("MatMulInteger", activation, weight_int8, zero_point).outputs[0]
     widened = emit("Cast", product, to=ir.DataType.FLOAT).outputs[0]
-    scales = emit("Mul", scale, weight_scale, of=weight_int8).outputs[0]
+    scales = emit("Mul", scale, weight_scale, part="scales").outputs[0]
     result = emit("Mul", widened, scales).outputs[0]
     if bias is not None:
         result = emit("Add", result, bias).outputs[0]
     graph.insert_before(node, tape)
     ir.convenience.replace_all_uses_with(output, result, replace_graph_outputs=True)
-    result.shape, result.type = output.shape, output.type
+    result.name, result.shape, result.type = output.name, output.shape, output.type
     graph.remove(node, safe=True)
 
 
-def _narrow(graph: ir.Graph, weight: ir.Value, *, transposed: bool) -> tuple[ir.Value, ir.Value]:
+def _narrow(graph: ir.Graph, weight: ir.Value, transposed: bool) -> tuple[ir.Value, ir.Value]:
     """Registers the int8 form `[in, out]` of `weight` and its scales `[out]`."""
     tensor = weight.const_value
     assert tensor is not None

@@ -1,4 +1,4 @@
-"""MP4 and WebM: 8-bit 4:2:0 video in BT.709. Knows what their players expect. Knows nothing of where the file ends up."""
+"""MP4 and WebM: 8-bit 4:2:0 video in BT.709. Knows what their players expect. Knows no final names."""
 
 from __future__ import annotations
 
@@ -36,7 +36,8 @@ def _write(
             "Write .gif, .npy or a folder of PNGs"
         )
     check_encoder(codec)
-    os.environ.setdefault("SVT_LOG", "1")  # errors only; SVT-AV1 prints thirty lines to standard error otherwise
+    if codec == "av1":
+        os.environ.setdefault("SVT_LOG", "1")  # errors only; SVT-AV1 prints thirty lines to standard error otherwise
     import av
     from av.video.reformatter import ColorPrimaries, ColorRange, Colorspace, ColorTrc, Interpolation
 

@@ -22,7 +22,7 @@ class Encoder:
     options: dict[str, str] = field(default_factory=dict)
 
 
-# Qualities at which small flat scenes and real footage both look like their source; speeds well above that of a denoiser.
+# crf: lower is finer and larger.
 ENCODERS = {
     "h264": Encoder("libx264", {"crf": "17", "preset": "medium"}),
     "av1": Encoder("libsvtav1", {"crf": "25", "preset": "6"}),

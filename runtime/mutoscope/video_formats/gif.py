@@ -1,8 +1,8 @@
 """GIF with one palette for the whole clip.
 
-The palette can only be made when every frame was seen, and no frame can be written before: the frames wait in an unnamed
-temporary file, so that memory does not grow with them. The dither is an ordered one: its pattern stands still, where
-error diffusion crawls from frame to frame and makes files larger.
+The palette can only be made when every frame was seen, and no frame can be written before: the frames wait in a
+nameless temporary file, so that memory does not grow with them. The dither is an ordered one: its pattern stands still,
+where error diffusion crawls from frame to frame and makes files larger.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ MAX_FPS = 50  # players show a delay below two hundredths of a second as ten
 def write(target: Path, frames: Iterator[NDArray[np.uint8]], plan: Plan, codec: str) -> None:
     """A looping GIF89a."""
     if plan.fps > MAX_FPS:
-        raise OutputError(f"a GIF plays at most {MAX_FPS} frames per second; fps is {plan.fps}. Lower it, or write .mp4")
+        raise OutputError(f"a GIF plays at most {MAX_FPS} frames per second; fps is {plan.fps}. Lower it or write .mp4")
     check_encoder(codec)
     with tempfile.TemporaryFile(dir=target.parent) as spool:
         palette = _palette(_spooled(frames, spool), plan)

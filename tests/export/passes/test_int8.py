@@ -48,6 +48,7 @@ def test_what_int8_can_hold_comes_out_exactly(body, transposed):
     model = parsed(body, w=np.ascontiguousarray(w.T) if transposed else w, b=BIAS)
     assert DynamicInt8("^w$")(model)
     operators = [node.op_type for node in model.graph]
+    assert [value.name for value in model.graph.outputs] == ["y"]
     assert "MatMulInteger" in operators and not {"MatMul", "Gemm"} & set(operators)
     np.testing.assert_array_equal(run(model, x), x @ w + BIAS)
 

@@ -17,8 +17,8 @@ class TextEncoder(nn.Module):
     """The `text_encoder` graph of the design around the weights of `encoder`, which it shares.
 
     `network_dtype` is the type of the matrix products; norms, softmax and residual sums are float32 whatever it is, and
-    so is the output. The checkpoint's own type does not matter: each weight is converted where it is used. float16
-    overflows in the feed-forward layers of published UMT5 encoders.
+    so is the output. The checkpoint's own type does not matter: each weight is converted where it is used. Avoid
+    float16: transformers itself keeps `wo` of the feed-forward layers in float32 because it overflows.
 
     The layers are written out here because the library's own do not export with a free length.
 
@@ -31,7 +31,7 @@ class TextEncoder(nn.Module):
         if not config.is_gated_act or config.dense_act_fn != "gelu_new":
             raise ValueError(
                 f"this text encoder's feed_forward_proj is {config.feed_forward_proj!r}. Supported is 'gated-gelu', as "
-                "in all published UMT5 models; export a checkpoint with such a text encoder."
+                "UMT5Config has it by default; export a checkpoint with such a text encoder."
             )
         self.stack = encoder.encoder
         self.network_dtype = network_dtype

@@ -1,0 +1,264 @@
+"""From a checkpoint to a bundle: tokenizer, graphs, comparison, preview, and the manifest last.
+
+Knows the order of the stages, and that a bundle appears whole or not at all. Knows nothing of any model line.
+"""
+
+import gc
+import json
+import shutil
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from importlib.metadata import version
+from itertools import groupby
+from pathlib import Path
+from typing import Any
+
+import msgspec
+from mutoscope.bundle import (
+    FORMAT_VERSION,
+    MANIFEST,
+    TOKENIZER,
+    Bundle,
+    Defaults,
+    Demonstration,
+    Graph,
+    GraphTensor,
+    Manifest,
+    Preview,
+    Provenance,
+    write_manifest,
+)
+from mutoscope.errors import RequestError
+from mutoscope.schedule import from_diffusers
+from mutoscope.version import __version__
+
+from .checkpoint import OVERRIDES, UNKNOWN, Checkpoint, open_checkpoint
+from .errors import ExportError
+from .families import GraphSource
+from .graph import GRAPH_FILE, export_graph
+from .parity import Sample, compare, record
+from .preview import fit_preview
+
+REPORT = "export_report.json"
+
+OnProgress = Callable[[str, "float | None"], None]
+
+_TOKENIZER_PROBES = ("", "a red circle moving right", "Café  “quoted” ﬁsh\n漢字 🙂 </s> <pad>", "x" * 300)
+
+
+class Overrides(msgspec.Struct, forbid_unknown_fields=True):
+    """`mutoscope.json` in the top folder of a checkpoint: what its authors want a bundle to say. All of it is optional.
+
+    `defaults` replaces some of the family's `mutoscope.bundle.Defaults`, for a model made for another size or length;
+    `demonstration` says what a small model understands.
+    """
+
+    defaults: dict[str, Any] = {}
+    demonstration: Demonstration | None = None
+    attribution: str | None = None
+
+
+def export_checkpoint(
+    checkpoint: str | Path,
+    destination: str | Path,
+    *,
+    precisions: Sequence[str] = ("fp32",),
+    overwrite: bool = False,
+    on_progress: OnProgress | None = None,
+) -> Bundle:
+    """Writes the bundle of a checkpoint.
+
+    One component is in memory at a time. Everything is written into a hidden folder beside `destination` and appears
+    under its name at the end, after every graph was compared with its network.
+
+    Args:
+        checkpoint: a folder in the Diffusers layout, or a hub id.
+        destination: the bundle's folder; must not exist, or be empty, or with `overwrite` be a bundle.
+        precisions: of the denoiser; the first one that a backend supports is what it runs by default.
+        on_progress: told the stage that begins, and how much of the whole is done where that is known.
+
+    Raises:
+        ExportError: the checkpoint is refused, or a graph differs from its network.
+        RequestError: a precision or destination that cannot be served.
+    """
+    destination = Path(destination)
+    say = on_progress or (lambda stage, fraction: None)
+    _refuse_destination(destination, overwrite)
+    say("open checkpoint", None)
+    opened = open_checkpoint(checkpoint)
+    sources = opened.family.sources(_checked_precisions(precisions, opened.family.PRECISIONS))
+    with _partial_folder(destination) as folder:
+        manifest = _describe(opened, folder, say)
+        graphs, report = _export_graphs(opened, sources, folder, say)
+        say("preview", None)
+        preview = _fit_preview(opened, manifest.geometry.latent_channels)
+        (folder / REPORT).write_text(json.dumps({"made_with": _made_with(), "graphs": report}, indent=1) + "\n")
+        say("publish", None)
+        write_manifest(folder, msgspec.structs.replace(manifest, graphs=tuple(graphs), preview=preview))
+        _publish(folder, destination)
+    return Bundle.open(destination, verify=False)
+
+
+def _describe(opened: Checkpoint, folder: Path, say: OnProgress) -> Manifest:
+    """The manifest without its graphs; writes the tokenizer, and refuses what is wrong before any network is loaded."""
+    family = opened.family
+    overrides = _overrides(opened)
+    scheduler = opened.scheduler
+    given = msgspec.to_builtins(family.DEFAULTS) | {"scheduler": from_diffusers(scheduler)} | overrides.defaults
+    try:
+        defaults = msgspec.convert(given, Defaults)
+    except msgspec.ValidationError as error:
+        raise ExportError(f"defaults in {OVERRIDES} of {opened.name} are wrong: {error}") from error
+    say("tokenizer", None)
+    tokenizer = opened.tokenizer()
+    _write_tokenizer(tokenizer, folder / TOKENIZER)
+    return Manifest(
+        format_version=FORMAT_VERSION,
+        family=family.NAME,
+        provenance=Provenance(
+            checkpoint=opened.name,
+            license=opened.license(),
+            attribution=overrides.attribution or UNKNOWN,
+            exported_by=_made_with(),
+            files=opened.sha256_of_files(lambda name: say(f"hash {name}", None)),
+        ),
+        geometry=family.geometry(opened),
+        text=family.text_settings(opened, tokenizer),
+        defaults=defaults,
+        scheduler=scheduler,
+        graphs=(),
+        files={},
+        demonstration=overrides.demonstration,
+    )
+
+
+def _overrides(opened: Checkpoint) -> Overrides:
+    try:
+        return msgspec.convert(opened.overrides, Overrides)
+    except msgspec.ValidationError as error:
+        raise ExportError(f"{OVERRIDES} of {opened.name} is wrong: {error}") from error
+
+
+def _write_tokenizer(tokenizer: Any, destination: Path) -> None:
+    """Writes what the `tokenizers` library reads, and checks that it gives the same ids.
+
+    Raises:
+        ExportError: the tokenizer is of another kind, or the written one differs from it.
+    """
+    from tokenizers import Tokenizer
+
+    backend = getattr(tokenizer, "backend_tokenizer", None)
+    if backend is None:
+        raise ExportError(f"the tokenizer, a {type(tokenizer).__name__}, has no form that the `tokenizers` library reads")
+    written = Tokenizer.from_str(backend.to_str())
+    written.no_padding()
+    written.no_truncation()
+    written.save(str(destination))
+    written = Tokenizer.from_file(str(destination))
+    for text in _TOKENIZER_PROBES:
+        expected, given = tokenizer(text).input_ids, written.encode(text).ids
+        if expected != given:
+            raise ExportError(f"{TOKENIZER} gives {given} for {text!r}, the checkpoint's tokenizer {expected}")
+
+
+def _export_graphs(
+    opened: Checkpoint, sources: Sequence[GraphSource], folder: Path, say: OnProgress
+) -> tuple[list[Graph], list[dict[str, Any]]]:
+    """Component by component: load, export its graphs, free it, compare the graphs with what it gave."""
+    graphs, report = [], []
+    for component, its_sources in groupby(sources, lambda source: source.component):
+        made = _export_component(opened, component, list(its_sources), folder, say)
+        gc.collect()  # the exporter leaves cycles that hold the weights
+        for graph, samples in made:
+            say(f"compare {Path(graph.file).parent}", None)
+            report.append(compare(folder / graph.file, graph, samples))
+            graphs.append(graph)
+    return graphs, report
+
+
+def _export_component(
+    opened: Checkpoint, component: str, sources: Sequence[GraphSource], folder: Path, say: OnProgress
+) -> list[tuple[Graph, list[Sample]]]:
+    say(f"load {component}", None)
+    model = opened.load(component)
+    made = []
+    for source in sources:
+        say(f"export {source.folder}", None)
+        module, examples = source.module(model), source.examples(model)
+        graph = Graph(
+            role=source.role,
+            precision=source.precision,
+            file=f"{source.folder}/{GRAPH_FILE}",
+            inputs=tuple(GraphTensor(name=name, dtype=dtype, shape=shape) for name, dtype, shape in source.inputs(model)),
+            outputs=tuple(GraphTensor(name=name, dtype=dtype, shape=shape) for name, dtype, shape in source.outputs(model)),
+        )
+        output_names = [tensor.name for tensor in graph.outputs]
+        samples = record(module, examples, output_names)
+        export_graph(
+            module, examples[0], source.dynamic_shapes(model), output_names, folder / source.folder, passes=source.passes
+        )
+        made.append((graph, samples))
+    return made
+
+
+def _fit_preview(opened: Checkpoint, latent_channels: int) -> Preview:
+    component = opened.load(opened.family.PREVIEWED)
+    return fit_preview(lambda latents: opened.family.decode(component, latents), latent_channels)
+
+
+def _made_with() -> str:
+    libraries = ", ".join(f"{name} {version(name)}" for name in ("torch", "diffusers", "transformers", "onnxscript"))
+    return f"mutoscope {__version__} with {libraries}"
+
+
+def _checked_precisions(given: Sequence[str], known: Sequence[str]) -> list[str]:
+    unknown = [precision for precision in given if precision not in known]
+    if unknown or not given or isinstance(given, str):
+        raise RequestError(f"precisions must be some of: {', '.join(known)}; got {given!r}")
+    return list(dict.fromkeys(given))
+
+
+def _refuse_destination(destination: Path, overwrite: bool) -> None:
+    if destination.is_dir() and any(destination.iterdir()):
+        if not (destination / MANIFEST).is_file():
+            raise RequestError(f"{destination} is not empty and no bundle; name another folder")
+        if not overwrite:
+            raise RequestError(f"{destination} is a bundle already; pass --overwrite to replace it, or name another folder")
+    elif destination.exists() and not destination.is_dir():
+        raise RequestError(f"{destination} is a file; a bundle is a folder. Name another")
+
+
+@contextmanager
+def _partial_folder(destination: Path) -> Iterator[Path]:
+    """A hidden folder beside the destination, gone when the `with` ends unless it was renamed."""
+    folder = destination.absolute().parent / f".{destination.absolute().name}.partial"
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        folder.mkdir()
+    except FileExistsError:
+        raise RequestError(
+            f"{folder} exists: another export to {destination} is running, or one was killed. "
+            "Wait for it, or remove that folder"
+        ) from None
+    except OSError as error:
+        raise RequestError(f"{folder} cannot be made: {error.strerror}; name another place") from error
+    try:
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _publish(folder: Path, destination: Path) -> None:
+    """Gives the finished folder its name; a bundle that had it gives way, and comes back where that fails."""
+    previous = folder.with_suffix(".previous")
+    shutil.rmtree(previous, ignore_errors=True)
+    replaces = destination.is_dir() and any(destination.iterdir())
+    if replaces:
+        destination.rename(previous)
+    try:
+        folder.rename(destination)
+    except OSError:
+        if replaces:
+            previous.rename(destination)
+        raise
+    shutil.rmtree(previous, ignore_errors=True)

@@ -1,0 +1,76 @@
+"""The model lines that export knows. A family is one package here, one file in the runtime, one row in each table."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from importlib import import_module
+from typing import TYPE_CHECKING, Any, Protocol, cast
+
+from mutoscope.bundle import Defaults, Geometry, Text
+from torch import Tensor, nn
+
+from ..graph import Pass
+
+if TYPE_CHECKING:
+    from ..checkpoint import Checkpoint
+
+# Class of the pipeline, as model_index.json names it, to module.
+FAMILIES = {"WanPipeline": "mutoscope_export.families.wan"}
+
+SymbolicValue = tuple[str, str, tuple[int | str, ...]]
+"""Name, dtype and shape of an input or output; a string in the shape is a symbol, or a multiple of one ("2*h")."""
+
+
+@dataclass(frozen=True)
+class GraphSource:
+    """How one graph is made from a component of the checkpoint; each function takes the loaded component."""
+
+    role: str
+    precision: str
+    component: str
+    module: Callable[[Any], nn.Module]
+    inputs: Callable[[Any], Sequence[SymbolicValue]]
+    outputs: Callable[[Any], Sequence[SymbolicValue]]
+    dynamic_shapes: Callable[[Any], Mapping[str, Mapping[int, str]]]
+    examples: Callable[[Any], Sequence[Mapping[str, Tensor]]]  # the first is traced, all are compared
+    passes: tuple[Pass, ...] = ()
+
+    @property
+    def folder(self) -> str:
+        return self.role if self.precision == "fp32" else f"{self.role}-{self.precision}"
+
+
+class Family(Protocol):
+    """What export asks of a family's module."""
+
+    NAME: str  # in the runtime's table
+    COMPONENTS: Mapping[str, tuple[str, ...]]  # and the classes that each may have
+    DEFAULTS: Defaults  # `scheduler` is taken from the checkpoint
+    PRECISIONS: Sequence[str]  # of the denoiser
+    PREVIEWED: str  # the component whose `decode` the preview imitates
+
+    def refuse_unsupported(self, checkpoint: Checkpoint, index: Mapping[str, Any]) -> None:
+        """Refuses, from the configuration alone, what only looks like a checkpoint of this family.
+
+        Raises:
+            ValueError: says what was found and what is supported.
+        """
+        ...
+
+    def geometry(self, checkpoint: Checkpoint) -> Geometry: ...
+
+    def text_settings(self, checkpoint: Checkpoint, tokenizer: Any) -> Text: ...
+
+    def sources(self, precisions: Sequence[str]) -> list[GraphSource]:
+        """The graphs to make, those of one component beside each other."""
+        ...
+
+    def decode(self, component: Any, latents: Tensor) -> Iterator[Tensor]:
+        """Latents f32 `[C, F, h, w]` to u8 frames `[T, H, W, 3]`, one chunk a latent frame."""
+        ...
+
+
+def load_family(pipeline_class: str) -> Family:
+    """The family of a pipeline class in `FAMILIES`."""
+    return cast(Family, import_module(FAMILIES[pipeline_class]))

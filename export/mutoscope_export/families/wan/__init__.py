@@ -1,0 +1,192 @@
+"""Wan text-to-video (Wan 2.1, and what has its structure): what export needs to know of it.
+
+Knows the components, their configuration and which graphs come of them. The arithmetic is in the modules beside it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+import torch
+from diffusers import AutoencoderKLWan, WanTransformer3DModel
+from mutoscope.bundle import Defaults, Geometry, Text
+from mutoscope.schedule import CLASSES
+from torch import Tensor
+from transformers import UMT5Config, UMT5EncoderModel
+
+from ...passes.int8 import DynamicInt8
+from .. import GraphSource
+from . import denoiser, text, vae
+
+if TYPE_CHECKING:
+    from ...checkpoint import Checkpoint
+
+NAME = "wan"
+COMPONENTS: Mapping[str, tuple[str, ...]] = {
+    "tokenizer": ("T5TokenizerFast", "T5Tokenizer"),
+    "text_encoder": ("UMT5EncoderModel",),
+    "transformer": ("WanTransformer3DModel",),
+    "vae": ("AutoencoderKLWan",),
+    "scheduler": tuple(CLASSES),
+}
+DEFAULTS = Defaults(
+    height=480, width=832, num_frames=81, num_inference_steps=50, guidance_scale=5.0, fps=16, negative_prompt="",
+    scheduler="unipc",
+)  # fmt: skip
+PREVIEWED = "vae"
+
+_PASSES = {"fp32": (), "int8": (DynamicInt8(denoiser.QUANTIZABLE_WEIGHTS),)}
+PRECISIONS = tuple(_PASSES)
+
+_MAX_SEQUENCE_LENGTH = 512  # of `WanPipeline`
+_WAN_2_2 = {
+    "transformer_2": "two transformers, as in Wan 2.2 A14B",
+    "boundary_ratio": "two transformers, as in Wan 2.2 A14B",
+    "expand_timesteps": "a timestep for each token, as in Wan 2.2 TI2V 5B",
+}
+
+
+def refuse_unsupported(checkpoint: Checkpoint, index: Mapping[str, Any]) -> None:
+    for option, meaning in _WAN_2_2.items():
+        value = index.get(option)
+        if value not in (None, False, [None, None]):
+            raise ValueError(
+                f"{option} is {value!r}: it has {meaning}, and that is not supported yet; "
+                "supported is Wan 2.1 text-to-video, such as Wan-AI/Wan2.1-T2V-1.3B-Diffusers"
+            )
+    transformer, encoder, autoencoder = _without_weights(checkpoint)
+    denoiser.DenoiserStep(transformer)
+    text.TextEncoder(encoder)
+    _refuse_contradictions(transformer.config, encoder.config, autoencoder.config)
+
+
+def _without_weights(checkpoint: Checkpoint) -> tuple[WanTransformer3DModel, UMT5EncoderModel, AutoencoderKLWan]:
+    """The networks on the device that holds no data: their configuration with every default filled in."""
+    with torch.device("meta"):
+        return (
+            WanTransformer3DModel.from_config(checkpoint.config("transformer")),
+            UMT5EncoderModel(UMT5Config.from_dict(checkpoint.config("text_encoder"))),
+            AutoencoderKLWan.from_config(checkpoint.config("vae")),
+        )
+
+
+def _refuse_contradictions(transformer: Any, encoder: Any, autoencoder: Any) -> None:
+    """Sizes that two configuration files, or two lines of one, must agree on."""
+    spatial = 2 ** (len(autoencoder.dim_mult) - 1) * (autoencoder.patch_size or 1)
+    for first, one, second, other in (
+        ("text_dim of the transformer", transformer.text_dim, "d_model of the text encoder", encoder.d_model),
+        ("in_channels of the transformer", transformer.in_channels, "z_dim of the VAE", autoencoder.z_dim),
+        ("scale_factor_spatial of the VAE", autoencoder.scale_factor_spatial, "that of its layers", spatial),
+        ("scale_factor_temporal of the VAE", autoencoder.scale_factor_temporal, "that of its layers",
+         2 ** sum(autoencoder.temperal_downsample)),
+    ):  # fmt: skip
+        if one != other:
+            raise ValueError(f"{first} is {one}, {second} {other}; they must be equal")
+
+
+def geometry(checkpoint: Checkpoint) -> Geometry:
+    transformer, _, autoencoder = _without_weights(checkpoint)
+    return Geometry(
+        latent_channels=autoencoder.config.z_dim,
+        vae_scale_factor_spatial=autoencoder.config.scale_factor_spatial,
+        vae_scale_factor_temporal=autoencoder.config.scale_factor_temporal,
+        patch_size=tuple(transformer.config.patch_size),
+        max_patches=transformer.config.rope_max_seq_len,
+    )
+
+
+def text_settings(checkpoint: Checkpoint, tokenizer: Any) -> Text:
+    return Text(
+        max_sequence_length=min(_MAX_SEQUENCE_LENGTH, tokenizer.model_max_length),
+        width=checkpoint.config("text_encoder")["d_model"],
+        pad_token_id=tokenizer.pad_token_id,
+    )
+
+
+def sources(precisions: Sequence[str]) -> list[GraphSource]:
+    denoisers = [
+        GraphSource(
+            "denoiser",
+            precision,
+            "transformer",
+            denoiser.DenoiserStep,
+            denoiser.symbolic_inputs,
+            denoiser.symbolic_outputs,
+            denoiser.dynamic_shapes,
+            _denoiser_examples,
+            _PASSES[precision],
+        )
+        for precision in precisions
+    ]
+    encoder = GraphSource(
+        "text_encoder",
+        "fp32",
+        "text_encoder",
+        text.TextEncoder,
+        text.symbolic_inputs,
+        text.symbolic_outputs,
+        text.dynamic_shapes,
+        _text_examples,
+    )
+    decoders = [
+        GraphSource(
+            "vae_decoder_first" if first else "vae_decoder_next",
+            "fp32",
+            "vae",
+            partial(vae.DecoderChunk, first=first),
+            partial(vae.symbolic_inputs, first=first),
+            partial(vae.symbolic_outputs, first=first),
+            partial(vae.dynamic_shapes, first=first),
+            partial(_vae_examples, first=first),
+        )
+        for first in (True, False)
+    ]
+    return [encoder, *denoisers, *decoders]
+
+
+def decode(autoencoder: AutoencoderKLWan, latents: Tensor) -> Iterator[Tensor]:
+    first, following = (vae.DecoderChunk(autoencoder, first=first) for first in (True, False))
+    caches: list[Tensor] = []
+    for index in range(latents.shape[1]):
+        chunk = first if index == 0 else following
+        frames, *caches = chunk(latents[None, :, index : index + 1], *caches)
+        yield frames
+
+
+def _text_examples(encoder: UMT5EncoderModel) -> list[dict[str, Tensor]]:
+    """The last is longer than the distances that UMT5 tells apart."""
+    sizes = [(2, 7), (1, 3), (2, encoder.config.relative_attention_max_distance + 20)]
+    return [
+        text.example_inputs(encoder, branches=branches, text_tokens=tokens, seed=seed)
+        for seed, (branches, tokens) in enumerate(sizes)
+    ]
+
+
+def _denoiser_examples(transformer: WanTransformer3DModel) -> list[dict[str, Tensor]]:
+    """A traced shape, one branch of a single image with one row of state, and a wide clip.
+
+    In the last two `solver_a` is zero, so that nothing but the velocity is compared.
+    """
+    p, q, r = transformer.config.patch_size
+    # B, L, F, h, w, K; frames and pixels in patches
+    sizes = [(2, 5, 3, 3, 4, 3), (1, 12, 1, 5, 2, 1), (2, 3, 4, 2, 9, 4)]
+    examples = []
+    for seed, (branches, tokens, frames, height, width, rows) in enumerate(sizes):
+        example = denoiser.example_inputs(
+            transformer, branches=branches, text_tokens=tokens, latent_frames=p * frames, height=q * height,
+            width=r * width, state_rows=rows, seed=seed,
+        )  # fmt: skip
+        if seed > 0:
+            example["solver_a"].zero_()
+        examples.append(example)
+    return examples
+
+
+def _vae_examples(autoencoder: AutoencoderKLWan, *, first: bool) -> list[dict[str, Tensor]]:
+    sizes = [(3, 4), (2, 7), (6, 3)]
+    return [
+        vae.example_inputs(autoencoder, first=first, height=height, width=width, seed=seed)
+        for seed, (height, width) in enumerate(sizes)
+    ]

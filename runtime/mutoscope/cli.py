@@ -1,0 +1,87 @@
+"""The command line: which commands there are, and what every one does with an error.
+
+Each command is a function `main(argv) -> exit code`, in a module that is imported when the command is used. So the
+runtime never imports what only an export needs.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import threading
+from collections.abc import Sequence
+from importlib import import_module
+
+from .commands.arguments import no_such
+from .errors import BackendUnavailableError, MutoscopeError, OutOfMemoryError, RequestError
+from .version import __version__
+
+# Name to "module:function", what it is for, and the extra of the distribution that it needs, if any.
+COMMANDS = {
+    "generate": ("mutoscope.commands.generate:main", "make a video from a prompt", ""),
+    "inspect": ("mutoscope.commands.inspect:main", "show what a bundle holds", ""),
+    "verify": ("mutoscope.commands.verify:main", "check every file of a bundle", ""),
+    "doctor": ("mutoscope.commands.doctor:main", "show what this machine and installation can do", ""),
+    "export": ("mutoscope_export.cli:main", "turn a checkpoint into a bundle", "export"),
+}
+
+USAGE = "\n".join(
+    [
+        "usage: mutoscope COMMAND ...",
+        "",
+        "Makes videos from prompts, with no PyTorch, no network and no server.",
+        "",
+        *(f"  {name:<9} {purpose}" for name, (_, purpose, _) in COMMANDS.items()),
+        "",
+        "mutoscope COMMAND --help says more. mutoscope --version names the version.",
+    ]
+)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs one command and gives its exit code: 0, that of the error, or 130 when interrupted."""
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, signal.default_int_handler)  # tidy up after `kill`, as after Ctrl-C
+    try:
+        code = _run(list(sys.argv[1:] if argv is None else argv))
+        sys.stdout.flush()
+        return code
+    except MutoscopeError as error:
+        return _report(error)
+    except MemoryError:
+        return _report(OutOfMemoryError("out of memory; ask for a smaller video, or close other programs"))
+    except KeyboardInterrupt:
+        print("mutoscope: interrupted", file=sys.stderr)
+        return 130
+    except BrokenPipeError:  # whoever read standard output has gone, such as `head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+
+
+def _run(argv: list[str]) -> int:
+    if not argv or argv[0] in ("-h", "--help", "help"):
+        print(USAGE, file=sys.stdout if argv else sys.stderr)
+        return 0 if argv else RequestError.exit_code
+    name = argv[0]
+    if name == "--version":
+        print(f"mutoscope {__version__}")
+        return 0
+    if name not in COMMANDS:
+        raise RequestError(no_such("command", name, list(COMMANDS)))
+    path, _, extra = COMMANDS[name]
+    module, _, function = path.partition(":")
+    try:
+        code: int = getattr(import_module(module), function)(argv[1:])
+    except ModuleNotFoundError as error:
+        if not extra:
+            raise
+        raise BackendUnavailableError(
+            f"`mutoscope {name}` needs {error.name}, which is not installed; run: pip install 'mutoscope[{extra}]'"
+        ) from error
+    return code
+
+
+def _report(error: MutoscopeError) -> int:
+    print("mutoscope: error: " + " ".join(str(error).split("\n")), file=sys.stderr)
+    return error.exit_code

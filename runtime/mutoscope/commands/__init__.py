@@ -1,0 +1,1 @@
+"""One file a command, one row each in `cli.COMMANDS`."""

@@ -1,0 +1,103 @@
+"""Arguments from the fields of a dataclass, and a parser that refuses with the nearest that exists."""
+
+from __future__ import annotations
+
+import argparse
+import difflib
+from collections.abc import Callable, Sequence
+from dataclasses import Field, fields
+from pathlib import Path
+from typing import Any, NoReturn, get_args, get_type_hints
+
+from ..errors import RequestError
+
+
+class Parser(argparse.ArgumentParser):
+    """Takes no abbreviated flag, and raises `RequestError` where `argparse` would exit."""
+
+    def __init__(self, command: str, description: str, **options: Any) -> None:
+        super().__init__(prog=f"mutoscope {command}", description=description, allow_abbrev=False, **options)
+
+    def parse(self, argv: Sequence[str]) -> argparse.Namespace:
+        namespace, unknown = self.parse_known_args(argv)
+        if unknown:
+            self.error(self._about_unknown(unknown[0]))
+        return namespace
+
+    def error(self, message: str) -> NoReturn:
+        if "expected one argument" in message:
+            message += "; a value that begins with a dash is written --flag=VALUE"
+        raise RequestError(f"{message}. See {self.prog} --help")
+
+    def _about_unknown(self, argument: str) -> str:
+        flags = [name for action in self._actions for name in action.option_strings]
+        flag = argument.partition("=")[0]
+        if not argument.startswith("-") or flag in flags:  # a flag after -- is text
+            return f"unexpected {argument!r}; a text of several words needs quotes"
+        return no_such("flag", flag, flags) + ". Text that begins with a dash comes after --"
+
+
+def no_such(what: str, name: str, known: Sequence[str]) -> str:
+    """Says that a name is unknown, which is the nearest, and which there are."""
+    nearest = difflib.get_close_matches(name, known, 1)
+    meant = f"; did you mean {nearest[0]}?" if nearest else "."
+    return f"there is no {what} {name!r}{meant} There are: {', '.join(known)}"
+
+
+def add_bundle(parser: Parser, *flags: str) -> None:
+    """The argument that names a bundle; without it, the built-in one."""
+    keywords: dict[str, Any] = {} if flags else {"nargs": "?"}
+    parser.add_argument(
+        *(flags or ("bundle",)),
+        metavar="BUNDLE",
+        type=Path,
+        help="folder of a bundle (default: the built-in one)",
+        **keywords,
+    )
+
+
+def add_fields(parser: Parser, kind: type[Any], *, skip: Sequence[str] = ()) -> None:
+    """One flag for each field of a dataclass, with its type, help, choices and unit.
+
+    A flag that is not given leaves nothing behind, so that the default stays written in the dataclass alone.
+    """
+    hints = get_type_hints(kind)
+    group = parser.add_argument_group((kind.__doc__ or "").partition(".")[0].lower())
+    for field in fields(kind):
+        if field.name not in skip:
+            default = "" if field.default is None else f" (default: {field.default})"
+            group.add_argument(
+                "--" + field.name.replace("_", "-"),
+                dest=field.name,
+                type=_converter(field, hints[field.name]),
+                metavar=_metavar(field),
+                default=argparse.SUPPRESS,
+                help=(field.metadata["help"] + default).replace("%", "%%"),
+            )
+
+
+def given(namespace: argparse.Namespace, kind: type[Any], *, skip: Sequence[str] = ()) -> dict[str, Any]:
+    """The fields of a dataclass that were given on the command line."""
+    names = [field.name for field in fields(kind) if field.name not in skip]
+    return {name: getattr(namespace, name) for name in names if hasattr(namespace, name)}
+
+
+def _metavar(field: Field[Any]) -> str:
+    choices = field.metadata.get("choices")
+    return "{" + ",".join(choices) + "}" if choices else field.metadata.get("unit") or field.name.upper()
+
+
+def _converter(field: Field[Any], hint: Any) -> Callable[[str], Any]:
+    kinds = [kind for kind in get_args(hint) or (hint,) if kind is not type(None)]
+    what = {int: "a whole number", float: "a number"}.get(kinds[0], "text")
+    choices = field.metadata.get("choices")
+
+    def convert(text: str) -> Any:
+        if choices and text not in choices:
+            raise argparse.ArgumentTypeError(no_such(field.name, text, choices))
+        try:
+            return kinds[0](text)
+        except ValueError:
+            raise argparse.ArgumentTypeError(f"must be {what}; got {text!r}") from None
+
+    return convert

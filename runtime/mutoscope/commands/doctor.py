@@ -1,0 +1,108 @@
+"""`mutoscope doctor`: what this machine and this installation can do, for a bug report. Finds faults, never fails."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+from collections.abc import Sequence
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+from mutoscope_engines.backends import BACKENDS, load_backend
+
+from ..builtin import bundle_path
+from ..bundle import Bundle
+from ..errors import MutoscopeError
+from ..version import __version__
+from ..video_formats.encoders import ENCODERS, is_available
+from .arguments import Parser, add_bundle
+from .report import format_facts
+
+LIBRARIES = ("numpy", "onnxruntime", "tokenizers", "av", "ftfy", "msgspec")
+# What decides the speed of int8 and of float32, on x86 and Arm, as /proc/cpuinfo spells it.
+CPU_FLAGS = ("avx2", "avx512f", "avx_vnni", "avx512_vnni", "avx512_bf16", "amx_int8", "asimddp", "i8mm", "bf16", "sve")
+
+
+def main(argv: Sequence[str]) -> int:
+    parser = Parser("doctor", "Shows what this machine and installation can do.")
+    add_bundle(parser)
+    parser.add_argument("--json", action="store_true", help="print one JSON object")
+    arguments = parser.parse(argv)
+    facts = {
+        "mutoscope": __version__,
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "cpu": _cpu(),
+        "memory": _memory(),
+        "libraries": {name: _version(name) for name in LIBRARIES},
+        "backends": {name: _backend(name) for name in BACKENDS},
+        "encoders": _encoders(),
+        "bundle": _bundle(arguments.bundle),
+    }
+    print(json.dumps(facts) if arguments.json else format_facts(facts))
+    return 0
+
+
+def _cpu() -> dict[str, Any]:
+    facts = _first_fields(Path("/proc/cpuinfo"))
+    present = (facts.get("flags") or facts.get("Features") or "").split()
+    return {
+        "model": facts.get("model name") or platform.processor() or platform.machine(),
+        "usable cores": len(os.sched_getaffinity(0)),
+        "cores": os.cpu_count(),
+        "flags": [flag for flag in CPU_FLAGS if flag in present],
+    }
+
+
+def _memory() -> dict[str, int]:
+    facts = _first_fields(Path("/proc/meminfo"))
+    return {
+        name: int(facts[field].split()[0]) * 1024
+        for name, field in (("total_bytes", "MemTotal"), ("available_bytes", "MemAvailable"))
+        if field in facts
+    }
+
+
+def _first_fields(path: Path) -> dict[str, str]:
+    """The "name: value" lines of a file of /proc, the first of each name; empty where the system has none."""
+    facts: dict[str, str] = {}
+    if path.is_file():
+        for line in path.read_text().splitlines():
+            name, _, value = line.partition(":")
+            facts.setdefault(name.strip(), value.strip())
+    return facts
+
+
+def _version(library: str) -> str:
+    try:
+        return version(library)
+    except PackageNotFoundError:
+        return "not installed"
+
+
+def _backend(name: str) -> str:
+    try:
+        backend = load_backend(name)
+        return backend.unavailable_because() or f"{backend.version()}, ready"
+    except (ImportError, OSError) as error:  # its library is missing or does not load
+        return f"not usable: {error}"
+
+
+def _encoders() -> dict[str, str]:
+    try:
+        return {
+            codec: f"{encoder.name}, {'ready' if is_available(encoder.name) else 'not in this PyAV'}"
+            for codec, encoder in ENCODERS.items()
+        }
+    except (ImportError, OSError) as error:
+        return {"av": f"not usable: {error}"}
+
+
+def _bundle(path: Path | None) -> dict[str, str]:
+    try:
+        bundle = Bundle.open(path or bundle_path())
+    except (MutoscopeError, OSError) as error:
+        return {"state": f"not usable: {error}"}
+    return {"state": "verified", "path": str(bundle.root), "family": bundle.manifest.family, "sha256": bundle.sha256}

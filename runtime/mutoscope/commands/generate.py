@@ -1,0 +1,122 @@
+"""`mutoscope generate`: a prompt into a file. Knows the pipeline and the writer, and what is told to whom."""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import json
+import resource
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from .. import Pipeline
+from ..plan import Plan
+from ..progress import Progress
+from ..request import OutputOptions, RuntimeOptions, VideoRequest
+from ..video import check_output, write_video
+from .arguments import Parser, add_bundle, add_fields, given
+
+
+def main(argv: Sequence[str]) -> int:
+    arguments = _parser().parse(argv)
+    request = given(arguments, VideoRequest)
+    output = given(arguments, OutputOptions)
+    if not arguments.explain:
+        check_output(arguments.output, **output)
+    started = time.perf_counter()
+    with (
+        Progress(sys.stderr, quiet=arguments.quiet or arguments.explain) as progress,
+        Pipeline.load(arguments.bundle, **given(arguments, RuntimeOptions)) as pipeline,
+    ):
+        load_s = time.perf_counter() - started
+        if arguments.explain:
+            return _explain(pipeline.plan(**request), arguments)
+        stream = pipeline.stream(**request, on_step=progress.on_step)
+        _tell_notes(stream.plan, arguments)
+        progress.start("encoding the prompt")
+        writing = time.perf_counter()
+        chunks = progress.watch(stream, stream.plan.num_frames)
+        path = write_video(arguments.output, chunks, stream.plan, **output)
+        write_s = time.perf_counter() - writing - sum(stream.times.seconds.values())
+    total_s = time.perf_counter() - started
+    if not arguments.quiet:
+        print(f"mutoscope: wrote {path}, seed {stream.plan.seed}, in {total_s:.1f} s", file=sys.stderr)
+    if arguments.json:
+        times = {"load": load_s, **stream.times.seconds, "write": write_s, "total": total_s}
+        _print_json(
+            {
+                "plan": stream.plan.to_dict(),
+                "times_s": {stage: round(seconds, 4) for stage, seconds in times.items()},
+                "peak_memory_bytes": _peak_memory_bytes(),
+                "output": _identity(path),
+            }
+        )
+    return 0
+
+
+def _parser() -> Parser:
+    parser = Parser(
+        "generate",
+        "Makes a video from a prompt.",
+        epilog="Where no default is shown, the bundle has one; --explain shows every value and computes nothing. "
+        "A prompt that begins with a dash comes last, after --. An existing file is replaced.",
+    )
+    parser.add_argument("prompt", metavar="PROMPT", help="what the video shows, in quotes")
+    parser.add_argument(
+        "-o",
+        "--output",
+        metavar="PATH",
+        default="out.mp4",
+        help=".mp4, .webm, .gif, .npy, or a name ending with / for a folder of PNGs (default: out.mp4)",
+    )
+    add_bundle(parser, "--bundle")
+    parser.add_argument("--explain", action="store_true", help="print the plan and stop; nothing is computed")
+    parser.add_argument("--json", action="store_true", help="print one JSON object: plan, times, memory, output")
+    parser.add_argument("--quiet", action="store_true", help="print nothing but errors to standard error")
+    add_fields(parser, VideoRequest, skip=["prompt"])
+    add_fields(parser, RuntimeOptions)
+    add_fields(parser, OutputOptions)
+    return parser
+
+
+def _explain(plan: Plan, arguments: argparse.Namespace) -> int:
+    _tell_notes(plan, arguments)
+    if arguments.json:
+        _print_json({"plan": plan.to_dict()})
+    else:
+        print(plan.describe())
+    return 0
+
+
+def _tell_notes(plan: Plan, arguments: argparse.Namespace) -> None:
+    if not arguments.quiet:
+        for note in plan.notes:
+            print(f"mutoscope: note: {note}", file=sys.stderr)
+
+
+def _print_json(value: dict[str, Any]) -> None:
+    print(json.dumps(value))
+
+
+def _peak_memory_bytes() -> int:
+    """Of this process so far."""
+    unit = 1 if sys.platform == "darwin" else 1024  # getrusage(2) of the two systems
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+
+
+def _identity(path: Path) -> dict[str, Any]:
+    """Path, hash and size. A folder's hash is that of what `sha256sum *` prints in it."""
+    if not path.is_dir():
+        return {"path": str(path), "sha256": _sha256(path), "bytes": path.stat().st_size}
+    files = sorted(path.iterdir())
+    listing = "".join(f"{_sha256(file)}  {file.name}\n" for file in files)
+    size = sum(file.stat().st_size for file in files)
+    return {"path": str(path), "sha256": hashlib.sha256(listing.encode()).hexdigest(), "bytes": size}
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

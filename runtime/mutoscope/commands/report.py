@@ -1,0 +1,32 @@
+"""Facts as text for a terminal."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+
+def format_facts(facts: Mapping[str, Any]) -> str:
+    """One line a fact, names aligned, a mapping's facts indented below its name."""
+    return "\n".join(_lines(facts, ""))
+
+
+def format_bytes(count: int) -> str:
+    """In the largest decimal unit that leaves at least one."""
+    for unit, size in (("GB", 10**9), ("MB", 10**6), ("kB", 10**3)):
+        if count >= size:
+            return f"{count / size:.2f} {unit}"
+    return f"{count} bytes"
+
+
+def _lines(facts: Mapping[str, Any], indent: str) -> Iterator[str]:
+    longest = max(map(len, facts), default=0)
+    for name, value in facts.items():
+        if isinstance(value, Mapping):
+            yield f"{indent}{name}"
+            yield from _lines(value, indent + "  ")
+        else:
+            text = ", ".join(map(str, value)) if isinstance(value, (list, tuple)) else str(value)
+            if name.endswith("_bytes"):
+                text = format_bytes(value)
+            yield f"{indent}{name:<{longest}}  {text}".rstrip()

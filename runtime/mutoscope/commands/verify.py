@@ -1,0 +1,20 @@
+"""`mutoscope verify`: every file of a bundle against its manifest."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from ..builtin import bundle_path
+from ..bundle import Bundle
+from .arguments import Parser, add_bundle
+
+
+def main(argv: Sequence[str]) -> int:
+    """Prints each file that is right, and stops with an error at the first that is not."""
+    parser = Parser("verify", "Checks the size and hash of every file of a bundle. Exit code 3 when it is refused.")
+    add_bundle(parser)
+    bundle = Bundle.open(parser.parse(argv).bundle or bundle_path(), verify=False)
+    for name in bundle.verify():
+        print(f"ok  {name}", flush=True)
+    print(f"{bundle.root}: {len(bundle.manifest.files)} files as the manifest says, sha256 {bundle.sha256}")
+    return 0

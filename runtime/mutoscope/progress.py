@@ -1,0 +1,99 @@
+"""One line on a terminal that says how far a video is. Knows steps and chunks. Knows nothing of pipelines or files."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable, Iterable, Iterator
+from typing import TextIO
+
+from .pipeline import Frames, StepEvent
+
+
+class Progress:
+    """Redraws one line, and takes it away at the end of the `with`. Writes nothing where there is no terminal.
+
+    Args:
+        stream: where the line goes; standard error.
+        quiet: write nothing even to a terminal.
+        clock: seconds, from any start.
+    """
+
+    def __init__(self, stream: TextIO, *, quiet: bool = False, clock: Callable[[], float] = time.monotonic) -> None:
+        self._stream = stream
+        self._shown = not quiet and stream.isatty()
+        self._clock = clock
+        self._stage = ""
+        self._stage_started = clock()
+        self._drawn = 0  # columns that the line takes now
+
+    def __enter__(self) -> Progress:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.clear()
+
+    def start(self, stage: str) -> None:
+        """Names what begins now and how long it takes is not known."""
+        self._begin(stage)
+        self._draw(stage)
+
+    def on_step(self, event: StepEvent) -> None:
+        """For `Pipeline.stream`."""
+        self._advance("denoising", event.step, event.total)
+        if event.step == event.total:
+            self.start("decoding")
+
+    def watch(self, chunks: Iterable[Frames], num_frames: int) -> Iterator[Frames]:
+        """The same chunks, each counted towards `T` once the writer has taken it and asks for the next."""
+        done = 0
+        for chunk in chunks:
+            yield chunk
+            done += len(chunk)
+            self._advance("decoding", done, num_frames)
+
+    def clear(self) -> None:
+        """Takes the line away, so that something else can be printed."""
+        if self._drawn:
+            self._put("\r" + " " * self._drawn + "\r")
+            self._drawn = 0
+
+    def _begin(self, stage: str) -> None:
+        self._stage, self._stage_started = stage, self._clock()
+
+    def _advance(self, stage: str, done: int, total: int) -> None:
+        if stage != self._stage:
+            self._begin(stage)
+        elapsed_s = self._clock() - self._stage_started
+        left_s = elapsed_s / done * (total - done)
+        before = f"{stage} {done:>{len(str(total))}}/{total} "
+        after = f" {_duration(elapsed_s)}, {_duration(left_s)} left"
+        room = min(40, self._columns() - len(before) - len(after) - 2)
+        filled = room * done // total
+        bar = f"[{'#' * filled}{'.' * (room - filled)}]" if room >= 4 else ""
+        self._draw(before + bar + after)
+
+    def _draw(self, line: str) -> None:
+        if not self._shown:
+            return
+        line = line[: self._columns()]
+        self._put("\r" + line.ljust(self._drawn))
+        self._drawn = len(line)
+
+    def _put(self, text: str) -> None:
+        self._stream.write(text)
+        self._stream.flush()
+
+    def _columns(self) -> int:
+        """All but the last column, where some terminals wrap. The terminal of this stream: the others may be files."""
+        try:
+            columns = os.get_terminal_size(self._stream.fileno()).columns
+        except (OSError, ValueError):
+            columns = 0
+        return (columns or 80) - 1
+
+
+def _duration(seconds: float) -> str:
+    minutes, rest = divmod(int(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"

@@ -1,0 +1,23 @@
+"""Small random checkpoints, and bundles exported from them, shared by all tests of a run."""
+
+from pathlib import Path
+
+import pytest
+
+
+@pytest.fixture(scope="session")
+def wan_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A small random checkpoint of the structure of Wan 2.1. Not to be written to."""
+    from mutoscope_export.random_checkpoint import random_checkpoint
+
+    return random_checkpoint(tmp_path_factory.mktemp("wan") / "small-wan")
+
+
+@pytest.fixture(scope="session")
+def wan_bundle(wan_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The bundle of `wan_checkpoint`, in fp32 and int8. Not to be written to."""
+    from mutoscope_export.export import export_checkpoint
+
+    destination = tmp_path_factory.mktemp("wan") / "bundle"
+    export_checkpoint(wan_checkpoint, destination, precisions=("fp32", "int8"))
+    return destination

@@ -1,0 +1,62 @@
+"""Small ONNX graphs for the tests of backends."""
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import onnx
+import pytest
+from onnx import TensorProto, helper
+
+FLOAT, INT64, UINT8, BOOL = TensorProto.FLOAT, TensorProto.INT64, TensorProto.UINT8, TensorProto.BOOL
+Value = tuple[str, int, Sequence[Any]]
+MakeGraph = Callable[..., Path]
+
+
+@pytest.fixture
+def make_graph(tmp_path: Path) -> MakeGraph:
+    """Writes a graph of nodes, inputs and outputs, the latter as (name, type, shape), and gives its path."""
+
+    def write(
+        nodes: Sequence[onnx.NodeProto],
+        inputs: Sequence[Value],
+        outputs: Sequence[Value],
+        initializers: Sequence[onnx.TensorProto] = (),
+    ) -> Path:
+        ends = [[helper.make_tensor_value_info(*value) for value in values] for values in (inputs, outputs)]
+        graph = helper.make_graph(list(nodes), "graph", *ends, list(initializers))
+        model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 23)], ir_version=10)
+        folder = tmp_path / "graph"
+        folder.mkdir(exist_ok=True)
+        path = folder / "model.onnx"
+        path.write_bytes(model.SerializeToString())
+        return path
+
+    return write
+
+
+@pytest.fixture
+def sum_and_product(make_graph: MakeGraph) -> Path:
+    """a, b [h, w] -> sum, product [h, w]"""
+    nodes = [helper.make_node("Add", ["a", "b"], ["sum"]), helper.make_node("Mul", ["a", "b"], ["product"])]
+    return make_graph(nodes, *([(name, FLOAT, ["h", "w"]) for name in names] for names in ("ab", ("sum", "product"))))
+
+
+@pytest.fixture
+def endless(make_graph: MakeGraph) -> Path:
+    """matrix [128, 128], count [] -> matrix multiplied by itself `count` times: a million take an hour."""
+    body = helper.make_graph(
+        [helper.make_node("MatMul", ["x", "matrix"], ["y"]), helper.make_node("Identity", ["on"], ["still_on"])],
+        "body",
+        [
+            helper.make_tensor_value_info("i", INT64, []),
+            helper.make_tensor_value_info("on", BOOL, []),
+            helper.make_tensor_value_info("x", FLOAT, [128, 128]),
+        ],
+        [helper.make_tensor_value_info("still_on", BOOL, []), helper.make_tensor_value_info("y", FLOAT, [128, 128])],
+    )
+    return make_graph(
+        [helper.make_node("Loop", ["count", "", "matrix"], ["power"], body=body)],
+        [("count", INT64, []), ("matrix", FLOAT, [128, 128])],
+        [("power", FLOAT, [128, 128])],
+    )

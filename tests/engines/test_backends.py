@@ -1,0 +1,69 @@
+"""The table of backends: what it says of unknown and unavailable ones, and that it loads none before it must."""
+
+import subprocess
+import sys
+from types import SimpleNamespace
+
+import pytest
+from mutoscope_engines import backends
+from mutoscope_engines.backends import BACKENDS, choose_backend, load_backend
+from mutoscope_engines.errors import BackendUnavailableError
+
+
+@pytest.fixture
+def pretend(monkeypatch: pytest.MonkeyPatch):
+    """Puts backends with these reasons not to run, and these precisions, in the place of the real ones."""
+
+    def replace_all(**reasons: tuple[str | None, tuple[str, ...]]) -> None:
+        module = SimpleNamespace()
+        for name, (reason, precisions) in reasons.items():
+            backend = SimpleNamespace(
+                name=name, unavailable_because=lambda r=reason: r, supports=lambda p, all=precisions: p in all
+            )
+            setattr(module, name, lambda backend=backend: backend)
+        monkeypatch.setitem(sys.modules, "pretended_backends", module)
+        monkeypatch.setattr(backends, "BACKENDS", {name: f"pretended_backends:{name}" for name in reasons})
+
+    return replace_all
+
+
+@pytest.mark.parametrize("function", [load_backend, choose_backend])
+def test_an_unknown_backend_lists_the_known(function) -> None:
+    with pytest.raises(BackendUnavailableError) as refusal:
+        function("cuda")
+    assert refusal.value.exit_code == 4
+    assert all(name in str(refusal.value) for name in ("'cuda'", "auto", *BACKENDS))
+
+
+@pytest.mark.parametrize("name", BACKENDS)
+def test_a_backend_goes_by_its_name_in_the_table(name: str) -> None:
+    assert load_backend(name).name == name
+
+
+def test_auto_takes_the_first_that_can_run(pretend) -> None:
+    pretend(fast=("no GPU; use the CPU", ("fp32",)), slow=(None, ("fp32",)), slower=(None, ("fp32",)))
+    assert choose_backend("auto").name == "slow"
+
+
+def test_auto_passes_over_a_backend_that_lacks_the_precision(pretend) -> None:
+    pretend(first=(None, ("fp32",)), second=(None, ("fp32", "int8")))
+    assert choose_backend("auto", "int8").name == "second"
+
+
+def test_auto_says_why_each_was_refused(pretend) -> None:
+    pretend(first=("no GPU; plug one in", ("fp8",)), second=(None, ("fp32",)))
+    with pytest.raises(BackendUnavailableError, match=r"first: no GPU; plug one in; second: .*fp8"):
+        choose_backend("auto", "fp8")
+
+
+def test_a_backend_asked_for_by_name_is_never_replaced_by_another(pretend) -> None:
+    pretend(first=("no GPU; plug one in", ("fp32",)), second=(None, ("fp32",)))
+    with pytest.raises(BackendUnavailableError, match="no GPU; plug one in") as refusal:
+        choose_backend("first")
+    assert "second" not in str(refusal.value)
+
+
+def test_importing_the_table_imports_no_backend() -> None:
+    modules = {path.partition(":")[0] for path in BACKENDS.values()} | {"onnxruntime"}
+    code = f"import sys, mutoscope_engines.backends; print([name for name in {modules} if name in sys.modules])"
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "[]\n"

@@ -1,0 +1,308 @@
+"""What `Session` promises, held against every backend in the table that can run here."""
+
+import gc
+import signal
+import subprocess
+import sys
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+from mutoscope_engines.backends import BACKENDS, load_backend
+from mutoscope_engines.errors import CancelledError, GraphError, ShapeError
+from mutoscope_engines.session import Backend, SessionOptions
+from onnx import TensorProto, helper
+
+FLOAT, INT64, UINT8 = TensorProto.FLOAT, TensorProto.INT64, TensorProto.UINT8
+OPTIONS = SessionOptions(threads=1)
+
+
+@pytest.fixture(params=BACKENDS)
+def backend(request: pytest.FixtureRequest) -> Backend:
+    backend = load_backend(request.param)
+    if reason := backend.unavailable_because():
+        pytest.skip(reason)
+    return backend
+
+
+def normal(*shape: int, seed: int = 0) -> Any:
+    return np.random.default_rng(seed).standard_normal(shape, np.float32)
+
+
+def test_both_outputs_are_those_of_numpy_at_any_size(backend: Backend, sum_and_product: Path) -> None:
+    with backend.open(sum_and_product, OPTIONS) as session:
+        for h, w in ((1, 1), (3, 5), (40, 7)):
+            a, b = normal(h, w), normal(h, w, seed=1)
+            outputs = session.run({"a": a, "b": b})
+            assert outputs["sum"].shape == (h, w) and outputs["sum"].dtype == "float32"
+            np.testing.assert_allclose(outputs["sum"].numpy(), a + b, rtol=1e-6)
+            np.testing.assert_allclose(outputs["product"].numpy(), a * b, rtol=1e-6)
+
+
+def test_inputs_and_outputs_are_described_in_the_order_of_the_graph(backend: Backend, sum_and_product: Path) -> None:
+    with backend.open(sum_and_product, OPTIONS) as session:
+        assert [(spec.name, spec.dtype, spec.shape) for spec in session.inputs] == [
+            ("a", "float32", ("h", "w")),
+            ("b", "float32", ("h", "w")),
+        ]
+        assert [spec.name for spec in session.outputs] == ["sum", "product"]
+
+
+def test_integers_and_bytes_keep_their_types(backend: Backend, make_graph) -> None:
+    graph = make_graph(
+        [
+            helper.make_node("Cast", ["pixels"], ["wide"], to=INT64),
+            helper.make_node("Add", ["ids", "wide"], ["sum"]),
+            helper.make_node("Cast", ["ids"], ["narrow"], to=UINT8),
+        ],
+        [("ids", INT64, ["n"]), ("pixels", UINT8, ["n"])],
+        [("sum", INT64, ["n"]), ("narrow", UINT8, ["n"])],
+    )
+    ids, pixels = np.array([1, 2, 255]), np.array([0, 200, 255], np.uint8)
+    with backend.open(graph, OPTIONS) as session:
+        outputs = {name: tensor.numpy() for name, tensor in session.run({"ids": ids, "pixels": pixels}).items()}
+    assert outputs["sum"].dtype == np.int64 and outputs["sum"].tolist() == [1, 202, 510]
+    assert outputs["narrow"].dtype == np.uint8 and outputs["narrow"].tolist() == [1, 2, 255]
+
+
+def test_a_scalar_goes_in_and_out(backend: Backend, make_graph) -> None:
+    graph = make_graph([helper.make_node("Mul", ["x", "x"], ["y"])], [("x", FLOAT, [])], [("y", FLOAT, [])])
+    with backend.open(graph, OPTIONS) as session:
+        y = session.run({"x": np.array(3, np.float32)})["y"].numpy()
+    assert y.shape == () and y == 9
+
+
+def test_axes_without_a_name_need_not_agree(backend: Backend, make_graph) -> None:
+    negative = helper.make_node("Neg", ["x"], ["y"])
+    graph = make_graph([negative], [("x", FLOAT, [None, None])], [("y", FLOAT, [None, None])])
+    with backend.open(graph, OPTIONS) as session:
+        assert session.run({"x": normal(2, 3)})["y"].shape == (2, 3)
+
+
+def test_outputs_are_fed_back_without_conversion(backend: Backend, sum_and_product: Path) -> None:
+    a, b = normal(3, 4), normal(3, 4, seed=1)
+    with backend.open(sum_and_product, OPTIONS) as session:
+        feeds: dict[str, Any] = {"a": a, "b": b}
+        for _ in range(5):
+            outputs = session.run(feeds)
+            feeds = {"a": outputs["sum"], "b": outputs["product"]}
+            a, b = a + b, a * b
+        np.testing.assert_allclose(outputs["sum"].numpy(), a, rtol=1e-4)
+        np.testing.assert_allclose(outputs["product"].numpy(), b, rtol=1e-4)
+
+
+def test_tensors_pass_between_sessions_of_one_backend(backend: Backend, sum_and_product: Path) -> None:
+    a = normal(2, 3)
+    with backend.open(sum_and_product, OPTIONS) as one, backend.open(sum_and_product, OPTIONS) as other:
+        doubled = one.run({"a": a, "b": a})["sum"]
+        np.testing.assert_allclose(other.run({"a": doubled, "b": a})["sum"].numpy(), 3 * a, rtol=1e-6)
+
+
+def test_a_row_outlives_the_tensor_it_is_of(backend: Backend, make_graph) -> None:
+    graph = make_graph(
+        [helper.make_node("Add", ["x", "x"], ["y"])], [("x", FLOAT, ["k", "n"])], [("y", FLOAT, ["k", "n"])]
+    )
+    x = normal(3, 500)
+    with backend.open(graph, OPTIONS) as session:
+        tensor = session.run({"x": x})["y"]
+        row = tensor.row(1)
+        del tensor
+        gc.collect()
+        session.run({"x": normal(3, 500, seed=1)})
+        assert row.shape == (500,)
+        np.testing.assert_array_equal(row.numpy(), 2 * x[1])
+        assert row.row(7).numpy() == 2 * x[1, 7]
+
+
+def test_what_numpy_gives_is_the_callers_own(backend: Backend, sum_and_product: Path) -> None:
+    a, b = normal(3, 4), normal(3, 4, seed=1)
+    with backend.open(sum_and_product, OPTIONS) as session:
+        tensor = session.run({"a": a, "b": b})["sum"]
+        mine = tensor.numpy()
+        session.run({"a": b, "b": b})
+        np.testing.assert_allclose(mine, a + b, rtol=1e-6)
+        mine[:] = 0
+        np.testing.assert_allclose(tensor.numpy(), a + b, rtol=1e-6)
+    assert mine.flags.c_contiguous and mine.flags.owndata
+
+
+def test_only_the_outputs_asked_for_come_back(backend: Backend, sum_and_product: Path) -> None:
+    a = normal(2, 2)
+    with backend.open(sum_and_product, OPTIONS) as session:
+        outputs = session.run({"a": a, "b": a}, fetch=["product"])
+        assert list(outputs) == ["product"]
+        np.testing.assert_allclose(outputs["product"].numpy(), a * a, rtol=1e-6)
+
+
+def test_an_input_need_not_be_contiguous(backend: Backend, sum_and_product: Path) -> None:
+    a, b = normal(8, 6).T[::2], normal(3, 16)[:, ::-2]
+    with backend.open(sum_and_product, OPTIONS) as session:
+        np.testing.assert_allclose(session.run({"a": a, "b": b})["sum"].numpy(), a + b, rtol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("feeds", "complaint"),
+    [
+        ({"a": normal(2, 2)}, r"takes \['a', 'b'\]; missing \['b'\]"),
+        ({"a": normal(2, 2), "b": normal(2, 2), "c": normal(2, 2)}, r"unknown \['c'\]"),
+        ({"a": normal(2, 2), "b": np.zeros((2, 2))}, "'b' is float64, the graph takes float32"),
+        ({"a": normal(2, 2), "b": normal(2)}, r"'b' has shape \(2,\), the graph takes \('h', 'w'\)"),
+        ({"a": normal(2, 3), "b": normal(2, 4)}, r"'b' has shape \(2, 4\).*'w': 3"),
+    ],
+)
+def test_wrong_feeds_are_refused_with_what_is_wrong(
+    backend: Backend, sum_and_product: Path, feeds: dict[str, Any], complaint: str
+) -> None:
+    with backend.open(sum_and_product, OPTIONS) as session, pytest.raises(ShapeError, match=complaint):
+        session.run(feeds)
+
+
+def test_an_unknown_output_is_refused(backend: Backend, sum_and_product: Path) -> None:
+    a = normal(2, 2)
+    complaint = r"gives \['sum', 'product'\]; unknown \['quotient'\]"
+    with backend.open(sum_and_product, OPTIONS) as session, pytest.raises(ShapeError, match=complaint):
+        session.run({"a": a, "b": a}, fetch=["quotient"])
+
+
+def test_a_tensor_of_the_wrong_type_is_refused_like_an_array(backend: Backend, make_graph) -> None:
+    graph = make_graph([helper.make_node("Cast", ["x"], ["y"], to=INT64)], [("x", FLOAT, ["n"])], [("y", INT64, ["n"])])
+    complaint = "'x' is int64, the graph takes float32"
+    with backend.open(graph, OPTIONS) as session, pytest.raises(ShapeError, match=complaint):
+        session.run({"x": session.run({"x": normal(3)})["y"]})
+
+
+def test_two_threads_at_once_get_their_own_results(backend: Backend, sum_and_product: Path) -> None:
+    def runs(seed: int) -> None:
+        for i in range(30):
+            a, b = normal(seed + 1, 50 + i, seed=seed), normal(seed + 1, 50 + i, seed=i)
+            outputs = session.run({"a": a, "b": b})
+            np.testing.assert_allclose(outputs["sum"].numpy(), a + b, rtol=1e-6)
+
+    with backend.open(sum_and_product, OPTIONS) as session, ThreadPoolExecutor(2) as threads:
+        list(threads.map(runs, range(2)))
+
+
+def test_cancel_stops_a_run_and_the_next_one_works(backend: Backend, endless: Path) -> None:
+    matrix = np.eye(128, dtype=np.float32)
+    caught: list[BaseException] = []
+
+    def run_for_an_hour() -> None:
+        try:
+            session.run({"count": np.array(10**6), "matrix": matrix})
+        except BaseException as error:
+            caught.append(error)
+
+    with backend.open(endless, OPTIONS) as session:
+        session.cancel()  # with nothing to cancel, nothing happens
+        thread = threading.Thread(target=run_for_an_hour, daemon=True)
+        thread.start()
+        while thread.is_alive():
+            session.cancel()
+            thread.join(0.1)
+        assert [type(error) for error in caught] == [CancelledError]
+        power = session.run({"count": np.array(2), "matrix": 2 * matrix})["power"].numpy()
+    np.testing.assert_array_equal(power, 8 * matrix)
+
+
+def test_ctrl_c_stops_a_run_in_the_main_thread(backend: Backend, endless: Path) -> None:
+    code = f"""
+import signal, threading
+import numpy as np
+from pathlib import Path
+from mutoscope_engines.backends import load_backend
+from mutoscope_engines.session import SessionOptions
+signal.signal(signal.SIGINT, signal.default_int_handler)
+session = load_backend({backend.name!r}).open(Path({str(endless)!r}), SessionOptions(threads=1))
+threading.Timer(0.3, print, ["running"], dict(flush=True)).start()
+try:
+    session.run({{"count": np.array(10**6), "matrix": np.eye(128, dtype=np.float32)}})
+except KeyboardInterrupt:
+    print("interrupted")
+"""
+    with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None and process.stdout.readline() == "running\n"
+        process.send_signal(signal.SIGINT)
+        try:
+            output, _ = process.communicate(timeout=60)  # the run itself takes an hour
+        finally:
+            process.kill()
+    assert output == "interrupted\n" and process.returncode == 0
+
+
+def test_a_closed_session_refuses_to_run_and_closes_again(backend: Backend, sum_and_product: Path) -> None:
+    session = backend.open(sum_and_product, OPTIONS)
+    session.close()
+    session.close()
+    session.cancel()
+    with pytest.raises(RuntimeError, match="closed"):
+        session.run({"a": normal(2, 2), "b": normal(2, 2)})
+
+
+def test_closing_frees_the_weights(backend: Backend, make_graph) -> None:
+    size = 48 * 2**20
+    weights = helper.make_tensor("weights", FLOAT, [size // 4], np.ones(size // 4, np.float32).tobytes(), raw=True)
+    graph = make_graph(
+        [helper.make_node("Add", ["x", "weights"], ["y"])], [("x", FLOAT, [1])], [("y", FLOAT, [size // 4])], [weights]
+    )
+    del weights
+    backend.open(graph, OPTIONS).close()
+    before = resident_bytes()
+    for _ in range(4):
+        backend.open(graph, OPTIONS).close()
+    assert resident_bytes() - before < 2 * size
+
+
+def resident_bytes() -> int:
+    gc.collect()
+    return int(Path("/proc/self/statm").read_text().split()[1]) * 4096
+
+
+@pytest.mark.parametrize("content", [b"", b"this is not ONNX", None], ids=["empty", "text", "missing"])
+def test_what_is_not_a_graph_is_refused_by_its_name(backend: Backend, tmp_path: Path, content: bytes | None) -> None:
+    path = tmp_path / "denoiser" / "model.onnx"
+    path.parent.mkdir()
+    if content is not None:
+        path.write_bytes(content)
+    with pytest.raises(GraphError, match=r"denoiser/model\.onnx.*mutoscope verify") as refusal:
+        backend.open(path, OPTIONS)
+    assert refusal.value.exit_code == 3
+
+
+def test_a_graph_with_an_unknown_operator_is_refused(backend: Backend, make_graph) -> None:
+    graph = make_graph([helper.make_node("Divine", ["x"], ["y"])], [("x", FLOAT, [1])], [("y", FLOAT, [1])])
+    with pytest.raises(GraphError, match="Divine"):
+        backend.open(graph, OPTIONS)
+
+
+@pytest.mark.parametrize("where", ["../secret", "absolute", "inner/../../secret", "link", "linked_folder/secret"])
+def test_weights_outside_the_folder_of_a_graph_are_refused(
+    backend: Backend, make_graph, tmp_path: Path, where: str
+) -> None:
+    graph = graph_with_external_weights(make_graph, str(tmp_path / "secret") if where == "absolute" else where)
+    (tmp_path / "secret").write_bytes(np.ones(4, np.float32).tobytes())
+    (graph.parent / "inner").mkdir()
+    (graph.parent / "link").symlink_to("../secret")
+    (graph.parent / "linked_folder").symlink_to("..")
+    with pytest.raises(GraphError, match=r"graph/model\.onnx"):
+        backend.open(graph, OPTIONS)
+
+
+def test_weights_beside_a_graph_are_read(backend: Backend, make_graph) -> None:
+    graph = graph_with_external_weights(make_graph, "model.onnx.data")
+    (graph.parent / "model.onnx.data").write_bytes(np.arange(4, dtype=np.float32).tobytes())
+    with backend.open(graph, OPTIONS) as session:
+        assert session.run({"x": np.ones(4, np.float32)})["y"].numpy().tolist() == [1, 2, 3, 4]
+
+
+def graph_with_external_weights(make_graph, location: str) -> Path:
+    weights = onnx.TensorProto(name="weights", data_type=FLOAT, dims=[4], data_location=TensorProto.EXTERNAL)
+    weights.external_data.add(key="location", value=location)
+    weights.external_data.add(key="length", value="16")
+    path: Path = make_graph(
+        [helper.make_node("Add", ["x", "weights"], ["y"])], [("x", FLOAT, [4])], [("y", FLOAT, [4])], [weights]
+    )
+    return path

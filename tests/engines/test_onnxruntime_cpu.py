@@ -1,0 +1,46 @@
+"""What ONNX Runtime says, in this project's words."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from mutoscope_engines.backends import load_backend
+from mutoscope_engines.errors import BackendUnavailableError, GraphError, OutOfMemoryError
+from mutoscope_engines.session import SessionOptions
+from onnx import TensorProto, helper
+
+FLOAT, INT64, BFLOAT16, DOUBLE = TensorProto.FLOAT, TensorProto.INT64, TensorProto.BFLOAT16, TensorProto.DOUBLE
+
+
+def open_graph(path: Path):
+    return load_backend("onnxruntime").open(path, SessionOptions(threads=1))
+
+
+def test_running_out_of_memory_says_what_to_lower_and_prints_nothing(make_graph, capfd) -> None:
+    expand = helper.make_node("Expand", ["x", "shape"], ["y"])
+    graph = make_graph([expand], [("x", FLOAT, [1]), ("shape", INT64, [2])], [("y", FLOAT, ["a", "b"])])
+    complaint = r"out of memory while running.*smaller height, width or num_frames"
+    with open_graph(graph) as session, pytest.raises(OutOfMemoryError, match=complaint):
+        session.run({"x": np.zeros(1, np.float32), "shape": np.array([2**25, 2**25])})
+    assert capfd.readouterr() == ("", "")
+
+
+def test_a_precision_that_the_cpu_lacks_is_a_matter_of_the_backend(make_graph) -> None:
+    graph = make_graph(
+        [helper.make_node("MatMul", ["x", "x"], ["y"])], [("x", BFLOAT16, [4, 4])], [("y", BFLOAT16, [4, 4])]
+    )
+    with pytest.raises(BackendUnavailableError, match=r"cannot run this on the CPU.*MatMul.*another precision"):
+        open_graph(graph)
+
+
+def test_sizes_that_do_not_fit_inside_the_graph_are_a_matter_of_the_graph(make_graph) -> None:
+    add = helper.make_node("Add", ["a", "b"], ["y"])
+    graph = make_graph([add], [("a", FLOAT, ["m"]), ("b", FLOAT, ["n"])], [("y", FLOAT, ["o"])])
+    with open_graph(graph) as session, pytest.raises(GraphError, match="while running"):
+        session.run({"a": np.zeros(2, np.float32), "b": np.zeros(3, np.float32)})
+
+
+def test_a_type_that_no_bundle_has_is_refused(make_graph) -> None:
+    graph = make_graph([helper.make_node("Neg", ["x"], ["y"])], [("x", DOUBLE, [4])], [("y", DOUBLE, [4])])
+    with pytest.raises(GraphError, match=r"'x' of the graph is a tensor\(double\); allowed: .*tensor\(float\)"):
+        open_graph(graph)

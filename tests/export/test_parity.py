@@ -1,0 +1,89 @@
+"""A graph that differs from its module is found out; one that does not is let through."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from mutoscope.bundle import Graph, GraphTensor
+from mutoscope_export.errors import ExportError
+from mutoscope_export.graph import export_graph
+from mutoscope_export.parity import Sample, compare, difference, record
+from torch import Tensor, nn
+
+GRAPH = Graph(
+    role="denoiser",
+    precision="fp32",
+    file="layer/model.onnx",
+    inputs=(GraphTensor(name="x", dtype="float32", shape=("B", 4)),),
+    outputs=(
+        GraphTensor(name="y", dtype="float32", shape=("B", 3)),
+        GraphTensor(name="levels", dtype="uint8", shape=("B", 3)),
+    ),
+)
+
+
+class Layer(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.linear = nn.Linear(4, 3)
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        y = self.linear(x)
+        return y, (y.clamp(0, 1) * 100 + 20).to(torch.uint8)
+
+
+@pytest.fixture(scope="module")
+def exported(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[Sample]]:
+    torch.manual_seed(0)
+    layer, folder = Layer(), tmp_path_factory.mktemp("parity")
+    examples = [{"x": torch.randn(size, 4)} for size in (2, 1, 5)]
+    samples = record(layer, examples, ["y", "levels"])
+    export_graph(layer, examples[0], {"x": {0: "B"}}, ["y", "levels"], folder)
+    return folder / "model.onnx", samples
+
+
+def changed(sample: Sample, name: str, by: float) -> Sample:
+    value = sample.outputs[name]
+    return Sample(sample.inputs, sample.outputs | {name: (value + by).astype(value.dtype)})
+
+
+def test_a_true_graph_passes_and_every_shape_is_reported(exported: tuple[Path, list[Sample]]) -> None:
+    report = compare(exported[0], GRAPH, exported[1])
+    assert [sample["input_shapes"]["x"] for sample in report["samples"]] == [[2, 4], [1, 4], [5, 4]]
+    assert all(sample["outputs"]["y"]["relative_l2"] < 1e-6 for sample in report["samples"])
+
+
+@pytest.mark.parametrize("by", [1e-2, np.nan, np.inf])
+def test_a_difference_in_the_last_sample_is_refused(exported: tuple[Path, list[Sample]], by: float) -> None:
+    *others, last = exported[1]
+    with pytest.raises(ExportError, match=r"layer/model.onnx does not compute .* relative_l2 of y"):
+        compare(exported[0], GRAPH, [*others, changed(last, "y", by)])
+
+
+def test_int8_is_given_more_room_than_fp32(exported: tuple[Path, list[Sample]]) -> None:
+    sample = exported[1][0]
+    off = Sample(sample.inputs, sample.outputs | {"y": sample.outputs["y"] * np.float32(1.01)})
+    int8 = Graph(role="denoiser", precision="int8", file=GRAPH.file, inputs=GRAPH.inputs, outputs=GRAPH.outputs)
+    compare(exported[0], int8, [off])
+    with pytest.raises(ExportError):
+        compare(exported[0], GRAPH, [off])
+
+
+def test_pixels_may_be_one_level_off_and_not_two(exported: tuple[Path, list[Sample]]) -> None:
+    compare(exported[0], GRAPH, [changed(exported[1][0], "levels", 1)])
+    with pytest.raises(ExportError, match="max_abs of levels is 2"):
+        compare(exported[0], GRAPH, [changed(exported[1][0], "levels", 2)])
+
+
+def test_a_graph_with_other_outputs_than_declared_is_refused(exported: tuple[Path, list[Sample]]) -> None:
+    declared = Graph(role="denoiser", precision="fp32", file=GRAPH.file, inputs=GRAPH.inputs, outputs=GRAPH.outputs[::-1])
+    with pytest.raises(ExportError, match="its family declares"):
+        compare(exported[0], declared, exported[1])
+
+
+def test_differences_are_those_of_the_formula() -> None:
+    found = difference(np.array([3.0, 4.5], np.float32), np.array([3.0, 4.0], np.float32))
+    assert found == {"max_abs": 0.5, "relative_l2": 0.1}
+    with pytest.raises(ExportError, match=r"gives float32 \(2,\), its network float32 \(3,\)"):
+        difference(np.zeros(2, np.float32), np.zeros(3, np.float32))

@@ -1,0 +1,83 @@
+"""A bundle made by hand: real in everything but its graphs, which are a few bytes."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+from mutoscope import bundle as b
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
+
+ROLES = ("text_encoder", "denoiser", "vae_decoder_first", "vae_decoder_next")
+SENTENCES = ["a red circle moving right on a black background", "ein grüner Würfel, 日本語 und naïve Füße!"] * 3
+
+MANIFEST = b.Manifest(
+    format_version=b.FORMAT_VERSION,
+    family="wan",
+    provenance=b.Provenance(checkpoint="a/b", license="Apache-2.0", attribution="", exported_by="", files={}),
+    geometry=b.Geometry(
+        latent_channels=4,
+        vae_scale_factor_spatial=8,
+        vae_scale_factor_temporal=4,
+        patch_size=(1, 2, 2),
+        max_patches=64,
+    ),
+    text=b.Text(max_sequence_length=24, width=6, pad_token_id=0),
+    defaults=b.Defaults(
+        height=32,
+        width=48,
+        num_frames=9,
+        num_inference_steps=4,
+        guidance_scale=1.0,
+        fps=8,
+        negative_prompt="a black background",
+        scheduler="unipc",
+    ),
+    scheduler={
+        "_class_name": "UniPCMultistepScheduler",
+        "use_flow_sigmas": True,
+        "prediction_type": "flow_prediction",
+        "flow_shift": 3.0,
+    },
+    graphs=tuple(
+        b.Graph(role=role, precision="fp32", file=f"{role}/model.onnx", inputs=(), outputs=()) for role in ROLES
+    ),
+    files={},
+    preview=b.Preview(weights=((10, 0, 0), (0, 10, 0), (0, 0, 10), (1, 1, 1)), bias=(128, 128, 128)),
+    demonstration=b.Demonstration(pattern="a (red|green) circle", description="red and green circles"),
+)
+
+
+@pytest.fixture(scope="session")
+def tokenizer_json(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A tokenizer like UMT5's: Unigram with an end mark, padding with 0; it splits what it does not know into bytes."""
+    tokenizer = Tokenizer(models.Unigram())
+    tokenizer.pre_tokenizer, tokenizer.decoder = pre_tokenizers.Metaspace(), decoders.Metaspace()
+    special = ["<pad>", "</s>", "<unk>"]
+    tokenizer.train_from_iterator(
+        SENTENCES, trainers.UnigramTrainer(vocab_size=200, special_tokens=special, unk_token="<unk>", show_progress=False)
+    )
+    tokenizer.post_processor = processors.TemplateProcessing(single="$A </s>", special_tokens=[("</s>", 1)])
+    path = tmp_path_factory.mktemp("tokenizer") / "tokenizer.json"
+    tokenizer.save(str(path))
+    return path
+
+
+@pytest.fixture
+def make_bundle(tmp_path: Path, tokenizer_json: Path) -> Callable[..., b.Bundle]:
+    """Writes a bundle. A dictionary changes fields of a part of the manifest; anything else replaces the part."""
+
+    def make(**changes: Any) -> b.Bundle:
+        root = tmp_path / "bundle"
+        for role in ROLES:
+            (root / role).mkdir(parents=True, exist_ok=True)
+            (root / role / "model.onnx").write_bytes(f"the graph of the {role}".encode())
+        (root / b.TOKENIZER).write_bytes(tokenizer_json.read_bytes())
+        parts = {
+            name: msgspec.structs.replace(getattr(MANIFEST, name), **change) if isinstance(change, dict) else change
+            for name, change in changes.items()
+        }
+        return b.write_manifest(root, msgspec.structs.replace(MANIFEST, **parts))
+
+    return make

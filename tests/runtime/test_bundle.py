@@ -1,0 +1,190 @@
+"""A bundle is read back as it was written, and refused when anything about it is wrong."""
+
+import hashlib
+import json
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+from mutoscope.bundle import MANIFEST, Bundle, write_manifest
+from mutoscope.errors import BundleError
+
+GRAPH = "denoiser/model.onnx"
+
+
+def edit_manifest(root: Path, edit: Callable[[dict[str, Any]], Any]) -> None:
+    manifest = json.loads((root / MANIFEST).read_text())
+    edit(manifest)
+    (root / MANIFEST).write_text(json.dumps(manifest))
+
+
+def refusal(root: Path) -> str:
+    """The message with which the bundle is refused; it must end in a next step."""
+    with pytest.raises(BundleError) as caught:
+        Bundle.open(root)
+    assert caught.value.exit_code == 3
+    message = str(caught.value)
+    assert any(step in message for step in ("xport", "Copy", "refused")), message
+    return message
+
+
+def test_a_bundle_is_read_back_as_it_was_written(make_bundle) -> None:
+    written = make_bundle()
+    read = Bundle.open(written.root)
+    assert read == written
+    assert read.sha256 == hashlib.sha256((read.root / MANIFEST).read_bytes()).hexdigest()
+    assert read.path(GRAPH).read_bytes() == b"the graph of the denoiser"
+
+
+def test_every_file_is_listed_with_its_size_and_hash(make_bundle) -> None:
+    bundle = make_bundle()
+    on_disk = {path.relative_to(bundle.root).as_posix(): path for path in bundle.root.rglob("*") if path.is_file()}
+    del on_disk[MANIFEST]
+    assert set(bundle.manifest.files) == set(on_disk)
+    for name, record in bundle.manifest.files.items():
+        content = on_disk[name].read_bytes()
+        assert (record.size, record.sha256) == (len(content), hashlib.sha256(content).hexdigest())
+
+
+def test_verify_names_every_file(make_bundle) -> None:
+    bundle = make_bundle()
+    assert sorted(bundle.verify()) == sorted(bundle.manifest.files)
+
+
+def test_the_size_of_a_graph_is_that_of_its_folder(make_bundle) -> None:
+    bundle = make_bundle()
+    (bundle.root / "denoiser" / "model.onnx.data").write_bytes(bytes(1000))
+    bundle = write_manifest(bundle.root, bundle.manifest)
+    assert bundle.size_of(bundle.manifest.graph("denoiser", "fp32")) == 1000 + len("the graph of the denoiser")
+
+
+def test_what_nobody_listed_does_no_harm(make_bundle) -> None:
+    root = make_bundle().root
+    (root / "notes.txt").write_text("mine")
+    (root / "denoiser" / "link").symlink_to("/etc/passwd")
+    bundle = Bundle.open(root)
+    with pytest.raises(BundleError, match=r"'notes\.txt' is not a file of the bundle"):
+        bundle.path("notes.txt")
+
+
+def test_a_role_with_one_precision_serves_every_plan_and_one_with_several_must_have_it(make_bundle) -> None:
+    manifest = make_bundle().manifest
+    int8 = msgspec.structs.replace(manifest.graph("denoiser", "fp32"), precision="int8", file="denoiser-int8/model.onnx")
+    manifest = msgspec.structs.replace(manifest, graphs=(*manifest.graphs, int8))
+    assert manifest.graph("text_encoder", "int8").precision == "fp32"
+    assert manifest.graph("denoiser", "int8") == int8
+    with pytest.raises(BundleError, match=r"no 'denoiser' graph in bf16; it has: fp32, int8\. .*--precision bf16"):
+        manifest.graph("denoiser", "bf16")
+
+
+def test_a_missing_folder_is_refused(tmp_path: Path) -> None:
+    assert "there is no bundle at" in refusal(tmp_path / "nowhere")
+
+
+def test_a_folder_without_a_manifest_is_refused(make_bundle) -> None:
+    root = make_bundle().root
+    (root / MANIFEST).unlink()
+    assert "has no manifest.json" in refusal(root)
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda content: content[: len(content) // 2],
+        lambda content: b"",
+        lambda content: b"[]",
+        lambda content: b"[" * 100_000,
+        lambda content: b"\xff" + content,
+        lambda content: content.replace(b"Apache", b"Apa\xffhe"),
+    ],
+    ids=["half", "empty", "a list", "deep", "not text", "bad text"],
+)
+def test_a_damaged_manifest_is_refused(make_bundle, damage: Callable[[bytes], bytes]) -> None:
+    path = make_bundle().root / MANIFEST
+    path.write_bytes(damage(path.read_bytes()))
+    assert MANIFEST in refusal(path.parent)
+
+
+@pytest.mark.parametrize(
+    ("edit", "complaint"),
+    [
+        (lambda m: m.update(format_version=2), "format version 2, this Mutoscope reads 1"),
+        (lambda m: m.update(format_version="1"), "format version 1"),
+        (lambda m: m.pop("format_version"), "format_version"),
+        (lambda m: m.update(engine="x"), "unknown field `engine`"),
+        (lambda m: m["geometry"].update(depth=1), "unknown field `depth` - at `$.geometry`"),
+        (lambda m: m["geometry"].update(latent_channels="4"), "Expected `int`, got `str` - at `$.geometry.latent_channels`"),
+        (lambda m: m["defaults"].pop("fps"), "missing required field `fps`"),
+        (lambda m: m["files"].pop(GRAPH), f"does not list {GRAPH}"),
+        (lambda m: m["files"].pop("tokenizer.json"), "does not list tokenizer.json"),
+        (lambda m: m["files"][GRAPH].update(size=-1), f"{GRAPH} in"),
+    ],
+)
+def test_a_manifest_that_says_something_else_is_refused(make_bundle, edit, complaint: str) -> None:
+    root = make_bundle().root
+    edit_manifest(root, edit)
+    assert complaint in refusal(root)
+
+
+@pytest.mark.parametrize(
+    ("damage", "complaint"),
+    [
+        (lambda path: path.write_bytes(path.read_bytes()[:-1]), f"{GRAPH} in .* has 24 bytes, the manifest says 25"),
+        (lambda path: path.write_bytes(b"T" + path.read_bytes()[1:]), f"{GRAPH} in .* does not have the hash"),
+        (lambda path: path.unlink(), f"{GRAPH} is missing"),
+        (lambda path: (path.unlink(), path.mkdir()), f"{GRAPH} is missing"),
+        (lambda path: (path.unlink(), os.mkfifo(path)), f"{GRAPH} is missing"),
+        (lambda path: (path.unlink(), path.symlink_to(path)), f"{GRAPH} is missing"),
+    ],
+    ids=["truncated", "changed byte", "missing", "folder", "pipe", "loop of links"],
+)
+def test_a_damaged_file_is_refused_by_its_name(make_bundle, damage, complaint: str) -> None:
+    root = make_bundle().root
+    damage(root / GRAPH)
+    with pytest.raises(BundleError, match=complaint):
+        Bundle.open(root)
+    refusal(root)
+
+
+@pytest.mark.parametrize(
+    "name", ["/etc/passwd", "../secret", "denoiser/../../secret", r"..\secret", "C:secret", "", ".", "a\0b", "x" * 5000]
+)
+def test_a_path_that_leaves_the_bundle_is_refused(make_bundle, name: str) -> None:
+    root = make_bundle().root
+    secret = root.parent / "secret"
+    secret.write_bytes(b"secret")
+    record = {"size": 6, "sha256": hashlib.sha256(b"secret").hexdigest()}
+    edit_manifest(root, lambda manifest: manifest["files"].update({name: record}))
+    with pytest.raises(BundleError, match="refused|cannot be read"):
+        Bundle.open(root)
+
+
+@pytest.mark.parametrize("link", [GRAPH, "denoiser"])
+def test_a_link_out_of_the_folder_is_refused_even_with_the_right_content(make_bundle, link: str) -> None:
+    root = make_bundle().root
+    (root / link).rename(root.parent / "elsewhere")
+    (root / link).symlink_to(root.parent / "elsewhere")
+    assert f"{GRAPH} in {root} is a link that leaves the bundle; refused" == refusal(root)
+
+
+def test_a_bundle_may_itself_be_reached_by_a_link(make_bundle, tmp_path: Path) -> None:
+    (tmp_path / "link").symlink_to(make_bundle().root)
+    assert Bundle.open(tmp_path / "link").path(GRAPH).is_file()
+
+
+def test_a_crash_before_the_end_leaves_no_manifest_and_the_next_export_forgets_it(make_bundle, monkeypatch) -> None:
+    bundle = make_bundle()
+    (bundle.root / MANIFEST).unlink()
+
+    def crash(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
+        patched.setattr(os, "replace", crash)
+        patched.setattr(os, "getpid", lambda: 1)
+        write_manifest(bundle.root, bundle.manifest)
+    assert "has no manifest.json" in refusal(bundle.root)
+    assert write_manifest(bundle.root, bundle.manifest).manifest == bundle.manifest

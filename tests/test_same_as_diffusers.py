@@ -1,0 +1,143 @@
+"""The whole of Mutoscope against the whole of Diffusers: same checkpoint, prompt, seed and options, same video."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import diffusers
+import mutoscope
+import numpy as np
+import pytest
+import torch
+from diffusers import WanPipeline
+from mutoscope_export.export import export_checkpoint
+from mutoscope_export.random_checkpoint import MAX_SEQUENCE_LENGTH, SCHEDULER_OPTIONS, random_checkpoint
+from numpy.typing import NDArray
+
+Frames = NDArray[np.uint8]
+
+MIN_PSNR_DB = 45.0  # rounding to whole levels alone leaves 59; another seed, step or prompt leaves less than 25
+MIN_CONTRAST = 10.0  # standard deviation in levels: a grey video would agree with anything
+
+SCHEDULERS = {
+    "unipc": "UniPCMultistepScheduler",
+    "euler": "FlowMatchEulerDiscreteScheduler",
+    "dpmpp_2m": "DPMSolverMultistepScheduler",
+}
+CHECKPOINTS: dict[str, dict[str, Any]] = {
+    "small": {},
+    "Wan 2.2's VAE, three heads, in shards, for Euler": {
+        "vae": "2.2", "num_attention_heads": 3, "attention_head_dim": 16, "num_layers": 1, "seed": 1,
+        "scheduler": "FlowMatchEulerDiscreteScheduler", "max_shard_size": "40KB",
+    },
+    "stored in bfloat16, patches of two frames": {
+        "dtype": torch.bfloat16, "patch_size": (1, 1, 2), "cross_attn_norm": False, "latent_channels": 6, "seed": 2,
+        "scheduler": "DPMSolverMultistepScheduler",
+    },
+}  # fmt: skip
+
+RED = "a red circle moving on a black square"
+MESSY = "caf&eacute; &amp;amp; ﬁsh  \u201cquoted\u201d\n and â€œmojibakeâ€ &lt;b&gt; 漢字"
+
+
+class Subject:
+    """A checkpoint in both programs."""
+
+    def __init__(self, checkpoint: Path, bundle: Path) -> None:
+        self.bundle = bundle
+        self.ours = mutoscope.Pipeline.load(bundle)
+        self.reference = WanPipeline.from_pretrained(checkpoint)
+        self.reference.set_progress_bar_config(disable=True)
+        self.own_scheduler = self.reference.scheduler
+
+    def reference_frames(self, seed: int, scheduler: str | None, **request: Any) -> NDArray[np.float32]:
+        """Frames `[T, H, W, 3]` in levels 0..255, not rounded."""
+        self.reference.scheduler = self.own_scheduler
+        if scheduler is not None:
+            name = SCHEDULERS[scheduler]
+            self.reference.scheduler = getattr(diffusers, name)(**SCHEDULER_OPTIONS[name])
+        generator = torch.Generator("cpu").manual_seed(seed)
+        result = self.reference(
+            **request, generator=generator, output_type="np", max_sequence_length=MAX_SEQUENCE_LENGTH
+        )
+        frames: NDArray[np.float32] = 255 * result.frames[0]
+        return frames
+
+
+@pytest.fixture(scope="module")
+def subjects(
+    wan_checkpoint: Path, wan_bundle: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[dict[str, Subject]]:
+    made = {"small": Subject(wan_checkpoint, wan_bundle)}
+    for name, sizes in CHECKPOINTS.items():
+        if name not in made:
+            folder = tmp_path_factory.mktemp("same")
+            checkpoint = random_checkpoint(folder / "checkpoint", **sizes)
+            export_checkpoint(checkpoint, folder / "bundle")
+            made[name] = Subject(checkpoint, folder / "bundle")
+    yield made
+    for subject in made.values():
+        subject.ours.close()
+
+
+def psnr_db(given: Frames, expected: NDArray[np.float32]) -> float:
+    error = np.square(given - expected.astype(np.float64)).mean()
+    return float(10 * np.log10(255**2 / error))
+
+
+SMALL, WAN_2_2, BFLOAT16 = CHECKPOINTS
+REQUESTS: dict[str, tuple[str, dict[str, Any]]] = {
+    "UniPC with guidance": (SMALL, {"num_inference_steps": 6, "num_frames": 9, "guidance_scale": 4.0}),
+    "a single frame, messy prompt": (SMALL, {"prompt": MESSY, "num_frames": 1, "num_inference_steps": 4}),
+    "no guidance, odd multiples": (SMALL, {"height": 80, "width": 48, "guidance_scale": 1.0, "num_frames": 5}),
+    "Euler on UniPC's checkpoint, negative prompt": (
+        SMALL, {"scheduler": "euler", "negative_prompt": "the &amp; blue  circle", "guidance_scale": 2.5},
+    ),
+    "DPM-Solver++ on UniPC's checkpoint, large seed": (SMALL, {"scheduler": "dpmpp_2m", "seed": 2**40 + 17}),
+    "one step": (SMALL, {"num_inference_steps": 1, "num_frames": 1}),
+    "Wan 2.2's VAE, its own Euler": (WAN_2_2, {"height": 64, "width": 96, "num_frames": 9}),
+    "Wan 2.2's VAE, UniPC": (WAN_2_2, {"height": 32, "width": 64, "scheduler": "unipc", "num_inference_steps": 5}),
+    "bfloat16, its own DPM-Solver++": (BFLOAT16, {"height": 40, "width": 80, "num_inference_steps": 5}),
+    "bfloat16, single frame without guidance": (BFLOAT16, {"num_frames": 1, "guidance_scale": 0.0, "prompt": MESSY}),
+}  # fmt: skip
+DEFAULTS = {
+    "prompt": RED, "negative_prompt": None, "height": 48, "width": 80, "num_frames": 5, "num_inference_steps": 3,
+    "guidance_scale": 5.0, "seed": 7, "scheduler": None,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", REQUESTS)
+def test_the_video_is_that_of_diffusers(subjects: dict[str, Subject], case: str) -> None:
+    name, given = REQUESTS[case]
+    request = DEFAULTS | given
+    expected = subjects[name].reference_frames(**request)
+    video = subjects[name].ours.generate(**request)
+    assert video.frames.shape == expected.shape
+    assert expected.std() > MIN_CONTRAST
+    assert psnr_db(video.frames, expected) >= MIN_PSNR_DB
+
+
+@pytest.mark.parametrize("change", [{"seed": 8}, {"prompt": "the blue square"}, {"num_inference_steps": 4}])
+def test_another_request_gives_a_video_that_the_comparison_tells_apart(
+    subjects: dict[str, Subject], change: dict[str, Any]
+) -> None:
+    expected = subjects[SMALL].reference_frames(**DEFAULTS)
+    video = subjects[SMALL].ours.generate(**(DEFAULTS | change))
+    assert psnr_db(video.frames, expected) < MIN_PSNR_DB - 5
+
+
+def test_guidance_in_two_calls_gives_the_same_frames(subjects: dict[str, Subject]) -> None:
+    together = subjects[SMALL].ours.generate(**DEFAULTS)
+    with mutoscope.Pipeline.load(subjects[SMALL].bundle, branches_per_call=1) as pipeline:
+        apart = pipeline.generate(**DEFAULTS)
+    assert (together.plan.branches_per_call, apart.plan.branches_per_call) == (2, 1)
+    assert np.abs(together.frames.astype(int) - apart.frames.astype(int)).max() <= 1
+
+
+def test_int8_stays_close_to_fp32(subjects: dict[str, Subject]) -> None:
+    """Close, not equal: the largest weights have a hundredth of their precision."""
+    request = DEFAULTS | {"guidance_scale": 1.0}
+    exact = subjects[SMALL].ours.generate(**request).frames
+    with mutoscope.Pipeline.load(subjects[SMALL].bundle, precision="int8") as pipeline:
+        rounded = pipeline.generate(**request).frames
+    assert 20 < psnr_db(rounded, exact.astype(np.float32)) < 70
