@@ -10,7 +10,7 @@ def wan_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A small random checkpoint of the structure of Wan 2.1. Not to be written to."""
     from mutoscope_export.random_checkpoint import random_checkpoint
 
-    return random_checkpoint(tmp_path_factory.mktemp("wan") / "small-wan")
+    return random_checkpoint(tmp_path_factory.mktemp("wan") / "small-wan", vae_config={"num_res_blocks": 0})
 
 
 @pytest.fixture(scope="session")

@@ -29,10 +29,18 @@ CHECKPOINTS: dict[str, dict[str, Any]] = {
     "Wan 2.2's VAE, three heads, in shards, for Euler": {
         "vae": "2.2", "num_attention_heads": 3, "attention_head_dim": 16, "num_layers": 1, "seed": 1,
         "scheduler": "FlowMatchEulerDiscreteScheduler", "max_shard_size": "40KB",
+        "vae_config": {
+            "num_res_blocks": 0, "dim_mult": [1, 2, 2], "temperal_downsample": [True, False],
+            "scale_factor_spatial": 8, "scale_factor_temporal": 2,
+        },
     },
-    "stored in bfloat16, patches of two frames": {
-        "dtype": torch.bfloat16, "patch_size": (1, 1, 2), "cross_attn_norm": False, "latent_channels": 6, "seed": 2,
-        "scheduler": "DPMSolverMultistepScheduler",
+    "stored in bfloat16, flat patches, for DPM-Solver++": {
+        "dtype": torch.bfloat16, "patch_size": (1, 1, 2), "cross_attn_norm": False, "num_layers": 1, "seed": 2,
+        "latent_channels": 6, "scheduler": "DPMSolverMultistepScheduler",
+        "vae_config": {
+            "num_res_blocks": 0, "dim_mult": [1, 2], "temperal_downsample": [True],
+            "scale_factor_spatial": 2, "scale_factor_temporal": 2,
+        },
     },
 }  # fmt: skip
 

@@ -67,7 +67,9 @@ class Checkpoint:
                 folder, torch_dtype=dtype, use_safetensors=True, local_files_only=True
             )
         except (OSError, ValueError, RuntimeError, SafetensorError) as error:
-            raise ExportError(f"{component} of {self.name} cannot be loaded: {error}. Get the checkpoint again") from error
+            raise ExportError(
+                f"{component} of {self.name} cannot be loaded: {error}. Get the checkpoint again"
+            ) from error
         return model.eval().requires_grad_(False)
 
     def tokenizer(self) -> Any:

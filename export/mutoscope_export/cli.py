@@ -20,6 +20,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return int(stopped.code or 0)
     from .export import export_checkpoint  # here, so that --help need not wait for torch
 
+    _silence_libraries()
     try:
         bundle = export_checkpoint(
             arguments.checkpoint,
@@ -52,6 +53,15 @@ class _Progress:
         print(f"{time.perf_counter() - self._started:7.1f} s  {stage}{share}", file=sys.stderr, flush=True)
 
 
+def _silence_libraries() -> None:
+    """Turns off the bars that the libraries draw while they load weights; the stages say enough."""
+    import diffusers
+    import transformers
+
+    diffusers.utils.logging.disable_progress_bar()
+    transformers.utils.logging.disable_progress_bar()
+
+
 def _facts(bundle: Bundle) -> dict[str, object]:
     return {
         "bundle": str(bundle.root),
@@ -67,7 +77,8 @@ def _facts(bundle: Bundle) -> dict[str, object]:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
-        prog="mutoscope export", description="Turns a checkpoint into a bundle, and checks every graph against its network."
+        prog="mutoscope export",
+        description="Turns a checkpoint into a bundle, and checks every graph against its network.",
     )
     parser.add_argument("checkpoint", help="a folder in the Diffusers layout, or a hub id")
     parser.add_argument("bundle", type=Path, help="the folder to write")

@@ -34,7 +34,7 @@ from mutoscope.version import __version__
 
 from .checkpoint import OVERRIDES, UNKNOWN, Checkpoint, open_checkpoint
 from .errors import ExportError
-from .families import GraphSource
+from .families import GraphSource, SymbolicValue
 from .graph import GRAPH_FILE, export_graph
 from .parity import Sample, compare, record
 from .preview import fit_preview
@@ -43,7 +43,7 @@ REPORT = "export_report.json"
 
 OnProgress = Callable[[str, "float | None"], None]
 
-_TOKENIZER_PROBES = ("", "a red circle moving right", "Café  “quoted” ﬁsh\n漢字 🙂 </s> <pad>", "x" * 300)
+_TOKENIZER_PROBES = ("", "a red circle moving right", "Café  “quoted” ﬁsh\n漢字 🙂 </s> <pad>")
 
 
 class Overrides(msgspec.Struct, forbid_unknown_fields=True):
@@ -149,7 +149,8 @@ def _write_tokenizer(tokenizer: Any, destination: Path) -> None:
 
     backend = getattr(tokenizer, "backend_tokenizer", None)
     if backend is None:
-        raise ExportError(f"the tokenizer, a {type(tokenizer).__name__}, has no form that the `tokenizers` library reads")
+        kind = type(tokenizer).__name__
+        raise ExportError(f"the tokenizer, a {kind}, has no form that the `tokenizers` library reads")
     written = Tokenizer.from_str(backend.to_str())
     written.no_padding()
     written.no_truncation()
@@ -189,16 +190,21 @@ def _export_component(
             role=source.role,
             precision=source.precision,
             file=f"{source.folder}/{GRAPH_FILE}",
-            inputs=tuple(GraphTensor(name=name, dtype=dtype, shape=shape) for name, dtype, shape in source.inputs(model)),
-            outputs=tuple(GraphTensor(name=name, dtype=dtype, shape=shape) for name, dtype, shape in source.outputs(model)),
+            inputs=_declared(source.inputs(model)),
+            outputs=_declared(source.outputs(model)),
         )
         output_names = [tensor.name for tensor in graph.outputs]
         samples = record(module, examples, output_names)
+        destination = folder / source.folder
         export_graph(
-            module, examples[0], source.dynamic_shapes(model), output_names, folder / source.folder, passes=source.passes
+            module, examples[0], source.dynamic_shapes(model), output_names, destination, passes=source.passes
         )
         made.append((graph, samples))
     return made
+
+
+def _declared(values: Sequence[SymbolicValue]) -> tuple[GraphTensor, ...]:
+    return tuple(GraphTensor(name=name, dtype=dtype, shape=shape) for name, dtype, shape in values)
 
 
 def _fit_preview(opened: Checkpoint, latent_channels: int) -> Preview:
@@ -223,7 +229,9 @@ def _refuse_destination(destination: Path, overwrite: bool) -> None:
         if not (destination / MANIFEST).is_file():
             raise RequestError(f"{destination} is not empty and no bundle; name another folder")
         if not overwrite:
-            raise RequestError(f"{destination} is a bundle already; pass --overwrite to replace it, or name another folder")
+            raise RequestError(
+                f"{destination} is a bundle already; pass --overwrite to replace it, or name another folder"
+            )
     elif destination.exists() and not destination.is_dir():
         raise RequestError(f"{destination} is a file; a bundle is a folder. Name another")
 

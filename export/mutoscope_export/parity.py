@@ -2,8 +2,8 @@
 
 Knows modules, sessions and tolerances. Knows nothing of models or files of a bundle.
 
-The module runs first and is freed before the graph is opened, so that a network is never in memory twice. The shapes are
-small for the same reason; what a wrong graph gets wrong does not depend on them being large.
+The module runs first and is freed before the graph is opened, so that a network is never in memory twice. The shapes
+are small for the same reason; what a wrong graph gets wrong does not depend on them being large.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -111,9 +111,9 @@ def _refuse_beyond(
     measure, limit = ("relative_l2", tolerance) if expected.dtype.kind == "f" else ("max_abs", INTEGER_TOLERANCE)
     if not found[measure] <= limit:  # so that NaN is refused, too
         raise ExportError(
-            f"{graph.file} does not compute what its network does: {measure} of {name} is {found[measure]:.2g}, at most "
-            f"{limit:g} is allowed in {graph.precision}, for inputs {dict(shapes)}. Nothing was published; please report "
-            "it with the versions of torch, onnxscript and diffusers"
+            f"{graph.file} does not compute what its network does: {measure} of {name} is {found[measure]:.2g}, at "
+            f"most {limit:g} is allowed in {graph.precision}, for inputs {dict(shapes)}. Nothing was published; please "
+            "report it with the versions of torch, onnxscript and diffusers"
         )
 
 

@@ -39,7 +39,7 @@ def fit_preview(decode: Decode, latent_channels: int, *, seed: int = 0) -> Previ
 
 
 def _smooth_latents(channels: int, knots: int, generator: torch.Generator) -> Tensor:
-    """A clip `[C, F, h, w]` of soft patches with a standard deviation of 1, as of real videos; fewer knots, larger patches."""
+    """A clip `[C, F, h, w]` of soft patches with a standard deviation of 1; the fewer knots, the larger the patches."""
     coarse = torch.randn(1, channels, _FRAMES, knots, knots, generator=generator)
     smooth = F.interpolate(coarse, size=(_FRAMES, _SIZE, _SIZE), mode="trilinear", align_corners=True)[0]
     return smooth / smooth.std()

@@ -42,12 +42,13 @@ def random_checkpoint(
     max_shard_size: str | None = None,
     seed: int = 0,
     latent_channels: int = 4,
-    vae_width: int = 8,
+    vae_config: Mapping[str, Any] | None = None,
     **transformer: Any,
 ) -> Path:
     """Writes a checkpoint that `WanPipeline.from_pretrained(folder)` and `export_checkpoint` read; returns `folder`.
 
-    `transformer` are parameters of `WanTransformer3DModel`, `max_shard_size` splits weights into several files.
+    `transformer` are parameters of `WanTransformer3DModel`, `vae_config` of `AutoencoderKLWan`, which differ from small
+    ones. `max_shard_size` splits weights into several files.
     """
     torch_state = torch.random.get_rng_state()
     torch.manual_seed(seed)
@@ -56,7 +57,7 @@ def random_checkpoint(
         tokenizer=tokenizer,
         text_encoder=_randomised(_text_encoder(len(tokenizer))).to(dtype),
         transformer=_randomised(_transformer(latent_channels, transformer)).to(dtype),
-        vae=_randomised(_vae(latent_channels, vae_width, _VAES[vae])).to(dtype),
+        vae=_randomised(_vae(latent_channels, {**_VAES[vae], **(vae_config or {})})).to(dtype),
         scheduler=getattr(diffusers, scheduler)(**SCHEDULER_OPTIONS[scheduler]),
     )
     torch.random.set_rng_state(torch_state)
@@ -86,12 +87,13 @@ def _transformer(latent_channels: int, given: Mapping[str, Any]) -> WanTransform
     return WanTransformer3DModel(**(config | dict(given)))
 
 
-def _vae(latent_channels: int, width: int, kind: Mapping[str, Any]) -> AutoencoderKLWan:
+def _vae(latent_channels: int, given: Mapping[str, Any]) -> AutoencoderKLWan:
     statistics = {
         "latents_mean": torch.linspace(-0.5, 0.5, latent_channels).tolist(),
         "latents_std": torch.linspace(0.7, 1.3, latent_channels).tolist(),
     }
-    return AutoencoderKLWan(base_dim=width, z_dim=latent_channels, num_res_blocks=1, **statistics, **kind)
+    sizes = {"base_dim": 8, "z_dim": latent_channels, "num_res_blocks": 1}
+    return AutoencoderKLWan(**{**sizes, **statistics, **given})
 
 
 def _randomised(module: nn.Module) -> nn.Module:

@@ -39,7 +39,7 @@ REFUSED_INDEXES: dict[str, tuple[Change, str]] = {
     "a boundary between two transformers": (lambda c: c.update(boundary_ratio=0.9), "boundary_ratio .* Wan 2.2 A14B"),
     "timesteps for each token": (lambda c: c.update(expand_timesteps=True), "expand_timesteps .* TI2V 5B"),
     "another text encoder": (
-        lambda c: c.update(text_encoder=["transformers", "CLIPTextModel"]), "'CLIPTextModel'; supported: UMT5EncoderModel",
+        lambda c: c.update(text_encoder=["transformers", "CLIPTextModel"]), "'CLIPTextModel'; supported: UMT5Enc",
     ),
     "another VAE": (lambda c: c.update(vae=["diffusers", "AutoencoderKL"]), "'AutoencoderKL'; .* AutoencoderKLWan"),
     "code of its own": (lambda c: c.update(vae=["my_code", "Evil", "x"]), "None; supported: AutoencoderKLWan"),
@@ -64,8 +64,8 @@ def test_an_index_of_something_else_is_refused_by_name(copy: Path, case: str) ->
 REFUSED_CONFIGS: dict[str, tuple[str, Change, str]] = {
     "image conditioning": ("transformer/config.json", lambda c: c.update(image_dim=8), "image_dim"),
     "channels for an image": ("transformer/config.json", lambda c: c.update(in_channels=9), "in_channels"),
-    "text of another width": ("transformer/config.json", lambda c: c.update(text_dim=17), "text_dim .* 17, d_model .* 16"),
-    "latents of another width": ("vae/config.json", lambda c: c.update(z_dim=5), "in_channels .* 4, z_dim of the VAE 5"),
+    "text of another width": ("transformer/config.json", lambda c: c.update(text_dim=17), "text_dim .* 17, d_model"),
+    "latents of another width": ("vae/config.json", lambda c: c.update(z_dim=5), "in_channels .* 4, z_dim .* 5"),
     "a scale that the layers do not have": (
         "vae/config.json", lambda c: c.update(scale_factor_spatial=16), "scale_factor_spatial .* 16, .* 8",
     ),
@@ -98,7 +98,7 @@ def test_pickled_weights_are_refused_even_beside_safetensors(copy: Path, name: s
 def test_weights_that_are_missing_or_damaged_are_refused_when_they_are_loaded(copy: Path) -> None:
     weights = copy / "vae" / "diffusion_pytorch_model.safetensors"
     weights.write_bytes(weights.read_bytes()[:2000])
-    with pytest.raises(ExportError, match="vae/diffusion_pytorch_model.safetensors is damaged"):
+    with pytest.raises(ExportError, match=r"vae/diffusion_pytorch_model\.safetensors is damaged"):
         open_checkpoint(copy).load("vae")
     weights.unlink()
     with pytest.raises(ExportError, match=r"vae has no \.safetensors file"):
@@ -107,10 +107,10 @@ def test_weights_that_are_missing_or_damaged_are_refused_when_they_are_loaded(co
 
 def test_damaged_json_is_refused_by_its_name(copy: Path) -> None:
     (copy / "vae" / "config.json").write_text("{")
-    with pytest.raises(ExportError, match="vae/config.json is not JSON"):
+    with pytest.raises(ExportError, match=r"vae/config\.json is not JSON"):
         open_checkpoint(copy)
     (copy / "vae" / "config.json").unlink()
-    with pytest.raises(ExportError, match="vae/config.json is missing"):
+    with pytest.raises(ExportError, match=r"vae/config\.json is missing"):
         open_checkpoint(copy)
 
 

@@ -27,7 +27,7 @@ ROLES = {
 }
 
 
-class StopHere(Exception):
+class StopHereError(Exception):
     pass
 
 
@@ -36,7 +36,8 @@ def test_a_bundle_is_whole_and_says_what_is_in_it(wan_bundle: Path, wan_checkpoi
     assert {(graph.role, graph.precision, graph.file) for graph in manifest.graphs} == ROLES
     assert manifest.precisions("denoiser") == ["fp32", "int8"]
     geometry = manifest.geometry
-    assert (geometry.latent_channels, geometry.vae_scale_factor_spatial, geometry.vae_scale_factor_temporal) == (4, 8, 4)
+    assert geometry.latent_channels == 4
+    assert (geometry.vae_scale_factor_spatial, geometry.vae_scale_factor_temporal) == (8, 4)
     assert (geometry.patch_size, geometry.max_patches) == ((1, 2, 2), 1024)
     assert (manifest.text.max_sequence_length, manifest.text.width, manifest.text.pad_token_id) == (64, 16, 0)
     assert (manifest.defaults.height, manifest.defaults.num_frames, manifest.defaults.scheduler) == (480, 81, "unipc")
@@ -70,7 +71,9 @@ def test_every_graph_was_compared_at_several_shapes_and_the_report_is_in_the_bun
 
 
 @pytest.mark.parametrize("text", ["", "a red circle", "Blue   squares, (moving)!", "漢字 🙂 café", "</s> <pad> <unk>"])
-def test_the_written_tokenizer_gives_the_ids_of_the_checkpoints(wan_bundle: Path, wan_checkpoint: Path, text: str) -> None:
+def test_the_written_tokenizer_gives_the_ids_of_the_checkpoints(
+    wan_bundle: Path, wan_checkpoint: Path, text: str
+) -> None:
     reference = transformers.T5Tokenizer.from_pretrained(wan_checkpoint / "tokenizer")
     expected = reference([text], padding="max_length", max_length=64, return_tensors="np")
     tokens = Tokenizer(Bundle.open(wan_bundle)).encode([text], 64)
@@ -105,7 +108,7 @@ def test_a_graph_that_differs_from_its_network_prevents_publishing(
         ]
 
     monkeypatch.setattr(export, "record", one_percent_off)
-    with pytest.raises(ExportError, match=r"text_encoder/model.onnx does not compute .* nothing was published|Nothing was"):
+    with pytest.raises(ExportError, match=r"text_encoder/model.onnx does not compute .* Nothing was published"):
         export_checkpoint(wan_checkpoint, tmp_path / "bundle")
     assert_nothing_was_left(tmp_path)
 
@@ -135,11 +138,11 @@ def test_a_bundle_is_only_replaced_on_demand_and_stays_where_that_fails(
 
     def stop(stage: str, fraction: float | None) -> None:
         if stage == "tokenizer":
-            raise StopHere
+            raise StopHereError
 
     with pytest.raises(RequestError, match="pass --overwrite"):
         export_checkpoint(wan_checkpoint, there, on_progress=stop)
-    with pytest.raises(StopHere):
+    with pytest.raises(StopHereError):
         export_checkpoint(wan_checkpoint, there, overwrite=True, on_progress=stop)
     Bundle.open(there)
 
@@ -155,7 +158,7 @@ def test_a_finished_folder_takes_the_place_of_an_older_bundle(tmp_path: Path) ->
 
 def test_two_exports_to_one_place_do_not_mix(wan_checkpoint: Path, tmp_path: Path) -> None:
     (tmp_path / ".bundle.partial").mkdir()
-    with pytest.raises(RequestError, match="another export .* is running, or one was killed"):
+    with pytest.raises(RequestError, match=r"another export .* is running, or one was killed"):
         export_checkpoint(wan_checkpoint, tmp_path / "bundle")
     assert (tmp_path / ".bundle.partial").is_dir()
 

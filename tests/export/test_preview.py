@@ -1,12 +1,14 @@
-"""The preview map against a decoder that is linear, and against a VAE's own pictures."""
+"""The preview map against a decoder that is linear, and what it is fitted to against Diffusers' VAE.
+
+How good a linear map is cannot be asked of a VAE with random weights, whose colours follow no such map.
+"""
 
 from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
-import pytest
 import torch
-from mutoscope.preview import latents_to_rgb
+from diffusers.video_processor import VideoProcessor
 from mutoscope_export.checkpoint import open_checkpoint
 from mutoscope_export.preview import fit_preview
 from torch import Tensor
@@ -26,23 +28,25 @@ def test_a_linear_decoder_is_recovered_exactly() -> None:
     np.testing.assert_allclose(preview.bias, bias, atol=1e-3)
 
 
-@pytest.mark.parametrize("seed", [5, 6])
-def test_for_unseen_latents_the_preview_is_closer_to_the_video_than_its_mean_colour(
-    wan_checkpoint: Path, seed: int
-) -> None:
+def test_the_frames_it_is_fitted_to_are_those_of_diffusers_and_latents_are_normalised(wan_checkpoint: Path) -> None:
     opened = open_checkpoint(wan_checkpoint)
     vae = opened.load("vae")
-    preview = fit_preview(lambda latents: opened.family.decode(vae, latents), 4)
-    coarse = torch.randn(1, 4, 2, 3, 3, generator=torch.Generator().manual_seed(seed))
-    latents = torch.nn.functional.interpolate(coarse, size=(2, 8, 8), mode="trilinear")[0]
-    statistics = (torch.tensor(vae.config[name]).view(1, -1, 1, 1, 1) for name in ("latents_std", "latents_mean"))
-    std, mean = statistics
+    latents = torch.randn(4, 3, 5, 6, generator=torch.Generator().manual_seed(5))
+    std, mean = (torch.tensor(vae.config[name]).view(1, -1, 1, 1, 1) for name in ("latents_std", "latents_mean"))
     with torch.no_grad():
-        video = vae.decode(latents[None] * std + mean).sample[0] * 127.5 + 127.5
-    # The first latent frame is one frame, the second four; a latent pixel is 8 by 8.
-    clips = video[:, :1].mean(1), video[:, 1:].mean(1)
-    colours = torch.stack([torch.nn.functional.avg_pool2d(clip, 8).permute(1, 2, 0) for clip in clips]).numpy()
-    shown = latents_to_rgb(latents.numpy(), preview)
-    assert shown is not None and shown.shape == colours.shape
-    error = np.square(shown - colours).mean()
-    assert error < 0.7 * np.square(colours - colours.mean((0, 1, 2))).mean()
+        frames = torch.cat(list(opened.family.decode(vae, latents)))
+        video = vae.decode(latents[None] * std + mean).sample
+    expected = 255 * VideoProcessor().postprocess_video(video, output_type="np")[0]
+    assert frames.shape == expected.shape == (9, 40, 48, 3)
+    assert np.abs(frames.numpy() - expected).max() < 0.51
+    assert expected.std() > 10
+
+
+def test_the_same_checkpoint_gives_the_same_map(wan_checkpoint: Path) -> None:
+    opened = open_checkpoint(wan_checkpoint)
+    vae = opened.load("vae")
+
+    def decode(latents: Tensor) -> Iterator[Tensor]:
+        return opened.family.decode(vae, latents)
+
+    assert fit_preview(decode, 4) == fit_preview(decode, 4)

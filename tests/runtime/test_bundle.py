@@ -72,7 +72,8 @@ def test_what_nobody_listed_does_no_harm(make_bundle) -> None:
 
 def test_a_role_with_one_precision_serves_every_plan_and_one_with_several_must_have_it(make_bundle) -> None:
     manifest = make_bundle().manifest
-    int8 = msgspec.structs.replace(manifest.graph("denoiser", "fp32"), precision="int8", file="denoiser-int8/model.onnx")
+    fp32 = manifest.graph("denoiser", "fp32")
+    int8 = msgspec.structs.replace(fp32, precision="int8", file="denoiser-int8/model.onnx")
     manifest = msgspec.structs.replace(manifest, graphs=(*manifest.graphs, int8))
     assert manifest.graph("text_encoder", "int8").precision == "fp32"
     assert manifest.graph("denoiser", "int8") == int8
@@ -116,7 +117,7 @@ def test_a_damaged_manifest_is_refused(make_bundle, damage: Callable[[bytes], by
         (lambda m: m.pop("format_version"), "format_version"),
         (lambda m: m.update(engine="x"), "unknown field `engine`"),
         (lambda m: m["geometry"].update(depth=1), "unknown field `depth` - at `$.geometry`"),
-        (lambda m: m["geometry"].update(latent_channels="4"), "Expected `int`, got `str` - at `$.geometry.latent_channels`"),
+        (lambda m: m["geometry"].update(latent_channels="4"), "got `str` - at `$.geometry.latent_channels`"),
         (lambda m: m["defaults"].pop("fps"), "missing required field `fps`"),
         (lambda m: m["files"].pop(GRAPH), f"does not list {GRAPH}"),
         (lambda m: m["files"].pop("tokenizer.json"), "does not list tokenizer.json"),
@@ -158,7 +159,7 @@ def test_a_path_that_leaves_the_bundle_is_refused(make_bundle, name: str) -> Non
     secret.write_bytes(b"secret")
     record = {"size": 6, "sha256": hashlib.sha256(b"secret").hexdigest()}
     edit_manifest(root, lambda manifest: manifest["files"].update({name: record}))
-    with pytest.raises(BundleError, match="refused|cannot be read"):
+    with pytest.raises(BundleError, match=r"refused|cannot be read"):
         Bundle.open(root)
 
 

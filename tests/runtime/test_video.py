@@ -397,8 +397,19 @@ def test_an_encoder_that_this_pyav_lacks_is_named_with_those_it_has(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(encoders.ENCODERS, "h264", encoders.Encoder("libnothing"))
-    with pytest.raises(OutputError, match="no libnothing, which writes h264; it can write: av1, vp9, gif, png, npy"):
+    with pytest.raises(OutputError, match=r"no PyAV here with libnothing.*: av1, vp9, gif, png, npy"):
         check_output(tmp_path / "out.mp4")
+
+
+def test_without_pyav_arrays_can_still_be_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "av", None)
+    write_video(tmp_path / "out.npy", chunked(scene()), make_plan())
+    for name in ("out.mp4", "out.gif", "frames"):
+        with pytest.raises(OutputError, match=r"no PyAV here with .* what can be written: npy"):
+            check_output(tmp_path / name)
+        with pytest.raises(OutputError, match="no PyAV here"):
+            write_video(tmp_path / name, chunked(scene()), make_plan())
+    assert leftovers(tmp_path) == ["out.npy"]
 
 
 def test_two_threads_may_write_the_same_name(tmp_path: Path) -> None:

@@ -91,13 +91,10 @@ def _backend(name: str) -> str:
 
 
 def _encoders() -> dict[str, str]:
-    try:
-        return {
-            codec: f"{encoder.name}, {'ready' if is_available(encoder.name) else 'not in this PyAV'}"
-            for codec, encoder in ENCODERS.items()
-        }
-    except (ImportError, OSError) as error:
-        return {"av": f"not usable: {error}"}
+    return {
+        codec: f"{encoder.name}, {'ready' if is_available(encoder.name) else 'not here'}"
+        for codec, encoder in ENCODERS.items()
+    }
 
 
 def _bundle(path: Path | None) -> dict[str, str]:

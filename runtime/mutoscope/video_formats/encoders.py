@@ -33,9 +33,11 @@ ENCODERS = {
 
 
 def is_available(encoder: str) -> bool:
-    """Whether the installed PyAV carries this encoder."""
-    import av
-
+    """Whether there is a PyAV here that carries this encoder."""
+    try:
+        import av
+    except ImportError:
+        return False
     try:
         av.codec.Codec(encoder, "w")
     except av.codec.codec.UnknownCodecError:
@@ -44,7 +46,7 @@ def is_available(encoder: str) -> bool:
 
 
 def check_encoder(codec: str) -> None:
-    """Refuses a codec that the installed PyAV cannot write; `npy` needs none.
+    """Refuses a codec for which there is no encoder here; `npy` needs none.
 
     Raises:
         OutputError: names the codecs that it can.
@@ -52,8 +54,8 @@ def check_encoder(codec: str) -> None:
     if codec in ENCODERS and not is_available(ENCODERS[codec].name):
         there = [name for name, encoder in ENCODERS.items() if is_available(encoder.name)]
         raise OutputError(
-            f"the installed PyAV has no {ENCODERS[codec].name}, which writes {codec}; it can write: "
-            f"{', '.join([*there, 'npy'])}. Name one with --codec and a fitting ending"
+            f"there is no PyAV here with {ENCODERS[codec].name}, which writes {codec}; what can be written: "
+            f"{', '.join([*there, 'npy'])}. Choose one of these and a fitting ending, or install another PyAV"
         )
 
 

@@ -7,6 +7,7 @@ where error diffusion crawls from frame to frame and makes files larger.
 
 from __future__ import annotations
 
+import math
 import tempfile
 from collections.abc import Iterator
 from contextlib import suppress
@@ -26,6 +27,7 @@ from .recipe import recipe
 if TYPE_CHECKING:
     import av
 
+COUNTED_PIXELS = 128 * 128  # of a frame, at most
 MAX_FPS = 50  # players show a delay below two hundredths of a second as ten
 
 
@@ -54,16 +56,22 @@ def _unspooled(spool: IO[bytes], plan: Plan) -> Iterator[NDArray[np.uint8]]:
 
 
 def _palette(frames: Iterator[NDArray[np.uint8]], plan: Plan) -> av.VideoFrame:
-    """255 colours and the transparent one, as a frame of 16 by 16."""
+    """255 colours and the transparent one, as a frame of 16 by 16.
+
+    FFmpeg's search slows down with the square of the number of colours: of a large frame, every n-th pixel counts.
+    """
     import av
 
+    every = math.ceil(math.sqrt(plan.height * plan.width / COUNTED_PIXELS))
+    height, width = math.ceil(plan.height / every), math.ceil(plan.width / every)
     graph = av.filter.Graph()
     graph.link_nodes(
-        graph.add("buffer", _buffer(plan.width, plan.height, "rgb24", plan.fps)),
+        graph.add("buffer", _buffer(width, height, "rgb24", plan.fps)),
         graph.add("palettegen", "stats_mode=full"),
         graph.add("buffersink"),
     ).configure()
-    for frame in numbered_frames(frames, plan.fps):
+    sampled = (np.ascontiguousarray(chunk[:, ::every, ::every]) for chunk in frames)
+    for frame in numbered_frames(sampled, plan.fps):
         graph.vpush(frame)
     graph.vpush(None)
     return graph.vpull()

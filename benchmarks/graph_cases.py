@@ -1,0 +1,85 @@
+"""What several benchmarks run: a denoiser of Wan 2.1 1.3B's width with two blocks, and random feeds for any graph.
+
+Knows how to export one, and shapes. Knows nothing of time. The weights are random: neither speed nor memory depends on
+them. Two blocks of the thirty, because all blocks are alike.
+"""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+Feeds = dict[str, NDArray[Any]]
+
+WIDTH_13B = {
+    "latent_channels": 16, "num_attention_heads": 12, "attention_head_dim": 128, "ffn_dim": 8960, "text_dim": 4096,
+    "freq_dim": 256, "num_layers": 2,
+}  # fmt: skip
+TINY: dict[str, int] = {"latent_channels": 4}
+SIZES_13B = {"B": 2, "L": 512, "F": 5, "h": 32, "w": 32, "K": 1}  # 1280 tokens
+SIZES_TINY = {"B": 2, "L": 8, "F": 2, "h": 4, "w": 4, "K": 1}
+PRECISIONS = ("fp32", "int8")
+# With these, `next_state` is nothing but the velocity, summed with a guidance scale of 5.
+ONLY_VELOCITY = {"timestep": [700.0], "guidance_weights": [-4.0, 5.0], "solver_a": [[0.0]], "solver_b": [1.0]}
+
+
+def make_denoiser(folder: Path, config: Mapping[str, int], sizes: Mapping[str, int]) -> None:
+    """Writes `transformer/` in the Diffusers layout, `fp32/` and `int8/` with `model.onnx`, and `feeds.npz`.
+
+    In a process of its own, so that no exporter's memory counts as that of what is measured.
+    """
+    task = json.dumps([str(folder), dict(config), dict(sizes)])
+    subprocess.run([sys.executable, "-m", __spec__.name, task], check=True, stdout=sys.stderr)
+
+
+def _make_denoiser(folder: Path, config: Mapping[str, int], sizes: Mapping[str, int]) -> None:
+    from diffusers import WanTransformer3DModel
+    from mutoscope_export.families.wan import sources
+    from mutoscope_export.graph import export_graph
+    from mutoscope_export.random_checkpoint import random_checkpoint
+
+    random_checkpoint(folder, **config)
+    transformer = WanTransformer3DModel.from_pretrained(folder / "transformer").eval()
+    for source in sources(PRECISIONS):
+        if source.role != "denoiser":
+            continue
+        export_graph(
+            source.module(transformer),
+            source.examples(transformer)[0],
+            source.dynamic_shapes(transformer),
+            [name for name, _, _ in source.outputs(transformer)],
+            folder / source.precision,
+            passes=source.passes,
+        )
+        feeds = random_feeds(source.inputs(transformer), sizes)
+    feeds |= {name: np.asarray(value, np.float32) for name, value in ONLY_VELOCITY.items()}
+    np.savez(folder / "feeds.npz", **feeds)
+
+
+def random_feeds(inputs: Sequence[tuple[str, str, tuple[int | str, ...]]], sizes: Mapping[str, int]) -> Feeds:
+    """Normally distributed values for inputs of a graph; the same every time. `sizes` gives the symbols their values."""
+    random = np.random.default_rng(0)
+    return {
+        name: random.standard_normal([_size(size, sizes) for size in shape]).astype(dtype)
+        for name, dtype, shape in inputs
+    }
+
+
+def _size(size: int | str, sizes: Mapping[str, int]) -> int:
+    """Of a number, a symbol, or a multiple of one: "2*h"."""
+    if isinstance(size, int):
+        return size
+    *factors, symbol = size.split("*")
+    return int(np.prod([int(factor) for factor in factors], dtype=int)) * sizes[symbol]
+
+
+if __name__ == "__main__":
+    given_folder, *given = json.loads(sys.argv[1])
+    _make_denoiser(Path(given_folder), *given)

@@ -1,0 +1,84 @@
+"""An installation with the core dependencies alone: what importing it costs, and a video without network."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from mutoscope.builtin import bundle_path
+from mutoscope.errors import BundleError
+
+ROOT = Path(__file__).parent.parent
+Run = Callable[..., subprocess.CompletedProcess[str]]
+
+
+@pytest.fixture(scope="session")
+def bare_python(tmp_path_factory: pytest.TempPathFactory) -> Run:
+    """Runs the Python of a new virtual environment into which only `pip install .` was done, in an empty folder."""
+    folder = tmp_path_factory.mktemp("bare")
+    source = folder / "source"  # a build leaves files beside what it builds
+    for name in ("runtime", "engines", "export"):
+        shutil.copytree(ROOT / name, source / name, ignore=shutil.ignore_patterns("__pycache__", "*.egg-info"))
+    for name in ("pyproject.toml", "README.md", "LICENSE"):
+        shutil.copy(ROOT / name, source)
+    subprocess.run([sys.executable, "-m", "venv", folder / "venv"], check=True)
+    python = folder / "venv" / "bin" / "python"
+    subprocess.run([python, "-m", "pip", "install", "--quiet", source], check=True)
+    empty = folder / "empty"
+    empty.mkdir()
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("PYTHON")}
+
+    def run(*arguments: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            [python, *arguments], cwd=empty, env=environment, capture_output=True, text=True, check=True, timeout=600
+        )
+
+    return run
+
+
+def test_importing_loads_no_backend_no_codec_and_nothing_of_the_export(bare_python: Run) -> None:
+    loaded = json.loads(bare_python("-c", "import sys, json, mutoscope; print(json.dumps(list(sys.modules)))").stdout)
+    heavy = {"torch", "onnx", "onnxruntime", "av", "tensorrt", "tensorrt_rtx", "cuda", "cupy", "mutoscope_export"}
+    assert "mutoscope" in loaded
+    assert heavy.isdisjoint(name.partition(".")[0] for name in loaded)
+
+
+def test_importing_is_silent_and_writes_no_file(bare_python: Run) -> None:
+    code = """
+import os, sys
+def hook(event, arguments):
+    if event == "open" and arguments[2] & (os.O_WRONLY | os.O_RDWR | os.O_CREAT) or event in ("os.mkdir", "os.rename"):
+        os.write(2, f"{event} {arguments}".encode())
+sys.addaudithook(hook)
+import mutoscope
+"""
+    result = bare_python("-c", code)
+    assert (result.stdout, result.stderr) == ("", "")
+
+
+def test_importing_takes_less_than_three_tenths_of_a_second(bare_python: Run) -> None:
+    """Of the processor's time, and the best of several: neighbours on the machine are not what is measured."""
+    code = "import time; started = time.process_time(); import mutoscope; print(time.process_time() - started)"
+    assert min(float(bare_python("-c", code).stdout) for _ in range(5)) < 0.3
+
+
+def test_a_video_is_made_with_the_network_forbidden(bare_python: Run, tmp_path: Path) -> None:
+    try:
+        bundle_path()
+    except BundleError as error:
+        pytest.skip(str(error))
+    code = f"""
+import sys
+def hook(event, arguments):
+    if event in ("socket.connect", "socket.getaddrinfo", "socket.sendto", "socket.bind"):
+        raise PermissionError(f"network used: {{event}} {{arguments}}")
+sys.addaudithook(hook)
+from mutoscope.cli import main
+sys.exit(main(["generate", "a red circle moving right on a black background", "-o", {str(tmp_path / "red.mp4")!r}]))
+"""
+    bare_python("-c", code)
+    assert (tmp_path / "red.mp4").stat().st_size > 1000
