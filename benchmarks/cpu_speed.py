@@ -2,8 +2,8 @@
 
     python -m benchmarks.cpu_speed [--case width-1.3b builtin-clip] [--output FILE.json]
 
-Each implementation is a process of its own; all of a case are loaded, then run in turn. Times are only comparable within
-one result. Diffusers in fp32, not compiled, is what the others' errors are measured against.
+Each implementation is a process of its own; all of a case are loaded, then run in turn. Times are only comparable
+within one result. Diffusers in fp32, not compiled, is what the others' errors are measured against.
 """
 
 from __future__ import annotations
@@ -205,7 +205,8 @@ def main() -> None:
                 rows.append({"case": "builtin-clip", "note": f"not measured: no {' and no '.join(missing)}"})
             else:
                 facts = {"folder": str(given.checkpoint), "bundle": str(given.bundle), "threads": given.threads}
-                rows += measure("builtin-clip", folder, rounds, facts | {"request": _request(given.bundle, given.quick)})
+                request = _request(given.bundle, given.quick)
+                rows += measure("builtin-clip", folder, rounds, facts | {"request": request})
     write_result(given.output, rows, threads=given.threads, quick=given.quick, sizes=SIZES_13B, model=WIDTH_13B)
 
 

@@ -64,7 +64,7 @@ def _make_denoiser(folder: Path, config: Mapping[str, int], sizes: Mapping[str, 
 
 
 def random_feeds(inputs: Sequence[tuple[str, str, tuple[int | str, ...]]], sizes: Mapping[str, int]) -> Feeds:
-    """Normally distributed values for inputs of a graph; the same every time. `sizes` gives the symbols their values."""
+    """Normally distributed values for a graph's inputs, the same every time. `sizes` gives the symbols their values."""
     random = np.random.default_rng(0)
     return {
         name: random.standard_normal([_size(size, sizes) for size in shape]).astype(dtype)

@@ -2,9 +2,9 @@
 
 Knows processes, seconds and bytes. Knows nothing of what is measured.
 
-A benchmark is one module for both sides. Its main process starts a `Worker` for each thing it compares, lets them run in
-turn, so that whatever slows the machine slows all alike, and holds no library that would weigh in their memory. Called
-with `--worker`, the same module is that worker and calls `serve`.
+A benchmark is one module for both sides. Its main process starts a `Worker` for each thing it compares and lets them
+run in turn, so that whatever slows the machine slows all alike. Called with `--worker`, the same module is that worker
+and calls `serve`.
 """
 
 from __future__ import annotations

@@ -27,6 +27,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             arguments.bundle,
             precisions=arguments.precision,
             overwrite=arguments.overwrite,
+            compact=arguments.compact,
             on_progress=_Progress(),
         )
     except MutoscopeError as error:
@@ -84,5 +85,8 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("bundle", type=Path, help="the folder to write")
     parser.add_argument("--precision", nargs="+", default=["fp32"], help="of the denoiser: fp32, int8")
     parser.add_argument("--overwrite", action="store_true", help="replace a bundle that is there")
+    parser.add_argument(
+        "--compact", action="store_true", help="store weights that lose nothing by it in half precision; same frames"
+    )
     parser.add_argument("--json", action="store_true", help="print what was made as one JSON object")
     return parser

@@ -1,0 +1,174 @@
+"""Measures what ONNX Runtime's settings do to time and memory on the CPU, one change from its defaults at a time.
+
+    python -m benchmarks.session_settings [--output FILE.json]
+
+The settings of `mutoscope_engines.onnxruntime_cpu` were chosen from its result. Each row is a fresh process. The memory
+that counts is of the whole process: about 60 MB are Python, NumPy and ONNX Runtime themselves.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Iterator
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from mutoscope.bundle import Bundle
+
+from .graph_cases import SIZES_13B, SIZES_TINY, TINY, WIDTH_13B, make_denoiser, random_feeds
+from .measuring import Answer, MeasurementError, Run, arguments, measure_once, serve, summary, write_result
+
+# By name: `attributes` and `config` entries of SessionOptions, `run_config` entries of RunOptions, how `weights` come.
+SETTINGS: dict[str, dict[str, Any]] = {
+    "defaults": {},
+    "1 thread": {"attributes": {"intra_op_num_threads": 1}},
+    "2 threads": {"attributes": {"intra_op_num_threads": 2}},
+    "optimization disabled": {"level": "ORT_DISABLE_ALL"},
+    "optimization basic": {"level": "ORT_ENABLE_BASIC"},
+    "optimization extended": {"level": "ORT_ENABLE_EXTENDED"},
+    "no spinning": {"config": {"session.intra_op.allow_spinning": "0"}},
+    "dynamic block base 4": {"config": {"session.dynamic_block_base": "4"}},
+    "no arena": {"attributes": {"enable_cpu_mem_arena": False}},
+    "arena grows by what is asked": {"config": {"session.use_env_allocators": "1"}, "arena": True},
+    "arena shrinks after a run": {"run_config": {"memory.enable_memory_arena_shrinkage": "cpu:0"}},
+    "no memory pattern": {"attributes": {"enable_mem_pattern": False}},
+    "no arena, no memory pattern": {"attributes": {"enable_cpu_mem_arena": False, "enable_mem_pattern": False}},
+    "no prepacking": {"config": {"session.disable_prepacking": "1"}},
+    "prepacking in parallel": {"config": {"session.prepack.enable_parallel": "1"}},
+    "weights outside the arena": {"config": {"session.use_device_allocator_for_initializers": "1"}},
+    # By default the weights' file is mapped into memory, and what kernels pack is a second copy on the heap.
+    "weights read, not mapped": {"weights": "read"},
+    "optimized graph from disk": {"weights": "optimized"},
+    "optimized graph and packed weights from disk": {"weights": "packed"},
+}
+# 512 tokens: fewer than in cpu_speed, so that all settings fit into some minutes.
+SIZES = SIZES_13B | {"F": 2}
+
+
+def load_session(spec: dict[str, Any]) -> Run:
+    """The graph with one setting, through ONNX Runtime directly."""
+    import onnxruntime as ort
+
+    path, setting = Path(spec["graph"]), SETTINGS[spec["setting"]]
+    level = setting.get("level", "ORT_ENABLE_ALL")
+    if setting.get("weights") in ("optimized", "packed"):
+        path, level = Path(spec["optimized"]), "ORT_DISABLE_ALL"
+    options = _options(spec["threads"], setting, level)
+    if setting.get("weights") == "read":
+        data = path.with_name(path.name + ".data").read_bytes()
+        options.add_external_initializers_from_files_in_memory([path.name + ".data"], [data], [len(data)])
+    if setting.get("arena"):
+        device = ort.OrtMemoryInfo("Cpu", ort.OrtAllocatorType.ORT_ARENA_ALLOCATOR, 0, ort.OrtMemType.DEFAULT)
+        ort.create_and_register_allocator(device, ort.OrtArenaCfg({"arena_extend_strategy": 1}))
+    session = ort.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+    names = [output.name for output in session.get_outputs()]
+    values = {name: ort.OrtValue.ortvalue_from_numpy(value) for name, value in np.load(spec["feeds"]).items()}
+    run_options = ort.RunOptions()
+    for name, value in setting.get("run_config", {}).items():
+        run_options.add_run_config_entry(name, value)
+
+    def run() -> Answer:
+        session.run_with_ort_values(names, values, run_options)
+        return {}
+
+    return run
+
+
+def write_optimized(spec: dict[str, Any]) -> Run:
+    """Saves the graph as ONNX Runtime optimizes it for this processor, its weights beside it as kernels pack them."""
+    import onnxruntime as ort
+
+    target = Path(spec["optimized"])
+    packed = SETTINGS[spec["setting"]]["weights"] == "packed"
+    options = _options(spec["threads"], {}, "ORT_ENABLE_ALL")
+    options.optimized_model_filepath = str(target)
+    for name, value in {
+        "session.optimized_model_external_initializers_file_name": target.name + ".data",
+        "session.optimized_model_external_initializers_min_size_in_bytes": "1024",
+        "session.save_external_prepacked_constant_initializers": str(int(packed)),
+    }.items():
+        options.add_session_config_entry(name, value)
+    ort.InferenceSession(spec["graph"], options, providers=["CPUExecutionProvider"])
+    return dict
+
+
+def _options(threads: int, setting: dict[str, Any], level: str) -> Any:
+    import onnxruntime as ort
+
+    options = ort.SessionOptions()
+    options.intra_op_num_threads = threads
+    options.log_severity_level = 3
+    options.graph_optimization_level = getattr(ort.GraphOptimizationLevel, level)
+    for name, value in setting.get("attributes", {}).items():
+        setattr(options, name, value)
+    for name, value in setting.get("config", {}).items():
+        options.add_session_config_entry(name, value)
+    return options
+
+
+def builtin_graphs(root: Path, folder: Path) -> Iterator[dict[str, Any]]:
+    """The denoisers and the VAE's next chunk of a bundle, at its default size, with feeds written to `folder`."""
+    bundle = Bundle.open(root)
+    manifest = bundle.manifest
+    defaults, geometry = manifest.defaults, manifest.geometry
+    sizes = {
+        "B": 2, "L": manifest.text.max_sequence_length, "K": 4,
+        "F": (defaults.num_frames - 1) // geometry.vae_scale_factor_temporal + 1,
+        "h": defaults.height // geometry.vae_scale_factor_spatial,
+        "w": defaults.width // geometry.vae_scale_factor_spatial,
+    }  # fmt: skip
+    for graph in manifest.graphs:
+        if graph.role in ("denoiser", "vae_decoder_next"):
+            feeds = folder / f"{graph.role}.npz"
+            np.savez(feeds, **random_feeds([(given.name, given.dtype, given.shape) for given in graph.inputs], sizes))
+            name = f"builtin {graph.role} {graph.precision}"
+            yield {"name": name, "graph": str(bundle.path(graph.file)), "feeds": str(feeds)}
+
+
+def width_13b_graphs(folder: Path, quick: bool) -> list[dict[str, Any]]:
+    make_denoiser(folder, *((TINY, SIZES_TINY) if quick else (WIDTH_13B, SIZES)))
+    feeds = str(folder / "feeds.npz")
+    return [
+        {"name": f"width-1.3b {precision}", "graph": str(folder / precision / "model.onnx"), "feeds": feeds}
+        for precision in ("fp32", "int8")
+    ]
+
+
+def measure(graph: dict[str, Any], setting: str, threads: int, rounds: int) -> Answer:
+    row = {"graph": graph["name"], "setting": setting}
+    with tempfile.TemporaryDirectory() as folder:
+        spec = graph | {"setting": setting, "threads": threads, "optimized": f"{folder}/optimized.onnx"}
+        try:
+            if SETTINGS[setting].get("weights") in ("optimized", "packed"):
+                measure_once(__spec__.name, spec | {"write": True})
+            first, answers = measure_once(__spec__.name, spec, rounds)
+        except MeasurementError as error:
+            return row | {"note": f"not measured: {error}"}
+    return row | summary(first, answers) | {"rss_after_bytes": answers[-1]["rss_bytes"]}
+
+
+def main() -> None:
+    parser = arguments(__doc__, default_rounds=2)
+    parser.add_argument("--setting", nargs="+", choices=SETTINGS, default=list(SETTINGS))
+    given = parser.parse_args()
+    if given.worker:
+        return serve(partial(write_optimized if given.worker.get("write") else load_session, given.worker))
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        rows: list[Answer] = []
+        graphs = width_13b_graphs(folder / "width", given.quick)
+        if given.bundle.is_dir():
+            graphs += builtin_graphs(given.bundle, folder)
+        else:
+            rows.append({"graph": "builtin", "note": f"not measured: no {given.bundle.name}"})
+        for graph in graphs:
+            for setting in given.setting:
+                if SETTINGS[setting] != {"attributes": {"intra_op_num_threads": given.threads}}:  # the default itself
+                    rows.append(measure(graph, setting, given.threads, 1 if given.quick else given.rounds))
+    write_result(given.output, rows, threads=given.threads, quick=given.quick, sizes=SIZES, model=WIDTH_13B)
+
+
+if __name__ == "__main__":
+    main()
