@@ -161,6 +161,7 @@ def write_result(output: Path | None, rows: Iterable[Answer], **facts: Any) -> N
 def table(rows: Sequence[Answer]) -> str:
     """The rows aligned for a terminal; bytes in MB, nested values left to the JSON."""
     names = list(dict.fromkeys(name for row in rows for name, value in row.items() if not isinstance(value, dict)))
+    names.sort(key=lambda name: name == "note")  # last, for it is long
     cells = [[name.replace("_bytes", "_MB") for name in names]]
     cells += [[_cell(name, row.get(name)) for name in names] for row in rows]
     widths = [max(len(line[column]) for line in cells) for column in range(len(names))]

@@ -15,11 +15,10 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+import mutoscope
 import numpy as np
 from mutoscope_export.builtin.grammar import BACKGROUNDS, COLOURS, Scene, all_scenes
 from numpy.typing import NDArray
-
-import mutoscope
 
 from .machine import describe
 
@@ -120,7 +119,8 @@ def measure(pipeline: mutoscope.Pipeline, count: int, **parameters: Any) -> list
         video = pipeline.generate(scene.prompt(), seed=FIRST_UNSEEN_SEED + index, **parameters)
         seen = asdict(judge(video.frames))
         right = {aspect: seen[aspect] == getattr(scene, aspect) for aspect in ASPECTS}
-        rows.append({"prompt": scene.prompt(), "seed": video.plan.seed, "held_out": scene.held_out, "seen": seen} | right)
+        asked = {"prompt": scene.prompt(), "seed": video.plan.seed, "held_out": scene.held_out}
+        rows.append(asked | {"seen": seen} | right)
     return rows
 
 
@@ -131,7 +131,10 @@ def summarise(rows: list[dict[str, Any]]) -> dict[str, dict[str, float]]:
         groups["all"].append(row)
         groups["held_out" if row["held_out"] else "seen"].append(row)
     return {
-        name: {aspect: round(sum(row[aspect] for row in group) / len(group), 4) for aspect in ASPECTS} | {"n": len(group)}
+        name: {
+            "n": len(group),
+            **{aspect: float(np.mean([row[aspect] for row in group]).round(4)) for aspect in ASPECTS},
+        }
         for name, group in groups.items()
     }
 

@@ -202,9 +202,7 @@ def _export_component(
         output_names = [tensor.name for tensor in graph.outputs]
         samples = record(module, examples, output_names)
         destination = folder / source.folder
-        export_graph(
-            module, examples[0], source.dynamic_shapes(model), output_names, destination, passes=source.passes
-        )
+        export_graph(module, examples[0], source.dynamic_shapes(model), output_names, destination, passes=source.passes)
         made.append((graph, samples))
     return made
 

@@ -91,9 +91,7 @@ def compare(file: Path, graph: Graph, samples: Sequence[Sample]) -> dict[str, An
 def difference(given: NDArray[Any], expected: NDArray[Any]) -> dict[str, float]:
     """`max_abs`, and `relative_l2`: the norm of the difference over the norm of what is expected."""
     if given.shape != expected.shape or given.dtype != expected.dtype:
-        raise ExportError(
-            f"the graph gives {given.dtype} {given.shape}, its network {expected.dtype} {expected.shape}"
-        )
+        raise ExportError(f"the graph gives {given.dtype} {given.shape}, its network {expected.dtype} {expected.shape}")
     wanted = expected.astype(np.float64)
     off = given.astype(np.float64) - wanted
     norm = float(np.linalg.norm(wanted)) or 1.0

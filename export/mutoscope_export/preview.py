@@ -34,7 +34,8 @@ def fit_preview(decode: Decode, latent_channels: int, *, seed: int = 0) -> Previ
     design = torch.cat(rows).double()
     design = torch.cat([design, torch.ones(len(design), 1, dtype=torch.float64)], dim=1)
     solution = torch.linalg.lstsq(design, torch.cat(colours).double()).solution
-    *weights, bias = ((row[0], row[1], row[2]) for row in solution.tolist())
+    # Rounded, because the last bits of a solution depend on where in memory its input lies.
+    *weights, bias = ((round(red, 3), round(green, 3), round(blue, 3)) for red, green, blue in solution.tolist())
     return Preview(weights=tuple(weights), bias=bias)
 
 

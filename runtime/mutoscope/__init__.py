@@ -1,8 +1,8 @@
 """Mutoscope: a prompt becomes a video, from a bundle, with no PyTorch, no network and no server.
 
-    import mutoscope
-    with mutoscope.Pipeline.load() as pipeline:
-        pipeline.generate("a red circle moving right on a black background", seed=7).save("red.mp4")
+import mutoscope
+with mutoscope.Pipeline.load() as pipeline:
+    pipeline.generate("a red circle moving right on a black background", seed=7).save("red.mp4")
 """
 
 from __future__ import annotations
@@ -11,11 +11,13 @@ from .errors import (
     BackendUnavailableError,
     BundleError,
     CancelledError,
+    GraphError,
     MutoscopeError,
     NumericalError,
     OutOfMemoryError,
     OutputError,
     RequestError,
+    ShapeError,
 )
 from .pipeline import FrameStream, Pipeline, StepEvent, Video
 from .plan import Plan
@@ -27,6 +29,7 @@ __all__ = [
     "BundleError",
     "CancelledError",
     "FrameStream",
+    "GraphError",
     "MutoscopeError",
     "NumericalError",
     "OutOfMemoryError",
@@ -36,6 +39,7 @@ __all__ = [
     "Plan",
     "RequestError",
     "RuntimeOptions",
+    "ShapeError",
     "StepEvent",
     "Video",
     "VideoRequest",

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
@@ -95,6 +96,15 @@ class Demonstration(_Record, frozen=True):
 
     pattern: str
     description: str
+
+    def __post_init__(self) -> None:
+        try:
+            re.compile(self.pattern)
+        except re.error as error:
+            raise ValueError(f"pattern is no regular expression: {error}") from error
+
+    def understands(self, prompt: str) -> bool:
+        return re.fullmatch(self.pattern, prompt) is not None
 
 
 class FileRecord(_Record, frozen=True):

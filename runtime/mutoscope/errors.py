@@ -1,15 +1,15 @@
 """The errors of the runtime, beside those of the engines. Every one names its cause and the next step.
 
-    MutoscopeError
-    ├── RequestError             2    what was asked for cannot be made
-    ├── OutputError              2    the video cannot be written where it should go
-    ├── BundleError              3    the bundle is missing, damaged, unsafe or unknown
-    ├── GraphError               3    a graph of the bundle cannot be loaded or run as it is
-    ├── ShapeError               3    the bundle contradicts itself
-    ├── BackendUnavailableError  4
-    ├── OutOfMemoryError         5
-    ├── NumericalError           6    NaN or Inf in a denoising step
-    └── CancelledError         130
+MutoscopeError
+├── RequestError             2    what was asked for cannot be made
+├── OutputError              2    the video cannot be written where it should go
+├── BundleError              3    the bundle is missing, damaged, unsafe or unknown
+├── GraphError               3    a graph of the bundle cannot be loaded or run as it is
+├── ShapeError               3    the bundle contradicts itself
+├── BackendUnavailableError  4
+├── OutOfMemoryError         5
+├── NumericalError           6    NaN or Inf in a denoising step
+└── CancelledError         130
 """
 
 from __future__ import annotations

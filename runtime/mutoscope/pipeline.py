@@ -28,6 +28,7 @@ from .noise import standard_normal
 from .plan import Job, Plan, make_job
 from .preview import latents_to_rgb
 from .request import RuntimeOptions, VideoRequest
+from .text import Tokenizer
 
 Frames = NDArray[np.uint8]
 Parameters = TypeVar("Parameters", VideoRequest, RuntimeOptions)
@@ -67,7 +68,9 @@ class Pipeline:
         self.bundle = bundle
         self.options = options
         self._family = load_family(bundle.manifest.family)
-        self._backend = choose_backend(options.backend, options.precision)
+        self._tokenizer = Tokenizer(bundle)
+        known = options.precision in bundle.manifest.precisions("denoiser")  # if not, the plan says which there are
+        self._backend = choose_backend(options.backend, options.precision if known else None)
         self._graphs = LoadedGraphs(bundle, self._backend, SessionOptions(threads=options.threads))
 
     @classmethod
@@ -128,7 +131,7 @@ class Pipeline:
 
     def _job(self, prompt: str, parameters: dict[str, Any]) -> Job:
         request = _build(VideoRequest, {"prompt": prompt, **parameters})
-        return make_job(request, self.options, self.bundle, self._backend, self._family)
+        return make_job(request, self.options, self.bundle, self._backend, self._family, self._tokenizer)
 
 
 @dataclass(frozen=True)
@@ -189,9 +192,7 @@ class FrameStream:
             started = time.perf_counter()
 
 
-def denoise(
-    graphs: LoadedGraphs, job: Job, prompt_embeds: NDArray[Any], on_step: OnStep | None
-) -> NDArray[np.float32]:
+def denoise(graphs: LoadedGraphs, job: Job, prompt_embeds: NDArray[Any], on_step: OnStep | None) -> NDArray[np.float32]:
     """Noise to latents f32 `[C, F, h, w]`: one graph call a step, or one a step and guidance branch.
 
     Raises:

@@ -8,7 +8,6 @@ from __future__ import annotations
 import math
 import operator
 import os
-import re
 import secrets
 from dataclasses import dataclass, fields
 from numbers import Real
@@ -83,7 +82,14 @@ class Job:
     schedule: Schedule
 
 
-def make_job(request: VideoRequest, options: RuntimeOptions, bundle: Bundle, backend: Backend, family: Family) -> Job:
+def make_job(
+    request: VideoRequest,
+    options: RuntimeOptions,
+    bundle: Bundle,
+    backend: Backend,
+    family: Family,
+    tokenizer: Tokenizer,
+) -> Job:
     """Resolves a request for a bundle and a backend.
 
     Raises:
@@ -94,7 +100,7 @@ def make_job(request: VideoRequest, options: RuntimeOptions, bundle: Bundle, bac
 
     prompt = _clean(family, "prompt", request.prompt)
     if not prompt:
-        raise RequestError("the prompt is empty; say what the video shows, for example \"a red circle\"")
+        raise RequestError('the prompt is empty; say what the video shows, for example "a red circle"')
     guidance_scale = _number(
         "guidance_scale", _either(request.guidance_scale, defaults.guidance_scale), minimum=0.0, maximum=1000.0
     )
@@ -128,9 +134,9 @@ def make_job(request: VideoRequest, options: RuntimeOptions, bundle: Bundle, bac
         maximum=manifest.text.max_sequence_length,
     )
     texts = [negative_prompt, prompt] if guided else [prompt]
-    tokens = Tokenizer(bundle).encode(texts, max_sequence_length)
+    tokens = tokenizer.encode(texts, max_sequence_length)
     demonstration = manifest.demonstration
-    if demonstration and not re.fullmatch(demonstration.pattern, prompt):
+    if demonstration and not demonstration.understands(prompt):
         notes.append(
             f"this is the built-in demonstration model; it understands: {demonstration.description}. "
             "For anything else export a real model: mutoscope export CHECKPOINT BUNDLE"

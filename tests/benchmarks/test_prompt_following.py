@@ -13,8 +13,8 @@ def test_the_judge_reads_rendered_truth_right_in_99_of_100_clips():
     scenes = sample_scenes(300, rng, all_scenes())
     seen = [judge(render(scene, rng)) for scene in scenes]
     for aspect in ASPECTS:
-        right = np.mean([getattr(one, aspect) == getattr(scene, aspect) for one, scene in zip(seen, scenes, strict=True)])
-        assert right >= 0.99, aspect
+        pairs = [(getattr(one, aspect), getattr(scene, aspect)) for one, scene in zip(seen, scenes, strict=True)]
+        assert np.mean([one == other for one, other in pairs]) >= 0.99, aspect
 
 
 def test_the_judge_reads_blurred_and_noisy_truth_as_well():

@@ -158,7 +158,7 @@ def test_every_file_that_is_read_is_hashed(wan_checkpoint: Path) -> None:
         (None, "unknown - see the checkpoint"),
         ("# A model\nlicense: mit\n", "unknown - see the checkpoint"),
         ("---\nlicense: apache-2.0\ntags: [a]\n---\n# A model\n", "apache-2.0"),
-        ("---\nlanguage: en\nlicense: \"other\" \n---\n", "other"),
+        ('---\nlanguage: en\nlicense: "other" \n---\n', "other"),
     ],
 )
 def test_the_licence_is_what_the_readme_declares(copy: Path, readme: str | None, expected: str) -> None:

@@ -78,9 +78,7 @@ def test_pixels_may_be_one_level_off_and_not_two(exported: tuple[Path, list[Samp
 
 def test_a_graph_with_other_outputs_than_declared_is_refused(exported: tuple[Path, list[Sample]]) -> None:
     reversed_outputs = GRAPH.outputs[::-1]
-    declared = Graph(
-        role="denoiser", precision="fp32", file=GRAPH.file, inputs=GRAPH.inputs, outputs=reversed_outputs
-    )
+    declared = Graph(role="denoiser", precision="fp32", file=GRAPH.file, inputs=GRAPH.inputs, outputs=reversed_outputs)
     with pytest.raises(ExportError, match="its family declares"):
         compare(exported[0], declared, exported[1])
 

@@ -189,3 +189,12 @@ def test_a_crash_before_the_end_leaves_no_manifest_and_the_next_export_forgets_i
         write_manifest(bundle.root, bundle.manifest)
     assert "has no manifest.json" in refusal(bundle.root)
     assert write_manifest(bundle.root, bundle.manifest).manifest == bundle.manifest
+
+
+def test_a_demonstration_pattern_that_is_no_regular_expression_is_refused(make_bundle):
+    bundle = make_bundle()
+    manifest = json.loads((bundle.root / MANIFEST).read_text())
+    manifest["demonstration"] = {"pattern": "(", "description": "shapes"}
+    (bundle.root / MANIFEST).write_text(json.dumps(manifest))
+    with pytest.raises(BundleError, match="regular expression"):
+        Bundle.open(bundle.root, verify=False)

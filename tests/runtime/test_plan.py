@@ -12,6 +12,7 @@ from mutoscope.errors import RequestError
 from mutoscope.families import load_family
 from mutoscope.plan import Job, Plan, make_job
 from mutoscope.request import RuntimeOptions, VideoRequest
+from mutoscope.text import Tokenizer
 from mutoscope_engines.backends import load_backend
 
 BACKEND = load_backend("onnxruntime")
@@ -24,7 +25,8 @@ def job(make_bundle):
     def make(prompt: Any = "a red circle", *, bundle: dict[str, Any] | None = None, **given: Any) -> Job:
         options = {name: given.pop(name) for name in [field.name for field in fields(RuntimeOptions)] if name in given}
         request = VideoRequest(prompt=prompt, **given)
-        return make_job(request, RuntimeOptions(**options), make_bundle(**bundle or {}), BACKEND, load_family("wan"))
+        made = make_bundle(**bundle or {})
+        return make_job(request, RuntimeOptions(**options), made, BACKEND, load_family("wan"), Tokenizer(made))
 
     return make
 

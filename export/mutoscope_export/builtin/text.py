@@ -21,11 +21,12 @@ SPACE = "▁"
 
 def build_tokenizer() -> T5Tokenizer:
     """A Unigram tokenizer whose ids end with the end mark. Words of the grammar may begin with a capital."""
-    sentences = [*COLOURS, *SHAPES, *MOTIONS, *BACKGROUNDS, *(size for size in SIZES if size), "and with the", *PHRASINGS]
+    sentences = [*COLOURS, *SHAPES, *MOTIONS, *BACKGROUNDS, *filter(None, SIZES), "and with the", *PHRASINGS]
     words = sorted(set(re.findall(r"[a-z]+", re.sub(r"{.*?}", "", " ".join(sentences)))))
     vocabulary = [(PAD, 0.0), (END, 0.0), (UNKNOWN, -20.0), *((SPACE + word, -1.0) for word in words)]
     vocabulary += [(SPACE + word.capitalize(), -1.0) for word in words]
-    vocabulary += [(character, -10.0) for character in SPACE + string.ascii_letters + string.digits + string.punctuation]
+    characters = SPACE + string.ascii_letters + string.digits + string.punctuation
+    vocabulary += [(character, -10.0) for character in characters]
     return T5Tokenizer(vocab=vocabulary, extra_ids=0, model_max_length=MAX_SEQUENCE_LENGTH)
 
 

@@ -50,7 +50,7 @@ class Clips:
 
 
 class TextToLatents(nn.Module):
-    """What is trained: the text encoder and the transformer, with the padding that `WanPipeline` applies between them."""
+    """What is trained: the text encoder and the transformer, with `WanPipeline`'s padding between them."""
 
     def __init__(self, tokenizer: T5Tokenizer) -> None:
         super().__init__()

@@ -9,7 +9,6 @@ from __future__ import annotations
 import ml_dtypes
 import numpy as np
 import onnx_ir as ir
-
 from mutoscope_export.passes.fold_weights import lazy
 
 _SMALLEST_BYTES = 1024
