@@ -159,7 +159,7 @@ def measure(case: str, folder: Path, rounds: int, facts: dict[str, Any]) -> Iter
             yield row | {"note": f"not measured: {outcome}"}
             continue
         row |= summary(*outcome)
-        if not isinstance(measured[REFERENCE], MeasurementError):
+        if name != REFERENCE and not isinstance(measured[REFERENCE], MeasurementError):
             row |= _difference(case, np.load(spec["result"]), np.load(specs[REFERENCE]["result"]))
         stages = [answer["stages_s"] for answer in outcome[1] if "stages_s" in answer]
         if stages:

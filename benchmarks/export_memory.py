@@ -8,7 +8,6 @@ their own, so that a peak belongs to one export alone. Needs about 9 GB of free 
 
 import argparse
 import json
-import re
 import subprocess
 import sys
 import tempfile
@@ -16,6 +15,7 @@ import time
 from pathlib import Path
 
 from .machine import describe
+from .measuring import peak_rss_bytes
 
 CONFIG = {
     "patch_size": (1, 2, 2), "num_attention_heads": 12, "attention_head_dim": 128, "in_channels": 16,
@@ -45,16 +45,16 @@ def export(checkpoint: Path, destination: Path, precision: str) -> None:
     import torch
     from diffusers import WanTransformer3DModel
     from mutoscope_export.families.wan import denoiser
-    from mutoscope_export.graph import export_graph
+    from mutoscope_export.graph import dynamic_shapes, export_graph
     from mutoscope_export.passes.int8 import DynamicInt8
 
-    imported_bytes = _peak_bytes()
+    imported_bytes = peak_rss_bytes()
     start = time.perf_counter()
     transformer = WanTransformer3DModel.from_pretrained(checkpoint, torch_dtype=torch.bfloat16)
     export_graph(
         denoiser.DenoiserStep(transformer, torch.bfloat16 if precision == "bf16" else torch.float32),
         denoiser.example_inputs(transformer),
-        denoiser.dynamic_shapes(transformer),
+        dynamic_shapes(denoiser.symbolic_inputs(transformer)),
         denoiser.OUTPUT_NAMES,
         destination,
         passes=[DynamicInt8(denoiser.QUANTIZABLE_WEIGHTS)] if precision == "int8" else [],
@@ -63,17 +63,10 @@ def export(checkpoint: Path, destination: Path, precision: str) -> None:
         "precision": precision,
         "elapsed_s": round(time.perf_counter() - start, 1),
         "peak_bytes_before": imported_bytes,
-        "peak_bytes": _peak_bytes(),
+        "peak_bytes": peak_rss_bytes(),
         "file_bytes": {path.name: path.stat().st_size for path in sorted(destination.iterdir())},
     }
     print(json.dumps(measured))
-
-
-def _peak_bytes() -> int:
-    """Largest resident memory of this process so far, pages of mapped files included (Linux)."""
-    found = re.search(r"VmHWM:\s+(\d+) kB", Path("/proc/self/status").read_text())
-    assert found is not None
-    return 1024 * int(found.group(1))
 
 
 def main() -> int:

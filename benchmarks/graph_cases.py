@@ -42,7 +42,7 @@ def make_denoiser(folder: Path, config: Mapping[str, int], sizes: Mapping[str, i
 def _make_denoiser(folder: Path, config: Mapping[str, int], sizes: Mapping[str, int]) -> None:
     from diffusers import WanTransformer3DModel
     from mutoscope_export.families.wan import sources
-    from mutoscope_export.graph import export_graph
+    from mutoscope_export.graph import dynamic_shapes, export_graph
     from mutoscope_export.random_checkpoint import random_checkpoint
 
     random_checkpoint(folder, **config)
@@ -53,7 +53,7 @@ def _make_denoiser(folder: Path, config: Mapping[str, int], sizes: Mapping[str, 
         export_graph(
             source.module(transformer),
             source.examples(transformer)[0],
-            source.dynamic_shapes(transformer),
+            dynamic_shapes(source.inputs(transformer)),
             [name for name, _, _ in source.outputs(transformer)],
             folder / source.precision,
             passes=source.passes,

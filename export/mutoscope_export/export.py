@@ -35,8 +35,8 @@ from mutoscope.version import __version__
 
 from .checkpoint import OVERRIDES, UNKNOWN, Checkpoint, open_checkpoint
 from .errors import ExportError
-from .families import GraphSource, SymbolicValue
-from .graph import GRAPH_FILE, export_graph
+from .families import GraphSource
+from .graph import GRAPH_FILE, SymbolicValue, dynamic_shapes, export_graph
 from .parity import Sample, compare, record
 from .passes.half_weights import half_weights
 from .preview import fit_preview
@@ -202,7 +202,9 @@ def _export_component(
         output_names = [tensor.name for tensor in graph.outputs]
         samples = record(module, examples, output_names)
         destination = folder / source.folder
-        export_graph(module, examples[0], source.dynamic_shapes(model), output_names, destination, passes=source.passes)
+        export_graph(
+            module, examples[0], dynamic_shapes(source.inputs(model)), output_names, destination, passes=source.passes
+        )
         made.append((graph, samples))
     return made
 

@@ -28,6 +28,9 @@ WEIGHTS_FILE = "model.onnx.data"
 
 Pass = Callable[[ir.Model], bool]
 
+SymbolicValue = tuple[str, str, tuple[int | str, ...]]
+"""Name, dtype and shape of an input or output; a string in the shape is a symbol, or a multiple of one ("2*h")."""
+
 _INLINE_BYTES = 1024
 
 
@@ -72,6 +75,11 @@ def export_graph(
     model.ir_version = IR_VERSION
     destination.mkdir(parents=True, exist_ok=True)
     ir.save(model, destination / GRAPH_FILE, external_data=WEIGHTS_FILE, size_threshold_bytes=_INLINE_BYTES)
+
+
+def dynamic_shapes(inputs: Sequence[SymbolicValue]) -> dict[str, dict[int, str]]:
+    """Which dimension of which input is free, for `export_graph`."""
+    return {name: {axis: size for axis, size in enumerate(shape) if isinstance(size, str)} for name, _, shape in inputs}
 
 
 @contextmanager

@@ -10,16 +10,13 @@ from typing import TYPE_CHECKING, Any, Protocol, cast
 from mutoscope.bundle import Defaults, Geometry, Text
 from torch import Tensor, nn
 
-from ..graph import Pass
+from ..graph import Pass, SymbolicValue
 
 if TYPE_CHECKING:
     from ..checkpoint import Checkpoint
 
 # Class of the pipeline, as model_index.json names it, to module.
 FAMILIES = {"WanPipeline": "mutoscope_export.families.wan"}
-
-SymbolicValue = tuple[str, str, tuple[int | str, ...]]
-"""Name, dtype and shape of an input or output; a string in the shape is a symbol, or a multiple of one ("2*h")."""
 
 
 @dataclass(frozen=True)
@@ -32,7 +29,6 @@ class GraphSource:
     module: Callable[[Any], nn.Module]
     inputs: Callable[[Any], Sequence[SymbolicValue]]
     outputs: Callable[[Any], Sequence[SymbolicValue]]
-    dynamic_shapes: Callable[[Any], Mapping[str, Mapping[int, str]]]
     examples: Callable[[Any], Sequence[Mapping[str, Tensor]]]  # the first is traced, all are compared
     passes: tuple[Pass, ...] = ()
 

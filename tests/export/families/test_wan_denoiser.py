@@ -11,7 +11,7 @@ import pytest
 import torch
 from diffusers import WanTransformer3DModel
 from mutoscope_export.families.wan import denoiser
-from mutoscope_export.graph import export_graph
+from mutoscope_export.graph import dynamic_shapes, export_graph
 from mutoscope_export.passes.int8 import DynamicInt8
 
 CONFIGS = {
@@ -68,7 +68,7 @@ def inputs_of_shape(
 
 def write_graph(transformer: WanTransformer3DModel, folder: Path, **options: object) -> Path:
     step = denoiser.DenoiserStep(transformer)
-    inputs, dynamic = denoiser.example_inputs(transformer), denoiser.dynamic_shapes(transformer)
+    inputs, dynamic = denoiser.example_inputs(transformer), dynamic_shapes(denoiser.symbolic_inputs(transformer))
     export_graph(step, inputs, dynamic, denoiser.OUTPUT_NAMES, folder, **options)
     return folder / "model.onnx"
 

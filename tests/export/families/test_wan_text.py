@@ -8,7 +8,7 @@ import onnxruntime
 import pytest
 import torch
 from mutoscope_export.families.wan import text
-from mutoscope_export.graph import export_graph
+from mutoscope_export.graph import dynamic_shapes, export_graph
 from transformers import UMT5Config, UMT5EncoderModel
 
 # Branches, text tokens: shorter than traced, longer, and beyond the distance from which all biases are the same.
@@ -27,7 +27,7 @@ def random_encoder(**config: object) -> UMT5EncoderModel:
 
 
 def write_graph(encoder: UMT5EncoderModel, folder: Path) -> Path:
-    inputs, dynamic = text.example_inputs(encoder), text.dynamic_shapes(encoder)
+    inputs, dynamic = text.example_inputs(encoder), dynamic_shapes(text.symbolic_inputs(encoder))
     names = [name for name, _, _ in text.symbolic_outputs(encoder)]
     export_graph(text.TextEncoder(encoder), inputs, dynamic, names, folder)
     return folder / "model.onnx"

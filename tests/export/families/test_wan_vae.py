@@ -11,7 +11,7 @@ import torch
 from diffusers import AutoencoderKLWan
 from diffusers.video_processor import VideoProcessor
 from mutoscope_export.families.wan import vae as wan_vae
-from mutoscope_export.graph import export_graph
+from mutoscope_export.graph import dynamic_shapes, export_graph
 
 WAN_22 = {"is_residual": True, "patch_size": 2, "in_channels": 12, "out_channels": 12}
 CONFIGS = {
@@ -107,7 +107,7 @@ def export_config(tmp_path_factory: pytest.TempPathFactory):
             export_graph(
                 wan_vae.DecoderChunk(vae, first=first),
                 wan_vae.example_inputs(vae, first=first),
-                wan_vae.dynamic_shapes(vae, first=first),
+                dynamic_shapes(wan_vae.symbolic_inputs(vae, first=first)),
                 [output for output, _, _ in wan_vae.symbolic_outputs(vae, first=first)],
                 folder / graph,
             )

@@ -114,7 +114,6 @@ def sources(precisions: Sequence[str]) -> list[GraphSource]:
             denoiser.DenoiserStep,
             denoiser.symbolic_inputs,
             denoiser.symbolic_outputs,
-            denoiser.dynamic_shapes,
             _denoiser_examples,
             _PASSES[precision],
         )
@@ -127,7 +126,6 @@ def sources(precisions: Sequence[str]) -> list[GraphSource]:
         text.TextEncoder,
         text.symbolic_inputs,
         text.symbolic_outputs,
-        text.dynamic_shapes,
         _text_examples,
     )
     decoders = [
@@ -138,7 +136,6 @@ def sources(precisions: Sequence[str]) -> list[GraphSource]:
             partial(vae.DecoderChunk, first=first),
             partial(vae.symbolic_inputs, first=first),
             partial(vae.symbolic_outputs, first=first),
-            partial(vae.dynamic_shapes, first=first),
             partial(_vae_examples, first=first),
         )
         for first in (True, False)

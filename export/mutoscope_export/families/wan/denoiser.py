@@ -18,6 +18,8 @@ from diffusers.models.transformers.transformer_wan import WanAttention, WanRotar
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from ...graph import SymbolicValue
+
 INPUT_NAMES = ("latents", "state", "timestep", "prompt_embeds", "guidance_weights", "solver_a", "solver_b")
 OUTPUT_NAMES = ("next_state", "velocity_peak")
 
@@ -175,7 +177,7 @@ class DenoiserStep(nn.Module):
         return _linear(attention.to_out[0], mixed, self.network_dtype).float()
 
 
-def symbolic_inputs(transformer: WanTransformer3DModel) -> list[tuple[str, str, tuple[int | str, ...]]]:
+def symbolic_inputs(transformer: WanTransformer3DModel) -> list[SymbolicValue]:
     """Name, dtype and shape of each input; a letter is a dimension free at run time, a number a fact of the model."""
     c = transformer.config.in_channels
     return [
@@ -189,20 +191,12 @@ def symbolic_inputs(transformer: WanTransformer3DModel) -> list[tuple[str, str, 
     ]
 
 
-def symbolic_outputs(transformer: WanTransformer3DModel) -> list[tuple[str, str, tuple[int | str, ...]]]:
+def symbolic_outputs(transformer: WanTransformer3DModel) -> list[SymbolicValue]:
     """Name, dtype and shape of each output, as `symbolic_inputs`."""
     return [
         ("next_state", "float32", ("K", transformer.config.in_channels, "F", "h", "w")),
         ("velocity_peak", "float32", ()),
     ]
-
-
-def dynamic_shapes(transformer: WanTransformer3DModel) -> dict[str, dict[int, str]]:
-    """Which dimension of which input is free, for the exporter."""
-    return {
-        name: {axis: size for axis, size in enumerate(shape) if isinstance(size, str)}
-        for name, _, shape in symbolic_inputs(transformer)
-    }
 
 
 def example_inputs(

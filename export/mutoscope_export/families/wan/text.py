@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from transformers import UMT5EncoderModel
 from transformers.models.umt5.modeling_umt5 import UMT5Attention, UMT5DenseGatedActDense, UMT5LayerNorm
 
-SymbolicValue = tuple[str, str, tuple[int | str, ...]]
+from ...graph import SymbolicValue
 
 
 class TextEncoder(nn.Module):
@@ -81,14 +81,6 @@ def symbolic_inputs(encoder: UMT5EncoderModel) -> list[SymbolicValue]:
 def symbolic_outputs(encoder: UMT5EncoderModel) -> list[SymbolicValue]:
     """Name, dtype and shape of each output, as `symbolic_inputs`."""
     return [("prompt_embeds", "float32", ("B", "L", encoder.config.d_model))]
-
-
-def dynamic_shapes(encoder: UMT5EncoderModel) -> dict[str, dict[int, str]]:
-    """Which dimension of which input is free, for the exporter."""
-    return {
-        name: {axis: size for axis, size in enumerate(shape) if isinstance(size, str)}
-        for name, _, shape in symbolic_inputs(encoder)
-    }
 
 
 def example_inputs(

@@ -14,6 +14,7 @@ from diffusers import AutoencoderKLWan
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
+from ...graph import SymbolicValue
 from .vae_layers import (
     CausalConvolution,
     ChannelNorm,
@@ -25,7 +26,6 @@ from .vae_layers import (
     UpBlock,
 )
 
-SymbolicValue = tuple[str, str, tuple[int | str, ...]]
 T = TypeVar("T")
 
 
@@ -82,14 +82,6 @@ def symbolic_outputs(vae: AutoencoderKLWan, *, first: bool) -> list[SymbolicValu
     frames = ("frames", "uint8", (num_frames, _multiple(pixels, "h"), _multiple(pixels, "w"), 3))
     prefix = "" if first else "next_"
     return [frames, *((prefix + name, dtype, shape) for name, dtype, shape in _symbolic_caches(vae))]
-
-
-def dynamic_shapes(vae: AutoencoderKLWan, *, first: bool) -> dict[str, dict[int, str]]:
-    """Which dimension of which input is free, for the exporter."""
-    return {
-        name: {axis: size for axis, size in enumerate(shape) if isinstance(size, str)}
-        for name, _, shape in symbolic_inputs(vae, first=first)
-    }
 
 
 def example_inputs(
