@@ -6,7 +6,6 @@ Knows words and colours. Knows nothing of pixels, tensors or training.
 from __future__ import annotations
 
 import itertools
-import re
 import zlib
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -64,12 +63,13 @@ class Scene:
     size: str | None = None
 
     def prompt(self, phrasing: int = 0) -> str:
+        """The scene in words. The article is always "a", as the grammar says; training also writes "an orange"."""
         thing = " ".join(word for word in (self.size, self.colour, self.shape) if word)
         return PHRASINGS[phrasing].format(thing=thing, motion=self.motion, background=self.background)
 
     @property
     def held_out(self) -> bool:
-        """True for the tenth of the combinations that training never sees, whatever the size word."""
+        """True for the tenth of the combinations that the denoiser never sees in training, whatever the size word."""
         words = f"{self.colour} {self.shape} {self.motion} {self.background}"
         return zlib.crc32(words.encode()) % 10 == 0
 
@@ -87,12 +87,13 @@ def prompt_pattern() -> str:
 
     thing = f"(?:(?:small|large) )?{one_of(COLOURS)} {one_of(SHAPES)}"
     alternatives = (
-        re.sub(r"^[a-z]", lambda first: f"[{first[0]}{first[0].upper()}]", phrasing).format(
+        phrasing.replace("a {thing}", "an? {thing}").format(
             thing=thing, motion=one_of(MOTIONS), background=one_of(BACKGROUNDS)
         )
         for phrasing in PHRASINGS
     )
-    return f"(?:{'|'.join(alternatives)})\\.?"
+    # Training capitalises first letters, so the first may be either; the rest is lower case.
+    return f"(?=[A-Za-z][^A-Z]*$)(?i:{'|'.join(alternatives)})\\.?"
 
 
 def sample_scenes(count: int, rng: np.random.Generator, scenes: list[Scene]) -> list[Scene]:

@@ -128,6 +128,8 @@ def _caption(scene: Scene, rng: np.random.Generator) -> str:
     if rng.random() < PROMPT_DROPOUT:
         return ""
     caption = scene.prompt(0 if rng.random() < 0.7 else int(rng.integers(len(PHRASINGS))))
+    if rng.random() < 0.5:
+        caption = caption.replace("a orange", "an orange")
     if rng.random() < 0.15:
         caption = caption[0].upper() + caption[1:]
     return caption + "." if rng.random() < 0.1 else caption

@@ -1,0 +1,1 @@
+"""Changes to a finished graph: one pass a file, each returns whether it changed anything."""
