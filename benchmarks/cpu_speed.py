@@ -191,13 +191,13 @@ def main() -> None:
     if given.worker:
         return worker(given.worker)
     rounds = 1 if given.quick else given.rounds
+    model, sizes = (TINY, SIZES_TINY) if given.quick else (WIDTH_13B, SIZES_13B)
     rows: list[Answer] = []
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         os.environ["TORCHINDUCTOR_CACHE_DIR"] = f"{name}/inductor"  # so that each result compiles anew
         if "width-1.3b" in given.case:
-            case = (TINY, SIZES_TINY) if given.quick else (WIDTH_13B, SIZES_13B)
-            make_denoiser(folder / "width", *case)
+            make_denoiser(folder / "width", model, sizes)
             rows += measure("width-1.3b", folder, rounds, {"folder": str(folder / "width"), "threads": given.threads})
         if "builtin-clip" in given.case:
             missing = [path.name for path in (given.checkpoint, given.bundle) if not path.is_dir()]
@@ -207,7 +207,7 @@ def main() -> None:
                 facts = {"folder": str(given.checkpoint), "bundle": str(given.bundle), "threads": given.threads}
                 request = _request(given.bundle, given.quick)
                 rows += measure("builtin-clip", folder, rounds, facts | {"request": request})
-    write_result(given.output, rows, threads=given.threads, quick=given.quick, sizes=SIZES_13B, model=WIDTH_13B)
+    write_result(given.output, rows, threads=given.threads, quick=given.quick, rounds=rounds, sizes=sizes, model=model)
 
 
 if __name__ == "__main__":

@@ -19,6 +19,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -46,12 +47,14 @@ class Worker:
     def run(self) -> Answer:
         """Runs once more; what the run said, with `elapsed_s`, `peak_rss_bytes` and `rss_bytes`."""
         assert self._process.stdin is not None
-        self._process.stdin.write("run\n")
-        self._process.stdin.flush()
+        with suppress(BrokenPipeError):  # it ended meanwhile, which its answer tells
+            self._process.stdin.write("run\n")
+            self._process.stdin.flush()
         return self._answer()
 
     def close(self) -> None:
-        self._process.communicate()
+        with suppress(BrokenPipeError):
+            self._process.communicate()
 
     def _answer(self) -> Answer:
         assert self._process.stdout is not None
@@ -103,8 +106,12 @@ def measure_in_turn(
     answers: dict[str, list[Answer]] = {name: [] for name in workers}
     for number in range(rounds):
         print(f"round {number + 1} of {rounds}", file=sys.stderr)
-        for name, worker in workers.items():
-            answers[name].append(worker.run())
+        for name, worker in list(workers.items()):
+            try:
+                answers[name].append(worker.run())
+            except MeasurementError as error:
+                results[name] = error
+                del workers[name]
     for name, worker in workers.items():
         worker.close()
         results[name] = worker.first, answers[name]
@@ -129,6 +136,11 @@ def peak_rss_bytes() -> int:
     """Largest resident memory of this process so far, pages of mapped files included."""
     # Linux carries `ru_maxrss` over from the process that started this one, so its own mark comes first.
     return _status_bytes("VmHWM") or resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+
+
+def reset_peak_rss() -> None:
+    """From here on `peak_rss_bytes` counts anew, from what is resident now. Linux only."""
+    Path("/proc/self/clear_refs").write_text("5")
 
 
 def arguments(description: str | None, default_rounds: int) -> argparse.ArgumentParser:

@@ -127,8 +127,8 @@ def builtin_graphs(root: Path, folder: Path) -> Iterator[dict[str, Any]]:
             yield {"name": name, "graph": str(bundle.path(graph.file)), "feeds": str(feeds)}
 
 
-def width_13b_graphs(folder: Path, quick: bool) -> list[dict[str, Any]]:
-    make_denoiser(folder, *((TINY, SIZES_TINY) if quick else (WIDTH_13B, SIZES)))
+def width_13b_graphs(folder: Path, model: dict[str, int], sizes: dict[str, int]) -> list[dict[str, Any]]:
+    make_denoiser(folder, model, sizes)
     feeds = str(folder / "feeds.npz")
     return [
         {"name": f"width-1.3b {precision}", "graph": str(folder / precision / "model.onnx"), "feeds": feeds}
@@ -155,10 +155,12 @@ def main() -> None:
     given = parser.parse_args()
     if given.worker:
         return serve(partial(write_optimized if given.worker.get("write") else load_session, given.worker))
+    rounds = 1 if given.quick else given.rounds
+    model, sizes = (TINY, SIZES_TINY) if given.quick else (WIDTH_13B, SIZES)
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         rows: list[Answer] = []
-        graphs = width_13b_graphs(folder / "width", given.quick)
+        graphs = width_13b_graphs(folder / "width", model, sizes)
         if given.bundle.is_dir():
             graphs += builtin_graphs(given.bundle, folder)
         else:
@@ -166,8 +168,8 @@ def main() -> None:
         for graph in graphs:
             for setting in given.setting:
                 if SETTINGS[setting] != {"attributes": {"intra_op_num_threads": given.threads}}:  # the default itself
-                    rows.append(measure(graph, setting, given.threads, 1 if given.quick else given.rounds))
-    write_result(given.output, rows, threads=given.threads, quick=given.quick, sizes=SIZES, model=WIDTH_13B)
+                    rows.append(measure(graph, setting, given.threads, rounds))
+    write_result(given.output, rows, threads=given.threads, quick=given.quick, rounds=rounds, sizes=sizes, model=model)
 
 
 if __name__ == "__main__":

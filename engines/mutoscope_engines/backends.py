@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from importlib import import_module
 
 from .errors import BackendUnavailableError
@@ -26,19 +27,20 @@ def load_backend(name: str) -> Backend:
     return backend
 
 
-def choose_backend(name: str, precision: str | None = None) -> Backend:
-    """The backend asked for, or for "auto" the first that can run here.
+def choose_backend(name: str, precisions: Sequence[str]) -> tuple[Backend, str]:
+    """The backend asked for, or for "auto" the first that can run here, and the first of `precisions` that it runs.
 
     Raises:
-        BackendUnavailableError: none can; says for each why not.
+        BackendUnavailableError: there is none; says for each why not.
     """
     refusals = []
     for candidate in BACKENDS if name == "auto" else (name,):
         backend = load_backend(candidate)
         reason = backend.unavailable_because()
-        if reason is None and precision is not None and not backend.supports(precision):
-            reason = f"it does not run {precision} graphs"
         if reason is None:
-            return backend
+            for precision in precisions:
+                if backend.supports(precision):
+                    return backend, precision
+            reason = f"it does not run graphs in {' or '.join(precisions)}"
         refusals.append(f"{candidate}: {reason}")
-    raise BackendUnavailableError("no backend can run here; tried " + "; ".join(refusals))
+    raise BackendUnavailableError("no backend can run this here; tried " + "; ".join(refusals))

@@ -25,9 +25,9 @@ OVERRIDES = "mutoscope.json"
 UNKNOWN = "unknown - see the checkpoint"
 
 _HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
-_HUB_FILES = ["*.json", "*.txt", "*.model", "*.safetensors", "*.md", "LICENSE*"]
+_HUB_DESCRIPTION = ["*.json", "*.txt", "*.model", "*.md", "LICENSE*"]
 _PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle")
-_WIDTHS = {"BF16": torch.bfloat16, "F16": torch.float16}
+_DTYPES = {"BF16": torch.bfloat16, "F16": torch.float16, "F32": torch.float32}
 
 
 @dataclass(frozen=True)
@@ -37,6 +37,7 @@ class Checkpoint:
     root: Path
     name: str  # a hub id with its revision, or the folder's name
     family: Family
+    classes: Mapping[str, str]  # of each component, as the family's table has it
     overrides: Mapping[str, Any]  # what `mutoscope.json` in the folder says
 
     def config(self, component: str, file: str = "config.json") -> dict[str, Any]:
@@ -52,24 +53,32 @@ class Checkpoint:
         return self.config("scheduler", "scheduler_config.json")
 
     def model_class(self, component: str) -> Any:
-        return _resolve(_read_json(self.root / INDEX)[component])
+        library, class_name = self.classes[component].split(".")
+        return getattr(import_module(library), class_name)
 
     def load(self, component: str) -> torch.nn.Module:
         """A component with its weights, in the type they are stored in. Drop it before the next is loaded.
 
         Raises:
-            ExportError: its files are missing or damaged.
+            ExportError: its files are missing or damaged, or do not hold exactly the weights of its class.
         """
         folder = self.root / component
         dtype = _stored_dtype(folder)
+        model: torch.nn.Module
         try:
-            model: torch.nn.Module = self.model_class(component).from_pretrained(
-                folder, torch_dtype=dtype, use_safetensors=True, local_files_only=True
+            model, found = self.model_class(component).from_pretrained(
+                folder,
+                torch_dtype=dtype,
+                use_safetensors=True,
+                local_files_only=True,
+                output_loading_info=True,
+                ignore_mismatched_sizes=True,  # so that they are listed
             )
         except (OSError, ValueError, RuntimeError, SafetensorError) as error:
             raise ExportError(
                 f"{component} of {self.name} cannot be loaded: {error}. Get the checkpoint again"
             ) from error
+        _refuse_other_weights(component, self.name, found)
         return model.eval().requires_grad_(False)
 
     def tokenizer(self) -> Any:
@@ -111,7 +120,7 @@ def open_checkpoint(checkpoint: str | Path) -> Checkpoint:
     Raises:
         ExportError: it is not there, or not supported; says what is.
     """
-    root, name = _locate(checkpoint)
+    root, name, on_hub = _locate(checkpoint)
     if not (root / INDEX).is_file():
         raise ExportError(
             f"{checkpoint} has no {INDEX}: not a checkpoint in the Diffusers layout. "
@@ -122,46 +131,84 @@ def open_checkpoint(checkpoint: str | Path) -> Checkpoint:
     if pipeline not in tuple(FAMILIES):  # compared, not hashed: JSON may hold a list here
         raise ExportError(f"{name} is a checkpoint for {pipeline!r}; supported: {', '.join(FAMILIES)}")
     family = load_family(str(pipeline))
-    _refuse_other_components(name, index, family)
+    classes = {component: _supported_class(name, index, component, family) for component in family.COMPONENTS}
     _refuse_pickles(root, family)
     overrides = _read_json(root / OVERRIDES) if (root / OVERRIDES).is_file() else {}
-    opened = Checkpoint(root, name, family, overrides)
-    try:
-        from_diffusers(opened.scheduler)
-        family.refuse_unsupported(opened, index)
-    except (ScheduleError, ValueError) as error:
-        raise ExportError(f"{name} is refused: {error}") from error
+    opened = Checkpoint(root, name, family, classes, overrides)
+    _refuse_unsupported(opened, index)
+    if on_hub:
+        weights = [f"{component}/*.safetensors" for component in family.COMPONENTS]
+        _download(str(checkpoint), weights, revision=root.name)
     return opened
 
 
-def _locate(checkpoint: str | Path) -> tuple[Path, str]:
+def _locate(checkpoint: str | Path) -> tuple[Path, str, bool]:
+    """Where it lies, what to call it, and whether its weights are still on the hub."""
     root = Path(checkpoint)
     if root.is_dir():
-        return root, root.resolve().name
+        return root, root.resolve().name, False
     if isinstance(checkpoint, Path) or not _HUB_ID.fullmatch(checkpoint):
         raise ExportError(
             f"there is no checkpoint at {checkpoint}: not a folder, and not a hub id such as "
             "Wan-AI/Wan2.1-T2V-1.3B-Diffusers"
         )
+    root = _download(checkpoint, _HUB_DESCRIPTION)
+    return root, f"{checkpoint}@{root.name}", True
+
+
+def _download(hub_id: str, patterns: list[str], *, revision: str | None = None) -> Path:
+    """The folder of a revision (the newest where none is given), with at least the files of these patterns."""
     from huggingface_hub import snapshot_download
 
     try:
-        root = Path(snapshot_download(checkpoint, allow_patterns=_HUB_FILES))
+        return Path(snapshot_download(hub_id, revision=revision, allow_patterns=patterns))
     except Exception as error:  # the hub's client raises errors of several libraries
         cause = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise ExportError(
-            f"{checkpoint} is no folder here, and could not be had from the hub: {cause}. "
+            f"{hub_id} is no folder here, and could not be had from the hub: {cause}. "
             "Check the name and the network, or download it elsewhere and name the folder"
         ) from error
-    return root, f"{checkpoint}@{root.name}"
 
 
-def _refuse_other_components(name: str, index: Mapping[str, Any], family: Family) -> None:
-    for component, supported in family.COMPONENTS.items():
-        entry = index.get(component)
-        given = entry[1] if isinstance(entry, list) and len(entry) == 2 else None
-        if given not in supported:
-            raise ExportError(f"the {component} of {name} is {given!r}; supported: {', '.join(supported)}")
+def _supported_class(name: str, index: Mapping[str, Any], component: str, family: Family) -> str:
+    """The class of a component. It comes from the family's table: a checkpoint must not choose what is imported."""
+    supported = family.COMPONENTS[component]
+    entry = index.get(component)
+    for known in supported:
+        if entry == known.split("."):
+            return known
+    raise ExportError(f"the {component} of {name} is {entry!r}; supported: {', '.join(supported)}")
+
+
+def _refuse_unsupported(opened: Checkpoint, index: Mapping[str, Any]) -> None:
+    try:
+        from_diffusers(opened.scheduler)
+        opened.family.refuse_unsupported(opened, index)
+    except ExportError:
+        raise
+    except (ScheduleError, ValueError) as error:
+        raise ExportError(f"{opened.name} is refused: {error}") from error
+    except Exception as error:  # which one a value of the wrong kind raises is up to the libraries that read it
+        raise ExportError(
+            f"a configuration file of {opened.name} holds something of the wrong kind: "
+            f"{type(error).__name__}: {error}. Get the checkpoint again"
+        ) from error
+
+
+def _refuse_other_weights(component: str, name: str, found: Mapping[str, Any]) -> None:
+    """Refuses what the libraries load with a warning and random numbers; what a class ignores they left out."""
+    for kind, meaning in (
+        ("missing_keys", "lacks"),
+        ("unexpected_keys", "has besides those of its class"),
+        ("mismatched_keys", "has in other shapes than its configuration says"),
+    ):
+        keys = sorted(entry if isinstance(entry, str) else entry[0] for entry in found[kind])
+        if keys:
+            more = f" and {len(keys) - 3} more" if len(keys) > 3 else ""
+            raise ExportError(
+                f"{component} of {name} {meaning} {len(keys)} weights: {', '.join(keys[:3])}{more}. "
+                "Get the checkpoint again, whole"
+            )
 
 
 def _refuse_pickles(root: Path, family: Family) -> None:
@@ -175,28 +222,28 @@ def _refuse_pickles(root: Path, family: Family) -> None:
             )
 
 
-def _resolve(entry: list[str]) -> Any:
-    library, class_name = entry
-    return getattr(import_module(library), class_name)
-
-
 def _stored_dtype(folder: Path) -> torch.dtype:
     """The narrowest type that holds all of a component's weights without loss.
 
     Raises:
-        ExportError: there are no safetensors, or they are damaged.
+        ExportError: there are no safetensors, or they are damaged, or of a type that is not read.
     """
     files = sorted(folder.glob("*.safetensors"))
     if not files:
         raise ExportError(f"{folder.name} has no .safetensors file. Get the checkpoint again, whole")
-    found: set[torch.dtype] = set()
+    stored: set[str] = set()
     for path in files:
         try:
             with safe_open(path, "pt") as weights:
-                found |= {_WIDTHS.get(weights.get_slice(key).get_dtype(), torch.float32) for key in weights.keys()}  # noqa: SIM118
+                stored |= {weights.get_slice(key).get_dtype() for key in weights.keys()}  # noqa: SIM118
         except SafetensorError as error:
             raise ExportError(f"{folder.name}/{path.name} is damaged: {error}. Get the checkpoint again") from error
-    return found.pop() if len(found) == 1 else torch.float32
+    if unread := sorted(stored - set(_DTYPES)):
+        raise ExportError(
+            f"{folder.name} has weights in {', '.join(unread)}; supported: {', '.join(_DTYPES)}. "
+            "Get the checkpoint as its authors published it, not quantized"
+        )
+    return _DTYPES[stored.pop()] if len(stored) == 1 else torch.float32
 
 
 def _read_json(path: Path) -> dict[str, Any]:

@@ -1,6 +1,5 @@
 """`mutoscope export`. Knows arguments and how to tell a person what happens. Knows nothing of checkpoints."""
 
-import argparse
 import json
 import sys
 import time
@@ -8,43 +7,30 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from mutoscope.bundle import Bundle
-from mutoscope.errors import MutoscopeError
+from mutoscope.commands.arguments import Parser
+from mutoscope.commands.report import tell
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Runs the command; returns its exit code."""
-    parser = _parser()
-    try:
-        arguments = parser.parse_args(argv)
-    except SystemExit as stopped:  # --help, or wrong usage, which argparse has told
-        return int(stopped.code or 0)
+def main(argv: Sequence[str]) -> int:
+    """Runs the command; `mutoscope.cli` says what an error means."""
+    arguments = _parser().parse(argv)
     from .export import export_checkpoint  # here, so that --help need not wait for torch
 
     _silence_libraries()
-    try:
-        bundle = export_checkpoint(
-            arguments.checkpoint,
-            arguments.bundle,
-            precisions=arguments.precision,
-            overwrite=arguments.overwrite,
-            compact=arguments.compact,
-            on_progress=_Progress(),
-        )
-    except MutoscopeError as error:
-        print(f"{parser.prog}: {error}", file=sys.stderr)
-        return error.exit_code
-    except KeyboardInterrupt:
-        print(f"{parser.prog}: interrupted; nothing was published", file=sys.stderr)
-        return 130
-    if arguments.json:
-        print(json.dumps(_facts(bundle)))
-    else:
-        print(f"{bundle.root}")
+    bundle = export_checkpoint(
+        arguments.checkpoint,
+        arguments.bundle,
+        precisions=arguments.precision,
+        overwrite=arguments.overwrite,
+        compact=arguments.compact,
+        on_progress=_Progress() if sys.stderr.isatty() else None,
+    )
+    tell(json.dumps(_facts(bundle)) if arguments.json else str(bundle.root))
     return 0
 
 
 class _Progress:
-    """A line on standard error for each stage, with the seconds since the start."""
+    """A line on the terminal for each stage, with the seconds since the start."""
 
     def __init__(self) -> None:
         self._started = time.perf_counter()
@@ -76,11 +62,8 @@ def _facts(bundle: Bundle) -> dict[str, object]:
     }
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="mutoscope export",
-        description="Turns a checkpoint into a bundle, and checks every graph against its network.",
-    )
+def _parser() -> Parser:
+    parser = Parser("export", "Turns a checkpoint into a bundle, and checks every graph against its network.")
     parser.add_argument("checkpoint", help="a folder in the Diffusers layout, or a hub id")
     parser.add_argument("bundle", type=Path, help="the folder to write")
     parser.add_argument("--precision", nargs="+", default=["fp32"], help="of the denoiser: fp32, int8")

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
+import torch
 from mutoscope.bundle import (
     FORMAT_VERSION,
     MANIFEST,
@@ -22,6 +23,7 @@ from mutoscope.bundle import (
     Bundle,
     Defaults,
     Demonstration,
+    Geometry,
     Graph,
     GraphTensor,
     Manifest,
@@ -30,20 +32,20 @@ from mutoscope.bundle import (
     write_manifest,
 )
 from mutoscope.errors import RequestError
-from mutoscope.schedule import from_diffusers
+from mutoscope.schedule import ScheduleError, build_schedule, from_diffusers
 from mutoscope.version import __version__
 
 from .checkpoint import OVERRIDES, UNKNOWN, Checkpoint, open_checkpoint
 from .errors import ExportError
 from .families import GraphSource
 from .graph import GRAPH_FILE, SymbolicValue, dynamic_shapes, export_graph
-from .parity import Sample, compare, record
+from .parity import Sample, compare, compare_with_own_class, record
 from .passes.half_weights import half_weights
 from .preview import fit_preview
 
 REPORT = "export_report.json"
 
-OnProgress = Callable[[str, "float | None"], None]
+OnProgress = Callable[[str], None]
 
 _TOKENIZER_PROBES = ("", "a red circle moving right", "Café  “quoted” ﬁsh\n漢字 🙂 </s> <pad>")
 
@@ -79,16 +81,16 @@ def export_checkpoint(
         destination: the bundle's folder; must not exist, or be empty, or with `overwrite` be a bundle.
         precisions: of the denoiser; the first one that a backend supports is what it runs by default.
         compact: store weights that are exact in half precision so: half the size, and the same frames.
-        on_progress: told the stage that begins, and how much of the whole is done where that is known.
+        on_progress: told the stage that begins.
 
     Raises:
-        ExportError: the checkpoint is refused, or a graph differs from its network.
+        ExportError: the checkpoint is refused, a graph differs from its network, or the disk is full.
         RequestError: a precision or destination that cannot be served.
     """
     destination = Path(destination)
-    say = on_progress or (lambda stage, fraction: None)
+    say = on_progress or (lambda stage: None)
     _refuse_destination(destination, overwrite)
-    say("open checkpoint", None)
+    say("open checkpoint")
     opened = open_checkpoint(checkpoint)
     sources = opened.family.sources(_checked_precisions(precisions, opened.family.PRECISIONS))
     if compact:
@@ -96,10 +98,10 @@ def export_checkpoint(
     with _partial_folder(destination) as folder:
         manifest = _describe(opened, folder, say)
         graphs, report = _export_graphs(opened, sources, folder, say)
-        say("preview", None)
+        say("preview")
         preview = _fit_preview(opened, manifest.geometry.latent_channels)
-        (folder / REPORT).write_text(json.dumps({"made_with": _made_with(), "graphs": report}, indent=1) + "\n")
-        say("publish", None)
+        (folder / REPORT).write_text(json.dumps({"made_with": _made_with(), **report}, indent=1) + "\n")
+        say("publish")
         write_manifest(folder, msgspec.structs.replace(manifest, graphs=tuple(graphs), preview=preview))
         _publish(folder, destination)
     return Bundle.open(destination, verify=False)
@@ -115,7 +117,9 @@ def _describe(opened: Checkpoint, folder: Path, say: OnProgress) -> Manifest:
         defaults = msgspec.convert(given, Defaults)
     except msgspec.ValidationError as error:
         raise ExportError(f"defaults in {OVERRIDES} of {opened.name} are wrong: {error}") from error
-    say("tokenizer", None)
+    geometry = family.geometry(opened)
+    _refuse_impossible_defaults(opened.name, defaults, geometry, scheduler)
+    say("tokenizer")
     tokenizer = opened.tokenizer()
     _write_tokenizer(tokenizer, folder / TOKENIZER)
     return Manifest(
@@ -126,9 +130,9 @@ def _describe(opened: Checkpoint, folder: Path, say: OnProgress) -> Manifest:
             license=opened.license(),
             attribution=overrides.attribution or UNKNOWN,
             exported_by=_made_with(),
-            files=opened.sha256_of_files(lambda name: say(f"hash {name}", None)),
+            files=opened.sha256_of_files(lambda name: say(f"hash {name}")),
         ),
-        geometry=family.geometry(opened),
+        geometry=geometry,
         text=family.text_settings(opened, tokenizer),
         defaults=defaults,
         scheduler=scheduler,
@@ -136,6 +140,27 @@ def _describe(opened: Checkpoint, folder: Path, say: OnProgress) -> Manifest:
         files={},
         demonstration=overrides.demonstration,
     )
+
+
+def _refuse_impossible_defaults(name: str, defaults: Defaults, geometry: Geometry, scheduler: dict[str, Any]) -> None:
+    """A request that says nothing but its prompt must be possible."""
+    frames, rows, columns = geometry.patch_size
+    spatial, temporal = geometry.vae_scale_factor_spatial, geometry.vae_scale_factor_temporal
+    for option, given, first, step in (
+        ("height", defaults.height, spatial * rows, spatial * rows),
+        ("width", defaults.width, spatial * columns, spatial * columns),
+        ("num_frames", defaults.num_frames, temporal * (frames - 1) + 1, temporal * frames),
+    ):
+        last = first + step * (geometry.max_patches - 1)
+        if given not in range(first, last + 1, step):
+            raise ExportError(
+                f"the default {option} of {name} is {given}; its networks take {first} to {last} in steps of {step}. "
+                f"Set another one under defaults in {OVERRIDES} in the checkpoint's folder"
+            )
+    try:
+        build_schedule(defaults.scheduler, scheduler, defaults.num_inference_steps)
+    except ScheduleError as error:
+        raise ExportError(f"the defaults of {name} give no schedule: {error}") from error
 
 
 def _overrides(opened: Checkpoint) -> Overrides:
@@ -170,27 +195,31 @@ def _write_tokenizer(tokenizer: Any, destination: Path) -> None:
 
 def _export_graphs(
     opened: Checkpoint, sources: Sequence[GraphSource], folder: Path, say: OnProgress
-) -> tuple[list[Graph], list[dict[str, Any]]]:
+) -> tuple[list[Graph], dict[str, list[dict[str, Any]]]]:
     """Component by component: load, export its graphs, free it, compare the graphs with what it gave."""
-    graphs, report = [], []
+    graphs: list[Graph] = []
+    report: dict[str, list[dict[str, Any]]] = {"components": [], "graphs": []}
     for component, its_sources in groupby(sources, lambda source: source.component):
-        made = _export_component(opened, component, list(its_sources), folder, say)
+        made, beside_own_class = _export_component(opened, component, list(its_sources), folder, say)
+        report["components"].append(beside_own_class)
         gc.collect()  # the exporter leaves cycles that hold the weights
         for graph, samples in made:
-            say(f"compare {Path(graph.file).parent}", None)
-            report.append(compare(folder / graph.file, graph, samples))
+            say(f"compare {Path(graph.file).parent}")
+            report["graphs"].append(compare(folder / graph.file, graph, samples))
             graphs.append(graph)
     return graphs, report
 
 
 def _export_component(
     opened: Checkpoint, component: str, sources: Sequence[GraphSource], folder: Path, say: OnProgress
-) -> list[tuple[Graph, list[Sample]]]:
-    say(f"load {component}", None)
+) -> tuple[list[tuple[Graph, list[Sample]]], dict[str, Any]]:
+    say(f"load {component}")
     model = opened.load(component)
+    with torch.no_grad():
+        beside_own_class = compare_with_own_class(component, model, *opened.family.beside_own_class(component, model))
     made = []
     for source in sources:
-        say(f"export {source.folder}", None)
+        say(f"export {source.folder}")
         module, examples = source.module(model), source.examples(model)
         graph = Graph(
             role=source.role,
@@ -206,7 +235,7 @@ def _export_component(
             module, examples[0], dynamic_shapes(source.inputs(model)), output_names, destination, passes=source.passes
         )
         made.append((graph, samples))
-    return made
+    return made, beside_own_class
 
 
 def _declared(values: Sequence[SymbolicValue]) -> tuple[GraphTensor, ...]:
@@ -258,6 +287,11 @@ def _partial_folder(destination: Path) -> Iterator[Path]:
         raise RequestError(f"{folder} cannot be made: {error.strerror}; name another place") from error
     try:
         yield folder
+    except OSError as error:
+        raise ExportError(
+            f"{destination} could not be written: {error}. Nothing was published; free some space, or name another "
+            "place"
+        ) from error
     finally:
         shutil.rmtree(folder, ignore_errors=True)
 

@@ -1,4 +1,4 @@
-"""Whether a graph computes what its torch module computes.
+"""Whether a graph computes what its torch module computes, and that what the checkpoint's own class computes.
 
 Knows modules, sessions and tolerances. Knows nothing of models or files of a bundle.
 
@@ -26,6 +26,9 @@ Arrays = dict[str, NDArray[Any]]
 # bias, a wrong axis or another epsilon above 1e-3. Dynamic int8 gives 1.3e-2 at the width of Wan 1.3B and more in
 # narrower layers; a wrong scale gives about 1.
 TOLERANCES = {"fp32": 1e-4, "int8": 5e-2}
+# Roundings of the type that a checkpoint's own class computes in, when our float32 module is compared with it. Some
+# tens of blocks in bfloat16 differ by two or three of them.
+_OWN_CLASS_ROUNDINGS = 8
 # Integers are rounded from floats, and a value halfway between two may fall to either.
 INTEGER_TOLERANCE = 1
 
@@ -88,6 +91,30 @@ def compare(file: Path, graph: Graph, samples: Sequence[Sample]) -> dict[str, An
     }
 
 
+def compare_with_own_class(
+    component: str, model: torch.nn.Module, ours: torch.Tensor, theirs: torch.Tensor
+) -> dict[str, Any]:
+    """`ours` is what the module to export makes of `model`'s weights, `theirs` what `model` itself makes of them.
+
+    Returns what goes into the export report.
+
+    Raises:
+        ExportError: they differ by more than the precision of `model`'s weights explains.
+    """
+    rounding = max(torch.finfo(weight.dtype).eps for weight in model.parameters())
+    expected = theirs.numpy()
+    found = difference(ours.numpy(), expected)
+    tolerance = max(TOLERANCES["fp32"], _OWN_CLASS_ROUNDINGS * rounding)
+    measure, limit = _limit(expected, tolerance)
+    if not found[measure] <= limit:
+        raise ExportError(
+            f"the {component} is not exported as {type(model).__name__} computes it: {measure} is "
+            f"{found[measure]:.2g}, at most {limit:g} is allowed. Nothing was published; please report it with the "
+            "versions of torch, diffusers and transformers"
+        )
+    return {"component": component, "against": "checkpoint's own classes", f"{measure}_tolerance": limit, **found}
+
+
 def difference(given: NDArray[Any], expected: NDArray[Any]) -> dict[str, float]:
     """`max_abs`, and `relative_l2`: the norm of the difference over the norm of what is expected."""
     if given.shape != expected.shape or given.dtype != expected.dtype:
@@ -106,13 +133,17 @@ def _refuse_beyond(
     found: Mapping[str, float],
     shapes: Mapping[str, list[int]],
 ) -> None:
-    measure, limit = ("relative_l2", tolerance) if expected.dtype.kind == "f" else ("max_abs", INTEGER_TOLERANCE)
+    measure, limit = _limit(expected, tolerance)
     if not found[measure] <= limit:  # so that NaN is refused, too
         raise ExportError(
             f"{graph.file} does not compute what its network does: {measure} of {name} is {found[measure]:.2g}, at "
             f"most {limit:g} is allowed in {graph.precision}, for inputs {dict(shapes)}. Nothing was published; please "
             "report it with the versions of torch, onnxscript and diffusers"
         )
+
+
+def _limit(expected: NDArray[Any], tolerance: float) -> tuple[str, float]:
+    return ("relative_l2", tolerance) if expected.dtype.kind == "f" else ("max_abs", INTEGER_TOLERANCE)
 
 
 def _refuse_other_interface(graph: Graph, session: Session) -> None:

@@ -10,10 +10,12 @@ import os
 import signal
 import sys
 import threading
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from importlib import import_module
 
 from .commands.arguments import no_such
+from .commands.report import tell
 from .errors import BackendUnavailableError, MutoscopeError, OutOfMemoryError, RequestError
 from .version import __version__
 
@@ -41,12 +43,9 @@ USAGE = "\n".join(
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs one command and gives its exit code: 0, that of the error, or 130 when interrupted."""
-    if threading.current_thread() is threading.main_thread():
-        signal.signal(signal.SIGTERM, signal.default_int_handler)  # tidy up after `kill`, as after Ctrl-C
     try:
-        code = _run(list(sys.argv[1:] if argv is None else argv))
-        sys.stdout.flush()
-        return code
+        with _kill_interrupts():
+            return _run(list(sys.argv[1:] if argv is None else argv))
     except MutoscopeError as error:
         return _report(error)
     except MemoryError:
@@ -55,17 +54,43 @@ def main(argv: Sequence[str] | None = None) -> int:
         print("mutoscope: interrupted", file=sys.stderr)
         return 130
     except BrokenPipeError:  # whoever read standard output has gone, such as `head`
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
+    finally:
+        _discard_unwritable_output()
+
+
+@contextmanager
+def _kill_interrupts() -> Iterator[None]:
+    """`kill` tidies up as Ctrl-C does. Only the main thread may set that, and a host gets its own handler back."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    previous = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, signal.SIG_DFL if previous is None else previous)
+
+
+def _discard_unwritable_output() -> None:
+    """What standard output would not take is told once, and not again by Python when it ends."""
+    try:
+        if sys.stdout is not None:  # it is closed
+            sys.stdout.flush()
+    except OSError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _run(argv: list[str]) -> int:
     if not argv or argv[0] in ("-h", "--help", "help"):
-        print(USAGE, file=sys.stdout if argv else sys.stderr)
-        return 0 if argv else RequestError.exit_code
+        if argv:
+            tell(USAGE)
+            return 0
+        print(USAGE, file=sys.stderr)
+        return RequestError.exit_code
     name = argv[0]
     if name == "--version":
-        print(f"mutoscope {__version__}")
+        tell(f"mutoscope {__version__}")
         return 0
     if name not in COMMANDS:
         raise RequestError(no_such("command", name, list(COMMANDS)))
@@ -74,7 +99,7 @@ def _run(argv: list[str]) -> int:
     try:
         code: int = getattr(import_module(module), function)(argv[1:])
     except ModuleNotFoundError as error:
-        if not extra:
+        if not extra or (error.name or "mutoscope").startswith("mutoscope"):  # a fault of ours
             raise
         raise BackendUnavailableError(
             f"`mutoscope {name}` needs {error.name}, which is not installed; run: pip install 'mutoscope[{extra}]'"

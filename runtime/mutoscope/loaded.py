@@ -32,14 +32,14 @@ class LoadedGraphs:
         self._lock = threading.Lock()
         self._open: dict[str, Session] = {}
         self._users: dict[str, int] = {}
-        self._closed = False
+        self.closed = False
 
     @contextmanager
     def use(self, role: str, plan: Plan) -> Iterator[Run]:
         """What runs the graph of a role, for the length of a `with`, in which its outputs are valid.
 
         Raises:
-            CancelledError: the graphs were closed, before or meanwhile.
+            CancelledError: the graphs were closed meanwhile.
         """
         file = self.bundle.manifest.graph(role, plan.precision).file
         with self._lock:
@@ -58,17 +58,17 @@ class LoadedGraphs:
         finally:
             with self._lock:
                 self._users[file] -= 1
-                if self._users[file] == 0 and (self._closed or not plan.keep_loaded):
+                if self._users[file] == 0 and (self.closed or not plan.keep_loaded):
                     self._open.pop(file).close()
 
     def _refuse_if_closed(self) -> None:
-        if self._closed:
-            raise CancelledError("the pipeline is closed; load it again to make videos")
+        if self.closed:
+            raise CancelledError("the pipeline was closed; load it again to make videos")
 
     def close(self) -> None:
         """Closes what is not in use, cancels what is; that closes when its user leaves it."""
         with self._lock:
-            self._closed = True
+            self.closed = True
             for file, session in list(self._open.items()):
                 if self._users.get(file, 0) == 0:
                     self._open.pop(file).close()

@@ -1,47 +1,33 @@
 """From prompt to frames: encode text, denoise, decode, one after the other.
 
-Knows jobs and sessions. Knows nothing of files, codecs, the command line or any backend's library.
+Knows requests, jobs and the order of the stages. Knows nothing of files, codecs or any backend's library.
 """
 
 from __future__ import annotations
 
-import math
 import time
 from collections.abc import Callable, Generator, Iterator
-from contextlib import ExitStack
+from contextlib import contextmanager
 from dataclasses import dataclass, field, fields
-from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
-from mutoscope_engines.backends import choose_backend
-from mutoscope_engines.session import SessionOptions, Tensor
-from numpy.typing import NDArray
+from mutoscope_engines.session import SessionOptions
 
 from .builtin import bundle_path
 from .bundle import Bundle
-from .errors import NumericalError, RequestError
+from .errors import OutOfMemoryError, RequestError, ShapeError
 from .families import load_family
 from .loaded import LoadedGraphs
-from .noise import standard_normal
-from .plan import Job, Plan, make_job
-from .preview import latents_to_rgb
-from .request import RuntimeOptions, VideoRequest
+from .plan import Execution, Job, Plan, make_job
+from .request import OutputOptions, RuntimeOptions, VideoRequest
+from .stages import Frames, OnStep, StepEvent, decode, denoise
 from .text import Tokenizer
 
-Frames = NDArray[np.uint8]
-Parameters = TypeVar("Parameters", VideoRequest, RuntimeOptions)
+__all__ = ["FrameStream", "Frames", "OnStage", "OnStep", "Pipeline", "StageTimes", "StepEvent", "Video"]
 
-
-@dataclass(frozen=True)
-class StepEvent:
-    """What `on_step` is told after each denoising step. `step` counts from 1 to `total`."""
-
-    step: int
-    total: int
-    preview: Callable[[], Frames | None]
-    """Frames uint8 `[F, h, w, 3]` from the latents as they are, or `None` where the bundle has no preview map."""
+Parameters = TypeVar("Parameters", VideoRequest, RuntimeOptions, OutputOptions)
 
 
 @dataclass
@@ -54,7 +40,7 @@ class StageTimes:
         self.seconds[stage] = self.seconds.get(stage, 0.0) + time.perf_counter() - started
 
 
-OnStep = Callable[[StepEvent], object]
+OnStage = Callable[[str], object]
 
 
 class Pipeline:
@@ -69,9 +55,8 @@ class Pipeline:
         self.options = options
         self._family = load_family(bundle.manifest.family)
         self._tokenizer = Tokenizer(bundle)
-        known = options.precision in bundle.manifest.precisions("denoiser")  # if not, the plan says which there are
-        self._backend = choose_backend(options.backend, options.precision if known else None)
-        self._graphs = LoadedGraphs(bundle, self._backend, SessionOptions(threads=options.threads))
+        self._execution = Execution.choose(options, bundle.manifest)
+        self._graphs = LoadedGraphs(bundle, self._execution.backend, SessionOptions(threads=self._execution.threads))
 
     @classmethod
     def load(cls, bundle: Path | str | None = None, **options: Any) -> Pipeline:
@@ -83,12 +68,12 @@ class Pipeline:
 
         Raises:
             BundleError: the bundle is missing, damaged or unsafe.
-            BackendUnavailableError: no backend can run here.
-            RequestError: there is no such option.
+            BackendUnavailableError: no backend can run the bundle here.
+            RequestError: there is no such option, or it cannot have this value.
         """
         return cls(Bundle.open(bundle_path() if bundle is None else bundle), _build(RuntimeOptions, options))
 
-    def plan(self, prompt: str, **parameters: Any) -> Plan:
+    def plan(self, prompt: str | None = None, /, **parameters: Any) -> Plan:
         """What `generate` would do, every default resolved; opens no graph.
 
         Raises:
@@ -96,28 +81,48 @@ class Pipeline:
         """
         return self._job(prompt, parameters).plan
 
-    def generate(self, prompt: str, *, on_step: OnStep | None = None, **parameters: Any) -> Video:
+    def generate(
+        self,
+        prompt: str | None = None,
+        /,
+        *,
+        on_step: OnStep | None = None,
+        on_stage: OnStage | None = None,
+        **parameters: Any,
+    ) -> Video:
         """Makes a video.
 
         Args:
-            prompt: what it shows.
+            prompt: what it shows, first or by name.
             on_step: called after each denoising step. What it raises stops the run; raise `CancelledError` to cancel.
+            on_stage: called when a stage begins: with "text_encoder", "denoiser" and "vae_decoder".
             parameters: the other fields of `VideoRequest`.
 
         Raises:
             RequestError: a value that cannot be served.
             NumericalError: a step gave NaN or Inf.
-            OutOfMemoryError: the backend ran out of memory.
+            OutOfMemoryError: this process or the backend ran out of memory.
+            ShapeError: the bundle gives other frames than the plan says.
+            CancelledError: the pipeline was closed meanwhile.
+            RuntimeError: it was closed before.
         """
-        stream = self.stream(prompt, on_step=on_step, **parameters)
-        return Video(np.concatenate(list(stream)), stream.plan)
+        with self.stream(prompt, on_step=on_step, on_stage=on_stage, **parameters) as stream:
+            return Video(_collected(stream), stream.plan)
 
-    def stream(self, prompt: str, *, on_step: OnStep | None = None, **parameters: Any) -> FrameStream:
+    def stream(
+        self,
+        prompt: str | None = None,
+        /,
+        *,
+        on_step: OnStep | None = None,
+        on_stage: OnStage | None = None,
+        **parameters: Any,
+    ) -> FrameStream:
         """Like `generate`, but gives the frames as they are decoded: iterate over it for uint8 `[n, H, W, 3]`.
 
         Memory does not grow with the number of frames. Nothing runs before the first chunk is asked for.
         """
-        return FrameStream(self._graphs, self._job(prompt, parameters), on_step)
+        return FrameStream(self._graphs, self._job(prompt, parameters), on_step, on_stage)
 
     def close(self) -> None:
         """Stops what runs, frees the graphs and their memory. Closing twice does nothing."""
@@ -129,9 +134,13 @@ class Pipeline:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def _job(self, prompt: str, parameters: dict[str, Any]) -> Job:
+    def _job(self, prompt: str | None, parameters: dict[str, Any]) -> Job:
+        if self._graphs.closed:
+            raise RuntimeError("this pipeline is closed; load it again to make videos")
+        if prompt is not None and "prompt" in parameters:
+            raise RequestError("the prompt is given twice; give it first, or by name")
         request = _build(VideoRequest, {"prompt": prompt, **parameters})
-        return make_job(request, self.options, self.bundle, self._backend, self._family, self._tokenizer)
+        return make_job(request, self._execution, self.bundle, self._family, self._tokenizer)
 
 
 @dataclass(frozen=True)
@@ -150,18 +159,22 @@ class Video:
 
         Raises:
             OutputError: unknown ending or codec, no permission, no space.
+            RequestError: there is no such option.
         """
         from .video import write_video
 
-        return write_video(path, iter([self.frames]), self.plan, **options)
+        return write_video(path, iter([self.frames]), self.plan, **vars(_build(OutputOptions, options)))
 
 
 class FrameStream:
     """The frames of one video, chunk by chunk, and what is known of it meanwhile."""
 
-    def __init__(self, graphs: LoadedGraphs, job: Job, on_step: OnStep | None) -> None:
+    def __init__(
+        self, graphs: LoadedGraphs, job: Job, on_step: OnStep | None = None, on_stage: OnStage | None = None
+    ) -> None:
         self.plan = job.plan
         self.times = StageTimes()
+        self._on_stage = on_stage
         self._chunks = self._run(graphs, job, on_step)
 
     def __iter__(self) -> Iterator[Frames]:
@@ -174,81 +187,61 @@ class FrameStream:
         """Gives up: frees what the unfinished video holds."""
         self._chunks.close()
 
+    def __enter__(self) -> FrameStream:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
     def _run(self, graphs: LoadedGraphs, job: Job, on_step: OnStep | None) -> Generator[Frames]:
+        with _memory_errors_translated():
+            started = self._begin("text_encoder")
+            with graphs.use("text_encoder", job.plan) as run:
+                feeds = {"input_ids": job.tokens.input_ids, "attention_mask": job.tokens.attention_mask}
+                prompt_embeds = run(feeds)["prompt_embeds"].numpy()
+            self.times.add("text_encoder", started)
+
+            started = self._begin("denoiser")
+            latents = denoise(graphs, job, prompt_embeds, on_step)
+            self.times.add("denoiser", started)
+
+            started = self._begin("vae_decoder")
+            for chunk in decode(graphs, job.plan, latents):
+                self.times.add("vae_decoder", started)
+                yield chunk
+                started = time.perf_counter()
+
+    def _begin(self, stage: str) -> float:
         started = time.perf_counter()
-        with graphs.use("text_encoder", job.plan) as run:
-            feeds = {"input_ids": job.tokens.input_ids, "attention_mask": job.tokens.attention_mask}
-            prompt_embeds = run(feeds)["prompt_embeds"].numpy()
-        self.times.add("text_encoder", started)
-
-        started = time.perf_counter()
-        latents = denoise(graphs, job, prompt_embeds, on_step)
-        self.times.add("denoiser", started)
-
-        started = time.perf_counter()
-        for chunk in decode(graphs, job.plan, latents):
-            self.times.add("vae_decoder", started)
-            yield chunk
-            started = time.perf_counter()
+        if self._on_stage is not None:
+            self._on_stage(stage)
+        return started
 
 
-def denoise(graphs: LoadedGraphs, job: Job, prompt_embeds: NDArray[Any], on_step: OnStep | None) -> NDArray[np.float32]:
-    """Noise to latents f32 `[C, F, h, w]`: one graph call a step, or one a step and guidance branch.
-
-    Raises:
-        NumericalError: a step gave NaN or Inf.
-    """
-    plan, schedule = job.plan, job.schedule
-    host_state = np.zeros((schedule.state_rows, *plan.latents_shape), np.float32)
-    host_state[0] = standard_normal(plan.seed, (1, *plan.latents_shape))[0]
-    weights = np.asarray(plan.guidance_weights, np.float32)
-    calls = [slice(i, i + plan.branches_per_call) for i in range(0, len(weights), plan.branches_per_call)]
-    keep = np.eye(schedule.state_rows, dtype=np.float32)
-    feeds: dict[str, Any] = {"state": host_state, "latents": host_state[0]}
-    with graphs.use("denoiser", plan) as run:
-        for number, step in enumerate(schedule.steps, start=1):
-            feeds |= {"timestep": np.asarray([step.timestep], np.float32), "solver_b": step.solver_b}
-            for branches in calls:
-                feeds |= {
-                    "prompt_embeds": prompt_embeds[branches],
-                    "guidance_weights": weights[branches],
-                    # The step is linear in the velocity: later branches only add theirs to what the first left.
-                    "solver_a": step.solver_a if branches.start == 0 else keep,
-                }
-                outputs = run(feeds)
-                feeds["state"] = outputs["next_state"]
-                _check_peak(float(outputs["velocity_peak"].numpy()), number, plan)
-            feeds["latents"] = latents = outputs["next_state"].row(0)
-            if on_step is not None:
-                preview = partial(_preview, latents, graphs.bundle)
-                on_step(StepEvent(number, len(schedule.steps), preview))
-        return latents.numpy()
+def _collected(stream: FrameStream) -> Frames:
+    """All frames of a stream, in the one array that the plan says."""
+    plan = stream.plan
+    with _memory_errors_translated():
+        frames = np.empty((plan.num_frames, plan.height, plan.width, 3), np.uint8)
+    done = 0
+    for chunk in stream:
+        if chunk.shape[1:] != frames.shape[1:] or done + len(chunk) > len(frames):
+            raise ShapeError(f"the decoder gave frames {chunk.shape} after {done}; the plan says {frames.shape} in all")
+        frames[done : done + len(chunk)] = chunk
+        done += len(chunk)
+    if done != len(frames):
+        raise ShapeError(f"the decoder gave {done} frames; the plan says {len(frames)}")
+    return frames
 
 
-def decode(graphs: LoadedGraphs, plan: Plan, latents: NDArray[np.float32]) -> Iterator[Frames]:
-    """Latents `[C, F, h, w]` to frames, one latent frame at a time; the caches pass from chunk to chunk."""
-    caches: dict[str, Tensor] = {}
-    with ExitStack() as in_use:  # a cache is valid while the graph that made it is open
-        for index in range(latents.shape[1]):
-            if index < 2:
-                run = in_use.enter_context(graphs.use("vae_decoder_next" if index else "vae_decoder_first", plan))
-            outputs = run({"latents": latents[None, :, index : index + 1], **caches})
-            frames = outputs.pop("frames").numpy()
-            # A graph may not give an output the name of an input, so "next_cache_0" becomes "cache_0".
-            caches = {name.removeprefix("next_"): value for name, value in outputs.items()}
-            yield frames
-
-
-def _preview(latents: Tensor, bundle: Bundle) -> Frames | None:
-    return latents_to_rgb(latents.numpy(), bundle.manifest.preview)
-
-
-def _check_peak(peak: float, number: int, plan: Plan) -> None:
-    if not math.isfinite(peak):
-        raise NumericalError(
-            f"step {number} of {plan.num_inference_steps} gave {peak}: the network overflowed in {plan.precision}. "
-            "Try another --precision or seed, or export the checkpoint again in fp32"
-        )
+@contextmanager
+def _memory_errors_translated() -> Iterator[None]:
+    try:
+        yield
+    except MemoryError as error:
+        raise OutOfMemoryError(
+            f"out of memory: {error}; ask for a smaller height, width or num_frames, or close other programs"
+        ) from error
 
 
 def _build(kind: type[Parameters], values: dict[str, Any]) -> Parameters:

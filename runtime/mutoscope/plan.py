@@ -6,25 +6,23 @@ Knows requests, bundles and schedules. Opens no graph and computes no video.
 from __future__ import annotations
 
 import math
-import operator
-import os
 import secrets
 from dataclasses import dataclass, fields
-from numbers import Real
 from typing import Any
 
+from mutoscope_engines.backends import choose_backend
+from mutoscope_engines.machine import memory_bytes, usable_cores
 from mutoscope_engines.session import Backend
 
+from . import limits
 from .bundle import Bundle
 from .errors import RequestError
 from .families import Family
+from .manifest import MAX_FPS, MAX_STEPS, Manifest
 from .noise import SEED_MAX, SEED_MIN
 from .request import RuntimeOptions, VideoRequest
-from .schedule import Schedule, ScheduleError, build_schedule
+from .schedule import Schedule, ScheduleError, build_schedule, flow_shift_of
 from .text import Tokenizer, Tokens
-
-MAX_STEPS = 1000  # the training timesteps of every model so far
-MAX_FPS = 240
 
 
 @dataclass(frozen=True)
@@ -43,6 +41,7 @@ class Plan:
     network_tokens: int
     num_inference_steps: int
     scheduler: str
+    flow_shift: float
     timesteps: tuple[float, ...]
     guidance_scale: float
     guidance_weights: tuple[float, ...]  # one a branch: (negative, positive), or (1,)
@@ -82,15 +81,36 @@ class Job:
     schedule: Schedule
 
 
-def make_job(
-    request: VideoRequest,
-    options: RuntimeOptions,
-    bundle: Bundle,
-    backend: Backend,
-    family: Family,
-    tokenizer: Tokenizer,
-) -> Job:
-    """Resolves a request for a bundle and a backend.
+@dataclass(frozen=True)
+class Execution:
+    """How a pipeline runs its graphs: `RuntimeOptions` with nothing left open, the same for all its videos."""
+
+    backend: Backend
+    precision: str  # of the denoiser
+    threads: int
+    branches_per_call: int
+
+    @classmethod
+    def choose(cls, options: RuntimeOptions, manifest: Manifest) -> Execution:
+        """Resolves options for a bundle on this machine.
+
+        Raises:
+            RequestError: a value that cannot be, or a precision that the bundle does not have.
+            BackendUnavailableError: no backend can run the bundle here; says for each why not.
+        """
+        threads = limits.whole("threads", _either(options.threads, usable_cores()), minimum=1, maximum=1024)
+        branches = limits.whole("branches_per_call", _either(options.branches_per_call, 2), minimum=1, maximum=2)
+        there = manifest.precisions("denoiser")
+        if options.precision is not None and options.precision not in there:
+            raise RequestError(f"precision must be one of the bundle's: {', '.join(there)}; got {options.precision!r}")
+        backend, precision = choose_backend(
+            options.backend, there if options.precision is None else [options.precision]
+        )
+        return cls(backend, precision, threads, branches)
+
+
+def make_job(request: VideoRequest, execution: Execution, bundle: Bundle, family: Family, tokenizer: Tokenizer) -> Job:
+    """Resolves a request for a bundle.
 
     Raises:
         RequestError: a value that the bundle or the model cannot serve; names the nearest it can.
@@ -98,27 +118,34 @@ def make_job(
     manifest, defaults, geometry = bundle.manifest, bundle.manifest.defaults, bundle.manifest.geometry
     notes: list[str] = []
 
-    prompt = _clean(family, "prompt", request.prompt)
+    prompt = family.clean_prompt(limits.text("prompt", request.prompt))
     if not prompt:
         raise RequestError('the prompt is empty; say what the video shows, for example "a red circle"')
-    guidance_scale = _number(
+    guidance_scale = limits.real(
         "guidance_scale", _either(request.guidance_scale, defaults.guidance_scale), minimum=0.0, maximum=1000.0
     )
     guided = guidance_scale > 1
-    negative_prompt = _clean(family, "negative_prompt", _either(request.negative_prompt, defaults.negative_prompt))
+    negative_prompt = family.clean_prompt(
+        limits.text("negative_prompt", _either(request.negative_prompt, defaults.negative_prompt))
+    )
     if not guided:
         if request.negative_prompt:
             notes.append(f"the negative prompt is not used: guidance_scale is {guidance_scale:g}, and it works above 1")
         negative_prompt = ""
 
     height, width = (
-        _size(name, _either(value, default), geometry.vae_scale_factor_spatial * patch, geometry.max_patches)
-        for name, value, default, patch in (
-            ("height", request.height, defaults.height, geometry.patch_size[1]),
-            ("width", request.width, defaults.width, geometry.patch_size[2]),
+        limits.size(name, _either(value, default), multiple, geometry.max_patches)
+        for name, value, default, multiple in zip(
+            ("height", "width"),
+            (request.height, request.width),
+            (defaults.height, defaults.width),
+            geometry.size_multiples,
+            strict=True,
         )
     )
-    num_frames = _frames(_either(request.num_frames, defaults.num_frames), bundle)
+    num_frames = limits.frames(
+        "num_frames", _either(request.num_frames, defaults.num_frames), family.frame_counts(geometry)
+    )
     latents_shape = (
         geometry.latent_channels,
         family.latent_frames(num_frames, geometry.vae_scale_factor_temporal),
@@ -126,14 +153,15 @@ def make_job(
         width // geometry.vae_scale_factor_spatial,
     )
 
-    schedule = _schedule(request, bundle)
-    max_sequence_length = _whole(
+    schedule, flow_shift = _schedule(request, bundle)
+    limits.fits_in_memory(4 * schedule.state_rows * math.prod(latents_shape), num_frames * height * width * 3)
+    max_sequence_length = limits.whole(
         "max_sequence_length",
         _either(request.max_sequence_length, manifest.text.max_sequence_length),
         minimum=1,
         maximum=manifest.text.max_sequence_length,
     )
-    texts = [negative_prompt, prompt] if guided else [prompt]
+    texts = {"negative_prompt": negative_prompt, "prompt": prompt} if guided else {"prompt": prompt}
     tokens = tokenizer.encode(texts, max_sequence_length)
     demonstration = manifest.demonstration
     if demonstration and not demonstration.understands(prompt):
@@ -150,19 +178,20 @@ def make_job(
         height=height,
         width=width,
         num_frames=num_frames,
-        fps=_whole("fps", _either(request.fps, defaults.fps), minimum=1, maximum=MAX_FPS),
+        fps=limits.whole("fps", _either(request.fps, defaults.fps), minimum=1, maximum=MAX_FPS),
         latents_shape=latents_shape,
         network_tokens=math.prod(latents_shape[1:]) // math.prod(geometry.patch_size),
         num_inference_steps=len(schedule.steps),
         scheduler=schedule.name,
+        flow_shift=flow_shift,
         timesteps=tuple(step.timestep for step in schedule.steps),
         guidance_scale=guidance_scale,
         guidance_weights=(1 - guidance_scale, guidance_scale) if guided else (1.0,),
-        branches_per_call=_branches_per_call(options, len(texts)),
-        seed=_whole("seed", _either(request.seed, secrets.randbelow(2**32)), minimum=SEED_MIN, maximum=SEED_MAX),
-        backend=backend.version(),
-        precision=_precision(options, bundle, backend),
-        threads=_whole("threads", _either(options.threads, len(os.sched_getaffinity(0))), minimum=1, maximum=1024),
+        branches_per_call=min(execution.branches_per_call, len(texts)),
+        seed=limits.whole("seed", _either(request.seed, secrets.randbelow(2**32)), minimum=SEED_MIN, maximum=SEED_MAX),
+        backend=execution.backend.version(),
+        precision=execution.precision,
+        threads=execution.threads,
         family=manifest.family,
         bundle=str(bundle.root),
         bundle_sha256=bundle.sha256,
@@ -176,91 +205,26 @@ def _either(given: Any, default: Any) -> Any:
     return default if given is None else given
 
 
-def _clean(family: Family, name: str, text: Any) -> str:
-    if not isinstance(text, str):
-        raise RequestError(f"{name} must be one string; got {type(text).__name__}. Call once for each video")
-    return family.clean_prompt(text)
-
-
-def _whole(name: str, value: Any, *, minimum: int, maximum: int) -> int:
-    try:
-        whole = operator.index(value) if not isinstance(value, bool) else None
-    except TypeError:
-        whole = None
-    if whole is None or not minimum <= whole <= maximum:
-        raise RequestError(f"{name} must be a whole number from {minimum} to {maximum}; got {value!r}")
-    return whole
-
-
-def _number(name: str, value: Any, *, minimum: float, maximum: float) -> float:
-    # mypy does not see that a Real compares with a float
-    if not isinstance(value, Real) or isinstance(value, bool) or not minimum <= value <= maximum:  # type: ignore[operator]
-        raise RequestError(f"{name} must be a number from {minimum:g} to {maximum:g}; got {value!r}")
-    return float(value)
-
-
-def _nearest(value: int, step: int, offset: int = 0) -> str:
-    """The nearest allowed values, `offset` plus multiples of `step`, below and above."""
-    below = offset + max(0, (value - offset) // step) * step
-    return ", ".join(str(choice) for choice in (below, below + step) if choice > 0)
-
-
-def _size(name: str, value: Any, multiple: int, max_patches: int) -> int:
-    size = _whole(name, value, minimum=1, maximum=multiple * max_patches)
-    if size % multiple:
-        raise RequestError(f"{name} must be a multiple of {multiple}; got {size}; nearest: {_nearest(size, multiple)}")
-    return size
-
-
-def _frames(value: Any, bundle: Bundle) -> int:
-    geometry = bundle.manifest.geometry
-    step = geometry.vae_scale_factor_temporal * geometry.patch_size[0]
-    first = geometry.vae_scale_factor_temporal * (geometry.patch_size[0] - 1) + 1
-    frames = _whole("num_frames", value, minimum=1, maximum=first + step * (geometry.max_patches - 1))
-    if frames < first or (frames - first) % step:
-        raise RequestError(
-            f"num_frames must be {first} more than a multiple of {step}; got {frames}; "
-            f"nearest: {_nearest(frames, step, first)}"
-        )
-    return frames
-
-
-def _schedule(request: VideoRequest, bundle: Bundle) -> Schedule:
+def _schedule(request: VideoRequest, bundle: Bundle) -> tuple[Schedule, float]:
+    """The schedule, and the shift of its noise levels."""
     defaults = bundle.manifest.defaults
     config = dict(bundle.manifest.scheduler)
     if request.flow_shift is not None:
-        shift = _number("flow_shift", request.flow_shift, minimum=1e-3, maximum=1000.0)
+        shift = limits.real("flow_shift", request.flow_shift, minimum=1e-3, maximum=1000.0)
         config |= {"flow_shift": shift, "shift": shift}
-    steps = _whole(
+    steps = limits.whole(
         "num_inference_steps",
         _either(request.num_inference_steps, defaults.num_inference_steps),
         minimum=1,
         maximum=MAX_STEPS,
     )
+    name = str(_either(request.scheduler, defaults.scheduler))
     try:
-        return build_schedule(str(_either(request.scheduler, defaults.scheduler)), config, steps)
+        return build_schedule(name, config, steps), flow_shift_of(name, config)
     except ScheduleError as error:
         raise RequestError(str(error)) from error
 
 
-def _branches_per_call(options: RuntimeOptions, branches: int) -> int:
-    wanted = _whole("branches_per_call", _either(options.branches_per_call, 2), minimum=1, maximum=2)
-    return min(wanted, branches)
-
-
-def _precision(options: RuntimeOptions, bundle: Bundle, backend: Backend) -> str:
-    there = bundle.manifest.precisions("denoiser")
-    if options.precision is not None:
-        if options.precision not in there:
-            raise RequestError(f"precision must be one of the bundle's: {', '.join(there)}; got {options.precision!r}")
-        return options.precision
-    usable = [precision for precision in there if backend.supports(precision)]
-    if not usable:
-        raise RequestError(f"{backend.name} runs none of the bundle's precisions: {', '.join(there)}")
-    return usable[0]
-
-
 def _fits_for_good(bundle: Bundle) -> bool:
-    """Whether all graphs together take less than a quarter of the machine's memory."""
-    physical = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    return sum(record.size for record in bundle.manifest.files.values()) < physical / 4
+    """Whether all graphs together take less than a quarter of the memory."""
+    return sum(record.size for record in bundle.manifest.files.values()) < memory_bytes() / 4

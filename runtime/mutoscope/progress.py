@@ -1,4 +1,4 @@
-"""One line on a terminal that says how far a video is. Knows steps and chunks. Knows nothing of pipelines or files."""
+"""One line on a terminal that says how far a video is. Knows stages, steps and chunks. Knows nothing of files."""
 
 from __future__ import annotations
 
@@ -7,7 +7,9 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from typing import TextIO
 
-from .pipeline import Frames, StepEvent
+from .stages import Frames, StepEvent
+
+STAGES = {"text_encoder": "encoding the prompt", "denoiser": "denoising", "vae_decoder": "decoding"}
 
 
 class Progress:
@@ -23,9 +25,8 @@ class Progress:
         self._stream = stream
         self._shown = not quiet and stream.isatty()
         self._clock = clock
-        self._stage = ""
-        self._stage_started = clock()
         self._drawn = 0  # columns that the line takes now
+        self._begin("")
 
     def __enter__(self) -> Progress:
         return self
@@ -34,15 +35,17 @@ class Progress:
         self.clear()
 
     def start(self, stage: str) -> None:
-        """Names what begins now and how long it takes is not known."""
+        """Names what begins now."""
         self._begin(stage)
         self._draw(stage)
 
+    def on_stage(self, stage: str) -> None:
+        """For `Pipeline.stream`."""
+        self.start(STAGES[stage])
+
     def on_step(self, event: StepEvent) -> None:
         """For `Pipeline.stream`."""
-        self._advance("denoising", event.step, event.total)
-        if event.step == event.total:
-            self.start("decoding")
+        self._advance(event.step, event.total)
 
     def watch(self, chunks: Iterable[Frames], num_frames: int) -> Iterator[Frames]:
         """The same chunks, each counted towards `T` once the writer has taken it and asks for the next."""
@@ -50,7 +53,7 @@ class Progress:
         for chunk in chunks:
             yield chunk
             done += len(chunk)
-            self._advance("decoding", done, num_frames)
+            self._advance(done, num_frames)
 
     def clear(self) -> None:
         """Takes the line away, so that something else can be printed."""
@@ -60,14 +63,16 @@ class Progress:
 
     def _begin(self, stage: str) -> None:
         self._stage, self._stage_started = stage, self._clock()
+        self._first: tuple[int, float] | None = None  # what was done at the first count, and when that was
 
-    def _advance(self, stage: str, done: int, total: int) -> None:
-        if stage != self._stage:
-            self._begin(stage)
-        elapsed_s = self._clock() - self._stage_started
-        left_s = elapsed_s / done * (total - done)
-        before = f"{stage} {done:>{len(str(total))}}/{total} "
-        after = f" {_duration(elapsed_s)}, {_duration(left_s)} left"
+    def _advance(self, done: int, total: int) -> None:
+        now = self._clock()
+        # The first count pays for loading too, so the pace is that of what came after it.
+        first_done, first_at = self._first = self._first or (done, now)
+        before = f"{self._stage} {done:>{len(str(total))}}/{total} "
+        after = f" {_duration(now - self._stage_started)}"
+        if done > first_done:
+            after += f", {_duration((now - first_at) / (done - first_done) * (total - done))} left"
         room = min(40, self._columns() - len(before) - len(after) - 2)
         filled = room * done // total
         bar = f"[{'#' * filled}{'.' * (room - filled)}]" if room >= 4 else ""

@@ -12,8 +12,7 @@ from typing import Any
 from mutoscope_engines.backends import BACKENDS
 
 from .schedule import SCHEDULERS
-
-CODECS = ("auto", "h264", "av1", "vp9", "gif", "png", "npy")
+from .video_formats import AUTO, CODECS
 
 
 def _parameter(help: str, default: Any = None, *, choices: tuple[str, ...] = (), unit: str = "") -> Any:
@@ -54,4 +53,4 @@ class RuntimeOptions:
 class OutputOptions:
     """How to write the video."""
 
-    codec: str = _parameter("how to compress; auto goes by the file's ending", "auto", choices=CODECS)
+    codec: str = _parameter("how to compress; auto goes by the file's ending", AUTO, choices=CODECS)

@@ -179,8 +179,10 @@ def _check_numbers(options: Config) -> None:
         raise ScheduleError(f"scheduler option disable_corrector must be a list of step numbers; got {uncorrected!r}")
 
 
-def _shift(options: Config, *names: str) -> float:
-    return next((float(options[name]) for name in names if options.get(name) is not None), 1.0)
+def flow_shift_of(name: str, options: Config) -> float:
+    """The shift that solver `name` uses: under the solver's own name for it, else under the other's, else none (1)."""
+    names = ("shift", "flow_shift") if name == "euler" else ("flow_shift", "shift")
+    return next((float(options[key]) for key in names if options.get(key) is not None), 1.0)
 
 
 # ---- noise levels --------------------------------------------------------------------------------
@@ -204,7 +206,7 @@ def _stretched_to_terminal(sigmas: Vector, options: Config) -> Vector:
 def _unipc_levels(options: Config, count: int) -> tuple[Vector, Vector]:
     """Timesteps [count] and sigmas [count + 1]."""
     train_steps = options.get("num_train_timesteps", 1000)
-    sigmas = _shifted(np.linspace(1, 1 / train_steps, count + 1)[:-1], _shift(options, "flow_shift", "shift"))
+    sigmas = _shifted(np.linspace(1, 1 / train_steps, count + 1)[:-1], flow_shift_of("unipc", options))
     sigmas = _stretched_to_terminal(sigmas, options)
     if abs(sigmas[0] - 1) < 1e-6:
         sigmas[0] -= 1e-6  # log-SNR stays finite
@@ -214,7 +216,7 @@ def _unipc_levels(options: Config, count: int) -> tuple[Vector, Vector]:
 
 def _euler_levels(options: Config, count: int) -> tuple[Vector, Vector]:
     """Timesteps [count] and sigmas [count + 1]. As in Diffusers both ends are shifted twice, at first in float32."""
-    train_steps, shift = options.get("num_train_timesteps", 1000), _shift(options, "shift", "flow_shift")
+    train_steps, shift = options.get("num_train_timesteps", 1000), flow_shift_of("euler", options)
     low, high = (float(_shifted(np.float32(level) / np.float32(train_steps), shift)) for level in (1, train_steps))
     sigmas = _shifted(np.linspace(high * train_steps, low * train_steps, count) / train_steps, shift)
     sigmas = _as_stored(_stretched_to_terminal(sigmas, options), 0.0)
@@ -225,7 +227,7 @@ def _dpmpp_levels(options: Config, count: int) -> tuple[Vector, Vector]:
     """Timesteps [count] and sigmas [count + 1]."""
     train_steps = options.get("num_train_timesteps", 1000)
     sigmas = 1 - np.linspace(1, 1 / train_steps, count + 1)
-    sigmas = np.flip(_shifted(sigmas, _shift(options, "flow_shift", "shift")))[:-1]
+    sigmas = np.flip(_shifted(sigmas, flow_shift_of("dpmpp_2m", options)))[:-1]
     last = 0.0
     if options.get("final_sigmas_type") == "sigma_min":  # Diffusers takes it from the betas, a flow's too, in float32
         signal = np.float32(1) - np.float32(options.get("beta_start", 1e-4))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -39,19 +40,22 @@ class Tokenizer:
         self._tokenizer.no_truncation()
         self._pad_token_id = bundle.manifest.text.pad_token_id
 
-    def encode(self, texts: list[str], max_sequence_length: int) -> Tokens:
+    def encode(self, texts: Mapping[str, str], max_sequence_length: int) -> Tokens:
         """Tokenises and pads each text to the same length.
+
+        Args:
+            texts: one a row, by the name that the request has for it.
 
         Raises:
             RequestError: a text has more tokens than fit; nothing is cut off in silence.
         """
         input_ids = np.full((len(texts), max_sequence_length), self._pad_token_id, np.int64)
         attention_mask = np.zeros_like(input_ids)
-        for row, text in enumerate(texts):
+        for row, (name, text) in enumerate(texts.items()):
             ids = self._tokenizer.encode(text, add_special_tokens=True).ids
             if len(ids) > max_sequence_length:
                 raise RequestError(
-                    f"this prompt has {len(ids)} tokens, end mark included; at most {max_sequence_length} fit. "
+                    f"{name} has {len(ids)} tokens, end mark included; at most {max_sequence_length} fit. "
                     f"Shorten it by about {len(ids) - max_sequence_length}: {text[:60]!r}..."
                 )
             input_ids[row, : len(ids)] = ids

@@ -11,36 +11,16 @@ import os
 import secrets
 import shutil
 from collections.abc import Iterator
-from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
 
 import numpy as np
-from numpy.typing import NDArray
 
 from .errors import MutoscopeError, OutputError, ShapeError
 from .plan import Plan
-from .request import CODECS
+from .stages import Frames
+from .video_formats import AUTO, CODECS, FORMATS, Format
 from .video_formats.encoders import check_encoder
-
-Frames = NDArray[np.uint8]
-
-
-@dataclass(frozen=True)
-class Format:
-    """A kind of output. The first codec is what "auto" means; `writer` is "module:function"."""
-
-    codecs: tuple[str, ...]
-    writer: str
-
-
-FORMATS = {  # by ending; no ending is a folder
-    ".mp4": Format(("h264", "av1"), "mutoscope.video_formats.containers:write_mp4"),
-    ".webm": Format(("vp9", "av1"), "mutoscope.video_formats.containers:write_webm"),
-    ".gif": Format(("gif",), "mutoscope.video_formats.gif:write"),
-    ".npy": Format(("npy",), "mutoscope.video_formats.npy:write"),
-    "": Format(("png",), "mutoscope.video_formats.png_folder:write"),
-}
 
 _REASONS = {
     errno.ENOSPC: "there is no space left; free some, or write elsewhere",
@@ -53,7 +33,7 @@ _REASONS = {
 }
 
 
-def write_video(path: Path | str, chunks: Iterator[Frames], plan: Plan, *, codec: str = "auto") -> Path:
+def write_video(path: Path | str, chunks: Iterator[Frames], plan: Plan, *, codec: str = AUTO) -> Path:
     """Writes frames as they come; no more than a chunk is held in memory, whatever the length of the video.
 
     A file of that name is replaced, once the new one is whole; a folder that has anything in it is refused. Whatever
@@ -90,7 +70,7 @@ def write_video(path: Path | str, chunks: Iterator[Frames], plan: Plan, *, codec
     return target
 
 
-def check_output(path: Path | str, codec: str = "auto") -> None:
+def check_output(path: Path | str, codec: str = AUTO) -> None:
     """Whether `write_video` could write there, found out before any work is done.
 
     Raises:
@@ -130,14 +110,19 @@ class _Source:
 def _resolve(path: Path | str, codec: str) -> tuple[Format, str, Path]:
     text = os.fspath(path)
     target = Path(text)
-    ending = "" if text.endswith(os.sep) else target.suffix.lower()
+    if not target.name:
+        raise OutputError(f"{text!r} names no file; name one, such as out.mp4")
+    is_folder = text.endswith(os.sep)
+    if target.name.lower() in FORMATS and not is_folder:
+        raise OutputError(f"{text!r} is only an ending; give it a name, such as out{target.name}")
+    ending = "" if is_folder else target.suffix.lower()
     if ending not in FORMATS:
         raise OutputError(
             f"{text!r} has the ending {ending!r}; a video can end with {', '.join(filter(None, FORMATS))}, "
             "or with / for a folder of PNGs"
         )
     kind = FORMATS[ending]
-    if codec == "auto":
+    if codec == AUTO:
         return kind, kind.codecs[0], target
     if codec not in CODECS:
         raise OutputError(f"no codec is called {codec!r}; there are: {', '.join(CODECS)}")

@@ -27,7 +27,7 @@ def pretend(monkeypatch: pytest.MonkeyPatch):
     return replace_all
 
 
-@pytest.mark.parametrize("function", [load_backend, choose_backend])
+@pytest.mark.parametrize("function", [load_backend, lambda name: choose_backend(name, ["fp32"])])
 def test_an_unknown_backend_lists_the_known(function) -> None:
     with pytest.raises(BackendUnavailableError) as refusal:
         function("cuda")
@@ -42,24 +42,31 @@ def test_a_backend_goes_by_its_name_in_the_table(name: str) -> None:
 
 def test_auto_takes_the_first_that_can_run(pretend) -> None:
     pretend(fast=("no GPU; use the CPU", ("fp32",)), slow=(None, ("fp32",)), slower=(None, ("fp32",)))
-    assert choose_backend("auto").name == "slow"
+    backend, precision = choose_backend("auto", ["fp32"])
+    assert (backend.name, precision) == ("slow", "fp32")
 
 
 def test_auto_passes_over_a_backend_that_lacks_the_precision(pretend) -> None:
     pretend(first=(None, ("fp32",)), second=(None, ("fp32", "int8")))
-    assert choose_backend("auto", "int8").name == "second"
+    backend, precision = choose_backend("auto", ["int8"])
+    assert (backend.name, precision) == ("second", "int8")
+
+
+def test_the_first_precision_that_the_backend_runs_is_taken(pretend) -> None:
+    pretend(only=(None, ("fp32", "int8")))
+    assert choose_backend("auto", ["bf16", "int8", "fp32"])[1] == "int8"
 
 
 def test_auto_says_why_each_was_refused(pretend) -> None:
     pretend(first=("no GPU; plug one in", ("fp8",)), second=(None, ("fp32",)))
-    with pytest.raises(BackendUnavailableError, match=r"first: no GPU; plug one in; second: .*fp8"):
-        choose_backend("auto", "fp8")
+    with pytest.raises(BackendUnavailableError, match=r"first: no GPU; plug one in; second: .*fp8 or bf16"):
+        choose_backend("auto", ["fp8", "bf16"])
 
 
 def test_a_backend_asked_for_by_name_is_never_replaced_by_another(pretend) -> None:
     pretend(first=("no GPU; plug one in", ("fp32",)), second=(None, ("fp32",)))
     with pytest.raises(BackendUnavailableError, match="no GPU; plug one in") as refusal:
-        choose_backend("first")
+        choose_backend("first", ["fp32"])
     assert "second" not in str(refusal.value)
 
 

@@ -1,10 +1,14 @@
 """A whole export of a small random checkpoint, and what must not leave a bundle behind."""
 
+import errno
 import json
+import os
 import shutil
+import sys
 from pathlib import Path
 from typing import Any
 
+import mutoscope.cli
 import numpy as np
 import onnx
 import pytest
@@ -16,7 +20,7 @@ from mutoscope_export import export
 from mutoscope_export.cli import main
 from mutoscope_export.errors import ExportError
 from mutoscope_export.export import export_checkpoint
-from mutoscope_export.parity import Sample
+from mutoscope_export.parity import Sample, compare_with_own_class
 
 ROLES = {
     ("text_encoder", "fp32", "text_encoder/model.onnx"),
@@ -70,6 +74,45 @@ def test_every_graph_was_compared_at_several_shapes_and_the_report_is_in_the_bun
         assert worst < (0.05 if graph["precision"] == "int8" else 1e-5)
 
 
+def test_every_component_was_compared_with_the_checkpoints_own_class(wan_bundle: Path) -> None:
+    report = json.loads(Bundle.open(wan_bundle).path("export_report.json").read_text())
+    found = {part["component"]: part for part in report["components"]}
+    assert found.keys() == {"text_encoder", "transformer", "vae"}
+    assert all(part["against"] == "checkpoint's own classes" for part in found.values())
+    assert max(found[name]["relative_l2"] for name in ("text_encoder", "transformer")) < 1e-5
+    assert found["vae"]["max_abs"] <= 1
+
+
+@pytest.mark.parametrize(
+    ("component", "weight"), [("text_encoder", "wi_0"), ("transformer", "to_q"), ("vae", "conv_in")]
+)
+def test_a_module_that_misreads_a_weight_is_told_from_the_checkpoints_own_class(
+    wan_checkpoint: Path, component: str, weight: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    opened = export.open_checkpoint(wan_checkpoint)
+    model = opened.load(component)
+    ours, _ = opened.family.beside_own_class(component, model)
+    name = next(name for name, _ in model.named_parameters() if f"{weight}." in name and "encoder.conv" not in name)
+    model.get_parameter(name).mul_(1.05)
+    _, theirs = opened.family.beside_own_class(component, model)
+    with pytest.raises(ExportError, match=f"the {component} is not exported as"):
+        compare_with_own_class(component, model, ours, theirs)
+
+
+def test_a_full_disk_is_told_and_nothing_is_left(
+    wan_checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*arguments: Any, **options: Any) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(export, "export_graph", full)
+    with pytest.raises(
+        ExportError, match=r"bundle could not be written: .*No space left.* Nothing was published; free"
+    ):
+        export_checkpoint(wan_checkpoint, tmp_path / "bundle")
+    assert_nothing_was_left(tmp_path)
+
+
 @pytest.mark.parametrize("text", ["", "a red circle", "Blue   squares, (moving)!", "漢字 🙂 café", "</s> <pad> <unk>"])
 def test_the_written_tokenizer_gives_the_ids_of_the_checkpoints(
     wan_bundle: Path, wan_checkpoint: Path, text: str
@@ -86,7 +129,7 @@ def assert_nothing_was_left(folder: Path) -> None:
 
 
 def test_an_interrupted_export_leaves_nothing(wan_checkpoint: Path, tmp_path: Path) -> None:
-    def stop(stage: str, fraction: float | None) -> None:
+    def stop(stage: str) -> None:
         if stage == "load text_encoder":
             assert (tmp_path / ".bundle.partial" / "tokenizer.json").is_file()
             raise KeyboardInterrupt
@@ -136,7 +179,7 @@ def test_a_bundle_is_only_replaced_on_demand_and_stays_where_that_fails(
     there = tmp_path / "bundle"
     shutil.copytree(wan_bundle, there)
 
-    def stop(stage: str, fraction: float | None) -> None:
+    def stop(stage: str) -> None:
         if stage == "tokenizer":
             raise StopHereError
 
@@ -169,7 +212,7 @@ def described(checkpoint: Path, folder: Path, overrides: Any) -> Any:
     shutil.copytree(checkpoint, copy)
     (copy / "mutoscope.json").write_text(json.dumps(overrides))
     (folder / "made").mkdir()
-    return export._describe(export.open_checkpoint(copy), folder / "made", lambda stage, fraction: None)
+    return export._describe(export.open_checkpoint(copy), folder / "made", lambda stage: None)
 
 
 def test_a_checkpoint_may_bring_defaults_of_its_own(wan_checkpoint: Path, tmp_path: Path) -> None:
@@ -188,29 +231,74 @@ def test_a_misspelt_override_is_refused(wan_checkpoint: Path, tmp_path: Path, ov
         described(wan_checkpoint, tmp_path, overrides)
 
 
+@pytest.mark.parametrize(
+    ("defaults", "message"),
+    [
+        ({"height": 100}, r"default height .* is 100; its networks take 16 to 16384 in steps of 16\. Set .*mutoscope"),
+        ({"width": 16400}, "default width .* is 16400"),
+        ({"num_frames": 80}, "default num_frames .* is 80; its networks take 1 to 4093 in steps of 4"),
+        ({"num_inference_steps": 0}, "give no schedule: num_inference_steps"),
+        ({"scheduler": "ddim"}, "give no schedule: scheduler is 'ddim'"),
+    ],
+)
+def test_defaults_that_the_networks_cannot_serve_are_refused(
+    wan_checkpoint: Path, tmp_path: Path, defaults: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(ExportError, match=message):
+        described(wan_checkpoint, tmp_path, {"defaults": defaults})
+
+
+def test_a_tokenizer_that_cannot_pad_is_refused(wan_checkpoint: Path) -> None:
+    opened = export.open_checkpoint(wan_checkpoint)
+    tokenizer = opened.tokenizer()
+    tokenizer.pad_token = None
+    with pytest.raises(ExportError, match="no pad_token"):
+        opened.family.text_settings(opened, tokenizer)
+
+
 def test_the_command_line_tells_errors_by_exit_code_and_in_words(
     wan_checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert main([]) == 2
-    assert main(["--help"]) == 0
-    assert main([str(tmp_path / "nowhere"), str(tmp_path / "bundle")]) == 3
-    assert main([str(wan_checkpoint), str(tmp_path / "bundle"), "--precision", "fp7"]) == 2
-    assert "some of: fp32, int8" in capsys.readouterr().err
+    nowhere, bundle = str(tmp_path / "nowhere"), str(tmp_path / "bundle")
+    for arguments, code, message in (
+        ([], 2, "required: checkpoint, bundle"),
+        ([nowhere, bundle], 3, "nowhere"),
+        ([str(wan_checkpoint), bundle, "--precision", "fp7"], 2, "some of: fp32, int8"),
+        ([nowhere, bundle, "--over"], 2, "no flag '--over'; did you mean --overwrite?"),
+    ):
+        assert mutoscope.cli.main(["export", *arguments]) == code
+        printed = capsys.readouterr()
+        assert printed.out == "" and printed.err.startswith("mutoscope: error: ") and message in printed.err
     assert_nothing_was_left(tmp_path)
 
 
-def test_the_command_line_reports_stages_and_prints_one_object(
-    wan_bundle: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+def test_ctrl_c_ends_the_command_with_130_and_leaves_nothing(
+    wan_checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupted(*_: Any) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(export, "_describe", interrupted)
+    assert mutoscope.cli.main(["export", str(wan_checkpoint), str(tmp_path / "bundle")]) == 130
+    assert capsys.readouterr().err == "mutoscope: interrupted\n"
+    assert_nothing_was_left(tmp_path)
+
+
+@pytest.mark.parametrize("terminal", [True, False])
+def test_the_command_line_reports_stages_to_a_terminal_and_prints_one_object(
+    wan_bundle: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, terminal: bool
 ) -> None:
     def exported(checkpoint: str, destination: Path, **options: Any) -> Bundle:
         assert (checkpoint, options["precisions"], options["overwrite"]) == ("some/model", ["int8", "fp32"], True)
-        options["on_progress"]("export denoiser", None)
+        if options["on_progress"]:
+            options["on_progress"]("export denoiser", None)
         return Bundle.open(destination, verify=False)
 
     monkeypatch.setattr(export, "export_checkpoint", exported)
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: terminal)
     assert main(["some/model", str(wan_bundle), "--precision", "int8", "fp32", "--overwrite", "--json"]) == 0
     printed = capsys.readouterr()
     facts = json.loads(printed.out)
     assert {(graph["role"], graph["precision"], graph["file"]) for graph in facts["graphs"]} == ROLES
     assert all(graph["bytes"] > 1000 for graph in facts["graphs"])
-    assert " s  export denoiser\n" in printed.err
+    assert printed.err.endswith(" s  export denoiser\n") if terminal else printed.err == ""

@@ -8,7 +8,7 @@ import torch
 from mutoscope.bundle import Graph, GraphTensor
 from mutoscope_export.errors import ExportError
 from mutoscope_export.graph import export_graph
-from mutoscope_export.parity import Sample, compare, difference, record
+from mutoscope_export.parity import Sample, compare, compare_with_own_class, difference, record
 from torch import Tensor, nn
 
 GRAPH = Graph(
@@ -74,6 +74,22 @@ def test_pixels_may_be_one_level_off_and_not_two(exported: tuple[Path, list[Samp
     compare(exported[0], GRAPH, [changed(exported[1][0], "levels", 1)])
     with pytest.raises(ExportError, match="max_abs of levels is 2"):
         compare(exported[0], GRAPH, [changed(exported[1][0], "levels", 2)])
+
+
+@pytest.mark.parametrize(
+    ("dtype", "allowed", "refused"),
+    [(torch.float32, 5e-5, 2e-4), (torch.float16, 5e-3, 1e-2), (torch.bfloat16, 3e-2, 1e-1)],
+)
+def test_a_module_may_differ_from_its_own_class_by_the_rounding_of_the_weights(
+    dtype: torch.dtype, allowed: float, refused: float
+) -> None:
+    layer = nn.Linear(4, 3).to(dtype)
+    value = torch.linspace(-1, 1, 12)
+    report = compare_with_own_class("transformer", layer, value, value * (1 + allowed))
+    assert report["against"] == "checkpoint's own classes"
+    assert report["relative_l2"] == pytest.approx(allowed, rel=0.05)
+    with pytest.raises(ExportError, match=r"the transformer is not exported as Linear computes it: relative_l2"):
+        compare_with_own_class("transformer", layer, value, value * (1 + refused))
 
 
 def test_a_graph_with_other_outputs_than_declared_is_refused(exported: tuple[Path, list[Sample]]) -> None:

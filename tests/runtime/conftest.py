@@ -65,7 +65,7 @@ def tokenizer_json(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def make_bundle(tmp_path: Path, tokenizer_json: Path) -> Callable[..., b.Bundle]:
-    """Writes a bundle. A dictionary changes fields of a part of the manifest; anything else replaces the part."""
+    """Writes a bundle. A dictionary changes fields of a record of the manifest; anything else replaces the part."""
 
     def make(**changes: Any) -> b.Bundle:
         root = tmp_path / "bundle"
@@ -74,7 +74,9 @@ def make_bundle(tmp_path: Path, tokenizer_json: Path) -> Callable[..., b.Bundle]
             (root / role / "model.onnx").write_bytes(f"the graph of the {role}".encode())
         (root / b.TOKENIZER).write_bytes(tokenizer_json.read_bytes())
         parts = {
-            name: msgspec.structs.replace(getattr(MANIFEST, name), **change) if isinstance(change, dict) else change
+            name: msgspec.structs.replace(part, **change)
+            if isinstance(change, dict) and isinstance(part := getattr(MANIFEST, name), msgspec.Struct)
+            else change
             for name, change in changes.items()
         }
         return b.write_manifest(root, msgspec.structs.replace(MANIFEST, **parts))

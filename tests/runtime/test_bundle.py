@@ -64,10 +64,80 @@ def test_the_size_of_a_graph_is_that_of_its_folder(make_bundle) -> None:
 def test_what_nobody_listed_does_no_harm(make_bundle) -> None:
     root = make_bundle().root
     (root / "notes.txt").write_text("mine")
-    (root / "denoiser" / "link").symlink_to("/etc/passwd")
+    (root / "link").symlink_to("/etc/passwd")
     bundle = Bundle.open(root)
     with pytest.raises(BundleError, match=r"'notes\.txt' is not a file of the bundle"):
         bundle.path("notes.txt")
+
+
+@pytest.mark.parametrize("name", ["model.onnx.data", ".hidden", "sub/weights"])
+def test_a_file_beside_a_graph_that_nobody_listed_is_refused(make_bundle, name: str) -> None:
+    path = make_bundle().root / "denoiser" / name
+    path.parent.mkdir(exist_ok=True)
+    path.write_bytes(b"weights")
+    assert f"denoiser/{name} in" in refusal(path.parents[len(Path(name).parts)])
+
+
+def test_a_link_beside_a_graph_is_refused_though_the_bundle_holds_what_it_leads_to(make_bundle) -> None:
+    root = make_bundle().root
+    (root / "denoiser" / "sub").symlink_to(root / "text_encoder")
+    assert "denoiser/sub in" in refusal(root)
+
+
+def test_weights_that_were_struck_from_the_manifest_are_refused(make_bundle) -> None:
+    bundle = make_bundle()
+    (bundle.root / "denoiser" / "model.onnx.data").write_bytes(bytes(10))
+    write_manifest(bundle.root, bundle.manifest)
+    Bundle.open(bundle.root)
+    edit_manifest(bundle.root, lambda manifest: manifest["files"].pop("denoiser/model.onnx.data"))
+    assert "denoiser/model.onnx.data in" in refusal(bundle.root)
+
+
+def test_a_graph_in_the_top_folder_is_refused(make_bundle) -> None:
+    bundle = make_bundle()
+    (bundle.root / GRAPH).rename(bundle.root / "model.onnx")
+    moved = [
+        msgspec.structs.replace(graph, file="model.onnx") if graph.role == "denoiser" else graph
+        for graph in bundle.manifest.graphs
+    ]
+    write_manifest(bundle.root, msgspec.structs.replace(bundle.manifest, graphs=tuple(moved)))
+    assert "without a folder of its own" in refusal(bundle.root)
+
+
+def test_a_manifest_that_is_a_link_out_of_the_folder_is_refused(make_bundle) -> None:
+    root = make_bundle().root
+    (root / MANIFEST).rename(root.parent / "elsewhere")
+    (root / MANIFEST).symlink_to(root.parent / "elsewhere")
+    assert f"{MANIFEST} in {root} is a link that leaves the bundle; refused" == refusal(root)
+
+
+@pytest.mark.parametrize(
+    ("edit", "complaint"),
+    [
+        (lambda m: m["defaults"].update(height=33), "defaults.height is 33, no multiple of 16 up to 1024"),
+        (lambda m: m["defaults"].update(width=1040), "defaults.width is 1040, no multiple of 16 up to 1024"),
+        (lambda m: m["preview"]["weights"].pop(), "preview has 3 rows for 4 channels"),
+        (lambda m: m["graphs"].append(m["graphs"][0]), "several graphs of the text_encoder in fp32"),
+        *[
+            (lambda m, i=i: m["graphs"].pop(i), f"no graph of the {role}")
+            for i, role in enumerate(("text_encoder", "denoiser", "vae_decoder_first", "vae_decoder_next"))
+        ],
+        (
+            lambda m: m["graphs"].extend([m["graphs"][3] | {"precision": "fp16"}, m["graphs"][1] | {"precision": "x"}]),
+            "no 'vae_decoder_next' graph in x; it has: fp32, fp16",
+        ),
+        (lambda m: m["geometry"].update(vae_scale_factor_spatial=0), "`$.geometry.vae_scale_factor_spatial`"),
+        (lambda m: m["geometry"].update(max_patches=2**40), "`$.geometry.max_patches`"),
+        (lambda m: m["geometry"].update(patch_size=[1, 2, -2]), "`$.geometry.patch_size"),
+        (lambda m: m["text"].update(pad_token_id=-1), "`$.text.pad_token_id`"),
+        (lambda m: m["defaults"].update(fps=0), "`$.defaults.fps`"),
+        (lambda m: m["defaults"].update(num_inference_steps=1001), "`$.defaults.num_inference_steps`"),
+    ],
+)
+def test_a_manifest_that_contradicts_itself_is_refused_before_anything_runs(make_bundle, edit, complaint: str) -> None:
+    root = make_bundle().root
+    edit_manifest(root, edit)
+    assert complaint in refusal(root)
 
 
 def test_a_role_with_one_precision_serves_every_plan_and_one_with_several_must_have_it(make_bundle) -> None:

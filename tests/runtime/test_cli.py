@@ -1,5 +1,7 @@
 """The command line in this process, on a bundle of four graphs whose sessions are made up here; nothing is computed."""
 
+import errno
+import io
 import json
 import os
 import re
@@ -12,7 +14,8 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
-import mutoscope.pipeline
+import mutoscope.commands.generate
+import mutoscope.plan
 import numpy as np
 import pytest
 import tokenizers
@@ -30,7 +33,7 @@ from mutoscope.bundle import (
     write_manifest,
 )
 from mutoscope.commands.arguments import Parser, add_fields, given
-from mutoscope.errors import CancelledError, NumericalError, OutOfMemoryError
+from mutoscope.errors import CancelledError, NumericalError, OutOfMemoryError, OutputError
 from mutoscope.request import OutputOptions, RuntimeOptions, VideoRequest
 from mutoscope_engines.session import Backend, Feeds, Session, SessionOptions
 
@@ -46,7 +49,7 @@ def bundle(tmp_path: Path) -> Path:
         (root / role).mkdir(parents=True)
         (root / role / "model.onnx").write_bytes(b"x" * size)
         tensors = (GraphTensor(name=f"of_{role}", dtype="float32", shape=(1, "L")),)
-        caches = tuple(GraphTensor(name=f"cache_{i}", dtype="float32", shape=("h",)) for i in range(3))
+        caches = tuple(GraphTensor(name=f"next_cache_{i}", dtype="float32", shape=("h",)) for i in range(3))
         graphs.append(
             Graph(role=role, precision="fp32", file=f"{role}/model.onnx", inputs=tensors, outputs=tensors + caches)
         )
@@ -152,7 +155,7 @@ class FakeBackend(Backend):
 @pytest.fixture
 def backend(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> FakeBackend:
     fake = FakeBackend()
-    monkeypatch.setattr(mutoscope.pipeline, "choose_backend", lambda *_: fake)
+    monkeypatch.setattr(mutoscope.plan, "choose_backend", lambda *_: (fake, "fp32"))
     monkeypatch.setattr(FakeSession, "failure", None)
     monkeypatch.chdir(tmp_path)
     return fake
@@ -203,6 +206,42 @@ def test_notes_of_the_plan_go_to_standard_error(bundle, backend, capsys):
     assert re.match(r"mutoscope: note: .*demonstration model.*\n", capsys.readouterr().err)
 
 
+class Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+def test_a_terminal_shows_each_stage_and_keeps_the_last_line_alone(bundle, backend, monkeypatch):
+    monkeypatch.setattr(sys, "stderr", terminal := Terminal())
+    assert generate(bundle, "a circle", "-o", "out.npy") == 0
+    shown = [line.strip() for line in terminal.getvalue().split("\r")]
+    assert shown[-1].startswith("mutoscope: wrote out.npy")
+    stages = dict.fromkeys(re.match(r"[a-z ]*", line)[0].strip() for line in shown[:-1])
+    assert [stage for stage in stages if stage] == [
+        "checking the bundle", "encoding the prompt", "denoising", "decoding"
+    ]  # fmt: skip
+
+
+def test_a_video_that_cannot_be_written_is_given_up_at_once(bundle, backend, monkeypatch):
+    closed = []
+    monkeypatch.setattr(mutoscope.pipeline.FrameStream, "close", lambda self: closed.append(self))
+
+    def refuse(path, chunks, *_, **__):
+        next(chunks)
+        raise OutputError("no space")
+
+    monkeypatch.setattr(mutoscope.commands.generate, "write_video", refuse)
+    assert generate(bundle, "a circle") == 2
+    assert len(closed) == 1
+
+
+def test_the_command_line_silences_the_encoder(bundle, backend, monkeypatch):
+    monkeypatch.setenv("SVT_LOG", "")  # so that it is put back
+    monkeypatch.delenv("SVT_LOG")
+    assert generate(bundle, "a circle", "-o", "out.mp4", "--codec", "av1") == 0
+    assert os.environ["SVT_LOG"] == "1"
+
+
 def test_explain_prints_the_plan_and_opens_no_graph(bundle, backend, capsys):
     assert generate(bundle, "a circle", "--explain", "--height", "64") == 0
     lines = dict(line.split(maxsplit=1) for line in capsys.readouterr().out.splitlines() if " " in line.strip())
@@ -240,6 +279,8 @@ def test_a_prompt_may_begin_with_a_dash_and_a_negative_prompt_too(bundle, backen
         (["a", "circle"], "unexpected 'circle'; a text of several words needs quotes"),
         (["--", "-a", "-o"], "unexpected '-o'"),
         ([], "required: PROMPT"),
+        (["a circle", "-o", ".mp4"], "'.mp4' is only an ending; give it a name, such as out.mp4"),
+        (["a circle", "-o", ""], "'' names no file"),
         (["a circle", "-o", "out.avi"], "'.avi'; a video can end with .mp4"),
         (["a circle", "-o", "missing/out.mp4"], "there is no folder missing"),
     ],
@@ -287,10 +328,8 @@ def test_a_signal_leaves_no_partial_file(bundle, backend, capsys, monkeypatch, n
 
     monkeypatch.setattr(FakeSession, "run", run_and_signal)
     before = signal.getsignal(signal.SIGTERM)
-    try:
-        assert generate(bundle, "a circle", "-o", "out.mp4") == 130
-    finally:
-        signal.signal(signal.SIGTERM, before)
+    assert generate(bundle, "a circle", "-o", "out.mp4") == 130
+    assert signal.getsignal(signal.SIGTERM) is before
     assert capsys.readouterr().err == "mutoscope: interrupted\n"
     assert os.listdir() == ["bundle"]
 
@@ -316,8 +355,23 @@ def test_every_parameter_is_a_flag_with_its_help_and_type():
 def test_inspect_shows_where_the_weights_come_from_and_what_is_in_it(bundle, capsys):
     assert cli.main(["inspect", str(bundle)]) == 0
     text = capsys.readouterr().out
-    for fact in ("someone/model", "Apache-2.0", "by someone", "wan", "11 bytes", "3 caches", "[1, L]", "max_patches"):
+    for fact in ("someone/model", "Apache-2.0", "by someone", "wan", "11 bytes", "3 caches", "[1, L]"):
         assert fact in text
+    assert "next_cache" not in text
+
+
+def test_the_limits_that_inspect_shows_are_those_of_the_plan(bundle, backend, capsys):
+    assert cli.main(["inspect", str(bundle)]) == 0
+    text = capsys.readouterr().out
+    for name, flag in (("height", "--height"), ("width", "--width"), ("num_frames", "--num-frames")):
+        more, multiple, most = map(
+            int, re.search(rf"{name} +(?:(\d+) more than )?a multiple of (\d+), at most (\d+)", text).groups("0")
+        )
+        assert (most - more) % multiple == 0
+        for value in (more + multiple, most):
+            assert generate(bundle, "a circle", "--explain", "--quiet", flag, str(value)) == 0
+        for value in (more + multiple + 1, most + multiple):
+            assert generate(bundle, "a circle", "--explain", "--quiet", flag, str(value)) == 2
 
 
 def test_inspect_in_json_is_the_manifest(bundle, capsys):
@@ -347,13 +401,19 @@ def test_doctor_finds_faults_and_does_not_fail(bundle, capsys):
     assert cli.main(["doctor", "--json", str(bundle)]) == 0
     facts = json.loads(capsys.readouterr().out)
     assert facts["mutoscope"] == mutoscope.__version__
-    assert facts["cpu"]["usable cores"] == len(os.sched_getaffinity(0))
+    assert 1 <= facts["cpu"]["usable cores"] <= len(os.sched_getaffinity(0))
     assert facts["memory"]["total_bytes"] == pytest.approx(
         os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"), rel=1e-6
     )
     assert facts["backends"]["onnxruntime"].endswith("ready")
     assert "libx264" in facts["encoders"]["h264"]
     assert facts["bundle"]["state"].startswith("not usable: denoiser/model.onnx is missing")
+
+
+def test_doctor_works_where_a_process_cannot_ask_for_its_cores(bundle, capsys, monkeypatch):
+    monkeypatch.delattr(os, "sched_getaffinity")
+    assert cli.main(["doctor", "--json", str(bundle)]) == 0
+    assert 1 <= json.loads(capsys.readouterr().out)["cpu"]["usable cores"] <= os.cpu_count()
 
 
 def test_doctor_is_readable_too(bundle, capsys):
@@ -375,6 +435,13 @@ def test_a_command_without_its_dependencies_says_what_to_install(monkeypatch, ca
     monkeypatch.setitem(cli.COMMANDS, "export", ("missing_package.cli:main", "", "export"))
     assert cli.main(["export", "checkpoint", "bundle"]) == 4
     assert "pip install 'mutoscope[export]'" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("extra", ["", "export"])
+def test_a_missing_module_of_our_own_is_not_blamed_on_the_installation(monkeypatch, extra):
+    monkeypatch.setitem(cli.COMMANDS, "export", ("mutoscope.missing:main", "", extra))
+    with pytest.raises(ModuleNotFoundError):
+        cli.main(["export"])
 
 
 SCRIPT = """
@@ -408,3 +475,16 @@ def test_a_reader_that_goes_away_causes_no_traceback(bundle):
     result = subprocess.run(arguments, stdout=writing, stderr=subprocess.PIPE, text=True, env=environment)
     os.close(writing)
     assert (result.returncode, result.stderr) == (1, "")
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="there is no device that is always full")
+@pytest.mark.parametrize(
+    "arguments", [["inspect"], ["inspect", "--json"], ["verify"], ["verify", "--help"], ["doctor"]]
+)
+def test_output_that_cannot_be_written_is_one_line_and_exit_code_2(bundle, arguments):
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
+    command = [sys.executable, "-m", "mutoscope", *arguments, str(bundle)]
+    with open("/dev/full", "w") as full:
+        result = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True, env=environment)
+    message = f"mutoscope: error: standard output cannot be written: {os.strerror(errno.ENOSPC)}; send it elsewhere\n"
+    assert (result.returncode, result.stderr) == (2, message)

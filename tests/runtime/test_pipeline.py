@@ -16,6 +16,7 @@ import pytest
 import torch
 from diffusers import UniPCMultistepScheduler
 from mutoscope import CancelledError, NumericalError, Pipeline, RequestError
+from mutoscope.errors import OutOfMemoryError, ShapeError
 from mutoscope.text import Tokenizer
 from mutoscope_engines import backends
 from mutoscope_engines.session import Backend, Session, SessionOptions
@@ -190,7 +191,7 @@ def test_latents_are_those_of_diffusers_scheduler_and_torch_noise(
     bundle = make_bundle()
     with Pipeline.load(bundle.root, branches_per_call=branches_per_call) as pipeline:
         pipeline.generate(PROMPT, seed=3, guidance_scale=guidance_scale, num_inference_steps=5, negative_prompt="black")
-    tokens = Tokenizer(bundle).encode([PROMPT, "black"], 24)
+    tokens = Tokenizer(bundle).encode({"prompt": PROMPT, "negative_prompt": "black"}, 24)
     positive, negative = encode(tokens.input_ids, tokens.attention_mask)
 
     scheduler = UniPCMultistepScheduler.from_config(bundle.manifest.scheduler)
@@ -329,8 +330,90 @@ def test_closing_from_another_thread_stops_what_runs_and_frees_it(backend, pipel
 def test_a_closed_pipeline_makes_no_video_and_closes_again(backend, pipeline) -> None:
     pipeline.close()
     pipeline.close()
-    with pytest.raises(CancelledError, match="the pipeline is closed; load it again"):
+    for use in (pipeline.generate, pipeline.stream, pipeline.plan):
+        with pytest.raises(RuntimeError, match="this pipeline is closed; load it again"):
+            use(PROMPT)
+
+
+def test_a_stream_begun_after_its_pipeline_was_closed_is_cancelled(backend, pipeline) -> None:
+    stream = pipeline.stream(PROMPT)
+    pipeline.close()
+    with pytest.raises(CancelledError, match="closed"):
+        next(stream)
+
+
+def test_a_stream_is_given_up_at_the_end_of_its_with(backend, pipeline, keeps_nothing_loaded) -> None:
+    with pipeline.stream(PROMPT) as stream:
+        next(stream)
+        assert in_use(pipeline) == 1
+    assert in_use(pipeline) == 0 and backend.all_closed()
+
+
+def test_each_stage_is_announced_before_it_opens_a_graph(backend, pipeline) -> None:
+    seen = []
+    pipeline.generate(PROMPT, on_stage=lambda stage: seen.append((stage, len(backend.log))))
+    positions = [ONE_VIDEO.index(("open", role)) for role in ("text_encoder", "denoiser", "vae_decoder_first")]
+    assert seen == list(zip(("text_encoder", "denoiser", "vae_decoder"), positions, strict=True))
+
+
+@pytest.mark.parametrize("frames", [3, 5])
+def test_another_number_of_frames_than_the_plan_says_is_refused(backend, pipeline, monkeypatch, frames: int) -> None:
+    def too_few_or_many(self: Any, latents: Any, **caches: Any) -> Any:
+        return {"frames": pixels(latents, frames), **caches}
+
+    monkeypatch.setattr(NumpySession, "_vae_decoder_next", too_few_or_many)
+    with pytest.raises(ShapeError, match=r"the decoder gave .* the plan says"):
         pipeline.generate(PROMPT)
+    assert in_use(pipeline) == 0
+
+
+def test_running_out_of_memory_anywhere_in_a_run_says_what_to_lower(backend, pipeline, monkeypatch) -> None:
+    def exhausted(*_: Any) -> Any:
+        raise MemoryError("Unable to allocate 9 GiB")
+
+    monkeypatch.setattr("mutoscope.stages.standard_normal", exhausted)
+    with pytest.raises(OutOfMemoryError, match="Unable to allocate 9 GiB; ask for a smaller height"):
+        pipeline.generate(PROMPT)
+
+
+def test_a_prompt_given_twice_or_not_at_all_is_refused(backend, pipeline) -> None:
+    with pytest.raises(RequestError, match="given twice"):
+        pipeline.plan(PROMPT, prompt=PROMPT)
+    with pytest.raises(RequestError, match="prompt must be one string"):
+        pipeline.plan()
+    assert pipeline.plan(prompt=PROMPT).prompt == PROMPT
+
+
+def test_an_unknown_option_of_save_is_refused(backend, pipeline, tmp_path: Path) -> None:
+    with pytest.raises(RequestError, match="unknown parameter quality; there are: codec"):
+        pipeline.generate(PROMPT, num_frames=1).save(tmp_path / "video.npy", quality=3)
+
+
+@pytest.mark.parametrize(
+    ("options", "complaint"),
+    [
+        ({"threads": 0}, "threads must be a whole number"),
+        ({"branches_per_call": 3}, "branches_per_call must be a whole number"),
+        ({"precision": "int8"}, "precision must be one of the bundle's: fp32; got 'int8'"),
+    ],
+)
+def test_options_are_checked_when_the_bundle_is_loaded(backend, make_bundle, options: Any, complaint: str) -> None:
+    with pytest.raises(RequestError, match=complaint):
+        Pipeline.load(make_bundle().root, **options)
+
+
+def test_sessions_get_the_threads_that_the_plan_names(backend, make_bundle, monkeypatch) -> None:
+    given: list[SessionOptions] = []
+    opened = backend.open
+
+    def note(graph: Path, options: SessionOptions) -> Session:
+        given.append(options)
+        return opened(graph, options)
+
+    monkeypatch.setattr(backend, "open", note)
+    with Pipeline.load(make_bundle().root) as pipeline:
+        plan = pipeline.generate(PROMPT).plan
+    assert {options.threads for options in given} == {plan.threads}
 
 
 @pytest.mark.parametrize("fits", [True, False])

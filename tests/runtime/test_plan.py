@@ -6,16 +6,14 @@ from fractions import Fraction
 from typing import Any
 
 import msgspec
+import mutoscope.limits
 import numpy as np
 import pytest
-from mutoscope.errors import RequestError
+from mutoscope.errors import BackendUnavailableError, RequestError
 from mutoscope.families import load_family
-from mutoscope.plan import Job, Plan, make_job
+from mutoscope.plan import Execution, Job, Plan, make_job
 from mutoscope.request import RuntimeOptions, VideoRequest
 from mutoscope.text import Tokenizer
-from mutoscope_engines.backends import load_backend
-
-BACKEND = load_backend("onnxruntime")
 
 
 @pytest.fixture
@@ -26,7 +24,8 @@ def job(make_bundle):
         options = {name: given.pop(name) for name in [field.name for field in fields(RuntimeOptions)] if name in given}
         request = VideoRequest(prompt=prompt, **given)
         made = make_bundle(**bundle or {})
-        return make_job(request, RuntimeOptions(**options), made, BACKEND, load_family("wan"), Tokenizer(made))
+        execution = Execution.choose(RuntimeOptions(**options), made.manifest)
+        return make_job(request, execution, made, load_family("wan"), Tokenizer(made))
 
     return make
 
@@ -146,8 +145,39 @@ def test_a_prompt_is_cleaned_before_it_is_counted(job) -> None:
 
 
 def test_a_prompt_that_is_too_long_is_refused_with_its_length_and_the_limit(job) -> None:
-    with pytest.raises(RequestError, match=r"has \d{3} tokens.*at most 24 fit.*'a red circle a red"):
+    with pytest.raises(RequestError, match=r"^prompt has \d{3} tokens.*at most 24 fit.*'a red circle a red"):
         job("a red circle " * 40)
+    with pytest.raises(RequestError, match=r"^negative_prompt has \d{3} tokens"):
+        job(negative_prompt="a red circle " * 40, guidance_scale=2.0)
+
+
+def test_a_prompt_with_bytes_that_are_no_utf8_is_refused_and_a_whole_pair_is_mended(job) -> None:
+    for name in ("prompt", "negative_prompt"):
+        text = b"a caf\xe9".decode("utf-8", "surrogateescape")  # as the shell's arguments come in
+        with pytest.raises(RequestError, match=f"^{name} is no valid Unicode at character 6: .*UTF-8"):
+            job(**{name: text})
+    assert job("a red \ud83d\udd34").plan.prompt == "a red \U0001f534"
+
+
+def test_a_video_that_cannot_fit_into_memory_is_refused_with_both_numbers(job, monkeypatch) -> None:
+    state, frames = 4 * 4 * (4 * 3 * 4 * 6), 9 * 32 * 48 * 3  # K rows of float32 latents; uint8 pixels
+    monkeypatch.setattr(mutoscope.limits, "memory_bytes", lambda: state + frames)
+    assert job().plan.num_frames == 9
+    monkeypatch.setattr(mutoscope.limits, "memory_bytes", lambda: state + frames - 1)
+    with pytest.raises(RequestError, match=f"{state + frames} bytes of memory, .*; {state + frames - 1} are available"):
+        job()
+
+
+@pytest.mark.parametrize("scheduler", ["unipc", "euler", "dpmpp_2m"])
+@pytest.mark.parametrize("config", [{"flow_shift": 3.0}, {"shift": 2.5}, {"flow_shift": 3.0, "shift": 2.0}, {}])
+def test_a_plan_names_the_shift_that_gives_its_timesteps_again(job, scheduler: str, config: dict[str, float]) -> None:
+    base = {"_class_name": "UniPCMultistepScheduler", "use_flow_sigmas": True, "prediction_type": "flow_prediction"}
+    plan = job(scheduler=scheduler, bundle={"scheduler": base | config}).plan
+    assert plan.flow_shift in (*config.values(), 1.0)
+    assert job(scheduler=scheduler, flow_shift=plan.flow_shift, bundle={"scheduler": base}).plan.timesteps == (
+        plan.timesteps
+    )
+    assert job(scheduler=scheduler, flow_shift=7, bundle={"scheduler": base | config}).plan.flow_shift == 7.0
 
 
 def test_flow_shift_moves_the_timesteps_and_both_names_of_it_agree(job) -> None:
@@ -192,7 +222,7 @@ def test_the_first_precision_that_the_backend_runs_is_taken(job, make_bundle) ->
 
     assert job(bundle=with_denoisers("bf16", "int8", "fp32")).plan.precision == "int8"
     assert job(bundle=with_denoisers("int8", "fp32"), precision="fp32").plan.precision == "fp32"
-    with pytest.raises(RequestError, match="onnxruntime runs none of the bundle's precisions: bf16, fp8"):
+    with pytest.raises(BackendUnavailableError, match="onnxruntime: it does not run graphs in bf16 or fp8"):
         job(bundle=with_denoisers("bf16", "fp8"))
 
 

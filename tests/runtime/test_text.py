@@ -44,14 +44,16 @@ NASTY = [
 def test_ids_and_mask_are_those_of_transformers(make_bundle, tokenizer_json, text: str) -> None:
     reference = PreTrainedTokenizerFast(tokenizer_file=str(tokenizer_json), pad_token="<pad>", eos_token="</s>")
     expected = reference(text, padding="max_length", max_length=60, return_tensors="np")
-    tokens = Tokenizer(make_bundle()).encode([text], 60)
+    tokens = Tokenizer(make_bundle()).encode({"prompt": text}, 60)
     assert tokens.input_ids.dtype == tokens.attention_mask.dtype == np.int64
     np.testing.assert_array_equal(tokens.input_ids, expected["input_ids"])
     np.testing.assert_array_equal(tokens.attention_mask, expected["attention_mask"])
 
 
 def test_every_row_is_padded_to_the_same_length_with_the_pad_token_of_the_bundle(make_bundle) -> None:
-    tokens = Tokenizer(make_bundle(text={"pad_token_id": 7})).encode(["", "a red circle"], 24)
+    tokens = Tokenizer(make_bundle(text={"pad_token_id": 7})).encode(
+        {"negative_prompt": "", "prompt": "a red circle"}, 24
+    )
     assert tokens.input_ids.shape == tokens.attention_mask.shape == (2, 24)
     assert tokens.counts[0] == 1 and tokens.counts[1] > 3
     for ids, mask, count in zip(tokens.input_ids, tokens.attention_mask, tokens.counts, strict=True):
@@ -63,20 +65,24 @@ def test_padding_and_truncation_in_the_file_change_nothing(make_bundle, tokenize
     import tokenizers
 
     bundle = make_bundle()
-    expected = Tokenizer(bundle).encode(["a red circle"], 24)
+    expected = Tokenizer(bundle).encode({"prompt": "a red circle"}, 24)
     other = tokenizers.Tokenizer.from_file(str(tokenizer_json))
     other.enable_truncation(2)
     other.enable_padding(length=40)
     other.save(str(bundle.root / TOKENIZER))
-    np.testing.assert_array_equal(Tokenizer(bundle).encode(["a red circle"], 24).input_ids, expected.input_ids)
+    np.testing.assert_array_equal(
+        Tokenizer(bundle).encode({"prompt": "a red circle"}, 24).input_ids, expected.input_ids
+    )
 
 
 def test_a_text_is_never_cut_off(make_bundle) -> None:
     tokenizer = Tokenizer(make_bundle())
-    (count,) = tokenizer.encode(["a red circle"], 24).counts
-    assert tokenizer.encode(["a red circle"], count).counts == (count,)
-    with pytest.raises(RequestError, match=rf"has {count} tokens.*at most {count - 1} fit.*by about 1: 'a red circle'"):
-        tokenizer.encode(["a red circle"], count - 1)
+    (count,) = tokenizer.encode({"prompt": "a red circle"}, 24).counts
+    assert tokenizer.encode({"prompt": "a red circle"}, count).counts == (count,)
+    with pytest.raises(
+        RequestError, match=rf"negative_prompt has {count} tokens.*at most {count - 1} fit.*by about 1: 'a red circle'"
+    ):
+        tokenizer.encode({"negative_prompt": "a red circle"}, count - 1)
 
 
 def test_a_damaged_tokenizer_is_refused(make_bundle) -> None:

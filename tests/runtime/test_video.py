@@ -16,8 +16,8 @@ import numpy as np
 import pytest
 from mutoscope.errors import NumericalError, OutputError, ShapeError
 from mutoscope.plan import Plan
-from mutoscope.video import FORMATS, check_output, write_video
-from mutoscope.video_formats import encoders
+from mutoscope.video import check_output, write_video
+from mutoscope.video_formats import FORMATS, encoders
 from numpy.typing import NDArray
 from PIL import Image
 
@@ -40,6 +40,7 @@ def make_plan(num_frames: int = T, height: int = H, width: int = W, fps: int = 1
         network_tokens=18,
         num_inference_steps=2,
         scheduler="euler",
+        flow_shift=3.0,
         timesteps=(999.0, 500.0),
         guidance_scale=1.0,
         guidance_weights=(1.0,),
@@ -347,6 +348,8 @@ def test_a_gif_faster_than_players_play_is_refused(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "codec", "message"),
     [
+        (".mp4", "auto", r"\.mp4' is only an ending; give it a name, such as out\.mp4"),
+        (".GIF", "auto", "is only an ending"),
         ("out.avi", "auto", r"'\.avi'.*\.mp4, \.webm, \.gif, \.npy.*folder of PNGs"),
         ("out.mp4", "vp9", r"\.mp4 cannot hold vp9; it holds h264 or av1, and vp9 goes into \.webm"),
         ("frames", "av1", r"a folder cannot hold av1; .* \.mp4, \.webm"),
@@ -371,6 +374,18 @@ def test_a_place_or_format_that_cannot_be_is_refused_before_any_work(
     with pytest.raises(OutputError, match=message):
         write_video(tmp_path / name, chunked(scene()), make_plan(), codec=codec)
     assert leftovers(tmp_path) == before
+
+
+@pytest.mark.parametrize("path", ["", ".", "/"])
+def test_a_path_without_a_name_is_refused(path: str) -> None:
+    with pytest.raises(OutputError, match=f"'{path}' names no file; name one, such as out.mp4"):
+        check_output(path)
+
+
+def test_the_environment_of_the_process_is_left_alone(tmp_path: Path) -> None:
+    before = dict(os.environ)
+    write_video(tmp_path / "out.mp4", chunked(scene()), make_plan(), codec="av1")
+    assert dict(os.environ) == before
 
 
 def test_a_folder_without_permission_is_refused_early(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,14 +2,17 @@
 
     python -m mutoscope_export.builtin.make --work build/builtin
 
-Every part goes on where an earlier run stopped. The checkpoint and the bundle replace those of the repository.
+Every part goes on where an earlier run stopped. The checkpoint and the bundle replace those of the
+repository where no others are named.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import os
 from pathlib import Path
+from typing import Any
 
 import torch
 from diffusers import AutoencoderKLWan, UniPCMultistepScheduler, WanPipeline
@@ -53,8 +56,11 @@ def main() -> None:
     parser.add_argument("--work", type=Path, required=True, help="folder for training states and records")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--vae-steps", type=int, default=2400)
-    parser.add_argument("--denoiser-steps", type=int, default=6000)
-    parser.add_argument("--clips", type=int, default=6000, help="clips that the denoiser learns from")
+    parser.add_argument("--denoiser-steps", type=int, default=2400)
+    parser.add_argument("--clips", type=int, default=5000, help="clips that the denoiser learns from")
+    parser.add_argument("--checkpoint", type=Path, default=CHECKPOINT, help="default: the repository's")
+    parser.add_argument("--bundle", type=Path, default=BUNDLE, help="default: the repository's")
+    parser.add_argument("--record", type=Path, default=RECORD, help="of loss and time; default: the repository's")
     parser.add_argument("--seed", type=int, default=0)
     arguments = parser.parse_args()
 
@@ -71,13 +77,25 @@ def main() -> None:
         prediction_type="flow_prediction", use_flow_sigmas=True, flow_shift=FLOW_SHIFT, num_train_timesteps=1000
     )
     pipeline = WanPipeline(tokenizer, model.text_encoder, vae, scheduler, model.transformer)
-    pipeline.to("cpu", torch.float16).save_pretrained(CHECKPOINT, safe_serialization=True)
-    (CHECKPOINT / "mutoscope.json").write_text(json.dumps(OVERRIDES, indent=1) + "\n")
-    (CHECKPOINT / "README.md").write_text(MODEL_CARD.format(description=DESCRIPTION))
-    export_checkpoint(CHECKPOINT, BUNDLE, precisions=("fp32", "int8"), overwrite=True, compact=True, on_progress=print)
+    pipeline.to("cpu", torch.float16).save_pretrained(arguments.checkpoint, safe_serialization=True)
+    (arguments.checkpoint / "mutoscope.json").write_text(json.dumps(OVERRIDES, indent=1) + "\n")
+    (arguments.checkpoint / "README.md").write_text(MODEL_CARD.format(description=DESCRIPTION))
+    export_checkpoint(
+        arguments.checkpoint,
+        arguments.bundle,
+        precisions=("fp32", "int8"),
+        overwrite=True,
+        compact=True,
+        on_progress=_say,
+    )
     unseen = render_pool(64, arguments.seed + 2)
-    shipped = AutoencoderKLWan.from_pretrained(CHECKPOINT / "vae", torch_dtype=torch.float32)
-    write_record(arguments.work, {"vae_reconstruction_psnr_db": round(reconstruction_psnr(shipped, unseen), 2)})
+    shipped = AutoencoderKLWan.from_pretrained(arguments.checkpoint / "vae", torch_dtype=torch.float32)
+    figures = {"vae_reconstruction_psnr_db": round(reconstruction_psnr(shipped, unseen), 2)}
+    write_record(arguments.record, arguments.work, figures)
+
+
+def _say(stage: str, fraction: float | None = None) -> None:
+    print(stage if fraction is None else f"{stage} {fraction:.0%}", flush=True)
 
 
 def make_vae(arguments: argparse.Namespace) -> AutoencoderKLWan:
@@ -85,15 +103,23 @@ def make_vae(arguments: argparse.Namespace) -> AutoencoderKLWan:
     finished = arguments.work / "vae" / "finished"
     if not finished.is_dir():
         vae = train_vae(arguments.work / "vae", steps=arguments.vae_steps, device=arguments.device, seed=arguments.seed)
-        vae.save_pretrained(finished)
+        temporary = finished.with_name("finished.tmp")
+        vae.save_pretrained(temporary)
+        os.replace(temporary, finished)
     return AutoencoderKLWan.from_pretrained(finished).to(arguments.device)
 
 
-def write_record(work: Path, figures: dict[str, float]) -> None:
-    """Loss and time of both trainings, thinned to about a hundred rows each."""
-    rows = {name: list(read_record(work / name)) for name in ("vae", "denoiser")}
-    thinned = {name: [*all_rows[:: max(1, len(all_rows) // 100)], all_rows[-1]] for name, all_rows in rows.items()}
-    RECORD.write_text(json.dumps(figures | thinned, indent=1) + "\n")
+def write_record(file: Path, work: Path, figures: dict[str, float]) -> None:
+    """Loss and time of both trainings, thinned to about a hundred rows each; all evaluations and the last row stay."""
+    thinned = {name: thin(list(read_record(work / name))) for name in ("vae", "denoiser")}
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_text(json.dumps(figures | thinned, indent=1) + "\n")
+
+
+def thin(rows: list[dict[str, Any]], count: int = 100) -> list[dict[str, Any]]:
+    every = max(1, len(rows) // count)
+    last = len(rows) - 1
+    return [row for index, row in enumerate(rows) if index % every == 0 or index == last or "psnr_db" in row]
 
 
 if __name__ == "__main__":

@@ -5,6 +5,8 @@ Knows latents, captions and noise levels. Knows nothing of pixels beyond renderi
 
 from __future__ import annotations
 
+import hashlib
+import json
 import os
 from dataclasses import dataclass
 from pathlib import Path
@@ -70,7 +72,14 @@ class TextToLatents(nn.Module):
 
 @torch.no_grad()
 def encode_clips(vae: AutoencoderKLWan, count: int, file: Path, *, device: str, seed: int) -> Clips:
-    """Renders and encodes clips of every scene that is not held out, or reads them back from `file`."""
+    """Renders and encodes clips of every scene that is not held out, or reads them back from `file`.
+
+    Beside `file` stands what its latents were made from.
+
+    Raises:
+        ValueError: `file` was made from something else, so that captions would not fit its latents.
+    """
+    made_from = {"count": count, "seed": seed, "vae_sha256": _sha256_of_weights(vae)}
     scenes = [scene for scene in all_scenes() if not scene.held_out]
     np.random.default_rng(seed).shuffle(scenes)  # type: ignore[arg-type]
     chosen = [scenes[i % len(scenes)] for i in range(count)]
@@ -86,10 +95,32 @@ def encode_clips(vae: AutoencoderKLWan, count: int, file: Path, *, device: str, 
             with torch.autocast(device, torch.bfloat16):
                 latents = vae.encode(to_model(clips).to(device)).latent_dist.mode()
             batches.append(((latents.float() - mean) / std).half().cpu().numpy())
+        file.with_suffix(".json").write_text(json.dumps(made_from) + "\n")
         temporary = file.with_suffix(".tmp.npy")
         np.save(temporary, np.concatenate(batches))
         os.replace(temporary, file)
-    return Clips(np.load(file), chosen)
+    latents = np.load(file)
+    _refuse_latents_of_others(file, len(latents), made_from)
+    return Clips(latents, chosen)
+
+
+def _sha256_of_weights(vae: AutoencoderKLWan) -> str:
+    """The same on every device, for the weights and the statistics that the latents are normalised with."""
+    digest = hashlib.sha256(json.dumps([list(vae.config.latents_mean), list(vae.config.latents_std)]).encode())
+    for name, value in sorted(vae.state_dict().items()):
+        digest.update(name.encode() + value.float().cpu().numpy().tobytes())
+    return digest.hexdigest()
+
+
+def _refuse_latents_of_others(file: Path, count: int, made_from: dict[str, Any]) -> None:
+    note = file.with_suffix(".json")
+    found = json.loads(note.read_text()) if note.exists() else made_from | {"count": count}
+    if found != made_from or count != made_from["count"]:
+        raise ValueError(
+            f"{file} holds {count} clips made from {found}, and not from {made_from}: ask for the same again, "
+            "or remove the folder it lies in to begin anew"
+        )
+    note.write_text(json.dumps(made_from) + "\n")
 
 
 def train_denoiser(
@@ -101,7 +132,7 @@ def train_denoiser(
     tokenizer = build_tokenizer()
     model = TextToLatents(tokenizer).to(device)
     clips = encode_clips(vae.to(device).eval(), clip_count, folder / "latents.npy", device=device, seed=seed)
-    training = Training(model, Schedule(steps), folder)
+    training = Training(model, Schedule(steps, average_decay=0.995), folder)
 
     def loss_of_step(step: int) -> dict[str, Tensor]:
         rng = np.random.default_rng((seed, step))

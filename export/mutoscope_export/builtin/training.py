@@ -19,6 +19,8 @@ from torch import nn
 
 from .muon import Muon
 
+RECORD = "record.jsonl"
+
 
 @dataclass(frozen=True)
 class Schedule:
@@ -68,6 +70,10 @@ class Training:
     def _state_file(self) -> Path:
         return self.folder / "state.pt"
 
+    @property
+    def _record_file(self) -> Path:
+        return self.folder / RECORD
+
     def _resume(self) -> None:
         state = torch.load(self._state_file, weights_only=True, map_location=next(self.module.parameters()).device)
         self.module.load_state_dict(state["module"])
@@ -75,6 +81,15 @@ class Training:
             optimizer.load_state_dict(state["optimizers"][name])
         self.averaged = state["averaged"]
         self.step, self.elapsed_s = state["step"], state["elapsed_s"]
+        self._forget_rows_after_step()
+
+    def _forget_rows_after_step(self) -> None:
+        """What was recorded after the state was saved is done, and recorded, once more."""
+        if self._record_file.exists():
+            kept = [json.dumps(row) + "\n" for row in read_record(self.folder) if row["step"] <= self.step]
+            temporary = self._record_file.with_suffix(".tmp")
+            temporary.write_text("".join(kept))
+            os.replace(temporary, self._record_file)
 
     def save(self) -> None:
         state = {
@@ -105,6 +120,18 @@ class Training:
         Randomness must come from the step number, so that a resumed run draws what an unbroken one would.
         """
         torch.set_flush_denormal(True)  # weights that no gradient reaches yet decay into them, and they are slow
+        try:
+            self._run(loss_of_step, evaluate, evaluate_every, report_every)
+        finally:
+            torch.set_flush_denormal(False)
+
+    def _run(
+        self,
+        loss_of_step: Callable[[int], dict[str, torch.Tensor]],
+        evaluate: Callable[[], dict[str, Any]] | None,
+        evaluate_every: int,
+        report_every: int,
+    ) -> None:
         saved_at = started = time.monotonic()
         already_s = self.elapsed_s
         for step in range(self.step, self.schedule.steps):
@@ -143,11 +170,11 @@ class Training:
     def _record(self, values: dict[str, Any]) -> None:
         rounded = {name: round(value, 5) if isinstance(value, float) else value for name, value in values.items()}
         row = {"step": self.step, "elapsed_s": round(self.elapsed_s, 1), **rounded}
-        with (self.folder / "record.jsonl").open("a") as record:
+        with self._record_file.open("a") as record:
             record.write(json.dumps(row) + "\n")
 
 
 def read_record(folder: Path) -> Iterator[dict[str, Any]]:
     """The rows of a training's record, oldest first."""
-    for line in (folder / "record.jsonl").read_text().splitlines():
+    for line in (folder / RECORD).read_text().splitlines():
         yield json.loads(line)

@@ -41,7 +41,7 @@ class Family(Protocol):
     """What export asks of a family's module."""
 
     NAME: str  # in the runtime's table
-    COMPONENTS: Mapping[str, tuple[str, ...]]  # and the classes that each may have
+    COMPONENTS: Mapping[str, tuple[str, ...]]  # and the classes that each may have, as "library.Class"
     DEFAULTS: Defaults  # `scheduler` is taken from the checkpoint
     PRECISIONS: Sequence[str]  # of the denoiser
     PREVIEWED: str  # the component whose `decode` the preview imitates
@@ -56,7 +56,16 @@ class Family(Protocol):
 
     def geometry(self, checkpoint: Checkpoint) -> Geometry: ...
 
-    def text_settings(self, checkpoint: Checkpoint, tokenizer: Any) -> Text: ...
+    def text_settings(self, checkpoint: Checkpoint, tokenizer: Any) -> Text:
+        """
+        Raises:
+            ExportError: the tokenizer cannot pad.
+        """
+        ...
+
+    def beside_own_class(self, component: str, model: Any) -> tuple[Tensor, Tensor]:
+        """What the module that is exported, and what the component's own class, makes of the same small inputs."""
+        ...
 
     def sources(self, precisions: Sequence[str]) -> list[GraphSource]:
         """The graphs to make, those of one component beside each other."""

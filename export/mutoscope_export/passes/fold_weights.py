@@ -49,7 +49,9 @@ def lazy(change: Change, source: ir.TensorProtocol, dtype: ir.DataType, shape: t
 
 def _folded(node: ir.Node) -> ir.LazyTensor | None:
     source = node.inputs[0] if node.inputs else None
-    if source is None or not source.is_initializer() or source.const_value is None or node.outputs[0].is_graph_output():
+    if source is None or not source.is_initializer() or source.const_value is None:
+        return None
+    if source.is_graph_output() or node.outputs[0].is_graph_output():
         return None
     tensor = source.const_value
     shape = tensor.shape.numpy()

@@ -1,7 +1,8 @@
 """Stores weights that lose nothing by it in half precision, and widens them in the graph.
 
 For bundles that must be small: a float16 or bfloat16 checkpoint's float32 graph is half the size on disk and computes
-the same. ONNX Runtime widens each weight once, when it loads the graph. Knows nothing of what the weights belong to.
+the same. ONNX Runtime folds the casts when it loads the graph, with a peak of memory about 1.2 times that of the graph
+without them. Knows nothing of what the weights belong to.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from __future__ import annotations
 import ml_dtypes
 import numpy as np
 import onnx_ir as ir
+
 from mutoscope_export.passes.fold_weights import lazy
 
 _SMALLEST_BYTES = 1024
@@ -21,7 +23,12 @@ def half_weights(model: ir.Model) -> bool:
     changed = False
     for name, value in list(graph.initializers.items()):
         tensor = value.const_value
-        if tensor is None or value.dtype != ir.DataType.FLOAT or tensor.nbytes < _SMALLEST_BYTES:
+        if (
+            tensor is None
+            or value.is_graph_output()
+            or value.dtype != ir.DataType.FLOAT
+            or tensor.nbytes < _SMALLEST_BYTES
+        ):
             continue
         half = _exact_half(tensor.numpy())
         if half is None:

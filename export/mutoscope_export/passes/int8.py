@@ -1,7 +1,8 @@
 """Dynamic int8 for CPUs: the chosen weights as int8, activations quantized to uint8 on the fly.
 
 Knows the two forms a linear layer has in a graph, `MatMul` and `Gemm`. Knows nothing of models: a pattern over the
-weights' names says which to narrow. Unsigned activations with signed weights are the operands of the VNNI instructions.
+weights' names says which to narrow. Unsigned activations with signed weights are the operands of the VNNI instructions;
+on x86 without these, a backend must ask ONNX Runtime for sums that do not saturate (`session.x64quantprecision`).
 """
 
 import re
@@ -9,8 +10,10 @@ from dataclasses import dataclass
 
 import numpy as np
 import onnx_ir as ir
-from mutoscope_export.passes.fold_weights import lazy
 from onnx_ir.passes.common import RemoveUnusedNodesPass
+
+from mutoscope_export.errors import ExportError
+from mutoscope_export.passes.fold_weights import lazy
 
 
 @dataclass(frozen=True)
@@ -20,7 +23,8 @@ class DynamicInt8:
     Each output channel has a scale of its own and zero point 0; each activation is quantized once, however many layers
     read it. Weights are quantized while they are written, one at a time.
 
-    Raises ValueError when nothing matches, or a matching weight belongs to something other than a linear layer.
+    Raises ValueError when nothing matches, or a matching weight belongs to something other than a linear layer, and
+    ExportError for a weight that is not finite.
     """
 
     weights: str
@@ -107,11 +111,13 @@ def _narrow(graph: ir.Graph, weight: ir.Value, transposed: bool) -> tuple[ir.Val
     assert tensor is not None
     axis = 1 if transposed else 0
     scale = np.abs(tensor.numpy()).max(axis=axis).astype(np.float32) / 127
+    if not np.isfinite(scale).all():
+        raise ExportError(f"{weight.name} holds NaN or infinity, which int8 cannot. Get the checkpoint again")
     scale[scale == 0] = 1
 
     def quantize(array: np.ndarray) -> np.ndarray:
         columns = array.T if transposed else array
-        narrowed: np.ndarray = np.rint(columns / scale).astype(np.int8)
+        narrowed: np.ndarray = np.rint(columns / scale).clip(-127, 127).astype(np.int8)
         return narrowed
 
     rows, columns = reversed(tensor.shape.numpy()) if transposed else tensor.shape.numpy()

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, NoReturn, get_args, get_type_hints
 
 from ..errors import RequestError
+from .report import tell
 
 
 class Parser(argparse.ArgumentParser):
@@ -23,6 +24,9 @@ class Parser(argparse.ArgumentParser):
         if unknown:
             self.error(self._about_unknown(unknown[0]))
         return namespace
+
+    def print_help(self, file: Any = None) -> None:
+        tell(self.format_help().rstrip())
 
     def error(self, message: str) -> NoReturn:
         if "expected one argument" in message:
@@ -76,10 +80,9 @@ def add_fields(parser: Parser, kind: type[Any], *, skip: Sequence[str] = ()) -> 
             )
 
 
-def given(namespace: argparse.Namespace, kind: type[Any], *, skip: Sequence[str] = ()) -> dict[str, Any]:
+def given(namespace: argparse.Namespace, kind: type[Any]) -> dict[str, Any]:
     """The fields of a dataclass that were given on the command line."""
-    names = [field.name for field in fields(kind) if field.name not in skip]
-    return {name: getattr(namespace, name) for name in names if hasattr(namespace, name)}
+    return {field.name: getattr(namespace, field.name) for field in fields(kind) if hasattr(namespace, field.name)}
 
 
 def _metavar(field: Field[Any]) -> str:

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from mutoscope_engines.backends import BACKENDS, load_backend
+from mutoscope_engines.machine import usable_cores
 
 from ..builtin import bundle_path
 from ..bundle import Bundle
@@ -18,7 +19,7 @@ from ..errors import MutoscopeError
 from ..version import __version__
 from ..video_formats.encoders import ENCODERS, is_available
 from .arguments import Parser, add_bundle
-from .report import format_facts
+from .report import format_facts, tell
 
 LIBRARIES = ("numpy", "onnxruntime", "tokenizers", "av", "ftfy", "msgspec")
 # What decides the speed of int8 and of float32, on x86 and Arm, as /proc/cpuinfo spells it.
@@ -41,7 +42,7 @@ def main(argv: Sequence[str]) -> int:
         "encoders": _encoders(),
         "bundle": _bundle(arguments.bundle),
     }
-    print(json.dumps(facts) if arguments.json else format_facts(facts))
+    tell(json.dumps(facts) if arguments.json else format_facts(facts))
     return 0
 
 
@@ -50,7 +51,7 @@ def _cpu() -> dict[str, Any]:
     present = (facts.get("flags") or facts.get("Features") or "").split()
     return {
         "model": facts.get("model name") or platform.processor() or platform.machine(),
-        "usable cores": len(os.sched_getaffinity(0)),
+        "usable cores": usable_cores(),
         "cores": os.cpu_count(),
         "flags": [flag for flag in CPU_FLAGS if flag in present],
     }

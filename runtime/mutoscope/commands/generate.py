@@ -17,7 +17,9 @@ from ..plan import Plan
 from ..progress import Progress
 from ..request import OutputOptions, RuntimeOptions, VideoRequest
 from ..video import check_output, write_video
+from ..video_formats.encoders import silence
 from .arguments import Parser, add_bundle, add_fields, given
+from .report import tell
 
 
 def main(argv: Sequence[str]) -> int:
@@ -26,34 +28,33 @@ def main(argv: Sequence[str]) -> int:
     output = given(arguments, OutputOptions)
     if not arguments.explain:
         check_output(arguments.output, **output)
+    silence()
     started = time.perf_counter()
-    with (
-        Progress(sys.stderr, quiet=arguments.quiet or arguments.explain) as progress,
-        Pipeline.load(arguments.bundle, **given(arguments, RuntimeOptions)) as pipeline,
-    ):
-        load_s = time.perf_counter() - started
-        if arguments.explain:
-            return _explain(pipeline.plan(**request), arguments)
-        stream = pipeline.stream(**request, on_step=progress.on_step)
-        _tell_notes(stream.plan, arguments)
-        progress.start("encoding the prompt")
-        writing = time.perf_counter()
-        chunks = progress.watch(stream, stream.plan.num_frames)
-        path = write_video(arguments.output, chunks, stream.plan, **output)
-        write_s = time.perf_counter() - writing - sum(stream.times.seconds.values())
+    with Progress(sys.stderr, quiet=arguments.quiet) as progress:
+        progress.start("checking the bundle")
+        with Pipeline.load(arguments.bundle, **given(arguments, RuntimeOptions)) as pipeline:
+            load_s = time.perf_counter() - started
+            progress.clear()
+            if arguments.explain:
+                return _explain(pipeline.plan(**request), arguments)
+            with pipeline.stream(**request, on_step=progress.on_step, on_stage=progress.on_stage) as stream:
+                _tell_notes(stream.plan, arguments)
+                writing = time.perf_counter()
+                chunks = progress.watch(stream, stream.plan.num_frames)
+                path = write_video(arguments.output, chunks, stream.plan, **output)
+            write_s = time.perf_counter() - writing - sum(stream.times.seconds.values())
     total_s = time.perf_counter() - started
     if not arguments.quiet:
         print(f"mutoscope: wrote {path}, seed {stream.plan.seed}, in {total_s:.1f} s", file=sys.stderr)
     if arguments.json:
         times = {"load": load_s, **stream.times.seconds, "write": write_s, "total": total_s}
-        _print_json(
-            {
-                "plan": stream.plan.to_dict(),
-                "times_s": {stage: round(seconds, 4) for stage, seconds in times.items()},
-                "peak_memory_bytes": _peak_memory_bytes(),
-                "output": _identity(path),
-            }
-        )
+        facts = {
+            "plan": stream.plan.to_dict(),
+            "times_s": {stage: round(seconds, 4) for stage, seconds in times.items()},
+            "peak_memory_bytes": _peak_memory_bytes(),
+            "output": _identity(path),
+        }
+        tell(json.dumps(facts))
     return 0
 
 
@@ -84,10 +85,7 @@ def _parser() -> Parser:
 
 def _explain(plan: Plan, arguments: argparse.Namespace) -> int:
     _tell_notes(plan, arguments)
-    if arguments.json:
-        _print_json({"plan": plan.to_dict()})
-    else:
-        print(plan.describe())
+    tell(json.dumps({"plan": plan.to_dict()}) if arguments.json else plan.describe())
     return 0
 
 
@@ -95,10 +93,6 @@ def _tell_notes(plan: Plan, arguments: argparse.Namespace) -> None:
     if not arguments.quiet:
         for note in plan.notes:
             print(f"mutoscope: note: {note}", file=sys.stderr)
-
-
-def _print_json(value: dict[str, Any]) -> None:
-    print(json.dumps(value))
 
 
 def _peak_memory_bytes() -> int:

@@ -10,8 +10,9 @@ import msgspec
 
 from ..builtin import bundle_path
 from ..bundle import Bundle, GraphTensor
+from ..families import load_family
 from .arguments import Parser, add_bundle
-from .report import format_bytes, format_facts
+from .report import format_bytes, format_facts, tell
 
 
 def main(argv: Sequence[str]) -> int:
@@ -22,9 +23,9 @@ def main(argv: Sequence[str]) -> int:
     bundle = Bundle.open(arguments.bundle or bundle_path(), verify=False)
     if arguments.json:
         manifest = msgspec.to_builtins(bundle.manifest)
-        print(json.dumps({"bundle": str(bundle.root), "sha256": bundle.sha256, "manifest": manifest}))
+        tell(json.dumps({"bundle": str(bundle.root), "sha256": bundle.sha256, "manifest": manifest}))
     else:
-        print(format_facts(_facts(bundle)))
+        tell(format_facts(_facts(bundle)))
     return 0
 
 
@@ -54,14 +55,27 @@ def _facts(bundle: Bundle) -> dict[str, Any]:
             for graph in manifest.graphs
         },
         "defaults": msgspec.to_builtins(manifest.defaults),
-        "limits": {**msgspec.to_builtins(manifest.geometry), "text tokens": manifest.text.max_sequence_length},
+        "limits": _limits(bundle),
         "scheduler": manifest.scheduler,
+    }
+
+
+def _limits(bundle: Bundle) -> dict[str, str]:
+    """What a request may ask for; the plan holds it to that."""
+    geometry = bundle.manifest.geometry
+    height, width = (geometry.vae_scale_factor_spatial * patch for patch in geometry.patch_size[1:])
+    frames = load_family(bundle.manifest.family).frame_counts(geometry)
+    return {
+        "height": f"a multiple of {height}, at most {height * geometry.max_patches}",
+        "width": f"a multiple of {width}, at most {width * geometry.max_patches}",
+        "num_frames": f"{frames.start} more than a multiple of {frames.step}, at most {frames[-1]}",
+        "max_sequence_length": f"at most {bundle.manifest.text.max_sequence_length}",
     }
 
 
 def _tensors(tensors: tuple[GraphTensor, ...]) -> str:
     """Names and shapes; of the many caches of a decoder, how many."""
-    named = [tensor for tensor in tensors if not tensor.name.startswith("cache_")]
+    named = [tensor for tensor in tensors if not tensor.name.removeprefix("next_").startswith("cache_")]
     texts = [f"{tensor.name} {tensor.dtype} [{', '.join(map(str, tensor.shape))}]" for tensor in named]
     caches = len(tensors) - len(named)
     return ", ".join([*texts, f"{caches} caches"] if caches else texts)

@@ -1,9 +1,26 @@
-"""Facts as text for a terminal."""
+"""Facts as text for a terminal, and the way to standard output."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from typing import Any
+
+from ..errors import OutputError
+
+
+def tell(text: str) -> None:
+    """A line, or several, on standard output, at once.
+
+    Raises:
+        BrokenPipeError: whoever read it has gone.
+        OutputError: it cannot be written.
+    """
+    try:
+        print(text, flush=True)
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        raise OutputError(f"standard output cannot be written: {error.strerror}; send it elsewhere") from error
 
 
 def format_facts(facts: Mapping[str, Any]) -> str:

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from ..builtin import bundle_path
 from ..bundle import Bundle
 from .arguments import Parser, add_bundle
+from .report import tell
 
 
 def main(argv: Sequence[str]) -> int:
@@ -15,6 +16,6 @@ def main(argv: Sequence[str]) -> int:
     add_bundle(parser)
     bundle = Bundle.open(parser.parse(argv).bundle or bundle_path(), verify=False)
     for name in bundle.verify():
-        print(f"ok  {name}", flush=True)
-    print(f"{bundle.root}: {len(bundle.manifest.files)} files as the manifest says, sha256 {bundle.sha256}")
+        tell(f"ok  {name}")
+    tell(f"{bundle.root}: {len(bundle.manifest.files)} files as the manifest says, sha256 {bundle.sha256}")
     return 0

@@ -6,6 +6,7 @@ from importlib import import_module
 from typing import Protocol, cast
 
 from ..errors import BundleError
+from ..manifest import Geometry
 
 FAMILIES = {"wan": "mutoscope.families.wan"}
 
@@ -19,6 +20,10 @@ class Family(Protocol):
 
     def latent_frames(self, num_frames: int, temporal_scale: int) -> int:
         """F for T frames."""
+        ...
+
+    def frame_counts(self, geometry: Geometry) -> range:
+        """Every T that a video may have."""
         ...
 
 

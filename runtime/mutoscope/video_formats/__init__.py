@@ -1,5 +1,29 @@
-"""One file a kind of output. Each writes `T` frames to a name it is given, and knows nothing of temporary names.
+"""Which kinds of output there are, and one file for each: it writes `T` frames to a name it is given.
 
 A writer is `write(target, frames, plan, codec)`: it takes uint8 chunks `[n, H, W, 3]` one at a time. It may refuse what
 its format cannot hold with an `OutputError`, before it takes the first; errors of the system and FFmpeg pass through.
+Writers know nothing of temporary names. Importing this table imports none of them.
 """
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Format:
+    """A kind of output. The first codec is what "auto" means; `writer` is "module:function"."""
+
+    codecs: tuple[str, ...]
+    writer: str
+
+
+FORMATS = {  # by ending; no ending is a folder
+    ".mp4": Format(("h264", "av1"), "mutoscope.video_formats.containers:write_mp4"),
+    ".webm": Format(("vp9", "av1"), "mutoscope.video_formats.containers:write_webm"),
+    ".gif": Format(("gif",), "mutoscope.video_formats.gif:write"),
+    ".npy": Format(("npy",), "mutoscope.video_formats.npy:write"),
+    "": Format(("png",), "mutoscope.video_formats.png_folder:write"),
+}
+AUTO = "auto"
+CODECS = (AUTO, *dict.fromkeys(codec for kind in FORMATS.values() for codec in kind.codecs))

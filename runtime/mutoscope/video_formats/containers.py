@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -36,8 +35,6 @@ def _write(
             "Write .gif, .npy or a folder of PNGs"
         )
     check_encoder(codec)
-    if codec == "av1":
-        os.environ.setdefault("SVT_LOG", "1")  # errors only; SVT-AV1 prints thirty lines to standard error otherwise
     import av
     from av.video.reformatter import ColorPrimaries, ColorRange, Colorspace, ColorTrc, Interpolation
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from fractions import Fraction
@@ -57,6 +58,11 @@ def check_encoder(codec: str) -> None:
             f"there is no PyAV here with {ENCODERS[codec].name}, which writes {codec}; what can be written: "
             f"{', '.join([*there, 'npy'])}. Choose one of these and a fitting ending, or install another PyAV"
         )
+
+
+def silence() -> None:
+    """SVT-AV1 prints thirty lines a video, unless its variable says otherwise: for a process that is ours alone."""
+    os.environ.setdefault("SVT_LOG", "1")  # errors only
 
 
 def numbered_frames(chunks: Iterator[NDArray[np.uint8]], fps: int) -> Iterator[av.VideoFrame]:

@@ -67,6 +67,12 @@ def test_the_folded_weight_is_computed_only_when_it_is_read():
     assert Counted.reads == 1
 
 
+def test_a_weight_that_is_an_output_stays_as_it_is():
+    model = parsed("{ t = Transpose<perm=[1, 0]>(w) y = MatMul(x, t) }")
+    model.graph.outputs.append(model.graph.initializers["w"])
+    assert not fold_weights(model)
+
+
 def test_what_depends_on_an_input_is_left_alone():
     model = parsed("{ a = MatMul(x, w) t = Transpose<perm=[0, 1]>(a) y = Cast<to=1>(t) }", WEIGHT.T.copy())
     assert not fold_weights(model)

@@ -1,49 +1,63 @@
+"""Weights in half precision: which are stored so, and that nothing else changes."""
+
+import ml_dtypes
 import numpy as np
 import onnx
-import onnxruntime as ort
+import onnx_ir as ir
+import onnxruntime
 import pytest
-import torch
-from mutoscope_export.graph import export_graph
 from mutoscope_export.passes.half_weights import half_weights
 
-
-@pytest.fixture(params=[torch.float16, torch.bfloat16, torch.float32])
-def layer(request):
-    torch.manual_seed(0)
-    module = torch.nn.Linear(64, 48)
-    with torch.no_grad():
-        module.weight[0, 0] = 2.0**20 if request.param is torch.bfloat16 else 0.5  # beyond float16
-    return module.to(request.param).float(), request.param
+FLOAT, FLOAT16, BFLOAT16 = onnx.TensorProto.FLOAT, onnx.TensorProto.FLOAT16, onnx.TensorProto.BFLOAT16
+RANDOM = np.random.default_rng(0)
 
 
-def export(layer, folder, passes):
-    export_graph(layer, {"input": torch.randn(3, 64)}, {"input": {0: "N"}}, ["output"], folder, passes=passes)
-    return folder / "model.onnx"
+def random(*shape: int) -> np.ndarray:
+    return RANDOM.standard_normal(shape).astype(np.float32)
 
 
-def test_a_graph_with_half_weights_computes_exactly_the_same(layer, tmp_path):
-    module, _ = layer
-    x = np.random.default_rng(0).standard_normal((5, 64)).astype(np.float32)
-    full, half = (
-        ort.InferenceSession(export(module, tmp_path / name, passes)).run(None, {"input": x})[0]
-        for name, passes in (("full", ()), ("half", (half_weights,)))
+def beyond_float16() -> np.ndarray:
+    w = random(64, 48).astype(ml_dtypes.bfloat16).astype(np.float32)
+    w[0, 0] = 2.0**20
+    return w
+
+
+WEIGHTS = {
+    "float16": (random(64, 48).astype(np.float16).astype(np.float32), FLOAT16),
+    "bfloat16": (beyond_float16(), BFLOAT16),
+    "float32": (random(64, 48), FLOAT),
+}
+
+
+def parsed(w: np.ndarray, outputs: str = "float[S, 48] y") -> ir.Model:
+    proto = onnx.parser.parse_model(
+        f'<ir_version: 10, opset_import: ["" : 23]> linear (float[S, 64] x) => ({outputs}) {{ y = MatMul(x, w) }}'
     )
-    np.testing.assert_array_equal(full, half)
+    proto.graph.initializer.append(onnx.numpy_helper.from_array(w, "w"))
+    return ir.from_proto(proto)
 
 
-def test_only_weights_that_are_exact_in_half_precision_are_stored_so(layer, tmp_path):
-    module, dtype = layer
-    model = onnx.load(export(module, tmp_path, (half_weights,)))
-    stored = {tensor.data_type for tensor in model.graph.initializer if len(tensor.dims) == 2}
-    expected = {
-        torch.float16: onnx.TensorProto.FLOAT16,
-        torch.bfloat16: onnx.TensorProto.BFLOAT16,
-        torch.float32: onnx.TensorProto.FLOAT,
-    }
-    assert stored == {expected[dtype]}
+def run(model: ir.Model, x: np.ndarray) -> list[np.ndarray]:
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = 1
+    session = onnxruntime.InferenceSession(
+        ir.to_proto(model).SerializeToString(), options, providers=["CPUExecutionProvider"]
+    )
+    return session.run(None, {"x": x})
 
 
-def test_nothing_changes_without_such_weights(tmp_path):
-    torch.manual_seed(0)
-    model = torch.nn.Linear(64, 48)
-    export(model, tmp_path, (lambda graph: not half_weights(graph) or pytest.fail("changed"),))
+@pytest.mark.parametrize("kind", WEIGHTS)
+def test_a_weight_takes_the_half_type_that_holds_it_exactly_and_the_graph_computes_the_same(kind: str) -> None:
+    w, stored = WEIGHTS[kind]
+    x = random(5, 64)
+    full, half = parsed(w), parsed(w)
+    assert half_weights(half) == (stored != FLOAT)
+    assert [tensor.data_type for tensor in ir.to_proto(half).graph.initializer] == [stored]
+    np.testing.assert_array_equal(run(full, x)[0], run(half, x)[0])
+
+
+def test_a_weight_that_is_an_output_stays_as_it_is() -> None:
+    w, _ = WEIGHTS["float16"]
+    model = parsed(w, "float[S, 48] y, float[64, 48] w")
+    assert not half_weights(model)
+    np.testing.assert_array_equal(run(model, random(5, 64))[1], w)

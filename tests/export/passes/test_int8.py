@@ -1,14 +1,20 @@
 """Int8 layers against plain NumPy. Integers that quantization holds exactly must come out exactly."""
 
 import collections
+from pathlib import Path
 
 import numpy as np
 import onnx
 import onnx_ir as ir
 import onnxruntime
 import pytest
+from mutoscope_engines import onnxruntime_cpu
+from mutoscope_engines.backends import load_backend
+from mutoscope_engines.session import SessionOptions
+from mutoscope_export.errors import ExportError
 from mutoscope_export.passes.int8 import DynamicInt8
 
+onnxruntime_cpu_has_vnni = onnxruntime_cpu._has_vnni
 RANDOM = np.random.default_rng(5)
 BIAS = np.array([0.5, -1, 2], np.float32)
 
@@ -53,6 +59,21 @@ def test_what_int8_can_hold_comes_out_exactly(body, transposed):
     np.testing.assert_array_equal(run(model, x), x @ w + BIAS)
 
 
+@pytest.mark.parametrize("has_vnni", [True, False])
+def test_the_backend_sums_the_largest_products_without_saturation(
+    has_vnni: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On every machine that runs this: what it is told of the CPU is never better than the truth."""
+    monkeypatch.setattr(onnxruntime_cpu, "_has_vnni", lambda: has_vnni and onnxruntime_cpu_has_vnni())
+    x, w = np.full((2, 8), 255, np.float32), np.full((8, 3), 127, np.float32)
+    x[0, 0] = 0
+    model = parsed("{ y = MatMul(x, w) }", w=w)
+    DynamicInt8("w")(model)
+    ir.save(model, tmp_path / "model.onnx")
+    with load_backend("onnxruntime").open(tmp_path / "model.onnx", SessionOptions(threads=1)) as session:
+        np.testing.assert_array_equal(session.run({"x": x})["y"].numpy(), x @ w)
+
+
 def test_each_output_channel_has_its_own_scale():
     x = RANDOM.standard_normal((64, 8), np.float32)
     w = RANDOM.standard_normal((8, 3), np.float32) * np.array([1e-3, 1, 1e3], np.float32)
@@ -88,6 +109,24 @@ def test_weights_outside_the_pattern_keep_their_precision():
     model = parsed("{ a = MatMul(x, narrow) c = MatMul(x, wide) y = Add(a, c) }", narrow=w, wide=w)
     DynamicInt8("narrow")(model)
     assert sorted(model.graph.initializers) == ["narrow.int8", "narrow.scale", "wide"]
+
+
+def test_weights_too_small_for_an_exact_scale_keep_their_signs() -> None:
+    """The scale of a column of subnormal numbers is rounded to a few of them, or to none."""
+    w = np.zeros((8, 3), np.float32)
+    w[0], w[1] = 2e-43, -2e-43
+    model = parsed("{ y = MatMul(x, w) }", w=w)
+    DynamicInt8("w")(model)
+    narrow = model.graph.initializers["w.int8"].const_value.numpy()
+    assert (narrow[0] > 0).all() and (narrow[1] == -narrow[0]).all()
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_a_weight_that_is_not_finite_is_refused_by_name(value: float) -> None:
+    _, w = exact_operands()
+    w[2, 1] = value
+    with pytest.raises(ExportError, match="query holds NaN or infinity"):
+        DynamicInt8("query")(parsed("{ y = MatMul(x, query) }", query=w))
 
 
 def test_a_pattern_without_a_match_is_refused():

@@ -16,20 +16,21 @@ from mutoscope.schedule import CLASSES
 from torch import Tensor
 from transformers import UMT5Config, UMT5EncoderModel
 
+from ...errors import ExportError
 from ...passes.int8 import DynamicInt8
 from .. import GraphSource
-from . import denoiser, text, vae
+from . import denoiser, own_classes, text, vae
 
 if TYPE_CHECKING:
     from ...checkpoint import Checkpoint
 
 NAME = "wan"
 COMPONENTS: Mapping[str, tuple[str, ...]] = {
-    "tokenizer": ("T5TokenizerFast", "T5Tokenizer"),
-    "text_encoder": ("UMT5EncoderModel",),
-    "transformer": ("WanTransformer3DModel",),
-    "vae": ("AutoencoderKLWan",),
-    "scheduler": tuple(CLASSES),
+    "tokenizer": ("transformers.T5TokenizerFast", "transformers.T5Tokenizer"),
+    "text_encoder": ("transformers.UMT5EncoderModel",),
+    "transformer": ("diffusers.WanTransformer3DModel",),
+    "vae": ("diffusers.AutoencoderKLWan",),
+    "scheduler": tuple(f"diffusers.{name}" for name in CLASSES),
 }
 DEFAULTS = Defaults(
     height=480, width=832, num_frames=81, num_inference_steps=50, guidance_scale=5.0, fps=16, negative_prompt="",
@@ -74,13 +75,17 @@ def _without_weights(checkpoint: Checkpoint) -> tuple[WanTransformer3DModel, UMT
 
 def _refuse_contradictions(transformer: Any, encoder: Any, autoencoder: Any) -> None:
     """Sizes that two configuration files, or two lines of one, must agree on."""
-    spatial = 2 ** (len(autoencoder.dim_mult) - 1) * (autoencoder.patch_size or 1)
+    patch = autoencoder.patch_size or 1
+    spatial = 2 ** (len(autoencoder.dim_mult) - 1) * patch
     for first, one, second, other in (
         ("text_dim of the transformer", transformer.text_dim, "d_model of the text encoder", encoder.d_model),
         ("in_channels of the transformer", transformer.in_channels, "z_dim of the VAE", autoencoder.z_dim),
         ("scale_factor_spatial of the VAE", autoencoder.scale_factor_spatial, "that of its layers", spatial),
         ("scale_factor_temporal of the VAE", autoencoder.scale_factor_temporal, "that of its layers",
          2 ** sum(autoencoder.temperal_downsample)),
+        ("out_channels of the VAE", autoencoder.out_channels, "three colours times patch_size squared", 3 * patch**2),
+        ("length of latents_mean", len(autoencoder.latents_mean), "z_dim of the VAE", autoencoder.z_dim),
+        ("length of latents_std", len(autoencoder.latents_std), "z_dim of the VAE", autoencoder.z_dim),
     ):  # fmt: skip
         if one != other:
             raise ValueError(f"{first} is {one}, {second} {other}; they must be equal")
@@ -98,9 +103,12 @@ def geometry(checkpoint: Checkpoint) -> Geometry:
 
 
 def text_settings(checkpoint: Checkpoint, tokenizer: Any) -> Text:
+    if tokenizer.pad_token_id is None:
+        raise ExportError("the tokenizer has no pad_token, and prompts are padded. Get the checkpoint again")
+    _, encoder, _ = _without_weights(checkpoint)
     return Text(
         max_sequence_length=min(_MAX_SEQUENCE_LENGTH, tokenizer.model_max_length),
-        width=checkpoint.config("text_encoder")["d_model"],
+        width=encoder.config.d_model,
         pad_token_id=tokenizer.pad_token_id,
     )
 
@@ -141,6 +149,20 @@ def sources(precisions: Sequence[str]) -> list[GraphSource]:
         for first in (True, False)
     ]
     return [encoder, *denoisers, *decoders]
+
+
+def beside_own_class(component: str, model: Any) -> tuple[Tensor, Tensor]:
+    if component == "vae":
+        model.float()  # as its module computes; small enough
+        latents = torch.randn(model.config.z_dim, 2, 3, 4, generator=torch.Generator().manual_seed(0))
+        return torch.cat(list(decode(model, latents))), own_classes.frames(model, latents)
+    if component == "text_encoder":
+        example = _text_examples(model)[-1]
+        return text.TextEncoder(model)(**example), own_classes.prompt_embeds(model, example)
+    example = _denoiser_examples(model)[-1]
+    # One sign, so that two branches that are almost equal do not cancel to what rounding left of them.
+    example["guidance_weights"] = torch.tensor([0.25, 0.75])
+    return denoiser.DenoiserStep(model)(**example)[0], own_classes.next_state(model, example)
 
 
 def decode(autoencoder: AutoencoderKLWan, latents: Tensor) -> Iterator[Tensor]:

@@ -1,0 +1,32 @@
+"""What this process may use of the machine: cores and memory. Knows Linux's limits where there are any."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+CGROUP = Path("/sys/fs/cgroup")  # version 2, as a container sees its own
+
+
+def usable_cores() -> int:
+    """The cores that this process may run on, or the whole cores of its CPU quota where those are fewer; at least 1."""
+    # macOS and Windows cannot bind a process to cores
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    quota, _, period = _limit("cpu.max").partition(" ")
+    if quota.isdecimal() and period.isdecimal() and int(period):
+        cores = min(cores, int(quota) // int(period))
+    return max(1, cores)
+
+
+def memory_bytes() -> int:
+    """Bytes of physical memory, or of this process's limit where that is less."""
+    physical = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    limit = _limit("memory.max")
+    return min(physical, int(limit)) if limit.isdecimal() else physical
+
+
+def _limit(name: str) -> str:
+    try:
+        return (CGROUP / name).read_text().strip()
+    except OSError:
+        return ""

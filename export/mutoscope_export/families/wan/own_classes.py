@@ -1,0 +1,38 @@
+"""What the checkpoint's own classes compute, in the terms of the graphs.
+
+Knows how `WanPipeline` calls its networks. Knows nothing of the modules that are exported, which are compared with it.
+Networks run in the type they are stored in, because a second copy in float32 may not fit into memory.
+"""
+
+from collections.abc import Mapping
+
+import torch
+from diffusers import AutoencoderKLWan, WanTransformer3DModel
+from torch import Tensor
+from transformers import UMT5EncoderModel
+
+
+def prompt_embeds(encoder: UMT5EncoderModel, inputs: Mapping[str, Tensor]) -> Tensor:
+    """The output of the `text_encoder` graph."""
+    return encoder(**inputs).last_hidden_state.float() * inputs["attention_mask"][..., None]
+
+
+def next_state(transformer: WanTransformer3DModel, inputs: Mapping[str, Tensor]) -> Tensor:
+    """The first output of the `denoiser` graph."""
+    dtype = transformer.patch_embedding.weight.dtype
+    branches = len(inputs["prompt_embeds"])
+    velocities: Tensor = transformer(
+        inputs["latents"].to(dtype).expand(branches, -1, -1, -1, -1),
+        inputs["timestep"].expand(branches),
+        inputs["prompt_embeds"].to(dtype),
+    ).sample
+    velocity = torch.einsum("b,bcfhw->cfhw", inputs["guidance_weights"], velocities.float())
+    moved = torch.einsum("jk,kcfhw->jcfhw", inputs["solver_a"], inputs["state"])
+    return moved + torch.einsum("k,cfhw->kcfhw", inputs["solver_b"], velocity)
+
+
+def frames(vae: AutoencoderKLWan, latents: Tensor) -> Tensor:
+    """Latents `[C, F, h, w]` as the denoiser leaves them -> u8 `[T, H, W, 3]`, the whole clip at once."""
+    mean, std = (torch.tensor(values).view(-1, 1, 1, 1) for values in (vae.config.latents_mean, vae.config.latents_std))
+    clip = vae.decode((latents * std + mean)[None]).sample[0].permute(1, 2, 3, 0)
+    return ((clip / 2 + 0.5).clamp(0, 1) * 255).round().to(torch.uint8)

@@ -1,0 +1,195 @@
+"""What a bundle says of itself: `manifest.json`, read strictly.
+
+Knows names, types, ranges and what contradicts itself. Knows nothing of files, hashes or backends.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Annotated, Any
+
+import msgspec
+
+from .errors import BundleError
+
+FORMAT_VERSION = 1
+MANIFEST = "manifest.json"
+ROLES = ("text_encoder", "denoiser", "vae_decoder_first", "vae_decoder_next")
+MAX_STEPS = 1000  # the training timesteps of every model so far
+MAX_FPS = 240
+
+Positive = Annotated[int, msgspec.Meta(ge=1, le=1 << 20)]
+
+
+class _Record(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A part of the manifest: immutable, and strict about names and types."""
+
+
+class GraphTensor(_Record, frozen=True):
+    """An input or output of a graph. Strings in `shape` are the symbols of the design, or products such as "2*h"."""
+
+    name: str
+    dtype: str
+    shape: tuple[int | str, ...]
+
+
+class Graph(_Record, frozen=True):
+    """One ONNX graph: what it is for, how precise, where it is."""
+
+    role: str  # one of `ROLES`
+    precision: str  # "fp32", "int8", ...
+    file: str
+    inputs: tuple[GraphTensor, ...]
+    outputs: tuple[GraphTensor, ...]
+
+
+class Geometry(_Record, frozen=True):
+    """How pixels and frames become latents, and latents tokens."""
+
+    latent_channels: Positive
+    vae_scale_factor_spatial: Positive
+    vae_scale_factor_temporal: Positive
+    patch_size: tuple[Positive, Positive, Positive]
+    max_patches: Positive  # per axis: the length of the rotary tables
+
+    @property
+    def size_multiples(self) -> tuple[int, int]:
+        """What height and width must be multiples of: the pixels of one patch."""
+        return self.vae_scale_factor_spatial * self.patch_size[1], self.vae_scale_factor_spatial * self.patch_size[2]
+
+
+class Text(_Record, frozen=True):
+    max_sequence_length: Positive
+    width: Positive
+    pad_token_id: Annotated[int, msgspec.Meta(ge=0, lt=1 << 31)]
+
+
+class Defaults(_Record, frozen=True):
+    """What a request gets where it says nothing."""
+
+    height: Positive
+    width: Positive
+    num_frames: Positive
+    num_inference_steps: Annotated[int, msgspec.Meta(ge=1, le=MAX_STEPS)]
+    guidance_scale: Annotated[float, msgspec.Meta(ge=0, le=1000)]
+    fps: Annotated[int, msgspec.Meta(ge=1, le=MAX_FPS)]
+    negative_prompt: str
+    scheduler: str
+
+
+class Provenance(_Record, frozen=True):
+    """Where the weights come from. `files` maps the checkpoint's files to their SHA-256."""
+
+    checkpoint: str
+    license: str
+    attribution: str
+    exported_by: str
+    files: dict[str, str]
+
+
+class Preview(_Record, frozen=True):
+    """A linear map from latents to RGB in 0..255: `weights` is `[C, 3]`, `bias` `[3]`."""
+
+    weights: tuple[tuple[float, float, float], ...]
+    bias: tuple[float, float, float]
+
+
+class Demonstration(_Record, frozen=True):
+    """What a small model understands. `pattern` is a regular expression that a whole known prompt matches."""
+
+    pattern: str
+    description: str
+
+    def __post_init__(self) -> None:
+        try:
+            re.compile(self.pattern)
+        except re.error as error:
+            raise ValueError(f"pattern is no regular expression: {error}") from error
+
+    def understands(self, prompt: str) -> bool:
+        return re.fullmatch(self.pattern, prompt) is not None
+
+
+class FileRecord(_Record, frozen=True):
+    sha256: str
+    size: int
+
+
+class Manifest(_Record, frozen=True):
+    """Everything the runtime knows of a bundle before it opens a graph."""
+
+    format_version: int
+    family: str
+    provenance: Provenance
+    geometry: Geometry
+    text: Text
+    defaults: Defaults
+    scheduler: dict[str, Any]  # the checkpoint's scheduler configuration, as Diffusers writes it
+    graphs: tuple[Graph, ...]
+    files: dict[str, FileRecord]
+    preview: Preview | None = None
+    demonstration: Demonstration | None = None
+
+    def precisions(self, role: str) -> list[str]:
+        return [graph.precision for graph in self.graphs if graph.role == role]
+
+    def graph(self, role: str, precision: str) -> Graph:
+        """The graph of a role in this precision, or the only one there is where the role has one precision alone.
+
+        Raises:
+            BundleError: there is no such graph; says which precisions there are.
+        """
+        candidates = [graph for graph in self.graphs if graph.role == role]
+        exact = [graph for graph in candidates if graph.precision == precision]
+        found = exact or (candidates if len(candidates) == 1 else [])
+        if not found:
+            raise BundleError(
+                f"the bundle has no {role!r} graph in {precision}; "
+                f"it has: {', '.join(self.precisions(role)) or 'none'}. "
+                f"Export it with --precision {precision}"
+            )
+        return found[0]
+
+
+def decode_manifest(content: bytes) -> Manifest:
+    """The manifest that a file holds.
+
+    Raises:
+        BundleError: damaged, of another version, out of range, or contradicting itself.
+    """
+    try:
+        version = msgspec.json.decode(content)["format_version"]
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError, KeyError, TypeError) as error:
+        raise BundleError(f"{MANIFEST} is damaged: {error!r}. Copy or export the bundle again") from error
+    if version != FORMAT_VERSION:
+        raise BundleError(
+            f"the bundle has format version {version}, this Mutoscope reads {FORMAT_VERSION}. "
+            "Export it again, or install the version that wrote it"
+        )
+    try:
+        manifest = msgspec.json.decode(content, type=Manifest)
+    except (msgspec.ValidationError, UnicodeDecodeError) as error:
+        raise BundleError(f"{MANIFEST} is not what this Mutoscope reads: {error}. Export the bundle again") from error
+    _refuse_contradictions(manifest)
+    return manifest
+
+
+def _refuse_contradictions(manifest: Manifest) -> None:
+    geometry, defaults = manifest.geometry, manifest.defaults
+    complaints = [
+        f"defaults.{name} is {size}, no multiple of {multiple} up to {multiple * geometry.max_patches}"
+        for name, size, multiple in zip(
+            ("height", "width"), (defaults.height, defaults.width), geometry.size_multiples, strict=True
+        )
+        if size % multiple or size > multiple * geometry.max_patches
+    ]
+    if manifest.preview and len(manifest.preview.weights) != geometry.latent_channels:
+        complaints.append(f"preview has {len(manifest.preview.weights)} rows for {geometry.latent_channels} channels")
+    names = [f"{graph.role} in {graph.precision}" for graph in manifest.graphs]
+    complaints += [f"there are several graphs of the {name}" for name in sorted(set(names)) if names.count(name) > 1]
+    complaints += [f"there is no graph of the {role}" for role in ROLES if not manifest.precisions(role)]
+    if complaints:
+        raise BundleError(f"{MANIFEST} contradicts itself: {'; '.join(complaints)}. Export the bundle again")
+    for role in ROLES:
+        for precision in manifest.precisions("denoiser"):
+            manifest.graph(role, precision)
