@@ -35,7 +35,7 @@ class _Progress:
     def __init__(self) -> None:
         self._started = time.perf_counter()
 
-    def __call__(self, stage: str, fraction: float | None) -> None:
+    def __call__(self, stage: str, fraction: float | None = None) -> None:
         share = "" if fraction is None else f" {fraction:.0%}"
         print(f"{time.perf_counter() - self._started:7.1f} s  {stage}{share}", file=sys.stderr, flush=True)
 

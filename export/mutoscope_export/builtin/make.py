@@ -22,6 +22,7 @@ from .grammar import DESCRIPTION, prompt_pattern
 from .renderer import FPS, HEIGHT, NUM_FRAMES, WIDTH
 from .train_denoiser import train_denoiser
 from .train_vae import reconstruction_psnr, render_pool, train_vae
+from .training import RECORD as TRAINING_RECORD
 from .training import read_record
 
 REPOSITORY = Path(__file__).parents[3]
@@ -61,6 +62,9 @@ def main() -> None:
     parser.add_argument("--checkpoint", type=Path, default=CHECKPOINT, help="default: the repository's")
     parser.add_argument("--bundle", type=Path, default=BUNDLE, help="default: the repository's")
     parser.add_argument("--record", type=Path, default=RECORD, help="of loss and time; default: the repository's")
+    parser.add_argument(
+        "--start-from", type=Path, help="a checkpoint of this model: its VAE is kept, its denoiser trained further"
+    )
     parser.add_argument("--seed", type=int, default=0)
     arguments = parser.parse_args()
 
@@ -72,6 +76,7 @@ def main() -> None:
         clip_count=arguments.clips,
         device=arguments.device,
         seed=arguments.seed,
+        start_from=arguments.start_from,
     )
     scheduler = UniPCMultistepScheduler(
         prediction_type="flow_prediction", use_flow_sigmas=True, flow_shift=FLOW_SHIFT, num_train_timesteps=1000
@@ -102,7 +107,12 @@ def make_vae(arguments: argparse.Namespace) -> AutoencoderKLWan:
     """The trained VAE, read back when it is finished, so that its latents stay the same for the denoiser."""
     finished = arguments.work / "vae" / "finished"
     if not finished.is_dir():
-        vae = train_vae(arguments.work / "vae", steps=arguments.vae_steps, device=arguments.device, seed=arguments.seed)
+        if arguments.start_from is not None:
+            vae = AutoencoderKLWan.from_pretrained(arguments.start_from / "vae", torch_dtype=torch.float32)
+        else:
+            vae = train_vae(
+                arguments.work / "vae", steps=arguments.vae_steps, device=arguments.device, seed=arguments.seed
+            )
         temporary = finished.with_name("finished.tmp")
         vae.save_pretrained(temporary)
         os.replace(temporary, finished)
@@ -111,7 +121,8 @@ def make_vae(arguments: argparse.Namespace) -> AutoencoderKLWan:
 
 def write_record(file: Path, work: Path, figures: dict[str, float]) -> None:
     """Loss and time of both trainings, thinned to about a hundred rows each; all evaluations and the last row stay."""
-    thinned = {name: thin(list(read_record(work / name))) for name in ("vae", "denoiser")}
+    trained = [name for name in ("vae", "denoiser") if (work / name / TRAINING_RECORD).exists()]
+    thinned = {name: thin(list(read_record(work / name))) for name in trained}
     file.parent.mkdir(parents=True, exist_ok=True)
     file.write_text(json.dumps(figures | thinned, indent=1) + "\n")
 

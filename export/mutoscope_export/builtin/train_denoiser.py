@@ -61,6 +61,11 @@ class TextToLatents(nn.Module):
         self.text_encoder = UMT5EncoderModel(config)
         self.transformer = WanTransformer3DModel(**CONFIG)
 
+    def start_from(self, checkpoint: Path) -> None:
+        """Takes over the weights of a checkpoint of the same model."""
+        self.text_encoder.load_state_dict(UMT5EncoderModel.from_pretrained(checkpoint / "text_encoder").state_dict())
+        self.transformer.load_state_dict(WanTransformer3DModel.from_pretrained(checkpoint / "transformer").state_dict())
+
     def forward(self, latents: Tensor, sigma: Tensor, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
         """Velocity `[B, C, F, h, w]` for noisy latents at noise level `sigma` `[B]`."""
         prompt_embeds = self.text_encoder(input_ids, attention_mask).last_hidden_state
@@ -124,13 +129,26 @@ def _refuse_latents_of_others(file: Path, count: int, made_from: dict[str, Any])
 
 
 def train_denoiser(
-    vae: AutoencoderKLWan, folder: Path, *, steps: int, clip_count: int, device: str, seed: int = 0
+    vae: AutoencoderKLWan,
+    folder: Path,
+    *,
+    steps: int,
+    clip_count: int,
+    device: str,
+    seed: int = 0,
+    start_from: Path | None = None,
 ) -> tuple[TextToLatents, T5Tokenizer]:
-    """Trains, or goes on training, and returns the averaged model and its tokenizer."""
+    """Trains, or goes on training, and returns the averaged model and its tokenizer.
+
+    The weights begin as those of the checkpoint `start_from`, or at random.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     torch.manual_seed(seed)
     tokenizer = build_tokenizer()
-    model = TextToLatents(tokenizer).to(device)
+    model = TextToLatents(tokenizer)
+    if start_from is not None:
+        model.start_from(start_from)
+    model.to(device)
     clips = encode_clips(vae.to(device).eval(), clip_count, folder / "latents.npy", device=device, seed=seed)
     training = Training(model, Schedule(steps, average_decay=0.995), folder)
 
