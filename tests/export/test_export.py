@@ -119,7 +119,7 @@ def test_the_written_tokenizer_gives_the_ids_of_the_checkpoints(
 ) -> None:
     reference = transformers.T5Tokenizer.from_pretrained(wan_checkpoint / "tokenizer")
     expected = reference([text], padding="max_length", max_length=64, return_tensors="np")
-    tokens = Tokenizer(Bundle.open(wan_bundle)).encode([text], 64)
+    tokens = Tokenizer(Bundle.open(wan_bundle)).encode({"prompt": text}, 64)
     np.testing.assert_array_equal(tokens.input_ids, expected.input_ids)
     np.testing.assert_array_equal(tokens.attention_mask, expected.attention_mask)
 
@@ -237,7 +237,7 @@ def test_a_misspelt_override_is_refused(wan_checkpoint: Path, tmp_path: Path, ov
         ({"height": 100}, r"default height .* is 100; its networks take 16 to 16384 in steps of 16\. Set .*mutoscope"),
         ({"width": 16400}, "default width .* is 16400"),
         ({"num_frames": 80}, "default num_frames .* is 80; its networks take 1 to 4093 in steps of 4"),
-        ({"num_inference_steps": 0}, "give no schedule: num_inference_steps"),
+        ({"num_inference_steps": 0}, "num_inference_steps"),
         ({"scheduler": "ddim"}, "give no schedule: scheduler is 'ddim'"),
     ],
 )

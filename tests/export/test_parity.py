@@ -85,11 +85,11 @@ def test_a_module_may_differ_from_its_own_class_by_what_the_type_of_the_weights_
 ) -> None:
     layer = nn.Linear(4, 3).to(dtype)
     value = torch.linspace(-1, 1, 12)
-    report = compare_with_own_class("transformer", layer, value, value * (1 + allowed))
+    report = compare_with_own_class("transformer", layer, value * (1 + allowed), value)
     assert report["against"] == "checkpoint's own classes"
     assert report["relative_l2"] == pytest.approx(allowed, rel=0.05)
     with pytest.raises(ExportError, match=r"the transformer is not exported as Linear computes it: relative_l2"):
-        compare_with_own_class("transformer", layer, value, value * (1 + refused))
+        compare_with_own_class("transformer", layer, value * (1 + refused), value)
 
 
 def test_a_graph_with_other_outputs_than_declared_is_refused(exported: tuple[Path, list[Sample]]) -> None:
