@@ -1,6 +1,7 @@
 """ONNX Runtime on the CPU: the backend that is always there.
 
-Knows ONNX Runtime. Its settings were chosen by `benchmarks/session_settings.py`; the results are committed beside it.
+Knows ONNX Runtime. Its settings are the library's own but for the threads, the log and int8 on processors without VNNI;
+`benchmarks/session_settings.py` measures the others.
 """
 
 from __future__ import annotations

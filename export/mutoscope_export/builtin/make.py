@@ -37,7 +37,7 @@ OVERRIDES = {
         "width": WIDTH,
         "num_frames": NUM_FRAMES,
         "num_inference_steps": 20,
-        "guidance_scale": 3.0,
+        "guidance_scale": 2.0,
         "fps": FPS,
     },
     "demonstration": {"pattern": prompt_pattern(), "description": DESCRIPTION},
@@ -83,6 +83,7 @@ def main() -> None:
     )
     pipeline = WanPipeline(tokenizer, model.text_encoder, vae, scheduler, model.transformer)
     pipeline.to("cpu", torch.float16).save_pretrained(arguments.checkpoint, safe_serialization=True)
+    _forget_paths(arguments.checkpoint)
     (arguments.checkpoint / "mutoscope.json").write_text(json.dumps(OVERRIDES, indent=1) + "\n")
     (arguments.checkpoint / "README.md").write_text(MODEL_CARD.format(description=DESCRIPTION))
     export_checkpoint(
@@ -97,6 +98,14 @@ def main() -> None:
     shipped = AutoencoderKLWan.from_pretrained(arguments.checkpoint / "vae", torch_dtype=torch.float32)
     figures = {"vae_reconstruction_psnr_db": round(reconstruction_psnr(shipped, unseen), 2)}
     write_record(arguments.record, arguments.work, figures)
+
+
+def _forget_paths(checkpoint: Path) -> None:
+    """Diffusers notes in each configuration where it was read from, a path of the machine that trained."""
+    for file in checkpoint.rglob("config.json"):
+        config = json.loads(file.read_text())
+        if config.pop("_name_or_path", None) is not None:
+            file.write_text(json.dumps(config, indent=2) + "\n")
 
 
 def _say(stage: str, fraction: float | None = None) -> None:

@@ -137,7 +137,7 @@ def test_a_vae_that_was_not_wholly_saved_is_not_taken_for_finished(tmp_path, mon
         raise OSError("disk full")
 
     monkeypatch.setattr(make, "train_vae", lambda *_, **__: SimpleNamespace(save_pretrained=save_half))
-    arguments = SimpleNamespace(work=tmp_path, vae_steps=1, device="cpu", seed=0)
+    arguments = SimpleNamespace(start_from=None, work=tmp_path, vae_steps=1, device="cpu", seed=0)
     with pytest.raises(OSError, match="disk full"):
         make.make_vae(arguments)
     assert not (tmp_path / "vae" / "finished").exists()
