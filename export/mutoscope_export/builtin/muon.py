@@ -2,7 +2,7 @@
 
 Source: Keller Jordan, "Muon: An optimizer for hidden layers in neural networks" (2024), with its quintic
 Newton-Schulz coefficients. `torch.optim.Muon` takes matrices only; the VAE's convolutions have five dimensions.
-On the built-in VAE it reached in 120 steps a quarter of the error of AdamW.
+On the built-in VAE's single frames it left after 120 steps a squared error of 0.046 where AdamW left 0.105.
 """
 
 from __future__ import annotations
