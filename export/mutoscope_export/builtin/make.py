@@ -56,14 +56,15 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--work", type=Path, required=True, help="folder for training states and records")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
-    parser.add_argument("--vae-steps", type=int, default=2400)
+    parser.add_argument("--vae-steps", type=int, default=2400, help="of the VAE on short clips, from nothing")
+    parser.add_argument("--whole-clip-steps", type=int, default=2100, help="of the VAE on whole clips, after that")
     parser.add_argument("--denoiser-steps", type=int, default=2400)
     parser.add_argument("--clips", type=int, default=5000, help="clips that the denoiser learns from")
     parser.add_argument("--checkpoint", type=Path, default=CHECKPOINT, help="default: the repository's")
     parser.add_argument("--bundle", type=Path, default=BUNDLE, help="default: the repository's")
     parser.add_argument("--record", type=Path, default=RECORD, help="of loss and time; default: the repository's")
     parser.add_argument(
-        "--start-from", type=Path, help="a checkpoint of this model: its VAE is kept, its denoiser trained further"
+        "--start-from", type=Path, help="a checkpoint of this model, which is trained further: its VAE on whole clips"
     )
     parser.add_argument("--seed", type=int, default=0)
     arguments = parser.parse_args()
@@ -114,14 +115,15 @@ def _say(stage: str, fraction: float | None = None) -> None:
 
 def make_vae(arguments: argparse.Namespace) -> AutoencoderKLWan:
     """The trained VAE, read back when it is finished, so that its latents stay the same for the denoiser."""
-    finished = arguments.work / "vae" / "finished"
+    finished = arguments.work / "vae_whole_clips" / "finished"
+    training = {"device": arguments.device, "seed": arguments.seed}
     if not finished.is_dir():
         if arguments.start_from is not None:
             vae = AutoencoderKLWan.from_pretrained(arguments.start_from / "vae", torch_dtype=torch.float32)
         else:
-            vae = train_vae(
-                arguments.work / "vae", steps=arguments.vae_steps, device=arguments.device, seed=arguments.seed
-            )
+            vae = train_vae(arguments.work / "vae", steps=arguments.vae_steps, **training)
+        if arguments.whole_clip_steps:
+            vae = train_vae(finished.parent, steps=arguments.whole_clip_steps, start_from=vae, **training)
         temporary = finished.with_name("finished.tmp")
         vae.save_pretrained(temporary)
         os.replace(temporary, finished)
@@ -129,8 +131,8 @@ def make_vae(arguments: argparse.Namespace) -> AutoencoderKLWan:
 
 
 def write_record(file: Path, work: Path, figures: dict[str, float]) -> None:
-    """Loss and time of both trainings, thinned to about a hundred rows each; all evaluations and the last row stay."""
-    trained = [name for name in ("vae", "denoiser") if (work / name / TRAINING_RECORD).exists()]
+    """Loss and time of the trainings, thinned to about a hundred rows each; all evaluations and the last row stay."""
+    trained = [name for name in ("vae", "vae_whole_clips", "denoiser") if (work / name / TRAINING_RECORD).exists()]
     thinned = {name: thin(list(read_record(work / name))) for name in trained}
     file.parent.mkdir(parents=True, exist_ok=True)
     file.write_text(json.dumps(figures | thinned, indent=1) + "\n")

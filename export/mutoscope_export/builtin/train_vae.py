@@ -1,4 +1,4 @@
-"""Trains the built-in `AutoencoderKLWan`: single frames first, then short clips, then whole-size clips.
+"""Trains the built-in `AutoencoderKLWan`: single frames first, then short clips, then whole ones.
 
 Knows pixels and reconstruction. Knows nothing of prompts or denoising.
 """
@@ -14,9 +14,10 @@ import numpy as np
 import torch
 from diffusers import AutoencoderKLWan
 from numpy.typing import NDArray
+from torch import nn
 
 from .grammar import all_scenes, sample_scenes
-from .renderer import HEIGHT, render
+from .renderer import HEIGHT, NUM_FRAMES, render
 from .training import Schedule, Training
 
 LATENT_CHANNELS = 16
@@ -48,7 +49,9 @@ class Phase:
     batch_size: int
 
 
-PHASES = (Phase(0.0, 1, 64, 16), Phase(0.25, 5, 64, 6), Phase(0.75, 13, 64, 3), Phase(0.92, 9, HEIGHT, 3))
+SHORT_CLIPS = (Phase(0.0, 1, 64, 16), Phase(0.25, 5, 64, 6), Phase(0.75, 13, 64, 3), Phase(0.92, 9, HEIGHT, 3))
+WHOLE_CLIPS = (Phase(0.0, NUM_FRAMES, 64, 4), Phase(0.67, NUM_FRAMES, HEIGHT, 3))
+SHAPE_WEIGHT = 4.0  # more, for pixels on and around the shape: a small one covers 2 % of a clip
 
 
 def render_pool(count: int, seed: int) -> NDArray[np.uint8]:
@@ -79,31 +82,40 @@ def reconstruction_psnr(vae: AutoencoderKLWan, clips: NDArray[np.uint8]) -> floa
     return psnr(float(torch.cat(errors).mean()))
 
 
-def train_vae(folder: Path, *, steps: int, device: str, seed: int = 0) -> AutoencoderKLWan:
-    """Trains, or goes on training, and returns the averaged model with its latents measured and normalised."""
+def train_vae(
+    folder: Path, *, steps: int, device: str, seed: int = 0, start_from: AutoencoderKLWan | None = None
+) -> AutoencoderKLWan:
+    """Trains, or goes on training, and returns the averaged model with its latents measured and normalised.
+
+    From nothing it learns short clips. From a model that has, `start_from`, it learns whole ones, at half the
+    rates and with more weight on the shapes.
+    """
     torch.manual_seed(seed)
-    vae = AutoencoderKLWan(**CONFIG).to(device)
-    with torch.no_grad():  # the latents begin with little noise; at the usual start the noise hides them for long
-        vae.quant_conv.weight[LATENT_CHANNELS:].zero_()
-        vae.quant_conv.bias[LATENT_CHANNELS:].fill_(-6.0)
-    training = Training(vae, Schedule(steps, average_decay=0.998), folder)
+    if start_from is None:
+        vae, phases, schedule = _untrained().to(device), SHORT_CLIPS, Schedule(steps, average_decay=0.998)
+    else:
+        vae, phases = start_from.to(device).train(), WHOLE_CLIPS
+        schedule = Schedule(steps, matrix_rate=0.01, vector_rate=0.001, average_decay=0.998)
+    shape_weight = 0.0 if start_from is None else SHAPE_WEIGHT
+    training = Training(vae, schedule, folder)
     pool = render_pool(1500, seed)
     unseen = render_pool(4, seed + 1)
 
     def loss_of_step(step: int) -> dict[str, torch.Tensor]:
         rng = np.random.default_rng((seed, step))
         torch.manual_seed(seed * 1_000_003 + step)
-        phase = next(phase for phase in reversed(PHASES) if step >= phase.start * steps)
+        phase = next(phase for phase in reversed(phases) if step >= phase.start * steps)
         original = to_model(_crops(pool, phase, rng)).to(device)
         with torch.autocast(device, torch.bfloat16):
             posterior = vae.encode(original).latent_dist
             decoded = vae.decode(posterior.sample()).sample
         # The decoder clamps, which stops gradients outside -1..1; flat areas in range carry it back.
         error = decoded.float() - original
-        squared, absolute = error.square().mean(), error.abs().mean()
+        weights = 1 + shape_weight * _near_shape(original)
+        squared, absolute = (weights * error.square()).mean(), (weights * error.abs()).mean()
         divergence = posterior.kl().float().mean() / posterior.mean[0].numel()
         loss = 4 * squared + absolute + KL_WEIGHT * divergence
-        return {"loss": loss, "squared": squared.detach(), "kl": divergence.detach()}
+        return {"loss": loss, "squared": error.square().mean().detach(), "kl": divergence.detach()}
 
     def evaluate() -> dict[str, float]:
         current = {name: value.clone() for name, value in vae.state_dict().items()}
@@ -116,6 +128,21 @@ def train_vae(folder: Path, *, steps: int, device: str, seed: int = 0) -> Autoen
     training.load_averaged()
     _measure_latents(vae, pool[:200], device)
     return vae
+
+
+def _untrained() -> AutoencoderKLWan:
+    vae = AutoencoderKLWan(**CONFIG)
+    with torch.no_grad():  # the latents begin with little noise; at the usual start the noise hides them for long
+        vae.quant_conv.weight[LATENT_CHANNELS:].zero_()
+        vae.quant_conv.bias[LATENT_CHANNELS:].fill_(-6.0)
+    return vae
+
+
+def _near_shape(original: torch.Tensor) -> torch.Tensor:
+    """1 on pixels of the shape and up to 4 pixels beside it, 0 on plain background: `[B, 1, T, H, W]`."""
+    background = original.flatten(2).median(dim=2).values[:, :, None, None, None]
+    shape = ((original - background).norm(dim=1, keepdim=True) > 0.25).float()
+    return nn.functional.max_pool3d(shape, (1, 9, 9), stride=1, padding=(0, 4, 4))
 
 
 def _crops(pool: NDArray[np.uint8], phase: Phase, rng: np.random.Generator) -> NDArray[np.uint8]:
