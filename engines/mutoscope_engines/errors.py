@@ -39,3 +39,9 @@ class ShapeError(MutoscopeError):
     """A session was fed something other than its graph takes: a bug in the caller, or in the bundle."""
 
     exit_code = 3
+
+
+class TargetError(MutoscopeError):
+    """Engines were asked for that cannot be: an unknown target, or a precision or size that it does not have."""
+
+    exit_code = 2

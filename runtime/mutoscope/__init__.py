@@ -18,6 +18,7 @@ from .errors import (
     OutputError,
     RequestError,
     ShapeError,
+    TargetError,
 )
 from .pipeline import FrameStream, Pipeline, StepEvent, Video
 from .plan import Plan
@@ -41,6 +42,7 @@ __all__ = [
     "RuntimeOptions",
     "ShapeError",
     "StepEvent",
+    "TargetError",
     "Video",
     "VideoRequest",
     "__version__",

@@ -3,6 +3,7 @@
 MutoscopeError
 ├── RequestError             2    what was asked for cannot be made
 ├── OutputError              2    the video cannot be written where it should go
+├── TargetError              2    engines were asked for that cannot be: target, precision or size
 ├── BundleError              3    the bundle is missing, damaged, unsafe or unknown
 ├── GraphError               3    a graph of the bundle cannot be loaded or run as it is
 ├── ShapeError               3    the bundle contradicts itself
@@ -21,6 +22,7 @@ from mutoscope_engines.errors import (
     MutoscopeError,
     OutOfMemoryError,
     ShapeError,
+    TargetError,
 )
 
 __all__ = [
@@ -34,6 +36,7 @@ __all__ = [
     "OutputError",
     "RequestError",
     "ShapeError",
+    "TargetError",
 ]
 
 
