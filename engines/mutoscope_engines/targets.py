@@ -47,12 +47,10 @@ def find_target(name: str) -> Target:
     """
     if name in TARGETS:
         return TARGETS[name]
-    if number := re.fullmatch(r"sm([1-9][0-9]{1,2})", name):
-        capability = int(number[1])
-        if capability >= 75:
-            return next(
-                (known for known in TARGETS.values() if known.compute_capability == capability), None
-            ) or Target(name, capability)
+    number = re.fullmatch(r"sm([1-9][0-9]{1,2})", name)
+    if number and (capability := int(number[1])) >= 75:
+        named = (target for target in TARGETS.values() if target.compute_capability == capability)
+        return next(named, Target(name, capability))
     raise TargetError(
         f"there is no target {name!r}; there are: {', '.join(TARGETS)}, "
         "or smNN with a compute capability of 75 or more, such as sm80"
