@@ -45,3 +45,13 @@ class TargetError(MutoscopeError):
     """Engines were asked for that cannot be: an unknown target, or a precision or size that it does not have."""
 
     exit_code = 2
+
+
+class EngineError(MutoscopeError):
+    """An engine cannot be built from a graph, or one that is there must not be loaded."""
+
+    exit_code = 3
+
+
+class EngineMissingError(BackendUnavailableError):
+    """The cache holds no engine that serves; says what the nearest lacks and how to build one."""

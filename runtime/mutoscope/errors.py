@@ -7,7 +7,9 @@ MutoscopeError
 ├── BundleError              3    the bundle is missing, damaged, unsafe or unknown
 ├── GraphError               3    a graph of the bundle cannot be loaded or run as it is
 ├── ShapeError               3    the bundle contradicts itself
+├── EngineError              3    an engine cannot be built, or one that is there must not be loaded
 ├── BackendUnavailableError  4
+│   └── EngineMissingError   4    no engine was built for what is to run
 ├── OutOfMemoryError         5
 ├── NumericalError           6    NaN or Inf in a denoising step
 └── CancelledError         130
@@ -18,6 +20,8 @@ from __future__ import annotations
 from mutoscope_engines.errors import (
     BackendUnavailableError,
     CancelledError,
+    EngineError,
+    EngineMissingError,
     GraphError,
     MutoscopeError,
     OutOfMemoryError,
@@ -29,6 +33,8 @@ __all__ = [
     "BackendUnavailableError",
     "BundleError",
     "CancelledError",
+    "EngineError",
+    "EngineMissingError",
     "GraphError",
     "MutoscopeError",
     "NumericalError",
