@@ -16,9 +16,9 @@ from mutoscope_engines.session import Backend
 
 from . import limits
 from .bundle import Bundle
-from .errors import RequestError
+from .errors import BundleError, RequestError
 from .families import Family
-from .manifest import MAX_FPS, MAX_STEPS, Manifest
+from .manifest import MAX_BRANCHES, MAX_FPS, MAX_STEPS, Manifest
 from .noise import SEED_MAX, SEED_MIN
 from .request import RuntimeOptions, VideoRequest
 from .schedule import Schedule, ScheduleError, build_schedule, flow_shift_of
@@ -99,7 +99,8 @@ class Execution:
             BackendUnavailableError: no backend can run the bundle here; says for each why not.
         """
         threads = limits.whole("threads", _either(options.threads, usable_cores()), minimum=1, maximum=1024)
-        branches = limits.whole("branches_per_call", _either(options.branches_per_call, 2), minimum=1, maximum=2)
+        given_branches = _either(options.branches_per_call, MAX_BRANCHES)
+        branches = limits.whole("branches_per_call", given_branches, minimum=1, maximum=MAX_BRANCHES)
         there = manifest.precisions("denoiser")
         if options.precision is not None and options.precision not in there:
             raise RequestError(f"precision must be one of the bundle's: {', '.join(there)}; got {options.precision!r}")
@@ -107,6 +108,23 @@ class Execution:
             options.backend, there if options.precision is None else [options.precision]
         )
         return cls(backend, precision, threads, branches)
+
+
+def refuse_impossible_defaults(manifest: Manifest, family: Family) -> None:
+    """A request that says nothing but its prompt must be possible.
+
+    Raises:
+        BundleError: the bundle's default frames or scheduler are none that its model can serve.
+    """
+    defaults, counts = manifest.defaults, family.frame_counts(manifest.geometry)
+    remedy = "Export the bundle again"
+    if defaults.num_frames not in counts:
+        allowed = f"{counts[0]} to {counts[-1]} in steps of {counts.step}"
+        raise BundleError(f"defaults.num_frames is {defaults.num_frames}; its networks take {allowed}. {remedy}")
+    try:
+        build_schedule(defaults.scheduler, manifest.scheduler, defaults.num_inference_steps)
+    except ScheduleError as error:
+        raise BundleError(f"the bundle's defaults give no schedule: {error}. {remedy}") from error
 
 
 def make_job(request: VideoRequest, execution: Execution, bundle: Bundle, family: Family, tokenizer: Tokenizer) -> Job:
