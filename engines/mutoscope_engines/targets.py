@@ -6,7 +6,6 @@ Knows names and compute capabilities. Knows nothing of any library: which of the
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 from .errors import TargetError
@@ -55,9 +54,3 @@ def find_target(name: str) -> Target:
         f"there is no target {name!r}; there are: {', '.join(TARGETS)}, "
         "or smNN with a compute capability of 75 or more, such as sm80"
     )
-
-
-def common_precisions(targets: Sequence[Target]) -> tuple[str, ...]:
-    """The precisions that all of these targets have, in the order of the first."""
-    first, *others = targets
-    return tuple(name for name in first.precisions if all(name in other.precisions for other in others))

@@ -1,6 +1,6 @@
 import pytest
 from mutoscope_engines.errors import TargetError
-from mutoscope_engines.targets import TARGETS, common_precisions, find_target
+from mutoscope_engines.targets import TARGETS, find_target
 
 
 @pytest.mark.parametrize(
@@ -26,8 +26,3 @@ def test_a_capability_that_has_a_name_is_that_target():
 def test_an_unknown_target_is_refused_with_those_there_are(name: str):
     with pytest.raises(TargetError, match="rtx20, rtx30, rtx40, rtx50, gb10, or smNN"):
         find_target(name)
-
-
-def test_targets_of_one_engine_share_the_precisions_of_both():
-    assert common_precisions([find_target("rtx40"), find_target("rtx30")]) == ("bf16", "fp16")
-    assert common_precisions([find_target("rtx20"), find_target("rtx40")]) == ("fp16",)
