@@ -2,8 +2,9 @@
 
 Knows files, locks and hashes. Knows nothing of graphs, bundles or compilers.
 
-`<digest>.engine` counts only with `<digest>.json`, its signed record, which is renamed into place last and removed
-first. `<digest>.*.partial` is being written by whoever holds the lock on `<digest>.lock`.
+`<digest>.json` is the signed record of an engine, and all that makes one count: it is renamed into place last and
+removed first. It names the content of `<digest>.<content>.engine`, so that building an engine again overwrites nothing
+that is being read. `<digest>.*.partial` is being written by whoever holds the lock on `<digest>.lock`.
 """
 
 from __future__ import annotations
@@ -83,7 +84,7 @@ class EngineCache:
         found = [
             (_used_at(path), record)
             for path in self.folder.glob("*.json")
-            if (record := self._read(path, key)) and self._engine(record.identity.digest).is_file()
+            if (record := self._read(path, key)) and self._engine(record).is_file()
         ]
         return [record for _, record in sorted(found, key=lambda pair: pair[0], reverse=True)]
 
@@ -111,7 +112,7 @@ class EngineCache:
         """
         record = self.find(wanted)
         try:
-            data = _mapped(self._engine(record.identity.digest))
+            data = _mapped(self._engine(record))
         except (OSError, ValueError) as error:  # a ValueError when it is empty
             raise EngineMissingError(
                 f"the engine of the {record.report.graph} in {self.folder} cannot be read: {error}. {_BUILD}"
@@ -132,9 +133,9 @@ class EngineCache:
         self._is_there()
         digest = identity.digest
         with file_lock(self.folder / f"{digest}.lock", wait=True):
-            self._remove_leftovers(digest)
+            self._remove_leftovers(digest, key)
             record = self._read(self.folder / f"{digest}.json", key)
-            if record and (not self._engine(digest).is_file() or file_sha256(self._engine(digest)) != record.sha256):
+            if record and (not self._engine(record).is_file() or file_sha256(self._engine(record)) != record.sha256):
                 record = None
             if record:
                 self._touch(digest)
@@ -156,10 +157,11 @@ class EngineCache:
         """
         if not self._is_there():
             return 0
+        key = read_key(self._key_path)
         for digest in {path.name.partition(".")[0] for path in self.folder.iterdir()}:
             with file_lock(self.folder / f"{digest}.lock", wait=False) as held:
                 if held:
-                    self._remove_leftovers(digest)
+                    self._remove_leftovers(digest, key)
         removed = 0
         for path in sorted(self.folder.glob("*.json"), key=_used_at):
             if self.size_bytes() <= self.limit_bytes:
@@ -169,7 +171,7 @@ class EngineCache:
             with file_lock(path.with_suffix(".lock"), wait=False) as held:
                 if held:
                     path.unlink(missing_ok=True)
-                    self._engine(path.stem).unlink(missing_ok=True)
+                    self._remove_leftovers(path.stem, key)
                     removed += 1
         return removed
 
@@ -181,12 +183,13 @@ class EngineCache:
         signed.touch(mode=0o600)
         signed.write_bytes(encode_record(record, key))
         _sync(signed)
-        os.replace(partial, self._engine(digest))
+        os.replace(partial, self._engine(record))
         os.replace(signed, self.folder / f"{digest}.json")
         _sync(self.folder)
+        self._remove_leftovers(digest, key)  # what was there before
 
-    def _engine(self, digest: str) -> Path:
-        return self.folder / f"{digest}.engine"
+    def _engine(self, record: EngineRecord) -> Path:
+        return self.folder / f"{record.identity.digest}.{record.sha256[:16]}.engine"
 
     def _read(self, path: Path, key: bytes) -> EngineRecord | None:
         try:
@@ -199,12 +202,16 @@ class EngineCache:
         with suppress(OSError):  # a read-only cache still serves
             os.utime(self.folder / f"{digest}.json")
 
-    def _remove_leftovers(self, digest: str) -> None:
-        """Of a build that died; its lock must be held."""
-        for path in self.folder.glob(f"{digest}.*.partial"):
-            path.unlink(missing_ok=True)
-        if not (self.folder / f"{digest}.json").exists():
-            self._engine(digest).unlink(missing_ok=True)
+    def _remove_leftovers(self, digest: str, key: bytes | None) -> None:
+        """What no record names, of a build that died or was replaced; the lock must be held."""
+        leftovers = list(self.folder.glob(f"{digest}.*.partial"))
+        path = self.folder / f"{digest}.json"
+        record = self._read(path, key) if key else None
+        if record or not path.exists():  # another installation's record may name any
+            named = self._engine(record) if record else None
+            leftovers += [engine for engine in self.folder.glob(f"{digest}.*.engine") if engine != named]
+        for leftover in leftovers:
+            leftover.unlink(missing_ok=True)
 
     def _is_there(self) -> bool:
         """Whether the folder exists.

@@ -69,16 +69,17 @@ class TensorRT:
         Args:
             files: SHA-256 of the graph and its weights, by name in their folder (`content_of`, or the manifest).
             profile: the shapes to build for; to look for an engine, those that it must take.
-            weight_streaming: whether weights can stay in host memory, at the cost of speed.
+            weight_streaming: whether weights can stay in host memory, at the cost of speed. The library then allocates
+                while it runs, so that no CUDA graph can be captured.
         """
-        streaming = ("WEIGHT_STREAMING",) if weight_streaming else ()
+        flags = ("WEIGHT_STREAMING",) if weight_streaming else self.capture_flags
         return EngineIdentity(
             files=dict(files),
             precision=precision,
             compute_capabilities=tuple(sorted(target.compute_capability for target in targets)),
             profile=dict(profile),
             library=self.version(),
-            flags=tuple(sorted((*self.capture_flags, *streaming, f"decomposed-above-{MAX_FUSED_HEAD_SIZE}"))),
+            flags=tuple(sorted((*flags, f"decomposed-above-{MAX_FUSED_HEAD_SIZE}"))),
         )
 
     @property
@@ -98,7 +99,7 @@ class TensorRT:
         if unknown := [name.lower() for name in names if name not in known]:
             raise BackendUnavailableError(
                 f"{self.version()} does not compile for {', '.join(unknown)}; "
-                f"it does for: {', '.join(sorted(name.lower() for name in known))}"
+                f"it does for: {', '.join(name.lower() for name in sorted(known, key=lambda name: int(name[2:])))}"
             )
         # A config knows no capability until it is told how many there are.
         config.num_compute_capabilities = len(names)

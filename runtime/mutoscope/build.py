@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from pathlib import PurePosixPath
 from typing import Any
 
 from mutoscope_engines.engine_cache import EngineCache, Slot
@@ -39,8 +38,9 @@ class BuildOptions:
         "of the denoiser; the other graphs take its base. bf16 when not given, and fp16 for rtx20", choices=PRECISIONS
     )
     shapes: str | None = _option("the largest video, such as 480x832x81; the bundle's default size", unit="HxWxT")
-    branches: int | None = _option(
-        "guidance branches in one call; 1 halves the denoiser's memory (default: 2)", unit="1|2"
+    branches: int | None = _option("guidance branches in one call, 2 when not given; 1 takes less memory", unit="1|2")
+    weight_streaming: bool = _option(
+        "engines whose weights can stay in host memory, for small GPUs; no CUDA graphs", False
     )
     backend: str = _option("what compiles", "tensorrt-rtx", choices=tuple(LIBRARIES))
 
@@ -78,7 +78,13 @@ def plan_engines(bundle: Bundle, options: BuildOptions) -> list[EngineJob]:
         for role in ROLES:
             graph = manifest.graph(role, precision)
             profile = profile_of(graph, video, manifest)
-            identity = library.identity(_files(bundle, graph), graph.precision, targets, profile)
+            identity = library.identity(
+                bundle.content_of(graph),
+                graph.precision,
+                targets,
+                profile,
+                weight_streaming=options.weight_streaming,
+            )
             jobs[identity.digest] = EngineJob(graph, targets, video, identity)
     return list(jobs.values())
 
@@ -139,13 +145,3 @@ def _groups(names: str, precision: str | None, library: TensorRT) -> Iterator[tu
     for old in (True, False):
         if group := tuple(target for target in targets if ("bf16" not in target.precisions) == old):
             yield group, precision or group[0].precisions[0]
-
-
-def _files(bundle: Bundle, graph: Graph) -> dict[str, str]:
-    """SHA-256 of a graph and its weights by name in their folder: what `content_of` finds there."""
-    folder = PurePosixPath(graph.file).parent
-    return {
-        PurePosixPath(name).relative_to(folder).as_posix(): record.sha256
-        for name, record in bundle.manifest.files.items()
-        if PurePosixPath(name).is_relative_to(folder)
-    }

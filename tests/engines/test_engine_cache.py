@@ -57,6 +57,15 @@ def test_a_second_builder_finds_what_the_first_built(cache: EngineCache):
         assert slot.record.report == report()
 
 
+def test_an_engine_that_is_built_again_replaces_the_first(cache: EngineCache):
+    put(cache, content=b"first")
+    first = cache.load(WANTED)
+    put(cache, content=b"second")
+    assert first.data[:] == b"first"  # whoever has it keeps it
+    assert cache.load(WANTED).data[:] == b"second"
+    assert len(list(cache.folder.glob("*.engine"))) == 1
+
+
 def test_a_slot_that_is_left_without_publishing_leaves_nothing(cache: EngineCache):
     with pytest.raises(KeyboardInterrupt), cache.reserve(IDENTITY) as slot:
         slot.partial.write_bytes(b"half an eng")
@@ -94,7 +103,8 @@ def test_of_several_that_serve_the_one_with_the_least_memory_is_loaded(cache: En
 @pytest.mark.parametrize("content", [b"", b"engin", b"Engine", b"engine and more"])
 def test_an_engine_whose_content_changed_is_never_loaded_and_is_built_again(cache: EngineCache, content: bytes):
     put(cache)
-    (cache.folder / f"{IDENTITY.digest}.engine").write_bytes(content)
+    (path,) = cache.folder.glob(f"{IDENTITY.digest}.*.engine")
+    path.write_bytes(content)
     with pytest.raises(EngineMissingError, match=r"damaged|cannot be read"):
         cache.load(WANTED)
     with cache.reserve(IDENTITY) as slot:
@@ -112,19 +122,20 @@ def test_an_engine_of_another_installation_is_not_loaded(cache: EngineCache, tmp
 
 def test_a_record_changed_to_name_another_engine_is_not_believed(cache: EngineCache):
     put(cache)
+    evil = sha256(b"evil").hexdigest()
     path = cache.folder / f"{IDENTITY.digest}.json"
     signed = json.loads(path.read_text())
-    signed["record"]["sha256"] = sha256(b"evil").hexdigest()
+    signed["record"]["sha256"] = evil
     path.write_text(json.dumps(signed))
-    (cache.folder / f"{IDENTITY.digest}.engine").write_bytes(b"evil")
+    (cache.folder / f"{IDENTITY.digest}.{evil[:16]}.engine").write_bytes(b"evil")
     with pytest.raises(EngineMissingError):
         cache.load(WANTED)
 
 
 def test_a_record_under_the_name_of_another_is_not_believed(cache: EngineCache):
     put(cache)
-    for suffix in ("json", "engine"):
-        os.rename(cache.folder / f"{IDENTITY.digest}.{suffix}", cache.folder / f"{'0' * 64}.{suffix}")
+    for path in list(cache.folder.iterdir()):
+        path.rename(path.with_name(path.name.replace(IDENTITY.digest, "0" * 64)))
     assert cache.records() == []
 
 
@@ -177,7 +188,7 @@ def test_what_was_just_built_stays_whatever_the_limit(cache: EngineCache):
 def test_trimming_removes_what_dead_builds_left_and_nothing_of_living_ones(cache: EngineCache):
     put(cache)
     dead = "d" * 64
-    for name in (f"{dead}.lock", f"{dead}.x.partial", f"{dead}.engine"):  # killed between its two renames
+    for name in (f"{dead}.lock", f"{dead}.x.partial", f"{dead}.content.engine"):  # killed between its two renames
         (cache.folder / name).write_bytes(b"left")
     living = replace(IDENTITY, precision="fp16")
     with cache.reserve(living) as slot:

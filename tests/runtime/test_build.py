@@ -189,6 +189,11 @@ def test_every_graph_is_built_once_and_found_by_content(
     assert second.out == first.out
     assert second.err.count("was built before") == 4
 
+    assert cli.main(["doctor", str(bundle.root), "--json"]) == 0
+    shown = json.loads(capsys.readouterr().out)["engines"]
+    assert (shown["folder"], shown["engines"], shown["limit_bytes"]) == (str(cache.folder), 4, 64 * 10**9)
+    assert shown["size_bytes"] == sum(path.stat().st_size for path in cache.folder.iterdir())
+
     graph = bundle.root / "denoiser-bf16" / "model.onnx"
     shape = ShapeRange.exactly((1, 3 * 32 * 48, WIDTH))
     wanted = LIBRARIES["tensorrt-rtx"].identity(content_of(graph), "bf16", [find_target("rtx50")], {"x": shape})
