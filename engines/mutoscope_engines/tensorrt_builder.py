@@ -16,6 +16,7 @@ from typing import Any, BinaryIO
 from .engine_identity import EngineIdentity
 from .errors import BackendUnavailableError, EngineError
 from .tensorrt_library import LIBRARIES, MAX_FUSED_HEAD_SIZE, TensorRT
+from .weight_pages import pages_given_back
 
 
 @dataclass(frozen=True)
@@ -46,12 +47,12 @@ def compile_engine(graph: Path, destination: Path, library_name: str, identity: 
     builder = trt.Builder(log)
     network = builder.create_network(1 << int(trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED))
     parser = trt.OnnxParser(network, log)  # owns the weights: it must live until the end of the build
-    if not parser.parse_from_file(str(graph)):
-        reasons = "; ".join(str(parser.get_error(index).desc()) for index in range(parser.num_errors))
-        raise EngineError(f"{library.name} cannot read {_name(graph)}: {reasons}. Export it again")
-    _decompose_wide_attention(trt, network)
-    config = _config(library, builder, identity, _name(graph))
-    with destination.open("wb") as file:
+    with pages_given_back(graph.parent), destination.open("wb") as file:
+        if not parser.parse_from_file(str(graph)):
+            reasons = "; ".join(str(parser.get_error(index).desc()) for index in range(parser.num_errors))
+            raise EngineError(f"{library.name} cannot read {_name(graph)}: {reasons}. Export it again")
+        _decompose_wide_attention(trt, network)
+        config = _config(library, builder, identity, _name(graph))
         writer = _writer(trt, file)
         built = builder.build_serialized_network_to_stream(network, config, writer)
     if writer.error:
