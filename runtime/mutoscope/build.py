@@ -107,8 +107,8 @@ def build_engine(
             return _build(bundle, job, options, slot, on_tick), True
     except OSError as error:
         raise EngineError(
-            f"the engine cache {cache.folder} cannot be written: {error.strerror}. "
-            "Make room, or name another folder with MUTOSCOPE_CACHE"
+            f"{error.filename or cache.folder} cannot be written: {error.strerror}. "
+            "Make room, or name another folder for engines with MUTOSCOPE_CACHE"
         ) from error
 
 

@@ -25,7 +25,7 @@ class LargestVideo:
     branches: int  # B
 
     def __str__(self) -> str:
-        return f"{self.height}x{self.width}x{self.num_frames}, {self.branches} branch{'es'[: 2 * self.branches - 2]}"
+        return f"{self.height}x{self.width}x{self.num_frames} with --branches {self.branches}"
 
     @classmethod
     def choose(cls, shapes: str | None, branches: int | None, manifest: Manifest) -> LargestVideo:
