@@ -138,7 +138,7 @@ def _log(trt: Any) -> Any:
             if severity in (trt.ILogger.ERROR, trt.ILogger.INTERNAL_ERROR):
                 self.errors.append(message.strip())
             elif found := re.fullmatch(r"(Total \w+ Memory): (\d+) bytes", message.strip()):
-                self._counts[found[1]] = self._counts.get(found[1], 0) + int(found[2])
+                self._counts[found[1]] = max(self._counts.get(found[1], 0), int(found[2]))
 
         def count(self, what: str) -> int:
             if what not in self._counts:

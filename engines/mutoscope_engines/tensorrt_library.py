@@ -87,12 +87,16 @@ class TensorRT:
         return f"Run: pip install 'mutoscope[{self.name}]'"
 
     def set_targets(self, config: Any, compute_capabilities: Sequence[int]) -> None:
-        """Says which GPUs to compile for. The classic library knows one alone: that of this machine.
+        """Says which GPUs to compile for. The classic library compiles for that of this machine alone, unasked.
 
         Raises:
             BackendUnavailableError: it does not compile for one of them; lists those it does.
         """
         if not self.builds_for_other_gpus:
+            if list(compute_capabilities) != [here := _capability_of_this_gpu()]:
+                raise BackendUnavailableError(
+                    f"{self.name} compiles for the GPU of this machine alone, which is --target sm{here}"
+                )
             return
         known = {name: value for name, value in self.module.ComputeCapability.__members__.items() if name[:2] == "SM"}
         names = [f"SM{number}" for number in compute_capabilities]
@@ -105,6 +109,14 @@ class TensorRT:
         config.num_compute_capabilities = len(names)
         for index, name in enumerate(names):
             config.set_compute_capability(known[name], index)
+
+
+def _capability_of_this_gpu() -> int:
+    try:
+        major, minor = import_module("cuda.core").Device().compute_capability
+    except Exception as error:  # the driver's own, of no common class
+        raise BackendUnavailableError(f"there is no usable NVIDIA GPU here: {error}. Use tensorrt-rtx") from error
+    return int(major) * 10 + int(minor)
 
 
 LIBRARIES = {

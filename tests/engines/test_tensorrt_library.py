@@ -5,6 +5,7 @@ from pathlib import Path
 
 import mutoscope_engines
 import pytest
+from mutoscope_engines import tensorrt_library
 from mutoscope_engines.engine_identity import ShapeRange
 from mutoscope_engines.errors import BackendUnavailableError
 from mutoscope_engines.targets import find_target
@@ -54,3 +55,11 @@ def test_asking_for_the_version_imports_no_library():
     )
     environment = {"PYTHONPATH": str(Path(mutoscope_engines.__file__).parents[1])}
     assert subprocess.run([sys.executable, "-c", code], env=environment).returncode == 0
+
+
+def test_the_classic_library_compiles_for_the_gpu_of_its_machine_alone(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(tensorrt_library, "_capability_of_this_gpu", lambda: 89)
+    config = object()  # which it tells nothing
+    LIBRARIES["tensorrt"].set_targets(config, [89])
+    with pytest.raises(BackendUnavailableError, match="which is --target sm89"):
+        LIBRARIES["tensorrt"].set_targets(config, [120])
