@@ -2,13 +2,13 @@
 
 Knows the roles of graphs and their sizes. Knows nothing of libraries and logs.
 
-    text_encoder      16 hidden states of L tokens, in float32, and 3 times its scores: with the position bias that
+    text_encoder      20 hidden states of L tokens, in float32, and 3 times its scores: with the position bias that
                       these encoders add, attention has no fused kernel, and L is short
-    denoiser          16 hidden states of all video tokens, in 16 bits
+    denoiser          20 hidden states of all video tokens, in 16 bits
     vae_decoder_*     12 times the widest feature map of one call, in 16 bits
 
 and 256 MB are never refused. A hidden state is B x tokens x width, where the width is that of the attention, heads
-times head size, as the compiler's parser sees it. A denoiser of Wan 2.1 1.3B's size takes 15 at 480x832x81, and 73 as
+times head size, as the compiler's parser sees it. A denoiser of Wan 2.1 1.3B's size takes 14 to 17 at 480x832x81, and 73 as
 Diffusers writes its rotary embedding. Scores written to memory would be tokens^2 x heads, 256 more, and at 720x1280x81
 590 more. Feature maps are those of the decoder's caches.
 """
@@ -25,7 +25,7 @@ from .errors import EngineError
 from .manifest import Geometry, Graph
 
 NEVER_REFUSED_BYTES = 256 * 10**6
-HIDDEN_STATES = 16
+HIDDEN_STATES = 20
 FEATURE_MAPS = 12
 SCORES = 3
 
