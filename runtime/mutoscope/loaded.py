@@ -36,7 +36,7 @@ class LoadedGraphs:
 
     @contextmanager
     def use(self, role: str, plan: Plan) -> Iterator[Run]:
-        """What runs the graph of a role, for the length of a `with`, in which its outputs are valid.
+        """What runs the graph of a role, as a `Binding` does, for the length of a `with`.
 
         Raises:
             CancelledError: the graphs were closed meanwhile.
@@ -51,10 +51,11 @@ class LoadedGraphs:
 
         def run(feeds: Feeds) -> dict[str, Tensor]:
             self._refuse_if_closed()  # `cancel` stops what runs, and between two runs nothing does
-            return session.run(feeds)
+            return binding.run(feeds)
 
         try:
-            yield run
+            with session.bind() as binding:
+                yield run
         finally:
             with self._lock:
                 self._users[file] -= 1
