@@ -25,7 +25,13 @@ class OnnxRuntimeCuda(Backend):
     name = "onnxruntime-cuda"
 
     def __init__(self) -> None:
-        self._device: Device | None = None
+        self._opened: Device | None = None
+
+    def device(self, options: SessionOptions) -> Device:
+        """The GPU, opened once."""
+        if self._opened is None:
+            self._opened = CudaDevice(options.stream)
+        return self._opened
 
     def unavailable_because(self) -> str | None:
         if PROVIDER not in ort.get_available_providers():
@@ -41,10 +47,14 @@ class OnnxRuntimeCuda(Backend):
     def supports(self, precision: str) -> bool:
         return precision in ("bf16", "fp16", "fp32")
 
+    def memory_bytes(self, options: SessionOptions) -> int:
+        return self.device(options).free_bytes()
+
+    def settings(self, options: SessionOptions) -> dict[str, str]:
+        return {"cuda_graph": "captured by ONNX Runtime in the second run" if options.cuda_graphs else "off"}
+
     def open(self, graph: Path, options: SessionOptions) -> Session:
-        if self._device is None:
-            self._device = CudaDevice(options.stream)
-        return OnnxRuntimeCudaSession(graph, self._device, options)
+        return OnnxRuntimeCudaSession(graph, self.device(options), options)
 
 
 class OnnxRuntimeCudaSession(DeviceSession):

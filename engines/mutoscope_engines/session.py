@@ -6,7 +6,7 @@ Knows names, dtypes and shapes. Knows nothing of any library that implements it.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -57,13 +57,33 @@ Feeds = Mapping[str, "Host | Tensor"]
 
 
 @dataclass(frozen=True)
+class EngineWanted:
+    """What an engine must have been built from, and for."""
+
+    precision: str
+    files: Mapping[str, str]  # SHA-256 of the graph and its weights, by name in their folder
+    shapes: Shapes  # that it must take; of an input that is not named, any
+
+
+@dataclass(frozen=True)
+class Figures:
+    """The memory that a graph takes on a device, without its inputs and outputs."""
+
+    weight_bytes: int
+    streamable_bytes: int = 0  # of the weights, those that can stay in host memory
+    activation_bytes: int | None = None  # while it runs at the largest shapes; `None` where the backend cannot know
+    largest: Shapes | None = None  # for which that was found
+
+
+@dataclass(frozen=True)
 class SessionOptions:
     """How a session may use the machine. `None` leaves the choice to the backend, which makes it by measurement."""
 
     threads: int | None = None
     stream: int | None = None  # handle of a caller's CUDA stream, which outlives the backend; one of its own if `None`
     cuda_graphs: bool = True  # whether what runs again is captured and replayed
-    weight_budget_bytes: int | None = None  # of weights on the device, the rest streamed from the host; `None`: all
+    streamed_weight_bytes: int = 0  # of the weights stay in host memory, and come from there while the graph runs
+    engine: EngineWanted | None = None  # for backends that run engines instead of graphs
 
 
 class Binding(ABC):
@@ -149,6 +169,26 @@ class Backend(ABC):
     @abstractmethod
     def supports(self, precision: str) -> bool:
         """Whether graphs of this precision ("fp32", "int8", "bf16", "fp8", ...) run here."""
+
+    @abstractmethod
+    def memory_bytes(self, options: SessionOptions) -> int:
+        """What graphs may take here at present: of the machine or of the device."""
+
+    def figures(self, graph: Path, wanted: EngineWanted) -> Figures:
+        """The memory that a graph takes, without opening it.
+
+        Raises:
+            BackendUnavailableError: there is no engine of it; says how to build one.
+        """
+        return Figures(weight_bytes=sum(file.stat().st_size for file in graph.parent.iterdir()))
+
+    def settings(self, options: SessionOptions) -> dict[str, str]:
+        """What was decided about the library beyond the options, for plans."""
+        return {}
+
+    def shares_by(self, options: SessionOptions) -> Hashable:
+        """What two options for a graph must have in common for one session to serve both."""
+        return None
 
     @abstractmethod
     def open(self, graph: Path, options: SessionOptions) -> Session:

@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
-from mutoscope_engines.session import SessionOptions
 
 from .builtin import bundle_path
 from .bundle import Bundle
@@ -50,20 +49,21 @@ class Pipeline:
     memory. Nothing of a request is ever kept in it.
     """
 
-    def __init__(self, bundle: Bundle, options: RuntimeOptions) -> None:
+    def __init__(self, bundle: Bundle, options: RuntimeOptions, cuda_stream: int | None = None) -> None:
         self.bundle = bundle
         self.options = options
         self._family = load_family(bundle.manifest.family)
         self._tokenizer = Tokenizer(bundle)
-        self._execution = Execution.choose(options, bundle.manifest)
-        self._graphs = LoadedGraphs(bundle, self._execution.backend, SessionOptions(threads=self._execution.threads))
+        self._execution = Execution.choose(options, bundle, cuda_stream)
+        self._graphs = LoadedGraphs(bundle, self._execution.backend, self._execution.session)
 
     @classmethod
-    def load(cls, bundle: Path | str | None = None, **options: Any) -> Pipeline:
+    def load(cls, bundle: Path | str | None = None, *, cuda_stream: int | None = None, **options: Any) -> Pipeline:
         """Opens and verifies a bundle; the built-in one when none is named.
 
         Args:
             bundle: a folder that export wrote.
+            cuda_stream: the handle of a CUDA stream of the caller's, which outlives the pipeline, to queue all work on.
             options: the fields of `RuntimeOptions`.
 
         Raises:
@@ -71,7 +71,8 @@ class Pipeline:
             BackendUnavailableError: no backend can run the bundle here.
             RequestError: there is no such option, or it cannot have this value.
         """
-        return cls(Bundle.open(bundle_path() if bundle is None else bundle), _build(RuntimeOptions, options))
+        opened = Bundle.open(bundle_path() if bundle is None else bundle)
+        return cls(opened, _build(RuntimeOptions, options), cuda_stream)
 
     def plan(self, prompt: str | None = None, /, **parameters: Any) -> Plan:
         """What `generate` would do, every default resolved; opens no graph.

@@ -7,18 +7,23 @@ from __future__ import annotations
 
 import math
 import secrets
-from dataclasses import dataclass, fields
+from bisect import bisect_left
+from dataclasses import dataclass, fields, replace
+from functools import partial
 from typing import Any
 
 from mutoscope_engines.backends import choose_backend
-from mutoscope_engines.machine import memory_bytes, usable_cores
-from mutoscope_engines.session import Backend
+from mutoscope_engines.machine import usable_cores
+from mutoscope_engines.session import Backend, SessionOptions
 
 from . import limits
 from .bundle import Bundle
-from .errors import RequestError
+from .byte_sizes import format_bytes
+from .errors import BackendUnavailableError, RequestError
 from .families import Family
-from .manifest import MAX_FPS, MAX_STEPS, Manifest
+from .footprints import GRAPHS, Sizes, stages_of, wanted_engine
+from .manifest import MAX_FPS, MAX_STEPS, ROLES
+from .memory_plan import DoesNotFitError, MemoryPlan, Stage, least_limit_bytes, plan_memory
 from .noise import SEED_MAX, SEED_MIN
 from .request import RuntimeOptions, VideoRequest
 from .schedule import Schedule, ScheduleError, build_schedule, flow_shift_of
@@ -39,6 +44,7 @@ class Plan:
     fps: int
     latents_shape: tuple[int, int, int, int]  # C, F, h, w
     network_tokens: int
+    state_rows: int  # K
     num_inference_steps: int
     scheduler: str
     flow_shift: float
@@ -53,8 +59,21 @@ class Plan:
     family: str
     bundle: str
     bundle_sha256: str
+    settings: dict[str, str]  # of the backend's library
+    memory_limit_bytes: int  # of the device, for graphs
+    memory_peak_bytes: int  # at least, where the activations of a graph are not known
+    memory: dict[str, dict[str, int | str | bool]]  # by stage: the way it runs, and what that takes
     keep_loaded: bool  # graphs stay in memory between videos
     notes: tuple[str, ...]  # what the caller should know, for a person
+
+    @property
+    def sizes(self) -> Sizes:
+        return Sizes(len(self.guidance_weights), self.max_sequence_length, self.latents_shape, self.state_rows)
+
+    def streamed_bytes(self, role: str) -> int:
+        """Of a graph's weights, as many come from host memory while it runs."""
+        stage = next(name for name, roles in GRAPHS.items() if role in roles)
+        return int(self.memory[stage]["streamed_bytes"])
 
     def to_dict(self) -> dict[str, Any]:
         return {field.name: getattr(self, field.name) for field in fields(self)}
@@ -62,14 +81,18 @@ class Plan:
     def describe(self) -> str:
         """One line a fact, aligned, for a terminal."""
         facts = {
-            name: ", ".join(f"{item:g}" if isinstance(item, float) else str(item) for item in value)
-            if isinstance(value, tuple)
-            else str(value)
-            for name, value in self.to_dict().items()
-            if name != "notes"
+            name: _readable(name, value) for name, value in self.to_dict().items() if name != "notes" and value != {}
         }
         longest = max(map(len, facts))
         return "\n".join(f"{name:<{longest}}  {value}" for name, value in facts.items())
+
+
+def _readable(name: str, value: Any) -> str:
+    if isinstance(value, dict):
+        return "; ".join(f"{key}: {_readable(key, item)}" for key, item in value.items())
+    if isinstance(value, tuple):
+        return ", ".join(f"{item:g}" if isinstance(item, float) else str(item) for item in value)
+    return format_bytes(value) if name.endswith("_bytes") else str(value)
 
 
 @dataclass(frozen=True)
@@ -87,12 +110,17 @@ class Execution:
 
     backend: Backend
     precision: str  # of the denoiser
-    threads: int
-    branches_per_call: int
+    branches_per_call: tuple[int, ...]  # that may be, the fastest first
+    memory_limit_bytes: int
+    session: SessionOptions
+    notes: tuple[str, ...]
 
     @classmethod
-    def choose(cls, options: RuntimeOptions, manifest: Manifest) -> Execution:
+    def choose(cls, options: RuntimeOptions, bundle: Bundle, stream: int | None = None) -> Execution:
         """Resolves options for a bundle on this machine.
+
+        Args:
+            stream: the handle of the caller's CUDA stream, if it has one.
 
         Raises:
             RequestError: a value that cannot be, or a precision that the bundle does not have.
@@ -100,13 +128,21 @@ class Execution:
         """
         threads = limits.whole("threads", _either(options.threads, usable_cores()), minimum=1, maximum=1024)
         branches = limits.whole("branches_per_call", _either(options.branches_per_call, 2), minimum=1, maximum=2)
-        there = manifest.precisions("denoiser")
+        cuda_graphs = limits.choice("cuda_graphs", options.cuda_graphs, ("on", "off")) == "on"
+        session = SessionOptions(threads=threads, stream=stream, cuda_graphs=cuda_graphs)
+        there = bundle.manifest.precisions("denoiser")
         if options.precision is not None and options.precision not in there:
             raise RequestError(f"precision must be one of the bundle's: {', '.join(there)}; got {options.precision!r}")
-        backend, precision = choose_backend(
-            options.backend, there if options.precision is None else [options.precision]
+        backend, precision, refusals = choose_backend(
+            options.backend, there if options.precision is None else [options.precision], partial(lacking, bundle)
         )
-        return cls(backend, precision, threads, branches)
+        if options.memory_limit is None:
+            limit = backend.memory_bytes(session)
+        else:
+            limit = limits.memory_size("memory_limit", options.memory_limit)
+        notes = tuple(f"not used: {refusal}" for refusal in refusals)
+        allowed = tuple(range(branches, 0, -1)) if options.branches_per_call is None else (branches,)
+        return cls(backend, precision, threads, allowed, limit, session, notes)
 
 
 def make_job(request: VideoRequest, execution: Execution, bundle: Bundle, family: Family, tokenizer: Tokenizer) -> Job:
@@ -116,7 +152,7 @@ def make_job(request: VideoRequest, execution: Execution, bundle: Bundle, family
         RequestError: a value that the bundle or the model cannot serve; names the nearest it can.
     """
     manifest, defaults, geometry = bundle.manifest, bundle.manifest.defaults, bundle.manifest.geometry
-    notes: list[str] = []
+    notes = list(execution.notes)
 
     prompt = family.clean_prompt(limits.text("prompt", request.prompt))
     if not prompt:
@@ -163,6 +199,8 @@ def make_job(request: VideoRequest, execution: Execution, bundle: Bundle, family
     )
     texts = {"negative_prompt": negative_prompt, "prompt": prompt} if guided else {"prompt": prompt}
     tokens = tokenizer.encode(texts, max_sequence_length)
+    sizes = Sizes(len(texts), max_sequence_length, latents_shape, schedule.state_rows)
+    memory = _planned_memory(execution, bundle, sizes, family, num_frames)
     demonstration = manifest.demonstration
     if demonstration and not demonstration.understands(prompt):
         notes.append(
@@ -181,13 +219,14 @@ def make_job(request: VideoRequest, execution: Execution, bundle: Bundle, family
         fps=limits.whole("fps", _either(request.fps, defaults.fps), minimum=1, maximum=MAX_FPS),
         latents_shape=latents_shape,
         network_tokens=math.prod(latents_shape[1:]) // math.prod(geometry.patch_size),
+        state_rows=schedule.state_rows,
         num_inference_steps=len(schedule.steps),
         scheduler=schedule.name,
         flow_shift=flow_shift,
         timesteps=tuple(step.timestep for step in schedule.steps),
         guidance_scale=guidance_scale,
         guidance_weights=(1 - guidance_scale, guidance_scale) if guided else (1.0,),
-        branches_per_call=min(execution.branches_per_call, len(texts)),
+        branches_per_call=memory.ways["denoiser"].branches_per_call,
         seed=limits.whole("seed", _either(request.seed, secrets.randbelow(2**32)), minimum=SEED_MIN, maximum=SEED_MAX),
         backend=execution.backend.version(),
         precision=execution.precision,
@@ -195,7 +234,22 @@ def make_job(request: VideoRequest, execution: Execution, bundle: Bundle, family
         family=manifest.family,
         bundle=str(bundle.root),
         bundle_sha256=bundle.sha256,
-        keep_loaded=_fits_for_good(bundle),
+        settings=execution.backend.settings(execution.session),
+        memory_limit_bytes=memory.limit_bytes,
+        memory_peak_bytes=memory.peak_bytes,
+        memory={
+            name: {
+                "way": way.name,
+                "weight_bytes": way.weight_bytes,
+                "streamed_bytes": way.streamed_bytes,
+                "buffer_bytes": way.buffer_bytes,
+                "activation_bytes": way.activation_bytes,
+                "activations_known": way.activations_known,
+                "peak_bytes": way.peak_bytes,
+            }
+            for name, way in memory.ways.items()
+        },
+        keep_loaded=memory.keep_loaded,
         notes=tuple(notes),
     )
     return Job(plan, tokens, schedule)
@@ -225,6 +279,42 @@ def _schedule(request: VideoRequest, bundle: Bundle) -> tuple[Schedule, float]:
         raise RequestError(str(error)) from error
 
 
-def _fits_for_good(bundle: Bundle) -> bool:
-    """Whether all graphs together take less than a quarter of the memory."""
-    return sum(record.size for record in bundle.manifest.files.values()) < memory_bytes() / 4
+def lacking(bundle: Bundle, backend: Backend, precision: str) -> str | None:
+    """What a backend lacks to run a bundle in this precision, whatever the size; `None` if nothing."""
+    try:
+        for role in ROLES:
+            graph = bundle.manifest.graph(role, precision)
+            backend.figures(bundle.path(graph.file), wanted_engine(bundle, graph, None))
+    except BackendUnavailableError as error:
+        return str(error)
+    return None
+
+
+def _planned_memory(execution: Execution, bundle: Bundle, sizes: Sizes, family: Family, num_frames: int) -> MemoryPlan:
+    """The way of each stage for a video of these sizes.
+
+    Raises:
+        RequestError: it fits in no way; says what would.
+        BackendUnavailableError: there is no engine for these sizes.
+    """
+    geometry, limit = bundle.manifest.geometry, execution.memory_limit_bytes
+    branches = tuple(dict.fromkeys(min(count, sizes.branches) for count in execution.branches_per_call))
+
+    def stages(frames: int) -> list[Stage]:
+        channels, _, rows, columns = sizes.latents_shape
+        latent_frames = family.latent_frames(frames, geometry.vae_scale_factor_temporal)
+        scaled = replace(sizes, latents_shape=(channels, latent_frames, rows, columns))
+        return stages_of(bundle, execution.precision, execution.backend, scaled, branches)
+
+    asked = stages(num_frames)
+    try:
+        return plan_memory(asked, limit)
+    except DoesNotFitError as error:
+        counts = [count for count in family.frame_counts(geometry) if count < num_frames]
+        fitting = bisect_left(counts, True, key=lambda frames: least_limit_bytes(stages(frames)) > limit)
+        shorter = f", or num_frames={counts[fitting - 1]}" if fitting else ""
+        raise RequestError(
+            f"the {error.stage} takes at least {format_bytes(error.way.least_bytes)} for this video, and "
+            f"{format_bytes(limit)} are allowed. What fits: "
+            f"--memory-limit {format_bytes(least_limit_bytes(asked), round_up=True).replace(' ', '')}{shorter}"
+        ) from error

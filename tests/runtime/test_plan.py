@@ -24,7 +24,7 @@ def job(make_bundle):
         options = {name: given.pop(name) for name in [field.name for field in fields(RuntimeOptions)] if name in given}
         request = VideoRequest(prompt=prompt, **given)
         made = make_bundle(**bundle or {})
-        execution = Execution.choose(RuntimeOptions(**options), made.manifest)
+        execution = Execution.choose(RuntimeOptions(**options), made)
         return make_job(request, execution, made, load_family("wan"), Tokenizer(made))
 
     return make

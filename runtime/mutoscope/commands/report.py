@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from ..byte_sizes import format_bytes
 from ..errors import OutputError
 
 
@@ -26,14 +27,6 @@ def tell(text: str) -> None:
 def format_facts(facts: Mapping[str, Any]) -> str:
     """One line a fact, names aligned, a mapping's facts indented below its name."""
     return "\n".join(_lines(facts, ""))
-
-
-def format_bytes(count: int) -> str:
-    """In the largest decimal unit that leaves at least one."""
-    for unit, size in (("GB", 10**9), ("MB", 10**6), ("kB", 10**3)):
-        if count >= size:
-            return f"{count / size:.2f} {unit}"
-    return f"{count} bytes"
 
 
 def _lines(facts: Mapping[str, Any], indent: str) -> Iterator[str]:
