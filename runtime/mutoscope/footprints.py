@@ -1,4 +1,4 @@
-"""What each stage of a video takes on the device: from the shapes in the manifest, and what the backend knows of graphs.
+"""What each stage of a video takes on the device, from the shapes in the manifest and what the backend knows.
 
 Knows bundles and backends' figures. Opens no graph, and chooses nothing: that is `memory_plan`.
 """

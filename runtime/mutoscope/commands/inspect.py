@@ -10,10 +10,9 @@ import msgspec
 
 from ..builtin import bundle_path
 from ..bundle import Bundle, GraphTensor
-from ..byte_sizes import format_bytes
 from ..families import load_family
 from .arguments import Parser, add_bundle
-from .report import format_facts, tell
+from .report import format_bytes, format_facts, tell
 
 
 def main(argv: Sequence[str]) -> int:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from ..byte_sizes import format_bytes
+from ..byte_sizes import format_bytes as format_bytes  # for the commands
 from ..errors import OutputError
 
 
