@@ -19,7 +19,7 @@ from .bundle import Bundle
 from .errors import OutOfMemoryError, RequestError, ShapeError
 from .families import load_family
 from .loaded import LoadedGraphs
-from .plan import Execution, Job, Plan, make_job
+from .plan import Execution, Job, Plan, make_job, refuse_impossible_defaults
 from .request import OutputOptions, RuntimeOptions, VideoRequest
 from .stages import Frames, OnStep, StepEvent, decode, denoise
 from .text import Tokenizer
@@ -53,6 +53,7 @@ class Pipeline:
         self.bundle = bundle
         self.options = options
         self._family = load_family(bundle.manifest.family)
+        refuse_impossible_defaults(bundle.manifest, self._family)
         self._tokenizer = Tokenizer(bundle)
         self._execution = Execution.choose(options, bundle, cuda_stream)
         self._graphs = LoadedGraphs(bundle, self._execution.backend, self._execution.session)

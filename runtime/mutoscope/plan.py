@@ -7,25 +7,19 @@ from __future__ import annotations
 
 import math
 import secrets
-from bisect import bisect_left
-from dataclasses import dataclass, fields, replace
-from functools import partial
+from dataclasses import dataclass, fields
 from typing import Any
-
-from mutoscope_engines.backends import choose_backend
-from mutoscope_engines.machine import usable_cores
-from mutoscope_engines.session import Backend, SessionOptions
 
 from . import limits
 from .bundle import Bundle
 from .byte_sizes import format_bytes
-from .errors import BackendUnavailableError, RequestError
+from .errors import BundleError, RequestError
+from .execution import Execution, planned_memory
 from .families import Family
-from .footprints import GRAPHS, Sizes, stages_of, wanted_engine
-from .manifest import MAX_FPS, MAX_STEPS, ROLES
-from .memory_plan import DoesNotFitError, MemoryPlan, Stage, least_limit_bytes, plan_memory
+from .footprints import GRAPHS, Sizes
+from .manifest import MAX_FPS, MAX_STEPS, Manifest
 from .noise import SEED_MAX, SEED_MIN
-from .request import RuntimeOptions, VideoRequest
+from .request import VideoRequest
 from .schedule import Schedule, ScheduleError, build_schedule, flow_shift_of
 from .text import Tokenizer, Tokens
 
@@ -104,45 +98,21 @@ class Job:
     schedule: Schedule
 
 
-@dataclass(frozen=True)
-class Execution:
-    """How a pipeline runs its graphs: `RuntimeOptions` with nothing left open, the same for all its videos."""
+def refuse_impossible_defaults(manifest: Manifest, family: Family) -> None:
+    """A request that says nothing but its prompt must be possible.
 
-    backend: Backend
-    precision: str  # of the denoiser
-    branches_per_call: tuple[int, ...]  # that may be, the fastest first
-    memory_limit_bytes: int
-    session: SessionOptions
-    notes: tuple[str, ...]
-
-    @classmethod
-    def choose(cls, options: RuntimeOptions, bundle: Bundle, stream: int | None = None) -> Execution:
-        """Resolves options for a bundle on this machine.
-
-        Args:
-            stream: the handle of the caller's CUDA stream, if it has one.
-
-        Raises:
-            RequestError: a value that cannot be, or a precision that the bundle does not have.
-            BackendUnavailableError: no backend can run the bundle here; says for each why not.
-        """
-        threads = limits.whole("threads", _either(options.threads, usable_cores()), minimum=1, maximum=1024)
-        branches = limits.whole("branches_per_call", _either(options.branches_per_call, 2), minimum=1, maximum=2)
-        cuda_graphs = limits.choice("cuda_graphs", options.cuda_graphs, ("on", "off")) == "on"
-        session = SessionOptions(threads=threads, stream=stream, cuda_graphs=cuda_graphs)
-        there = bundle.manifest.precisions("denoiser")
-        if options.precision is not None and options.precision not in there:
-            raise RequestError(f"precision must be one of the bundle's: {', '.join(there)}; got {options.precision!r}")
-        backend, precision, refusals = choose_backend(
-            options.backend, there if options.precision is None else [options.precision], partial(lacking, bundle)
-        )
-        if options.memory_limit is None:
-            limit = backend.memory_bytes(session)
-        else:
-            limit = limits.memory_size("memory_limit", options.memory_limit)
-        notes = tuple(f"not used: {refusal}" for refusal in refusals)
-        allowed = tuple(range(branches, 0, -1)) if options.branches_per_call is None else (branches,)
-        return cls(backend, precision, threads, allowed, limit, session, notes)
+    Raises:
+        BundleError: the bundle's default frames or scheduler are none that its model can serve.
+    """
+    defaults, counts = manifest.defaults, family.frame_counts(manifest.geometry)
+    remedy = "Export the bundle again"
+    if defaults.num_frames not in counts:
+        allowed = f"{counts[0]} to {counts[-1]} in steps of {counts.step}"
+        raise BundleError(f"defaults.num_frames is {defaults.num_frames}; its networks take {allowed}. {remedy}")
+    try:
+        build_schedule(defaults.scheduler, manifest.scheduler, defaults.num_inference_steps)
+    except ScheduleError as error:
+        raise BundleError(f"the bundle's defaults give no schedule: {error}. {remedy}") from error
 
 
 def make_job(request: VideoRequest, execution: Execution, bundle: Bundle, family: Family, tokenizer: Tokenizer) -> Job:
@@ -200,7 +170,7 @@ def make_job(request: VideoRequest, execution: Execution, bundle: Bundle, family
     texts = {"negative_prompt": negative_prompt, "prompt": prompt} if guided else {"prompt": prompt}
     tokens = tokenizer.encode(texts, max_sequence_length)
     sizes = Sizes(len(texts), max_sequence_length, latents_shape, schedule.state_rows)
-    memory = _planned_memory(execution, bundle, sizes, family, num_frames)
+    memory = planned_memory(execution, bundle, sizes, family, num_frames)
     demonstration = manifest.demonstration
     if demonstration and not demonstration.understands(prompt):
         notes.append(
@@ -230,7 +200,7 @@ def make_job(request: VideoRequest, execution: Execution, bundle: Bundle, family
         seed=limits.whole("seed", _either(request.seed, secrets.randbelow(2**32)), minimum=SEED_MIN, maximum=SEED_MAX),
         backend=execution.backend.version(),
         precision=execution.precision,
-        threads=execution.threads,
+        threads=execution.session.threads or 1,
         family=manifest.family,
         bundle=str(bundle.root),
         bundle_sha256=bundle.sha256,
@@ -277,44 +247,3 @@ def _schedule(request: VideoRequest, bundle: Bundle) -> tuple[Schedule, float]:
         return build_schedule(name, config, steps), flow_shift_of(name, config)
     except ScheduleError as error:
         raise RequestError(str(error)) from error
-
-
-def lacking(bundle: Bundle, backend: Backend, precision: str) -> str | None:
-    """What a backend lacks to run a bundle in this precision, whatever the size; `None` if nothing."""
-    try:
-        for role in ROLES:
-            graph = bundle.manifest.graph(role, precision)
-            backend.figures(bundle.path(graph.file), wanted_engine(bundle, graph, None))
-    except BackendUnavailableError as error:
-        return str(error)
-    return None
-
-
-def _planned_memory(execution: Execution, bundle: Bundle, sizes: Sizes, family: Family, num_frames: int) -> MemoryPlan:
-    """The way of each stage for a video of these sizes.
-
-    Raises:
-        RequestError: it fits in no way; says what would.
-        BackendUnavailableError: there is no engine for these sizes.
-    """
-    geometry, limit = bundle.manifest.geometry, execution.memory_limit_bytes
-    branches = tuple(dict.fromkeys(min(count, sizes.branches) for count in execution.branches_per_call))
-
-    def stages(frames: int) -> list[Stage]:
-        channels, _, rows, columns = sizes.latents_shape
-        latent_frames = family.latent_frames(frames, geometry.vae_scale_factor_temporal)
-        scaled = replace(sizes, latents_shape=(channels, latent_frames, rows, columns))
-        return stages_of(bundle, execution.precision, execution.backend, scaled, branches)
-
-    asked = stages(num_frames)
-    try:
-        return plan_memory(asked, limit)
-    except DoesNotFitError as error:
-        counts = [count for count in family.frame_counts(geometry) if count < num_frames]
-        fitting = bisect_left(counts, True, key=lambda frames: least_limit_bytes(stages(frames)) > limit)
-        shorter = f", or num_frames={counts[fitting - 1]}" if fitting else ""
-        raise RequestError(
-            f"the {error.stage} takes at least {format_bytes(error.way.least_bytes)} for this video, and "
-            f"{format_bytes(limit)} are allowed. What fits: "
-            f"--memory-limit {format_bytes(least_limit_bytes(asked), round_up=True).replace(' ', '')}{shorter}"
-        ) from error

@@ -87,15 +87,15 @@ def train_vae(
 ) -> AutoencoderKLWan:
     """Trains, or goes on training, and returns the averaged model with its latents measured and normalised.
 
-    From nothing it learns short clips. From a model that has, `start_from`, it learns whole ones, at half the
-    rates and with more weight on the shapes.
+    From nothing it learns short clips. From a model that has, `start_from`, it learns whole ones, at
+    rates low enough not to undo that, and with more weight on the shapes.
     """
     torch.manual_seed(seed)
     if start_from is None:
         vae, phases, schedule = _untrained().to(device), SHORT_CLIPS, Schedule(steps, average_decay=0.998)
     else:
         vae, phases = start_from.to(device).train(), WHOLE_CLIPS
-        schedule = Schedule(steps, matrix_rate=0.01, vector_rate=0.001, average_decay=0.998)
+        schedule = Schedule(steps, matrix_rate=0.003, vector_rate=0.0003, average_decay=0.998)
     shape_weight = 0.0 if start_from is None else SHAPE_WEIGHT
     training = Training(vae, schedule, folder)
     pool = render_pool(1500, seed)
