@@ -43,7 +43,8 @@ def choose_backend(
     Raises:
         BackendUnavailableError: there is none; says for each why not.
     """
-    refusals, lacks = [], []
+    refusals: list[str] = []
+    lacks: list[str] = []
     for candidate in BACKENDS if name == "auto" else (name,):
         backend = load_backend(candidate)
         reason = backend.unavailable_because()

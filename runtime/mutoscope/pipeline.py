@@ -17,9 +17,10 @@ import numpy as np
 from .builtin import bundle_path
 from .bundle import Bundle
 from .errors import OutOfMemoryError, RequestError, ShapeError
+from .execution import Execution
 from .families import load_family
 from .loaded import LoadedGraphs
-from .plan import Execution, Job, Plan, make_job, refuse_impossible_defaults
+from .plan import Job, Plan, make_job, refuse_impossible_defaults
 from .request import OutputOptions, RuntimeOptions, VideoRequest
 from .stages import Frames, OnStep, StepEvent, decode, denoise
 from .text import Tokenizer

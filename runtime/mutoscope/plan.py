@@ -74,16 +74,14 @@ class Plan:
 
     def describe(self) -> str:
         """One line a fact, aligned, for a terminal."""
-        facts = {
-            name: _readable(name, value) for name, value in self.to_dict().items() if name != "notes" and value != {}
-        }
+        facts = {name: _readable(name, value) for name, value in self.to_dict().items() if name != "notes"}
         longest = max(map(len, facts))
         return "\n".join(f"{name:<{longest}}  {value}" for name, value in facts.items())
 
 
 def _readable(name: str, value: Any) -> str:
     if isinstance(value, dict):
-        return "; ".join(f"{key}: {_readable(key, item)}" for key, item in value.items())
+        return "; ".join(f"{key}: {_readable(key, item)}" for key, item in value.items()) or "the library's own"
     if isinstance(value, tuple):
         return ", ".join(f"{item:g}" if isinstance(item, float) else str(item) for item in value)
     return format_bytes(value) if name.endswith("_bytes") else str(value)
