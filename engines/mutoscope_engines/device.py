@@ -45,7 +45,8 @@ class Device(ABC):
 
     def __init__(self) -> None:
         self._turn = threading.RLock()
-        self._scratch: tuple[Memory, int] | None = None
+        self._scratch: Memory | None = None
+        self._scratch_bytes = self._scratch_version = self._sessions = 0
 
     @contextmanager
     def turn(self) -> Iterator[None]:
@@ -103,17 +104,27 @@ class Device(ABC):
             ShapeError: it does not lie on this device, or not in C order.
         """
 
-    def scratch(self, size: int) -> Memory:
-        """Memory for intermediate results, one block for all graphs, as they run one after the other. A block of
-        another identity comes back when it has to grow."""
-        if self._scratch is None or self._scratch[1] < size:
-            self._scratch = None  # before the larger one is allocated
-            self._scratch = self.allocate(size), size
-        return self._scratch[0]
+    def scratch(self, size: int) -> tuple[Memory, int]:
+        """Memory for intermediate results, and its version: one block for all graphs, as they run one after the other.
 
-    def release_scratch(self) -> None:
-        """Drops the block; whoever still has a captured graph over it keeps it."""
-        self._scratch = None
+        It is there until a larger one takes its place, which has another version, so ask before every run.
+        """
+        if self._scratch is None or self._scratch_bytes < size:
+            self._scratch = None  # before the larger one is allocated
+            self._scratch = self.allocate(size)
+            self._scratch_bytes = size
+            self._scratch_version += 1
+        return self._scratch, self._scratch_version
+
+    def enter(self) -> None:
+        """A session begins to use this device."""
+        self._sessions += 1
+
+    def leave(self) -> None:
+        """A session has ended; the last one takes the scratch memory with it."""
+        self._sessions -= 1
+        if not self._sessions:
+            self._scratch, self._scratch_bytes = None, 0
 
 
 @dataclass(frozen=True)

@@ -34,6 +34,7 @@ class DeviceSession(Session):
         self.inputs, self.outputs = inputs, outputs
         self._idle: Slot | None = None
         self._closed = False
+        device.enter()
 
     @abstractmethod
     def open_slot(self, shapes: Shapes) -> Slot:
@@ -67,8 +68,9 @@ class DeviceSession(Session):
             raise RuntimeError("this session is closed; open the graph again to run it")
 
     def close(self) -> None:
-        self._closed = True
-        self._idle = None
+        if not self._closed:
+            self._closed, self._idle = True, None
+            self.device.leave()
 
 
 class DeviceBinding(Binding):

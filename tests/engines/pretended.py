@@ -6,7 +6,9 @@ from pathlib import Path
 import pytest
 from mutoscope_engines import onnxruntime_cuda
 from mutoscope_engines.session import Backend, Session, SessionOptions
+from mutoscope_engines.tensorrt_session import TensorRtBackend, TensorRtSession, TensorRtSettings
 
+from tests.engines.fake_tensorrt import FakeTensorRt, engine_of
 from tests.engines.host_device import HostDevice
 
 
@@ -25,6 +27,20 @@ def onnxruntime_on_host(monkeypatch: pytest.MonkeyPatch) -> Backend:
     return OnnxRuntimeOnHost()
 
 
+class TensorRtOnHost(TensorRtBackend):
+    """The session over a library that only pretends, and engines that only name their graph."""
+
+    def __init__(self) -> None:
+        super().__init__("tensorrt-rtx")
+        self.on_host = HostDevice()
+        self.trt = FakeTensorRt(self.on_host)
+
+    def open(self, graph: Path, options: SessionOptions) -> Session:
+        captures = options.cuda_graphs
+        return TensorRtSession(self.trt, engine_of(graph), self.on_host, TensorRtSettings(), captures=captures)
+
+
 PRETENDED: dict[str, Callable[[pytest.MonkeyPatch], Backend]] = {
     "onnxruntime-cuda on host memory": onnxruntime_on_host,
+    "tensorrt-rtx over a fake": lambda monkeypatch: TensorRtOnHost(),
 }

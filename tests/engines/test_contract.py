@@ -38,6 +38,14 @@ def backend(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> 
     return available(request.param)
 
 
+@pytest.fixture(params=["onnxruntime", "onnxruntime-cuda", "onnxruntime-cuda on host memory"])
+def reader(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Backend:
+    """Every backend that reads the graph itself, where others find the engine that was built of it."""
+    if request.param in PRETENDED:
+        return PRETENDED[request.param](monkeypatch)
+    return available(request.param)
+
+
 @pytest.fixture(params=["onnxruntime"])
 def interruptible(request: pytest.FixtureRequest) -> Backend:
     """Every backend that stops in the middle of a run; a GPU finishes it."""
@@ -58,8 +66,8 @@ def test_both_outputs_are_those_of_numpy_at_any_size(backend: Backend, sum_and_p
             np.testing.assert_allclose(outputs["product"].numpy(), a * b, rtol=1e-6)
 
 
-def test_inputs_and_outputs_are_described_in_the_order_of_the_graph(backend: Backend, sum_and_product: Path) -> None:
-    with backend.open(sum_and_product, OPTIONS) as session:
+def test_inputs_and_outputs_are_described_in_the_order_of_the_graph(reader: Backend, sum_and_product: Path) -> None:
+    with reader.open(sum_and_product, OPTIONS) as session:
         assert [(spec.name, spec.dtype, spec.shape) for spec in session.inputs] == [
             ("a", "float32", ("h", "w")),
             ("b", "float32", ("h", "w")),
@@ -221,8 +229,8 @@ def test_an_input_need_not_be_contiguous(backend: Backend, sum_and_product: Path
         ({"a": normal(2, 2)}, r"takes \['a', 'b'\]; missing \['b'\]"),
         ({"a": normal(2, 2), "b": normal(2, 2), "c": normal(2, 2)}, r"unknown \['c'\]"),
         ({"a": normal(2, 2), "b": np.zeros((2, 2))}, "'b' is float64, the graph takes float32"),
-        ({"a": normal(2, 2), "b": normal(2)}, r"'b' has shape \(2,\), the graph takes \('h', 'w'\)"),
-        ({"a": normal(2, 3), "b": normal(2, 4)}, r"'b' has shape \(2, 4\).*'w': 3"),
+        ({"a": normal(2, 2), "b": normal(2)}, r"'b' has shape \(2,\), the graph takes"),
+        ({"a": normal(2, 3), "b": normal(2, 4)}, r"'b'.*\(2, 4\)"),
     ],
 )
 def test_wrong_feeds_are_refused_with_what_is_wrong(
@@ -230,6 +238,12 @@ def test_wrong_feeds_are_refused_with_what_is_wrong(
 ) -> None:
     with backend.open(sum_and_product, OPTIONS) as session, pytest.raises(ShapeError, match=complaint):
         session.run(feeds)
+
+
+def test_sizes_behind_one_symbol_must_agree(reader: Backend, sum_and_product: Path) -> None:
+    complaint = r"'b' has shape \(2, 4\), the graph takes \('h', 'w'\) with .*'w': 3"
+    with reader.open(sum_and_product, OPTIONS) as session, pytest.raises(ShapeError, match=complaint):
+        session.run({"a": normal(2, 3), "b": normal(2, 4)})
 
 
 def test_a_tensor_of_the_wrong_type_is_refused_like_an_array(backend: Backend, make_graph) -> None:
@@ -306,17 +320,17 @@ def test_a_closed_session_refuses_to_run_and_closes_again(backend: Backend, sum_
         session.run({"a": normal(2, 2), "b": normal(2, 2)})
 
 
-def test_closing_frees_the_weights(backend: Backend, make_graph) -> None:
+def test_closing_frees_the_weights(reader: Backend, make_graph) -> None:
     size = 48 * 2**20
     weights = helper.make_tensor("weights", FLOAT, [size // 4], np.ones(size // 4, np.float32).tobytes(), raw=True)
     graph = make_graph(
         [helper.make_node("Add", ["x", "weights"], ["y"])], [("x", FLOAT, [1])], [("y", FLOAT, [size // 4])], [weights]
     )
     del weights
-    backend.open(graph, OPTIONS).close()
+    reader.open(graph, OPTIONS).close()
     before = resident_bytes()
     for _ in range(4):
-        backend.open(graph, OPTIONS).close()
+        reader.open(graph, OPTIONS).close()
     assert resident_bytes() - before < 2 * size
 
 
@@ -326,25 +340,25 @@ def resident_bytes() -> int:
 
 
 @pytest.mark.parametrize("content", [b"", b"this is not ONNX", None], ids=["empty", "text", "missing"])
-def test_what_is_not_a_graph_is_refused_by_its_name(backend: Backend, tmp_path: Path, content: bytes | None) -> None:
+def test_what_is_not_a_graph_is_refused_by_its_name(reader: Backend, tmp_path: Path, content: bytes | None) -> None:
     path = tmp_path / "denoiser" / "model.onnx"
     path.parent.mkdir()
     if content is not None:
         path.write_bytes(content)
     with pytest.raises(GraphError, match=r"denoiser/model\.onnx.*mutoscope verify") as refusal:
-        backend.open(path, OPTIONS)
+        reader.open(path, OPTIONS)
     assert refusal.value.exit_code == 3
 
 
-def test_a_graph_with_an_unknown_operator_is_refused(backend: Backend, make_graph) -> None:
+def test_a_graph_with_an_unknown_operator_is_refused(reader: Backend, make_graph) -> None:
     graph = make_graph([helper.make_node("Divine", ["x"], ["y"])], [("x", FLOAT, [1])], [("y", FLOAT, [1])])
     with pytest.raises(GraphError, match="Divine"):
-        backend.open(graph, OPTIONS)
+        reader.open(graph, OPTIONS)
 
 
 @pytest.mark.parametrize("where", ["../secret", "absolute", "inner/../../secret", "link", "linked_folder/secret"])
 def test_weights_outside_the_folder_of_a_graph_are_refused(
-    backend: Backend, make_graph, tmp_path: Path, where: str
+    reader: Backend, make_graph, tmp_path: Path, where: str
 ) -> None:
     graph = graph_with_external_weights(make_graph, str(tmp_path / "secret") if where == "absolute" else where)
     (tmp_path / "secret").write_bytes(np.ones(4, np.float32).tobytes())
@@ -352,13 +366,13 @@ def test_weights_outside_the_folder_of_a_graph_are_refused(
     (graph.parent / "link").symlink_to("../secret")
     (graph.parent / "linked_folder").symlink_to("..")
     with pytest.raises(GraphError, match=r"graph/model\.onnx"):
-        backend.open(graph, OPTIONS)
+        reader.open(graph, OPTIONS)
 
 
-def test_weights_beside_a_graph_are_read(backend: Backend, make_graph) -> None:
+def test_weights_beside_a_graph_are_read(reader: Backend, make_graph) -> None:
     graph = graph_with_external_weights(make_graph, "model.onnx.data")
     (graph.parent / "model.onnx.data").write_bytes(np.arange(4, dtype=np.float32).tobytes())
-    with backend.open(graph, OPTIONS) as session:
+    with reader.open(graph, OPTIONS) as session:
         assert session.run({"x": np.ones(4, np.float32)})["y"].numpy().tolist() == [1, 2, 3, 4]
 
 
