@@ -157,6 +157,7 @@ class Backend(ABC):
     """What executes graphs. One file a backend, one row in `backends.BACKENDS`."""
 
     name: str
+    on_device: bool = False  # whether its tensors lie on a GPU
 
     @abstractmethod
     def unavailable_because(self) -> str | None:

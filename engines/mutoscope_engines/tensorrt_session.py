@@ -41,6 +41,8 @@ class TensorRtSettings:
 class TensorRtBackend(Backend):
     """One of the two libraries, by its name in `LIBRARIES`."""
 
+    on_device = True
+
     def __init__(self, name: str, settings: TensorRtSettings | None = None) -> None:
         self.name = name
         self.library: TensorRT = LIBRARIES[name]

@@ -29,7 +29,7 @@ class LoadedGraphs:
 
     def __init__(self, bundle: Bundle, backend: Backend, options: SessionOptions) -> None:
         self.bundle = bundle
-        self._backend = backend
+        self.backend = backend
         self._options = options
         self._lock = threading.Lock()
         self._open: dict[Hashable, Session] = {}
@@ -50,11 +50,11 @@ class LoadedGraphs:
             engine=wanted_engine(self.bundle, graph, symbols),
             streamed_weight_bytes=plan.streamed_bytes(role),
         )
-        key = graph.file, self._backend.shares_by(options)
+        key = graph.file, self.backend.shares_by(options)
         with self._lock:
             self._refuse_if_closed()
             if key not in self._open:
-                self._open[key] = self._backend.open(self.bundle.path(graph.file), options)
+                self._open[key] = self.backend.open(self.bundle.path(graph.file), options)
             session = self._open[key]
             self._users[key] = self._users.get(key, 0) + 1
 

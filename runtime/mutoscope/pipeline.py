@@ -13,10 +13,11 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
+from mutoscope_engines.device import DeviceTensor
 
 from .builtin import bundle_path
 from .bundle import Bundle
-from .errors import OutOfMemoryError, RequestError, ShapeError
+from .errors import BackendUnavailableError, OutOfMemoryError, RequestError, ShapeError
 from .execution import Execution
 from .families import load_family
 from .loaded import LoadedGraphs
@@ -178,13 +179,32 @@ class FrameStream:
         self.plan = job.plan
         self.times = StageTimes()
         self._on_stage = on_stage
+        self._backend = graphs.backend
+        self._copied = True
         self._chunks = self._run(graphs, job, on_step)
 
     def __iter__(self) -> Iterator[Frames]:
-        return self._chunks
+        return self
 
     def __next__(self) -> Frames:
-        return next(self._chunks)
+        chunk: Frames = next(self._chunks)
+        return chunk
+
+    def on_device(self) -> Iterator[DeviceTensor]:
+        """The frames as they lie on the GPU, uint8 `[n, H, W, 3]`, each valid until the next are asked for.
+
+        torch, CuPy, PyCUDA, Numba and JAX take them without a copy, by DLPack or `__cuda_array_interface__`, in the
+        order of their own stream.
+
+        Raises:
+            BackendUnavailableError: the backend runs on the CPU.
+        """
+        if not self._backend.on_device:
+            raise BackendUnavailableError(
+                f"{self._backend.name} keeps frames in host memory; iterate over the stream, or take a GPU backend"
+            )
+        self._copied = False
+        return self._chunks
 
     def close(self) -> None:
         """Gives up: frees what the unfinished video holds."""
@@ -196,7 +216,7 @@ class FrameStream:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def _run(self, graphs: LoadedGraphs, job: Job, on_step: OnStep | None) -> Generator[Frames]:
+    def _run(self, graphs: LoadedGraphs, job: Job, on_step: OnStep | None) -> Generator[Any]:
         with _memory_errors_translated():
             started = self._begin("text_encoder")
             with graphs.use("text_encoder", job.plan) as run:
@@ -209,7 +229,8 @@ class FrameStream:
             self.times.add("denoiser", started)
 
             started = self._begin("vae_decoder")
-            for chunk in decode(graphs, job.plan, latents):
+            for frames in decode(graphs, job.plan, latents):
+                chunk = frames.numpy() if self._copied else frames
                 self.times.add("vae_decoder", started)
                 yield chunk
                 started = time.perf_counter()

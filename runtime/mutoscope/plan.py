@@ -80,11 +80,23 @@ class Plan:
 
 
 def _readable(name: str, value: Any) -> str:
+    if name == "memory":
+        return "; ".join(f"{stage} {_memory(facts)}" for stage, facts in value.items())
     if isinstance(value, dict):
-        return "; ".join(f"{key}: {_readable(key, item)}" for key, item in value.items()) or "the library's own"
+        return ", ".join(f"{key} {item}" for key, item in value.items()) or "the library's own"
     if isinstance(value, tuple):
         return ", ".join(f"{item:g}" if isinstance(item, float) else str(item) for item in value)
     return format_bytes(value) if name.endswith("_bytes") else str(value)
+
+
+def _memory(facts: dict[str, Any]) -> str:
+    sizes = {name: format_bytes(size) for name, size in facts.items() if name.endswith("_bytes")}
+    parts = [f"weights {sizes['weight_bytes']}", f"inputs and outputs {sizes['buffer_bytes']}"]
+    if facts["streamed_bytes"]:
+        parts.append(f"streamed from the host {sizes['streamed_bytes']}")
+    parts.append(f"activations {sizes['activation_bytes'] if facts['activations_known'] else 'not known'}")
+    bound = "" if facts["activations_known"] else "at least "
+    return f"{facts['way']}: {bound}{sizes['peak_bytes']} ({', '.join(parts)})"
 
 
 @dataclass(frozen=True)

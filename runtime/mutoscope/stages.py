@@ -71,8 +71,11 @@ def denoise(graphs: LoadedGraphs, job: Job, prompt_embeds: NDArray[Any], on_step
         return latents.numpy()
 
 
-def decode(graphs: LoadedGraphs, plan: Plan, latents: NDArray[np.float32]) -> Iterator[Frames]:
-    """Latents `[C, F, h, w]` to frames, one latent frame at a time; the caches pass from chunk to chunk."""
+def decode(graphs: LoadedGraphs, plan: Plan, latents: NDArray[np.float32]) -> Iterator[Tensor]:
+    """Latents `[C, F, h, w]` to frames, one latent frame at a time; the caches pass from chunk to chunk.
+
+    Frames are where the backend keeps them, and valid until the next are asked for.
+    """
     caches: dict[str, Tensor] = {}
     with ExitStack() as first, ExitStack() as following:
         for index in range(latents.shape[1]):
@@ -83,7 +86,7 @@ def decode(graphs: LoadedGraphs, plan: Plan, latents: NDArray[np.float32]) -> It
             outputs = run({"latents": latents[None, :, index : index + 1], **caches})
             if index == 1:
                 first.close()  # its caches have been taken over
-            frames = outputs.pop("frames").numpy()
+            frames = outputs.pop("frames")
             # A graph may not give an output the name of an input, so "next_cache_0" becomes "cache_0".
             caches = {name.removeprefix("next_"): value for name, value in outputs.items()}
             yield frames
