@@ -15,7 +15,7 @@ import numpy as np
 import onnxruntime as ort
 
 from .errors import CancelledError
-from .machine import memory_bytes, usable_cores
+from .machine import usable_cores
 from .onnxruntime_library import DTYPES, open_session, specs, translated
 from .session import Backend, Binding, Feeds, Host, Session, SessionOptions, Tensor, check_feeds
 
@@ -31,9 +31,6 @@ class OnnxRuntimeCpu(Backend):
 
     def supports(self, precision: str) -> bool:
         return precision in ("fp32", "int8")
-
-    def memory_bytes(self, options: SessionOptions) -> int:
-        return memory_bytes()
 
     def open(self, graph: Path, options: SessionOptions) -> Session:
         return OnnxRuntimeSession(graph, options)

@@ -14,6 +14,7 @@ from typing import Any, Protocol
 from numpy.typing import NDArray
 
 from .errors import ShapeError
+from .machine import memory_bytes
 
 Host = NDArray[Any]
 Shapes = Mapping[str, tuple[int, ...]]  # by the name of the input
@@ -171,9 +172,9 @@ class Backend(ABC):
     def supports(self, precision: str) -> bool:
         """Whether graphs of this precision ("fp32", "int8", "bf16", "fp8", ...) run here."""
 
-    @abstractmethod
     def memory_bytes(self, options: SessionOptions) -> int:
-        """What graphs may take here at present: of the machine or of the device."""
+        """What graphs may take here: of the machine, or what is free on the device."""
+        return memory_bytes()
 
     def figures(self, graph: Path, wanted: EngineWanted) -> Figures:
         """The memory that a graph takes, without opening it.
