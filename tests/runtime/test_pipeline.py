@@ -10,7 +10,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-import mutoscope.plan
+import mutoscope.memory_plan
 import numpy as np
 import pytest
 import torch
@@ -165,7 +165,7 @@ def pipeline(backend: NumpyBackend, make_bundle) -> Iterator[Pipeline]:
 
 @pytest.fixture
 def keeps_nothing_loaded(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(mutoscope.plan, "_fits_for_good", lambda bundle: False)
+    monkeypatch.setattr(mutoscope.memory_plan, "SHARE_FOR_GOOD", 0)
 
 
 def in_use(pipeline: Pipeline) -> int:
@@ -434,7 +434,7 @@ def test_sessions_get_the_threads_that_the_plan_names(backend, make_bundle, monk
 
 @pytest.mark.parametrize("fits", [True, False])
 def test_two_threads_get_the_videos_that_each_would_get_alone(backend, pipeline, monkeypatch, fits: bool) -> None:
-    monkeypatch.setattr(mutoscope.plan, "_fits_for_good", lambda bundle: fits)
+    monkeypatch.setattr(mutoscope.memory_plan, "SHARE_FOR_GOOD", 0.25 if fits else 0)
     alone = [pipeline.generate(PROMPT, seed=seed).frames for seed in range(8)]
     with ThreadPoolExecutor(2) as threads:
         together = list(threads.map(lambda seed: pipeline.generate(PROMPT, seed=seed).frames, range(8)))
