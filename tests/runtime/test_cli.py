@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import mutoscope.commands.generate
-import mutoscope.plan
+import mutoscope.execution
 import numpy as np
 import pytest
 import tokenizers
@@ -168,7 +168,7 @@ class FakeBackend(Backend):
 @pytest.fixture
 def backend(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> FakeBackend:
     fake = FakeBackend()
-    monkeypatch.setattr(mutoscope.plan, "choose_backend", lambda *_: (fake, "fp32"))
+    monkeypatch.setattr(mutoscope.execution, "choose_backend", lambda *_: (fake, "fp32", []))
     monkeypatch.setattr(FakeSession, "failure", None)
     monkeypatch.chdir(tmp_path)
     return fake
