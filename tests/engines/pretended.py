@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 from mutoscope_engines import onnxruntime_cuda
-from mutoscope_engines.session import Backend, Session, SessionOptions
+from mutoscope_engines.session import Backend, EngineWanted, Figures, Session, SessionOptions
 from mutoscope_engines.tensorrt_session import TensorRtBackend, TensorRtSession, TensorRtSettings
 
 from tests.engines.fake_tensorrt import FakeTensorRt, engine_of
@@ -34,6 +34,24 @@ class TensorRtOnHost(TensorRtBackend):
         super().__init__("tensorrt-rtx")
         self.on_host = HostDevice()
         self.trt = FakeTensorRt(self.on_host)
+
+    def unavailable_because(self) -> None:
+        return None
+
+    def version(self) -> str:
+        return "tensorrt-rtx over a fake"
+
+    def supports(self, precision: str) -> bool:
+        return True
+
+    def memory_bytes(self, options: SessionOptions) -> int:
+        return self.on_host.free_bytes()
+
+    def figures(self, graph: Path, wanted: EngineWanted) -> Figures:
+        return Figures(graph.stat().st_size)
+
+    def shares_by(self, options: SessionOptions) -> None:
+        return None
 
     def open(self, graph: Path, options: SessionOptions) -> Session:
         captures = options.cuda_graphs
