@@ -55,6 +55,8 @@ def translated(error: Exception, doing: str, device: str) -> MutoscopeError:
             f"out of memory while {doing} on the {device}: {message}; "
             "ask for a smaller height, width or num_frames, or close other programs"
         )
+    if "graph capture" in message:
+        return BackendUnavailableError(f"ONNX Runtime cannot capture this graph: {message}; set cuda_graphs to off")
     if isinstance(error, OrtNotImplemented):
         return BackendUnavailableError(
             f"ONNX Runtime cannot run this on the {device}: {message}; try another precision"
