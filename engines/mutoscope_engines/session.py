@@ -162,7 +162,7 @@ class Backend(ABC):
 
     @abstractmethod
     def unavailable_because(self) -> str | None:
-        """Why this backend cannot run here, with the next step; `None` when it can. Asking loads no GPU library."""
+        """Why this backend cannot run here, with the next step; `None` when it can. Asking loads a driver at most."""
 
     @abstractmethod
     def version(self) -> str:

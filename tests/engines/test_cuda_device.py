@@ -56,6 +56,24 @@ def test_without_cuda_core_it_is_said_how_to_install_it(monkeypatch) -> None:
     assert "pip install 'cuda-core" in (cuda_unavailable_because() or "")
 
 
+def test_every_name_that_is_called_is_there_in_cuda_core() -> None:
+    core = pytest.importorskip("cuda.core", reason="cuda-core is not installed")
+    from cuda.core.graph import Graph, GraphBuilder
+    from cuda.core.utils import StridedMemoryView
+
+    called = {
+        core.Device: ("set_current", "create_stream", "device_id", "compute_capability"),
+        core.Stream: ("from_handle", "handle", "sync", "wait", "create_graph_builder"),
+        core.DeviceMemoryResource: ("allocate",),
+        core.Buffer: ("from_handle", "copy_from", "handle"),
+        GraphBuilder: ("begin_building", "end_building", "complete", "close"),
+        Graph: ("launch",),
+        StridedMemoryView: ("from_any_interface", "from_buffer", "ptr", "shape", "strides", "dtype", "device_id"),
+    }
+    missing = [f"{kind.__name__}.{name}" for kind, names in called.items() for name in names if not hasattr(kind, name)]
+    assert missing == []
+
+
 @pytest.fixture
 def gpu() -> CudaDevice:
     if reason := cuda_unavailable_because():

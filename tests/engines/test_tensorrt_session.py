@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from mutoscope_engines import tensorrt_session
 from mutoscope_engines.engine_cache import EngineCache
 from mutoscope_engines.engine_identity import ShapeRange, content_of
 from mutoscope_engines.engine_record import EngineReport
@@ -16,10 +17,11 @@ from mutoscope_engines.session import EngineWanted, SessionOptions
 from mutoscope_engines.targets import find_target
 from mutoscope_engines.tensorrt_session import TensorRtBackend, TensorRtSession, TensorRtSettings
 
+from tests.engines import fake_tensorrt
 from tests.engines.fake_tensorrt import FakeTensorRt, engine_of
 from tests.engines.host_device import HostDevice
 
-pytest.importorskip("tensorrt_rtx", reason="its version is a part of every engine's identity")
+tensorrt_rtx = pytest.importorskip("tensorrt_rtx", reason="its version is a part of every engine's identity")
 
 REPORT = EngineReport(
     graph="denoiser",
@@ -225,3 +227,35 @@ def test_kernels_of_another_installation_are_not_loaded(backend, tmp_path) -> No
     (file,) = (tmp_path / "kernels").iterdir()
     file.write_bytes(file.read_bytes()[:-1] + b"!")
     assert ours.load() is None
+
+
+def names_of(kind: type) -> set[str]:
+    return {name for name in vars(kind) if not name.startswith("_")} - {"run"}
+
+
+@pytest.mark.parametrize(
+    ("pretended", "real"),
+    [
+        (fake_tensorrt.FakeRuntime, "Runtime"),
+        (fake_tensorrt.FakeEngine, "ICudaEngine"),
+        (fake_tensorrt.FakeConfig, "IRuntimeConfig"),
+        (fake_tensorrt.FakeContext, "IExecutionContext"),
+    ],
+)
+def test_what_is_pretended_is_there_in_the_library(pretended: type, real: str) -> None:
+    assert names_of(pretended) <= set(dir(getattr(tensorrt_rtx, real)))
+
+
+def test_the_values_that_are_pretended_are_there_in_the_library() -> None:
+    for name in ("TensorIOMode", "ExecutionContextAllocationStrategy", "CudaGraphStrategy"):
+        members = vars(getattr(FakeTensorRt, name))
+        assert set(members) <= set(getattr(tensorrt_rtx, name).__members__)
+    strategies = tensorrt_rtx.DynamicShapesKernelSpecializationStrategy.__members__
+    assert set(vars(FakeTensorRt.DynamicShapesKernelSpecializationStrategy)) == set(strategies)
+    assert {"ERROR", "INTERNAL_ERROR"} <= set(dir(tensorrt_rtx.ILogger))
+    assert {"serialize", "deserialize"} <= set(dir(tensorrt_rtx.IRuntimeCache))
+    assert set(tensorrt_session.DTYPES) <= set(tensorrt_rtx.DataType.__members__)
+    settings = {"cuda_graph_strategy", "dynamic_shapes_kernel_specialization_strategy"}
+    assert settings <= set(dir(tensorrt_rtx.IRuntimeConfig))
+    streaming = {"weight_streaming_budget_v2", "streamable_weights_size"}
+    assert streaming <= set(dir(tensorrt_rtx.ICudaEngine))
