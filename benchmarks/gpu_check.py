@@ -23,7 +23,7 @@ from typing import Any
 import numpy as np
 from mutoscope import MutoscopeError, Pipeline, StepEvent
 from mutoscope_engines.backends import load_backend
-from mutoscope_engines.cuda_device import CudaDevice, cuda_unavailable_because
+from mutoscope_engines.cuda_device import CudaDevice, compute_capability, cuda_unavailable_because
 from mutoscope_engines.errors import BackendUnavailableError
 
 from .machine import PACKAGES, describe
@@ -39,12 +39,12 @@ def main(argv: list[str] | None = None) -> int:
     if reason := cuda_unavailable_because():
         print(f"gpu_check: error: this check needs an NVIDIA GPU: {reason}", file=sys.stderr)
         return BackendUnavailableError.exit_code
-    device = CudaDevice()
+    capability = compute_capability()
     report: dict[str, Any] = {
         "machine": describe(GPU_PACKAGES),
-        "gpu": {"compute_capability": device.compute_capability, "free_bytes": device.free_bytes()},
+        "gpu": {"compute_capability": capability, "free_bytes": CudaDevice().free_bytes()},
         "request": {"prompt": PROMPT, "seed": SEED, **_size(arguments)},
-        "build": _tried(lambda: _build(arguments, device.compute_capability)),
+        "build": _tried(lambda: _build(arguments, capability)),
     }
     reference = _generate(arguments, backend="onnxruntime", precision="fp32")
     frames = reference.pop("frames")
@@ -88,11 +88,11 @@ def _tried(work: Callable[[], dict[str, Any]]) -> dict[str, Any]:
         return {"not_run": f"{type(error).__name__}: {getattr(error, 'stderr', None) or error}"}
 
 
-def _build(arguments: argparse.Namespace, compute_capability: int) -> dict[str, Any]:
+def _build(arguments: argparse.Namespace, capability: int) -> dict[str, Any]:
     """`mutoscope build` for this GPU, at the size that will be made."""
     with Pipeline.load(arguments.bundle, backend="onnxruntime") as pipeline:
         plan = pipeline.plan(PROMPT, **_size(arguments))
-    command = [sys.executable, "-m", "mutoscope", "build", "--json", "--target", f"sm{compute_capability}"]
+    command = [sys.executable, "-m", "mutoscope", "build", "--json", "--target", f"sm{capability}"]
     command += ["--precision", arguments.precision, "--shapes", f"{plan.height}x{plan.width}x{plan.num_frames}"]
     command += [str(arguments.bundle)] if arguments.bundle else []
     started = time.perf_counter()

@@ -36,6 +36,15 @@ def cuda_unavailable_because() -> str | None:
     return None
 
 
+def compute_capability() -> int:
+    """Of the GPU that a `CudaDevice` opens: 89 for 8.9."""
+    from cuda import core
+
+    with _translated("opening the GPU"):
+        major, minor = core.Device().compute_capability
+    return int(major) * 10 + int(minor)
+
+
 @dataclass(frozen=True)
 class Borrowed:
     """Memory of another library, kept by its owner."""
@@ -74,12 +83,6 @@ class CudaDevice(Device):
             self._pool = core.DeviceMemoryResource(self._device.device_id)
         self.stream = int(self._stream.handle)
         self.index = int(self._device.device_id)
-
-    @property
-    def compute_capability(self) -> int:
-        """89 for 8.9."""
-        major, minor = self._device.compute_capability
-        return int(major) * 10 + int(minor)
 
     def make_current(self) -> None:
         self._device.set_current()

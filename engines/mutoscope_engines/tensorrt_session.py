@@ -13,7 +13,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from .cuda_device import CudaDevice, cuda_unavailable_because
+from .cuda_device import CudaDevice, compute_capability, cuda_unavailable_because
 from .device import Device, DeviceTensor
 from .device_session import DeviceSession, Slot, allocate_tensor
 from .engine_cache import EngineCache
@@ -22,7 +22,7 @@ from .engine_record import EngineRecord
 from .errors import BackendUnavailableError, EngineError, EngineMissingError, GraphError, OutOfMemoryError, ShapeError
 from .kernel_cache import KernelCache
 from .session import Backend, EngineWanted, Figures, Session, SessionOptions, Shapes, TensorSpec
-from .targets import find_target
+from .targets import Target, find_target
 from .tensorrt_library import LIBRARIES, TensorRT
 
 DTYPES = {"FLOAT": "float32", "HALF": "float16", "BF16": "bfloat16", "INT64": "int64", "UINT8": "uint8", "BOOL": "bool"}
@@ -47,13 +47,17 @@ class TensorRtBackend(Backend):
         self.name = name
         self.library: TensorRT = LIBRARIES[name]
         self._settings = settings or TensorRtSettings()
-        self._opened: CudaDevice | None = None
+        self._opened: Device | None = None
 
-    def device(self, options: SessionOptions | None = None) -> CudaDevice:
+    def device(self, options: SessionOptions) -> Device:
         """The GPU, opened once."""
         if self._opened is None:
-            self._opened = CudaDevice(options.stream if options else None)
+            self._opened = CudaDevice(options.stream)
         return self._opened
+
+    def target(self) -> Target:
+        """What engines for this GPU were built for."""
+        return find_target(f"sm{compute_capability()}")
 
     def cache(self) -> EngineCache:
         return EngineCache()
@@ -67,7 +71,7 @@ class TensorRtBackend(Backend):
         return self.library.version()
 
     def supports(self, precision: str) -> bool:
-        return precision in find_target(f"sm{self.device().compute_capability}").precisions
+        return precision in self.target().precisions
 
     def memory_bytes(self, options: SessionOptions) -> int:
         return self.device(options).free_bytes()
@@ -115,10 +119,9 @@ class TensorRtBackend(Backend):
             raise
 
     def _find(self, wanted: EngineWanted, *, streams: bool) -> EngineRecord:
-        target = find_target(f"sm{self.device().compute_capability}")
         profile = {name: ShapeRange.exactly(shape) for name, shape in wanted.shapes.items()}
         identity: EngineIdentity = self.library.identity(
-            wanted.files, wanted.precision, [target], profile, weight_streaming=streams
+            wanted.files, wanted.precision, [self.target()], profile, weight_streaming=streams
         )
         return self.cache().find(identity)
 

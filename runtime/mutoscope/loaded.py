@@ -32,8 +32,8 @@ class LoadedGraphs:
         self.backend = backend
         self._options = options
         self._lock = threading.Lock()
-        self._open: dict[Hashable, Session] = {}
-        self._users: dict[Hashable, int] = {}
+        self._open: dict[tuple[str, Hashable], Session] = {}  # by file, and what options must share
+        self._users: dict[tuple[str, Hashable], int] = {}
         self.closed = False
 
     @contextmanager
@@ -54,6 +54,7 @@ class LoadedGraphs:
         with self._lock:
             self._refuse_if_closed()
             if key not in self._open:
+                self._close_idle(graph.file)
                 self._open[key] = self.backend.open(self.bundle.path(graph.file), options)
             session = self._open[key]
             self._users[key] = self._users.get(key, 0) + 1
@@ -70,6 +71,11 @@ class LoadedGraphs:
                 self._users[key] -= 1
                 if self._users[key] == 0 and (self.closed or not plan.keep_loaded):
                     self._open.pop(key).close()
+
+    def _close_idle(self, file: str) -> None:
+        """Closes the sessions of a graph that nobody uses, such as over an engine for other sizes."""
+        for key in [key for key in self._open if key[0] == file and not self._users.get(key)]:
+            self._open.pop(key).close()
 
     def _refuse_if_closed(self) -> None:
         if self.closed:

@@ -14,7 +14,7 @@ from mutoscope_engines.engine_record import EngineReport
 from mutoscope_engines.errors import BackendUnavailableError, EngineError, ShapeError
 from mutoscope_engines.kernel_cache import KernelCache
 from mutoscope_engines.session import EngineWanted, SessionOptions
-from mutoscope_engines.targets import find_target
+from mutoscope_engines.targets import Target, find_target
 from mutoscope_engines.tensorrt_session import TensorRtBackend, TensorRtSession, TensorRtSettings
 
 from tests.engines import fake_tensorrt
@@ -35,21 +35,20 @@ REPORT = EngineReport(
 )
 
 
-class Ada(HostDevice):
-    compute_capability = 89
-
-
 class BackendOnHost(TensorRtBackend):
     def __init__(self, folder: Path) -> None:
         super().__init__("tensorrt-rtx")
-        self.on_host = Ada()
+        self.on_host = HostDevice()
         self.engines = EngineCache(folder / "engines", key_path=folder / "engine.key")
         self.trt = FakeTensorRt(self.on_host)
         self.library = replace(self.library)
         self.library.__dict__["module"] = self.trt  # the library is a cached property of it
 
-    def device(self, options: SessionOptions | None = None) -> Any:
+    def device(self, options: SessionOptions) -> Any:
         return self.on_host
+
+    def target(self) -> Target:
+        return find_target("rtx40")
 
     def cache(self) -> EngineCache:
         return self.engines
