@@ -39,12 +39,18 @@ class TensorRtSettings:
 
 
 class TensorRtBackend(Backend):
-    """One of the two libraries, by its name in `LIBRARIES`."""
+    """One of the two libraries.
+
+    Args:
+        name: in `LIBRARIES`.
+        target: the GPU to find engines for, to plan for another than this machine's.
+    """
 
     on_device = True
 
-    def __init__(self, name: str, settings: TensorRtSettings | None = None) -> None:
+    def __init__(self, name: str, settings: TensorRtSettings | None = None, target: Target | None = None) -> None:
         self.name = name
+        self._target = target
         self.library: TensorRT = LIBRARIES[name]
         self._settings = settings or TensorRtSettings()
         self._opened: Device | None = None
@@ -57,7 +63,7 @@ class TensorRtBackend(Backend):
 
     def target(self) -> Target:
         """What engines for this GPU were built for."""
-        return find_target(f"sm{compute_capability()}")
+        return self._target or find_target(f"sm{compute_capability()}")
 
     def cache(self) -> EngineCache:
         return EngineCache()

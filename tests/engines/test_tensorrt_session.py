@@ -14,7 +14,7 @@ from mutoscope_engines.engine_record import EngineReport
 from mutoscope_engines.errors import BackendUnavailableError, EngineError, ShapeError
 from mutoscope_engines.kernel_cache import KernelCache
 from mutoscope_engines.session import EngineWanted, SessionOptions
-from mutoscope_engines.targets import Target, find_target
+from mutoscope_engines.targets import find_target
 from mutoscope_engines.tensorrt_session import TensorRtBackend, TensorRtSession, TensorRtSettings
 
 from tests.engines import fake_tensorrt
@@ -37,7 +37,7 @@ REPORT = EngineReport(
 
 class BackendOnHost(TensorRtBackend):
     def __init__(self, folder: Path) -> None:
-        super().__init__("tensorrt-rtx")
+        super().__init__("tensorrt-rtx", target=find_target("rtx40"))
         self.on_host = HostDevice()
         self.engines = EngineCache(folder / "engines", key_path=folder / "engine.key")
         self.trt = FakeTensorRt(self.on_host)
@@ -46,9 +46,6 @@ class BackendOnHost(TensorRtBackend):
 
     def device(self, options: SessionOptions) -> Any:
         return self.on_host
-
-    def target(self) -> Target:
-        return find_target("rtx40")
 
     def cache(self) -> EngineCache:
         return self.engines
