@@ -18,7 +18,7 @@ from typing import Any
 
 from mutoscope.bundle import Bundle
 from mutoscope.byte_sizes import format_bytes
-from mutoscope.errors import RequestError
+from mutoscope.errors import BackendUnavailableError, RequestError
 from mutoscope.execution import Execution
 from mutoscope.families import load_family
 from mutoscope.limits import memory_size
@@ -66,7 +66,7 @@ def predicted(bundle: Bundle, request: VideoRequest, precision: str, target: str
     family = load_family(bundle.manifest.family)
     try:
         plan = make_job(request, execution, bundle, family, Tokenizer(bundle)).plan
-    except RequestError as error:
+    except (RequestError, BackendUnavailableError) as error:
         return {"refused": str(error)}
     return {"peak_bytes": plan.memory_peak_bytes, "keep_loaded": plan.keep_loaded, "stages": plan.memory}
 

@@ -83,7 +83,10 @@ class TensorRtBackend(Backend):
         return self.device(options).free_bytes()
 
     def figures(self, graph: Path, wanted: EngineWanted) -> Figures:
-        record = self._record(wanted, streams=False)
+        try:
+            record = self._record(wanted, streams=False)
+        except EngineMissingError as error:
+            raise EngineMissingError(f"{graph.parent.name}: {error}") from error
         report, profile = record.report, record.identity.profile
         streamable = 0
         with suppress(EngineMissingError):
