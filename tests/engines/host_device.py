@@ -43,7 +43,7 @@ class HostDevice(Device):
         super().__init__()
         self.size, self.used, self.peak = size, 0, 0
         self.log: list[str] = []
-        self.captures = self.replays = 0
+        self.captures = self.replays = self.sessions = 0
         self._captured: list[Callable[[], None]] | None = None
 
     def make_current(self) -> None: ...
@@ -85,7 +85,16 @@ class HostDevice(Device):
         self.log.append(f"copy {size}")
         self.queue(lambda: ctypes.memmove(target, source, size) and None)
 
-    def synchronize(self) -> None: ...
+    def synchronize(self) -> None:
+        self.log.append("synchronize")
+
+    def enter(self) -> None:
+        super().enter()
+        self.sessions += 1
+
+    def leave(self) -> None:
+        super().leave()
+        self.sessions -= 1
 
     def capture(self, queue_work: Callable[[], None]) -> Callable[[], None]:
         captured: list[Callable[[], None]] = []

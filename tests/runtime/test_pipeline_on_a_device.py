@@ -86,6 +86,13 @@ def test_stages_take_the_memory_in_turns_and_leave_none_of_it(backend, monkeypat
         assert used == [0, 0, 0] and backend.on_host.used == 0 and backend.on_host.peak > 0
 
 
+def test_the_first_decoder_is_closed_once_its_caches_are_taken_over(backend, monkeypatch) -> None:
+    monkeypatch.setattr(memory_plan, "SHARE_FOR_GOOD", 0)
+    with Pipeline.load() as pipeline, pipeline.stream(PROMPT, num_inference_steps=1, **SMALL) as stream:
+        assert [backend.on_host.sessions for _ in stream] == [1, 1, 1]
+        assert backend.on_host.sessions == 0
+
+
 def test_frames_stay_on_the_device_for_those_who_take_them_there(backend, pipeline) -> None:
     asked = {"seed": 7, "num_inference_steps": 2, **SMALL}
     expected = pipeline.generate(PROMPT, **asked).frames
