@@ -35,7 +35,8 @@ def choose_backend(
     precisions: Sequence[str],
     lacking: Callable[[Backend, str], str | None] = lambda backend, precision: None,
 ) -> tuple[Backend, str, list[str]]:
-    """The backend asked for, or for "auto" the first that can run here, and the first of `precisions` that it runs.
+    """The backend asked for, or for "auto" the first that can run here, and of `precisions` the one it prefers, or the
+    first that it runs.
 
     Args:
         lacking: what a backend lacks for the graphs of a precision, such as engines; `None` if nothing.
@@ -52,6 +53,7 @@ def choose_backend(
         reason = backend.unavailable_because()
         if reason is None:
             runs = [precision for precision in precisions if backend.supports(precision)]
+            runs.sort(key=lambda precision: precision != backend.preferred_precision)
             reason = f"it does not run graphs in {' or '.join(precisions)}"
             for precision in runs:
                 reason = lacking(backend, precision)

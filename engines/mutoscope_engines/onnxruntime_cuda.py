@@ -24,6 +24,7 @@ NO_GRAPH = -1  # ONNX Runtime's "do not capture this run"
 class OnnxRuntimeCuda(Backend):
     name = "onnxruntime-cuda"
     on_device = True
+    preferred_precision = "bf16"
 
     def __init__(self) -> None:
         self._opened: Device | None = None

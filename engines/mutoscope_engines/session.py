@@ -159,6 +159,7 @@ class Backend(ABC):
 
     name: str
     on_device: bool = False  # whether its tensors lie on a GPU
+    preferred_precision: str | None = None  # before the first that it runs of a bundle
 
     @abstractmethod
     def unavailable_because(self) -> str | None:
