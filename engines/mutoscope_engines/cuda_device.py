@@ -19,6 +19,8 @@ from .session import Host
 
 INSTALL = "install cuda-core with: pip install 'cuda-core>=1.2' 'cuda-bindings>=13,<14'"
 
+DEFAULT_STREAMS = (0, 1, 2)  # none, CU_STREAM_LEGACY, CU_STREAM_PER_THREAD of cuda.h
+
 
 def cuda_unavailable_because() -> str | None:
     """Why there is no GPU for this process, with the next step; loads the driver's library and nothing else."""
@@ -73,6 +75,11 @@ class CudaDevice(Device):
 
     def __init__(self, stream: int | None = None) -> None:
         super().__init__()
+        if stream in DEFAULT_STREAMS:
+            raise BackendUnavailableError(
+                f"cuda_stream {stream} is a default stream, on which no CUDA graph can be captured; "
+                "give one of your own, such as torch.cuda.Stream().cuda_stream, or none"
+            )
         from cuda import core
 
         self._core = core

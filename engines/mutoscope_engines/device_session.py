@@ -53,7 +53,9 @@ class DeviceSession(Session):
         idle, self._idle = self._idle, None
         if idle is not None and idle.shapes == dict(shapes):
             return idle
-        del idle
+        if idle is not None:
+            self.device.synchronize()  # it may still be running, for a reader on the device
+            del idle
         return self.open_slot(shapes)
 
     def return_slot(self, slot: Slot) -> None:
@@ -69,6 +71,7 @@ class DeviceSession(Session):
 
     def close(self) -> None:
         if not self._closed:
+            self.device.synchronize()
             self._closed, self._idle = True, None
             self.device.leave()
 
@@ -86,13 +89,14 @@ class DeviceBinding(Binding):
         fed = {name: self._readable(value) for name, value in feeds.items()}
         check_feeds(session.inputs, fed, self._slot.shapes if self._slot else None)
         with session.device.turn():
-            if self._slot is None:
-                self._slot = session.take_slot({name: tuple(value.shape) for name, value in fed.items()})
+            slot = self._slot or session.take_slot({name: tuple(value.shape) for name, value in fed.items()})
             for name, value in fed.items():
-                place(value, self._slot.inputs[name])
+                place(value, slot.inputs[name])
             if any(value is not feeds[name] for name, value in fed.items()):
                 session.device.synchronize()  # another library may reuse its memory as soon as this returns
-            return dict(self._slot.launch())
+            outputs = slot.launch()
+        self._slot = slot  # sizes are settled by a run that went well
+        return dict(outputs)
 
     def _readable(self, value: Any) -> Any:
         """Tensors and host arrays as they are, arrays of other libraries on a device as tensors."""

@@ -21,6 +21,7 @@ class KernelCache:
     """The file of one engine, in a folder beside the engines'."""
 
     def __init__(self, engines: EngineCache, digest: str, *, key_path: Path | None = None) -> None:
+        self._engines = engines
         self._path = engines.folder.parent / "kernels" / f"{digest}.kernels"
         self._key_path = key_path or default_key_path()
 
@@ -47,3 +48,7 @@ class KernelCache:
                 file.flush()
                 os.fsync(file.fileno())
             os.replace(temporary, self._path)
+            there = {record.identity.digest for record in self._engines.records()}
+            for path in self._path.parent.glob("*.kernels"):
+                if path != self._path and path.stem not in there:  # its engine has gone
+                    path.unlink(missing_ok=True)

@@ -9,7 +9,7 @@ import pytest
 from mutoscope_engines import cuda_device
 from mutoscope_engines.cuda_device import CudaDevice, cuda_unavailable_because
 from mutoscope_engines.device_session import allocate_tensor
-from mutoscope_engines.errors import OutOfMemoryError
+from mutoscope_engines.errors import BackendUnavailableError, OutOfMemoryError
 
 
 @pytest.fixture
@@ -54,6 +54,12 @@ def test_a_missing_gpu_is_told_from_a_missing_driver(driver, gpus, initialised, 
 def test_without_cuda_core_it_is_said_how_to_install_it(monkeypatch) -> None:
     monkeypatch.setattr(cuda_device, "find_spec", lambda name: None)
     assert "pip install 'cuda-core" in (cuda_unavailable_because() or "")
+
+
+@pytest.mark.parametrize("stream", [0, 1, 2])
+def test_a_default_stream_is_refused_before_the_gpu_is_opened(stream: int) -> None:
+    with pytest.raises(BackendUnavailableError, match="default stream.*give one of your own"):
+        CudaDevice(stream)
 
 
 def test_every_name_that_is_called_is_there_in_cuda_core() -> None:

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 from mutoscope_engines.device_session import DeviceSession
-from mutoscope_engines.errors import OutOfMemoryError
+from mutoscope_engines.errors import OutOfMemoryError, ShapeError
 from mutoscope_engines.session import SessionOptions
 from mutoscope_engines.tensorrt_session import TensorRtSession, TensorRtSettings
 
@@ -138,12 +138,15 @@ def test_memory_of_other_sizes_is_freed_before_more_is_taken(device, trt, sum_an
 
 
 def test_running_out_of_memory_leaves_a_session_that_runs_smaller_things(trt, sum_and_product) -> None:
-    device = HostDevice(size=20_000)
+    device = HostDevice(size=60_000)  # 40x40 has room for inputs and outputs, and none for scratch
     session = TensorRtSession(FakeTensorRt(device), engine_of(sum_and_product), device, TensorRtSettings())
-    with session.bind() as binding, pytest.raises(OutOfMemoryError):
-        binding.run({"a": matrix(0, 100, 100), "b": matrix(1, 100, 100)})
-    sums = session.run({"a": matrix(0), "b": matrix(1)})["sum"]
-    np.testing.assert_allclose(sums.numpy(), matrix(0) + matrix(1), rtol=1e-6)
+    with session.bind() as binding:
+        with pytest.raises(OutOfMemoryError):
+            binding.run({"a": matrix(0, 40, 40), "b": matrix(1, 40, 40)})
+        with pytest.raises(ShapeError, match="missing"):
+            binding.run({"a": matrix(0)})  # what failed settled nothing
+        sums = binding.run({"a": matrix(0), "b": matrix(1)})["sum"]
+        np.testing.assert_allclose(sums.numpy(), matrix(0) + matrix(1), rtol=1e-6)
 
 
 class DeviceArray:

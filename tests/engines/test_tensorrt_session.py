@@ -212,6 +212,14 @@ def test_what_was_compiled_for_this_gpu_is_kept_for_the_next_process(backend, bu
     assert backend.trt.kernels_of_before == b"compiled kernels"
 
 
+def test_kernels_go_with_their_engine(backend, build, tmp_path) -> None:
+    digest = build()
+    KernelCache(backend.engines, "gone").store(b"of an engine that was removed")
+    KernelCache(backend.engines, digest).store(b"of one that is there")
+    KernelCache(backend.engines, "new").store(b"of one that is being used")
+    assert {path.stem for path in (tmp_path / "kernels").iterdir()} == {digest, "new"}
+
+
 def test_kernels_of_another_installation_are_not_loaded(backend, tmp_path) -> None:
     ours = KernelCache(backend.engines, "digest", key_path=tmp_path / "ours")
     theirs = KernelCache(backend.engines, "digest", key_path=tmp_path / "theirs")
