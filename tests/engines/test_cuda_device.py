@@ -58,7 +58,7 @@ def test_without_cuda_core_it_is_said_how_to_install_it(monkeypatch) -> None:
 
 @pytest.mark.parametrize("stream", [0, 1, 2])
 def test_a_default_stream_is_refused_before_the_gpu_is_opened(stream: int) -> None:
-    with pytest.raises(BackendUnavailableError, match="default stream.*give one of your own"):
+    with pytest.raises(BackendUnavailableError, match=r"default stream.*give one of your own"):
         CudaDevice(stream)
 
 
