@@ -105,12 +105,16 @@ class CudaDevice(Device):
         self._copy(address, values.ctypes.data, values.nbytes)
 
     def download(self, address: int, values: Host) -> None:
-        self._copy(values.ctypes.data, address, values.nbytes)
+        with self.turn():
+            self._copy(values.ctypes.data, address, values.nbytes)
         self.synchronize()
 
     def synchronize(self) -> None:
+        # Waits for an event, outside of the turn: another thread may capture the stream by then.
         with _translated("running a graph"):
-            self._stream.sync()
+            with self.turn():
+                done = self._stream.record()
+            done.sync()
 
     def copy(self, target: int, source: int, size: int) -> None:
         self._copy(target, source, size)
@@ -154,8 +158,8 @@ class CudaDevice(Device):
     def adopt(self, array: Any) -> DeviceTensor:
         from cuda.core.utils import StridedMemoryView
 
-        self.make_current()
-        view = StridedMemoryView.from_any_interface(array, stream_ptr=self.stream)
+        with self.turn():
+            view = StridedMemoryView.from_any_interface(array, stream_ptr=self.stream)
         if not view.is_device_accessible or view.device_id != self.index:
             raise ShapeError(f"the array lies on device {view.device_id}, this session runs on GPU {self.index}")
         shape = tuple(view.shape)
@@ -166,9 +170,9 @@ class CudaDevice(Device):
     def share(self, tensor: DeviceTensor, stream: int | None) -> Any:
         from cuda.core.utils import StridedMemoryView
 
-        self.make_current()
         if stream != -1:  # DLPack: -1 asks for no order, none means the legacy default stream, which is 1
-            self._core.Stream.from_handle(1 if stream is None else stream).wait(self._stream)
+            with self.turn():
+                self._core.Stream.from_handle(1 if stream is None else stream).wait(self._stream)
         buffer = self._core.Buffer.from_handle(tensor.address, tensor.size, owner=tensor.memory)
         view = StridedMemoryView.from_buffer(buffer, tensor.shape, dtype=np.dtype(tensor.dtype))
         return view.__dlpack__(stream=-1)

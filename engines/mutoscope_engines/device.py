@@ -35,7 +35,7 @@ class Device(ABC):
     """One queue of work and the memory that it works on.
 
     Work is done in the order in which it was queued, so what is queued later may use what earlier work leaves. Any
-    thread may queue it.
+    thread may queue it, in its `turn`: what one thread queues while another captures would become a part of that graph.
     """
 
     kind: str  # as ONNX Runtime calls it: "cuda"

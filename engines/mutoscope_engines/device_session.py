@@ -72,8 +72,9 @@ class DeviceSession(Session):
     def close(self) -> None:
         if not self._closed:
             self.device.synchronize()
-            self._closed, self._idle = True, None
-            self.device.leave()
+            with self.device.turn():
+                self._closed, self._idle = True, None
+                self.device.leave()
 
 
 class DeviceBinding(Binding):

@@ -69,7 +69,8 @@ def test_every_name_that_is_called_is_there_in_cuda_core() -> None:
 
     called = {
         core.Device: ("set_current", "create_stream", "device_id", "compute_capability"),
-        core.Stream: ("from_handle", "handle", "sync", "wait", "create_graph_builder"),
+        core.Stream: ("from_handle", "handle", "record", "wait", "create_graph_builder"),
+        core.Event: ("sync",),
         core.DeviceMemoryResource: ("allocate",),
         core.Buffer: ("from_handle", "copy_from", "handle"),
         GraphBuilder: ("begin_building", "end_building", "complete", "close"),
