@@ -27,7 +27,7 @@ from mutoscope.request import VideoRequest
 from mutoscope.text import Tokenizer
 from mutoscope_engines.session import SessionOptions
 from mutoscope_engines.targets import find_target
-from mutoscope_engines.tensorrt_session import TensorRtBackend
+from mutoscope_engines.tensorrt_backend import TensorRtBackend
 
 LIMITS = ("6GB", "8GB", "12GB", "16GB", "24GB", "32GB")
 PROMPT = "a red circle moving right on a black background"

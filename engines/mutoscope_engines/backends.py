@@ -10,8 +10,8 @@ from .session import Backend
 
 # Name to "module:class", in the order of preference.
 BACKENDS = {
-    "tensorrt-rtx": "mutoscope_engines.tensorrt_session:TensorRtRtx",
-    "tensorrt": "mutoscope_engines.tensorrt_session:ClassicTensorRt",
+    "tensorrt-rtx": "mutoscope_engines.tensorrt_backend:TensorRtRtx",
+    "tensorrt": "mutoscope_engines.tensorrt_backend:ClassicTensorRt",
     "onnxruntime-cuda": "mutoscope_engines.onnxruntime_cuda:OnnxRuntimeCuda",
     "onnxruntime": "mutoscope_engines.onnxruntime_cpu:OnnxRuntimeCpu",
 }
