@@ -20,7 +20,7 @@ from mutoscope_engines.tensorrt_session import TensorRtSettings
 from tests.engines.fake_tensorrt import FakeTensorRt, engine_of
 from tests.engines.host_device import HostDevice
 
-tensorrt_rtx = pytest.importorskip("tensorrt_rtx", reason="its version is a part of every engine's identity")
+pytest.importorskip("tensorrt_rtx", reason="its version is a part of every engine's identity")
 
 REPORT = EngineReport(
     graph="denoiser",

@@ -10,7 +10,7 @@ from tests.engines import fake_tensorrt
 from tests.engines.fake_tensorrt import FakeTensorRt, engine_of
 from tests.engines.host_device import HostDevice
 
-tensorrt_rtx = pytest.importorskip("tensorrt_rtx", reason="its version is a part of every engine's identity")
+tensorrt_rtx = pytest.importorskip("tensorrt_rtx", reason="what is pretended of it is held against it")
 
 
 def test_what_the_library_does_not_read_as_an_engine_is_refused_with_its_reason() -> None:
