@@ -47,7 +47,8 @@ def load_ours(spec: dict[str, Any]) -> Run:
     def run() -> Answer:
         reset_peak_rss()
         kept = []
-        for frames in decode(graphs, plan, latents):
+        for tensor in decode(graphs, plan, latents):
+            frames = tensor.numpy()
             if spec["implementation"] == KEPT:
                 kept.append(frames)
         return {}

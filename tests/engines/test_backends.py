@@ -18,7 +18,10 @@ def pretend(monkeypatch: pytest.MonkeyPatch):
         module = SimpleNamespace()
         for name, (reason, precisions) in reasons.items():
             backend = SimpleNamespace(
-                name=name, unavailable_because=lambda r=reason: r, supports=lambda p, all=precisions: p in all
+                name=name,
+                unavailable_because=lambda r=reason: r,
+                supports=lambda p, all=precisions: p in all,
+                preferred_precision="bf16",
             )
             setattr(module, name, lambda backend=backend: backend)
         monkeypatch.setitem(sys.modules, "pretended_backends", module)
@@ -42,19 +45,37 @@ def test_a_backend_goes_by_its_name_in_the_table(name: str) -> None:
 
 def test_auto_takes_the_first_that_can_run(pretend) -> None:
     pretend(fast=("no GPU; use the CPU", ("fp32",)), slow=(None, ("fp32",)), slower=(None, ("fp32",)))
-    backend, precision = choose_backend("auto", ["fp32"])
+    backend, precision, _ = choose_backend("auto", ["fp32"])
     assert (backend.name, precision) == ("slow", "fp32")
 
 
 def test_auto_passes_over_a_backend_that_lacks_the_precision(pretend) -> None:
     pretend(first=(None, ("fp32",)), second=(None, ("fp32", "int8")))
-    backend, precision = choose_backend("auto", ["int8"])
+    backend, precision, _ = choose_backend("auto", ["int8"])
     assert (backend.name, precision) == ("second", "int8")
 
 
 def test_the_first_precision_that_the_backend_runs_is_taken(pretend) -> None:
     pretend(only=(None, ("fp32", "int8")))
     assert choose_backend("auto", ["bf16", "int8", "fp32"])[1] == "int8"
+
+
+def test_what_a_backend_prefers_comes_before_the_first_that_it_runs(pretend) -> None:
+    pretend(only=(None, ("fp32", "fp16", "bf16")))
+    assert choose_backend("auto", ["fp32", "bf16"])[1] == "bf16"
+    assert choose_backend("auto", ["fp32", "fp16"])[1] == "fp32"
+
+
+def test_a_backend_that_lacks_what_it_needs_is_passed_over_and_that_is_told(pretend) -> None:
+    pretend(first=(None, ("fp8", "bf16")), second=(None, ("fp32",)))
+
+    def lacking(backend, precision: str) -> str | None:
+        return "no engine; build one" if backend.name == "first" else None
+
+    backend, precision, told = choose_backend("auto", ["fp8", "fp32"], lacking)
+    assert (backend.name, precision, told) == ("second", "fp32", ["first in fp8: no engine; build one"])
+    with pytest.raises(BackendUnavailableError, match="first: no engine; build one"):
+        choose_backend("first", ["fp8"], lacking)
 
 
 def test_auto_says_why_each_was_refused(pretend) -> None:

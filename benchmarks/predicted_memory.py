@@ -1,0 +1,84 @@
+"""The predicted peak of GPU memory of whole runs, and the way that each stage would run, for GPUs that are not here.
+
+    python -m benchmarks.predicted_memory --bundle DIR --target rtx40 [--precision bf16] [--height H --width W ...]
+                                          [--limits 8GB 12GB 16GB 24GB] [--output FILE.json]
+
+Works from the records of the engines that `mutoscope build` put into the cache; loads none and needs no GPU. Weights
+and activations are the compiler's own figures; inputs and outputs are counted from their shapes. What CUDA and the
+driver take for themselves, some hundred megabytes, comes on top.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+from mutoscope.bundle import Bundle
+from mutoscope.byte_sizes import format_bytes
+from mutoscope.errors import BackendUnavailableError, RequestError
+from mutoscope.execution import Execution
+from mutoscope.families import load_family
+from mutoscope.limits import memory_size
+from mutoscope.plan import make_job
+from mutoscope.request import VideoRequest
+from mutoscope.text import Tokenizer
+from mutoscope_engines.session import SessionOptions
+from mutoscope_engines.targets import find_target
+from mutoscope_engines.tensorrt_backend import TensorRtBackend
+
+LIMITS = ("6GB", "8GB", "12GB", "16GB", "24GB", "32GB")
+PROMPT = "a red circle moving right on a black background"
+
+
+def main(argv: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.predicted_memory", description=__doc__.splitlines()[0])
+    parser.add_argument("--bundle", type=Path, required=True)
+    parser.add_argument("--target", required=True)
+    parser.add_argument("--precision", default="bf16")
+    parser.add_argument("--guidance-scale", type=float, help="above 1 both branches are computed")
+    parser.add_argument("--limits", nargs="+", default=list(LIMITS))
+    for name in ("height", "width", "num-frames"):
+        parser.add_argument(f"--{name}", type=int)
+    parser.add_argument("--output", type=Path)
+    arguments = parser.parse_args(argv)
+    bundle = Bundle.open(arguments.bundle, verify=False)
+    sizes = {name: getattr(arguments, name) for name in ("height", "width", "num_frames", "guidance_scale")}
+    request = VideoRequest(prompt=PROMPT, seed=0, **{name: value for name, value in sizes.items() if value is not None})
+    rows = {
+        limit: predicted(bundle, request, arguments.precision, arguments.target, limit) for limit in arguments.limits
+    }
+    for limit, row in rows.items():
+        print(f"{limit:>7}  {_line(row)}")
+    report = {"target": arguments.target, "precision": arguments.precision, **sizes, "limits": rows}
+    if arguments.output:
+        arguments.output.write_text(json.dumps(report, indent=1) + "\n")
+    return 0
+
+
+def predicted(bundle: Bundle, request: VideoRequest, precision: str, target: str, limit: str) -> dict[str, Any]:
+    """The plan's memory on a GPU of the target, or why there is none."""
+    backend = TensorRtBackend("tensorrt-rtx", target=find_target(target))
+    limit_bytes = memory_size("limits", limit)
+    execution = Execution(backend, precision, (2, 1), limit_bytes, SessionOptions(threads=1), ())
+    family = load_family(bundle.manifest.family)
+    try:
+        plan = make_job(request, execution, bundle, family, Tokenizer(bundle)).plan
+    except (RequestError, BackendUnavailableError) as error:
+        return {"refused": str(error)}
+    return {"peak_bytes": plan.memory_peak_bytes, "keep_loaded": plan.keep_loaded, "stages": plan.memory}
+
+
+def _line(row: dict[str, Any]) -> str:
+    if "refused" in row:
+        return str(row["refused"])
+    ways = ", ".join(
+        f"{name} {facts['way']} {format_bytes(facts['peak_bytes'])}" for name, facts in row["stages"].items()
+    )
+    return f"peak {format_bytes(row['peak_bytes'])}, {'all loaded' if row['keep_loaded'] else 'in turns'}: {ways}"
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,77 @@
+"""What the session asks of the library, and what it refuses. What the library itself does is pretended."""
+
+import numpy as np
+import pytest
+from mutoscope_engines import tensorrt_session
+from mutoscope_engines.errors import BackendUnavailableError, EngineError, ShapeError
+from mutoscope_engines.tensorrt_session import TensorRtSession, TensorRtSettings
+
+from tests.engines import fake_tensorrt
+from tests.engines.fake_tensorrt import FakeTensorRt, engine_of
+from tests.engines.host_device import HostDevice
+
+tensorrt_rtx = pytest.importorskip("tensorrt_rtx", reason="what is pretended of it is held against it")
+
+
+def test_what_the_library_does_not_read_as_an_engine_is_refused_with_its_reason() -> None:
+    device = HostDevice()
+    with pytest.raises(EngineError, match=r"magic tag does not match.*mutoscope build"):
+        TensorRtSession(FakeTensorRt(device), b"no engine", device, TensorRtSettings())
+
+
+def test_sizes_beyond_the_profile_are_refused_before_memory_is_taken(sum_and_product) -> None:
+    device = HostDevice()
+    session = TensorRtSession(FakeTensorRt(device), engine_of(sum_and_product), device, TensorRtSettings())
+    a = np.zeros((2, 4000), np.float32)
+    with pytest.raises(ShapeError, match=r"\(2, 4000\), the engine was built for \(1, 1\) to \(2048, 2048\).*--shapes"):
+        session.run({"a": a, "b": a})
+    assert device.used == 0
+
+
+def test_what_cannot_be_captured_says_how_to_run_it(sum_and_product) -> None:
+    device = HostDevice()
+    trt = FakeTensorRt(device)
+    trt.capturable = False
+    feeds = dict.fromkeys("ab", np.ones((2, 2), np.float32))
+    session = TensorRtSession(trt, engine_of(sum_and_product), device, TensorRtSettings())
+    with session.bind() as binding:
+        binding.run(feeds)
+        with pytest.raises(BackendUnavailableError, match="cuda_graphs to off"):
+            binding.run(feeds)
+    session = TensorRtSession(trt, engine_of(sum_and_product), device, TensorRtSettings(), captures=False)
+    with session.bind() as binding:
+        for _ in range(3):
+            np.testing.assert_array_equal(binding.run(feeds)["sum"].numpy(), np.full((2, 2), 2))
+    assert device.captures == 0
+
+
+def names_of(kind: type) -> set[str]:
+    return {name for name in vars(kind) if not name.startswith("_")} - {"run"}
+
+
+@pytest.mark.parametrize(
+    ("pretended", "real"),
+    [
+        (fake_tensorrt.FakeRuntime, "Runtime"),
+        (fake_tensorrt.FakeEngine, "ICudaEngine"),
+        (fake_tensorrt.FakeConfig, "IRuntimeConfig"),
+        (fake_tensorrt.FakeContext, "IExecutionContext"),
+    ],
+)
+def test_what_is_pretended_is_there_in_the_library(pretended: type, real: str) -> None:
+    assert names_of(pretended) <= set(dir(getattr(tensorrt_rtx, real)))
+
+
+def test_the_values_that_are_pretended_are_there_in_the_library() -> None:
+    for name in ("TensorIOMode", "ExecutionContextAllocationStrategy", "CudaGraphStrategy"):
+        members = vars(getattr(FakeTensorRt, name))
+        assert set(members) <= set(getattr(tensorrt_rtx, name).__members__)
+    strategies = tensorrt_rtx.DynamicShapesKernelSpecializationStrategy.__members__
+    assert set(vars(FakeTensorRt.DynamicShapesKernelSpecializationStrategy)) == set(strategies)
+    assert {"ERROR", "INTERNAL_ERROR"} <= set(dir(tensorrt_rtx.ILogger))
+    assert {"serialize", "deserialize"} <= set(dir(tensorrt_rtx.IRuntimeCache))
+    assert set(tensorrt_session.DTYPES) <= set(tensorrt_rtx.DataType.__members__)
+    settings = {"cuda_graph_strategy", "dynamic_shapes_kernel_specialization_strategy"}
+    assert settings <= set(dir(tensorrt_rtx.IRuntimeConfig))
+    streaming = {"weight_streaming_budget_v2", "streamable_weights_size"}
+    assert streaming <= set(dir(tensorrt_rtx.ICudaEngine))
