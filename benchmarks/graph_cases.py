@@ -42,23 +42,23 @@ def make_denoiser(folder: Path, config: Mapping[str, int], sizes: Mapping[str, i
 def _make_denoiser(folder: Path, config: Mapping[str, int], sizes: Mapping[str, int]) -> None:
     from diffusers import WanTransformer3DModel
     from mutoscope_export.families.wan import sources
-    from mutoscope_export.graph import dynamic_shapes, export_graph
+    from mutoscope_export.graph import dynamic_shapes, trace, write_graph
+    from mutoscope_export.passes.network_type import TRACED
     from mutoscope_export.random_checkpoint import random_checkpoint
 
     random_checkpoint(folder, **config)
     transformer = WanTransformer3DModel.from_pretrained(folder / "transformer").eval()
-    for source in sources(PRECISIONS):
-        if source.role != "denoiser":
-            continue
-        export_graph(
-            source.module(transformer),
-            source.examples(transformer)[0],
-            dynamic_shapes(source.inputs(transformer)),
-            [name for name, _, _ in source.outputs(transformer)],
-            folder / source.precision,
-            passes=source.passes,
-        )
-        feeds = random_feeds(source.inputs(transformer), sizes)
+    (source,) = (source for source in sources(PRECISIONS) if source.role == "denoiser")
+    inputs = source.inputs(transformer)
+    traced = trace(
+        source.module(transformer, TRACED),
+        source.examples(transformer)[0],
+        dynamic_shapes(inputs),
+        [name for name, _, _ in source.outputs(transformer)],
+    )
+    for form in source.forms:
+        write_graph(traced, folder / form.precision, network_type=form.network_type, passes=form.passes)
+    feeds = random_feeds(inputs, sizes)
     feeds |= {name: np.asarray(value, np.float32) for name, value in ONLY_VELOCITY.items()}
     np.savez(folder / "feeds.npz", **feeds)
 
