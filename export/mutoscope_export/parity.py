@@ -207,8 +207,10 @@ def _refuse_other_interface(file: Path, graph: Graph) -> None:
     written = ir.load(file).graph
     for declared, found in ((graph.inputs, written.inputs), (graph.outputs, written.outputs)):
         wanted = [(tensor.name, tensor.dtype, len(tensor.shape)) for tensor in declared]
-        given = [
-            (value.name, value.dtype and value.dtype.numpy().name, value.shape and len(value.shape)) for value in found
-        ]
+        given = [(value.name, _dtype_name(value), len(value.shape or ())) for value in found]
         if wanted != given:
             raise ExportError(f"{graph.file} has {given}, its family declares {wanted}")
+
+
+def _dtype_name(value: ir.Value) -> str:
+    return "unknown" if value.dtype is None else value.dtype.numpy().name
