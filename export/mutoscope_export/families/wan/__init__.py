@@ -19,6 +19,7 @@ from transformers import UMT5Config, UMT5EncoderModel
 from ...errors import ExportError
 from ...graph import Pass
 from ...passes.int8 import DynamicInt8
+from ...passes.separate_projections import separate_projections
 from .. import Form, GraphSource
 from . import denoiser, own_classes, text, vae
 
@@ -42,8 +43,8 @@ PREVIEWED = "vae"
 _DENOISER_PASSES: Mapping[str, tuple[Pass, ...]] = {
     "fp32": (),
     "int8": (DynamicInt8(denoiser.QUANTIZABLE_WEIGHTS),),
-    "bf16": (),
-    "fp16": (),
+    "bf16": (separate_projections,),
+    "fp16": (separate_projections,),
 }
 PRECISIONS = tuple(_DENOISER_PASSES)
 
