@@ -20,7 +20,6 @@ from ...errors import ExportError
 from ...graph import Pass
 from ...passes.convolve_over_time import convolve_over_time
 from ...passes.int8 import DynamicInt8
-from ...passes.separate_projections import separate_projections
 from .. import Form, GraphSource
 from . import denoiser, own_classes, text, vae
 
@@ -44,8 +43,8 @@ PREVIEWED = "vae"
 _DENOISER_PASSES: Mapping[str, tuple[Pass, ...]] = {
     "fp32": (),
     "int8": (DynamicInt8(denoiser.QUANTIZABLE_WEIGHTS),),
-    "bf16": (separate_projections,),
-    "fp16": (separate_projections,),
+    "bf16": (),
+    "fp16": (),
 }
 # What runs on GPUs alone is written for them: the least memory, where the fp32 graph is written for speed on CPUs.
 _DECODER_PASSES: Mapping[str, tuple[Pass, ...]] = {"bf16": (convolve_over_time,), "fp16": (convolve_over_time,)}
