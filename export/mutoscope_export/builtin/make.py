@@ -37,7 +37,7 @@ OVERRIDES = {
         "width": WIDTH,
         "num_frames": NUM_FRAMES,
         "num_inference_steps": 20,
-        "guidance_scale": 2.0,
+        "guidance_scale": 1.5,
         "fps": FPS,
     },
     "demonstration": {"pattern": prompt_pattern(), "description": DESCRIPTION},
