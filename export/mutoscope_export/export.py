@@ -35,13 +35,16 @@ from mutoscope.errors import RequestError
 from mutoscope.schedule import ScheduleError, build_schedule, from_diffusers
 from mutoscope.version import __version__
 
+from .calibration import CalibrationOptions, plan_calibration
 from .checkpoint import OVERRIDES, UNKNOWN, Checkpoint, open_checkpoint
 from .errors import ExportError
 from .families import GraphSource
+from .fp8_preparation import prepare_fp8
 from .graph import GRAPH_FILE, SymbolicValue, dynamic_shapes, export_graph
 from .parity import Sample, compare, compare_with_own_class, record
 from .passes.half_weights import half_weights
 from .preview import fit_preview
+from .sizes import allowed_sizes
 
 REPORT = "export_report.json"
 
@@ -69,6 +72,7 @@ def export_checkpoint(
     precisions: Sequence[str] = ("fp32",),
     overwrite: bool = False,
     compact: bool = False,
+    calibration: CalibrationOptions | None = None,
     on_progress: OnProgress | None = None,
 ) -> Bundle:
     """Writes the bundle of a checkpoint.
@@ -81,6 +85,7 @@ def export_checkpoint(
         destination: the bundle's folder; must not exist, or be empty, or with `overwrite` be a bundle.
         precisions: of the denoiser; the first one that a backend supports is what it runs by default.
         compact: store weights that are exact in half precision so: half the size, and the same frames.
+        calibration: what the ranges of fp8 are taken from; at the checkpoint's defaults where nothing else is said.
         on_progress: told the stage that begins.
 
     Raises:
@@ -97,10 +102,13 @@ def export_checkpoint(
         sources = [replace(source, passes=(*source.passes, half_weights)) for source in sources]
     with _partial_folder(destination) as folder:
         manifest = _describe(opened, folder, say)
+        more: dict[str, Any] = {}
+        if "fp8" in precisions:
+            sources, more["fp8"] = _with_fp8(opened, manifest, sources, calibration or CalibrationOptions(), say)
         graphs, report = _export_graphs(opened, sources, folder, say)
         say("preview")
         preview = _fit_preview(opened, manifest.geometry.latent_channels)
-        (folder / REPORT).write_text(json.dumps({"made_with": _made_with(), **report}, indent=1) + "\n")
+        (folder / REPORT).write_text(json.dumps({"made_with": _made_with(), **more, **report}, indent=1) + "\n")
         say("publish")
         write_manifest(folder, msgspec.structs.replace(manifest, graphs=tuple(graphs), preview=preview))
         _publish(folder, destination)
@@ -144,18 +152,12 @@ def _describe(opened: Checkpoint, folder: Path, say: OnProgress) -> Manifest:
 
 def _refuse_impossible_defaults(name: str, defaults: Defaults, geometry: Geometry, scheduler: dict[str, Any]) -> None:
     """A request that says nothing but its prompt must be possible."""
-    frames, rows, columns = geometry.patch_size
-    spatial, temporal = geometry.vae_scale_factor_spatial, geometry.vae_scale_factor_temporal
-    for option, given, first, step in (
-        ("height", defaults.height, spatial * rows, spatial * rows),
-        ("width", defaults.width, spatial * columns, spatial * columns),
-        ("num_frames", defaults.num_frames, temporal * (frames - 1) + 1, temporal * frames),
-    ):
-        last = first + step * (geometry.max_patches - 1)
-        if given not in range(first, last + 1, step):
+    for option, allowed in allowed_sizes(geometry).items():
+        given = getattr(defaults, option)
+        if given not in allowed:
             raise ExportError(
-                f"the default {option} of {name} is {given}; its networks take {first} to {last} in steps of {step}. "
-                f"Set another one under defaults in {OVERRIDES} in the checkpoint's folder"
+                f"the default {option} of {name} is {given}; its networks take {allowed[0]} to {allowed[-1]} in steps "
+                f"of {allowed.step}. Set another one under defaults in {OVERRIDES} in the checkpoint's folder"
             )
     try:
         build_schedule(defaults.scheduler, scheduler, defaults.num_inference_steps)
@@ -191,6 +193,16 @@ def _write_tokenizer(tokenizer: Any, destination: Path) -> None:
         expected, given = tokenizer(text).input_ids, written.encode(text).ids
         if expected != given:
             raise ExportError(f"{TOKENIZER} gives {given} for {text!r}, the checkpoint's tokenizer {expected}")
+
+
+def _with_fp8(
+    opened: Checkpoint, manifest: Manifest, sources: Sequence[GraphSource], options: CalibrationOptions, say: OnProgress
+) -> tuple[list[GraphSource], dict[str, Any]]:
+    """The sources with the passes that calibration gives, and what it found for the report."""
+    planned = plan_calibration(options, manifest.defaults, manifest.geometry, manifest.demonstration)
+    prepared = prepare_fp8(opened, planned, manifest, say)
+    applied = [prepared.applied(source) if source.precision == "fp8" else source for source in sources]
+    return applied, dict(prepared.report)
 
 
 def _export_graphs(

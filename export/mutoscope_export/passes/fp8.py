@@ -17,6 +17,7 @@ from mutoscope_export.errors import ExportError
 from mutoscope_export.passes.fold_weights import lazy
 
 E4M3_MAX = 448.0
+TINY = float(np.finfo(np.float32).tiny)  # in place of zero, where something is divided by it
 E4M3 = np.dtype(ml_dtypes.float8_e4m3fn)
 
 
@@ -68,7 +69,7 @@ class StaticFp8:
 
 def activation_scale(largest: float, margin: float) -> float:
     """The scale for activations up to `largest` in magnitude; `margin` above 1 leaves room for what was not seen."""
-    return max(largest * margin / E4M3_MAX, float(np.finfo(np.float32).tiny))
+    return max(largest * margin / E4M3_MAX, TINY)
 
 
 def weight_scales(weight: np.ndarray, axis: int, dtype: np.dtype) -> np.ndarray:

@@ -20,6 +20,8 @@ from ...errors import ExportError
 from ...passes.int8 import DynamicInt8
 from .. import GraphSource
 from . import denoiser, own_classes, text, vae
+from .precision_policy import FP8 as FP8
+from .reference import reference as reference
 
 if TYPE_CHECKING:
     from ...checkpoint import Checkpoint
@@ -38,7 +40,8 @@ DEFAULTS = Defaults(
 )  # fmt: skip
 PREVIEWED = "vae"
 
-_PASSES = {"fp32": (), "int8": (DynamicInt8(denoiser.QUANTIZABLE_WEIGHTS),)}
+# Those of fp8 follow from its calibration, and come behind these.
+_PASSES = {"fp32": (), "int8": (DynamicInt8(denoiser.QUANTIZABLE_WEIGHTS),), "fp8": ()}
 PRECISIONS = tuple(_PASSES)
 
 _MAX_SEQUENCE_LENGTH = 512  # of `WanPipeline`
