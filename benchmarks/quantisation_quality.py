@@ -82,7 +82,9 @@ class DiffusersCandidate(Candidate):
 
     def __init__(self, checkpoint: Path, bundle: Bundle) -> None:
         from diffusers import WanPipeline
+        from diffusers.utils.logging import disable_progress_bar
 
+        disable_progress_bar()
         types = {"transformer": torch.bfloat16, "default": torch.float32}
         self._pipeline = WanPipeline.from_pretrained(checkpoint, torch_dtype=types)
         self._pipeline.set_progress_bar_config(disable=True)
@@ -192,7 +194,7 @@ def rows(checkpoint: Path, work: Path, count: int, options: CalibrationOptions) 
     base = export_checkpoint(checkpoint, work / "base", precisions=("fp32", "int8"), overwrite=True)
     manifest, policy = base.manifest, opened.family.FP8
     planned = plan_calibration(options, manifest.defaults, manifest.geometry, manifest.demonstration)
-    reference, ranges = calibrated(opened, planned, manifest, _say)
+    reference, ranges = calibrated(opened, manifest, planned, _say)
     in_torch = {step["step"]: step for step in judge(reference.network, policy, ranges, policy.default)["steps"]}
     baseline = Baseline(ranges.recordings, count)
     yield {"name": "fp32"} | baseline.judge(BundleCandidate(base.root, "fp32"))

@@ -35,7 +35,7 @@ from mutoscope.errors import RequestError
 from mutoscope.schedule import ScheduleError, build_schedule, from_diffusers
 from mutoscope.version import __version__
 
-from .calibration import CalibrationOptions, plan_calibration
+from .calibration import CalibrationOptions
 from .checkpoint import OVERRIDES, UNKNOWN, Checkpoint, open_checkpoint
 from .errors import ExportError
 from .families import GraphSource
@@ -102,13 +102,14 @@ def export_checkpoint(
         sources = [replace(source, passes=(*source.passes, half_weights)) for source in sources]
     with _partial_folder(destination) as folder:
         manifest = _describe(opened, folder, say)
-        more: dict[str, Any] = {}
+        judged: dict[str, Any] = {}
         if "fp8" in precisions:
-            sources, more["fp8"] = _with_fp8(opened, manifest, sources, calibration or CalibrationOptions(), say)
+            fp8 = prepare_fp8(opened, manifest, calibration or CalibrationOptions(), say)
+            sources, judged["fp8"] = [fp8.applied(source) for source in sources], fp8.report
         graphs, report = _export_graphs(opened, sources, folder, say)
         say("preview")
         preview = _fit_preview(opened, manifest.geometry.latent_channels)
-        (folder / REPORT).write_text(json.dumps({"made_with": _made_with(), **more, **report}, indent=1) + "\n")
+        (folder / REPORT).write_text(json.dumps({"made_with": _made_with(), **judged, **report}, indent=1) + "\n")
         say("publish")
         write_manifest(folder, msgspec.structs.replace(manifest, graphs=tuple(graphs), preview=preview))
         _publish(folder, destination)
@@ -193,16 +194,6 @@ def _write_tokenizer(tokenizer: Any, destination: Path) -> None:
         expected, given = tokenizer(text).input_ids, written.encode(text).ids
         if expected != given:
             raise ExportError(f"{TOKENIZER} gives {given} for {text!r}, the checkpoint's tokenizer {expected}")
-
-
-def _with_fp8(
-    opened: Checkpoint, manifest: Manifest, sources: Sequence[GraphSource], options: CalibrationOptions, say: OnProgress
-) -> tuple[list[GraphSource], dict[str, Any]]:
-    """The sources with the passes that calibration gives, and what it found for the report."""
-    planned = plan_calibration(options, manifest.defaults, manifest.geometry, manifest.demonstration)
-    prepared = prepare_fp8(opened, planned, manifest, say)
-    applied = [prepared.applied(source) if source.precision == "fp8" else source for source in sources]
-    return applied, dict(prepared.report)
 
 
 def _export_graphs(

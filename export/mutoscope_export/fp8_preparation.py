@@ -13,7 +13,15 @@ from typing import TYPE_CHECKING, Any
 from mutoscope.bundle import Manifest
 from torch import Tensor
 
-from .calibration import Calibration, Ranges, Recording, Reference, calibrate
+from .calibration import (
+    Calibration,
+    CalibrationOptions,
+    Ranges,
+    Recording,
+    Reference,
+    calibrate,
+    plan_calibration,
+)
 from .errors import ExportError
 from .families import GraphSource
 from .fp8_policy import Fp8Layers, Fp8Policy
@@ -35,7 +43,9 @@ class Fp8Preparation:
     report: Mapping[str, Any]
 
     def applied(self, source: GraphSource) -> GraphSource:
-        """`source` with its graph in FP8, compared with its network on what was recorded: for that the scales hold."""
+        """The source of an FP8 graph with its passes, compared on what was recorded: for that the scales hold."""
+        if source.precision != "fp8":
+            return source
         return replace(
             source,
             passes=(*source.passes, *self.passes),
@@ -47,15 +57,17 @@ class Fp8Preparation:
 
 
 def prepare_fp8(
-    opened: Checkpoint, calibration: Calibration, manifest: Manifest, say: Callable[[str], None]
+    opened: Checkpoint, manifest: Manifest, options: CalibrationOptions, say: Callable[[str], None]
 ) -> Fp8Preparation:
-    """Runs the reference on every prompt of the calibration.
+    """Runs the reference on every prompt of the calibration; `manifest` has all but its graphs.
 
     Raises:
         ExportError: the network has no layer that the family's policy would narrow.
+        RequestError: the reference cannot run what the options ask for.
     """
     policy = opened.family.FP8
-    reference, ranges = calibrated(opened, calibration, manifest, say)
+    calibration = plan_calibration(options, manifest.defaults, manifest.geometry, manifest.demonstration)
+    reference, ranges = calibrated(opened, manifest, calibration, say)
     chosen = policy.layers(reference.layer_names, policy.default)
     say("judge FP8")
     report = {
@@ -71,7 +83,7 @@ def prepare_fp8(
 
 
 def calibrated(
-    opened: Checkpoint, calibration: Calibration, manifest: Manifest, say: Callable[[str], None]
+    opened: Checkpoint, manifest: Manifest, calibration: Calibration, say: Callable[[str], None]
 ) -> tuple[Reference, Ranges]:
     """The reference, still in memory, and the ranges of all layers that some step of the policy narrows.
 

@@ -9,7 +9,6 @@ import mutoscope.cli
 import numpy as np
 import onnx
 import pytest
-import torch
 from mutoscope.bundle import Bundle
 from mutoscope.manifest import Graph
 from mutoscope_engines.backends import load_backend
@@ -97,7 +96,7 @@ def test_the_graph_costs_what_the_judge_says_and_calibration_is_repeatable(expor
     """The judge does in torch what ONNX Runtime does with the graph; both start from the same checkpoint here."""
     manifest, opened = exported.bundle.manifest, open_checkpoint(exported.checkpoint)
     planned = plan_calibration(OPTIONS, manifest.defaults, manifest.geometry, manifest.demonstration)
-    reference, ranges = calibrated(opened, planned, manifest, lambda stage: None)
+    reference, ranges = calibrated(opened, manifest, planned, lambda stage: None)
     assert {name: spread.largest for name, spread in ranges.linears.items()} == exported.report["fp8"]["largest"][
         "linears"
     ]
@@ -119,7 +118,7 @@ def test_the_graph_costs_what_the_judge_says_and_calibration_is_repeatable(expor
 def test_passes_name_the_layers_of_the_step(exported: Exported) -> None:
     manifest, opened = exported.bundle.manifest, open_checkpoint(exported.checkpoint)
     planned = plan_calibration(OPTIONS, manifest.defaults, manifest.geometry, None)
-    reference, ranges = calibrated(opened, planned, manifest, lambda stage: None)
+    reference, ranges = calibrated(opened, manifest, planned, lambda stage: None)
     layers = opened.family.FP8.layers(reference.layer_names, "feed-forward")
     attention, linears = fp8_passes(opened.family.FP8, layers, ranges)
     assert attention.scales == {}
@@ -131,6 +130,5 @@ def test_passes_name_the_layers_of_the_step(exported: Exported) -> None:
 
 def test_a_network_too_shallow_for_fp8_is_refused(wan_checkpoint: Path, wan_bundle: Path) -> None:
     manifest = Bundle.open(wan_bundle).manifest
-    planned = plan_calibration(OPTIONS, manifest.defaults, manifest.geometry, None)
-    with pytest.raises(ExportError, match="has no FP8 form: of 2 blocks, 1 at each end"), torch.no_grad():
-        prepare_fp8(open_checkpoint(wan_checkpoint), planned, manifest, lambda stage: None)
+    with pytest.raises(ExportError, match="has no FP8 form: of 2 blocks, 1 at each end"):
+        prepare_fp8(open_checkpoint(wan_checkpoint), manifest, OPTIONS, lambda stage: None)
