@@ -14,10 +14,10 @@ import os
 import shutil
 import sys
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, Protocol
 
 import msgspec
 import mutoscope
@@ -44,20 +44,29 @@ TABLE_BEGINS, TABLE_ENDS = "<!-- begin of the measured table -->\n", "<!-- end o
 Velocities = list[NDArray[np.float32]]
 
 
-class Candidate:
-    """A model to be judged: `velocity` of one branch of a recorded step, and `generate` as of `mutoscope.Pipeline`."""
+class Candidate(Protocol):
+    """A model to be judged. Closing it frees its memory."""
 
-    velocity: Callable[[Recording, int], NDArray[np.float32]]
-    generate: Callable[..., Any]
+    def velocity(self, recording: Recording, branch: int) -> NDArray[np.float32]:
+        """Of one branch of a recorded step, `[C, F, h, w]`."""
+        ...
+
+    def generate(self, prompt: str, *, seed: int) -> Any:
+        """As `mutoscope.Pipeline.generate`, at the bundle's defaults."""
+        ...
+
+    def close(self) -> None: ...
 
 
-class BundleCandidate(Candidate):
+class BundleCandidate:
     def __init__(self, root: Path, precision: str) -> None:
         self._pipeline = mutoscope.Pipeline.load(root, precision=precision)
         bundle = Bundle.open(root, verify=False)
         graph = bundle.manifest.graph("denoiser", precision)
         self._denoiser = load_backend("onnxruntime").open(bundle.path(graph.file), SessionOptions())
-        self.generate = self._pipeline.generate
+
+    def generate(self, prompt: str, *, seed: int) -> Any:
+        return self._pipeline.generate(prompt, seed=seed)
 
     def velocity(self, recording: Recording, branch: int) -> NDArray[np.float32]:
         latents = recording.latents.numpy()
@@ -77,7 +86,7 @@ class BundleCandidate(Candidate):
         self._pipeline.close()
 
 
-class DiffusersCandidate(Candidate):
+class DiffusersCandidate:
     """The transformer in bfloat16 as Diffusers runs it; text encoder, VAE and solver in float32."""
 
     def __init__(self, checkpoint: Path, bundle: Bundle) -> None:
@@ -121,7 +130,7 @@ class Baseline:
         self._clips: list[Frames] = []
         self._rows: list[dict[str, Any]] = []
 
-    def judge(self, candidate: Any) -> dict[str, Any]:
+    def judge(self, candidate: Candidate) -> dict[str, Any]:
         """The first that is judged is the baseline of the others."""
         velocities = [
             candidate.velocity(recording, branch)

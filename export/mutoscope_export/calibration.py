@@ -6,6 +6,7 @@ or of graphs. The same request gives the same ranges on the same machine.
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from math import isfinite
 from typing import Any
 
 import msgspec
@@ -15,8 +16,10 @@ from mutoscope.errors import RequestError
 from torch import Tensor, nn
 
 from .builtin.grammar import all_scenes
+from .errors import ExportError
 from .fp8_policy import Fp8Layers
 from .layer_watch import watch
+from .passes.fp8 import activation_scale
 from .sizes import allowed_sizes
 
 PROMPTS = (
@@ -29,6 +32,7 @@ PROMPTS = (
     "ink spreads in clear water, macro, black background",
     "a cartoon fox runs through a forest of flat coloured paper trees",
 )
+MARGIN = 1.1  # for magnitudes that calibration did not meet
 GRAMMAR_PROMPTS = tuple(scene.prompt() for scene in all_scenes()[371::343])  # 8 that share few words
 
 
@@ -104,13 +108,23 @@ class Spread:
 
     def see(self, x: Tensor) -> None:
         magnitudes = x.abs()
-        self.largest = max(self.largest, float(magnitudes.max()))
+        largest = float(magnitudes.max())
+        if not isfinite(largest):
+            raise ExportError(
+                "the reference computes NaN or infinity; FP8 has no range for it. Get the checkpoint again"
+            )
+        self.largest = max(self.largest, largest)
         self.total += float(magnitudes.sum(dtype=torch.float64))
         self.count += x.numel()
 
     @property
     def mean(self) -> float:
         return self.total / max(1, self.count)
+
+    @property
+    def scale(self) -> float:
+        """Of its E4M3 form."""
+        return activation_scale(self.largest, MARGIN)
 
 
 @dataclass(frozen=True)

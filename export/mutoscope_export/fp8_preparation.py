@@ -14,6 +14,7 @@ from mutoscope.bundle import Manifest
 from torch import Tensor
 
 from .calibration import (
+    MARGIN,
     Calibration,
     CalibrationOptions,
     Ranges,
@@ -25,9 +26,9 @@ from .calibration import (
 from .errors import ExportError
 from .families import GraphSource
 from .fp8_policy import Fp8Layers, Fp8Policy
-from .fp8_quality import MARGIN, judge
+from .fp8_quality import judge
 from .graph import Pass
-from .passes.fp8 import StaticFp8, activation_scale
+from .passes.fp8 import StaticFp8
 from .passes.fp8_attention import AttentionScales, Fp8Attention
 
 if TYPE_CHECKING:
@@ -103,14 +104,10 @@ def calibrated(
 def fp8_passes(policy: Fp8Policy, layers: Fp8Layers, ranges: Ranges) -> tuple[Pass, ...]:
     """Attention first, which is found by names that the weights lose when they are quantized."""
     attentions = {
-        policy.values_weight.format(name): AttentionScales(
-            *(activation_scale(spread.largest, MARGIN) for spread in ranges.attentions[name])
-        )
+        policy.values_weight.format(name): AttentionScales(*(spread.scale for spread in ranges.attentions[name]))
         for name in layers.attentions
     }
-    linears = {
-        policy.weight.format(name): activation_scale(ranges.linears[name].largest, MARGIN) for name in layers.linears
-    }
+    linears = {policy.weight.format(name): ranges.linears[name].scale for name in layers.linears}
     return Fp8Attention(attentions), StaticFp8(linears)
 
 

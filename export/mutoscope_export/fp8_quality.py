@@ -15,14 +15,14 @@ from torch.nn import functional as F
 from .calibration import Ranges, Recording
 from .fp8_policy import Fp8Layers, Fp8Policy
 from .layer_watch import watch
-from .passes.fp8 import E4M3_MAX, TINY, activation_scale
+from .passes.fp8 import E4M3_MAX, TINY
 from .passes.fp8_attention import PROBABILITY_SCALE
 
-MARGIN = 1.1  # for magnitudes that calibration did not meet
 # Of the largest magnitude over the mean of all. Beyond it, a quarter of the mean is less than the smallest number that
 # E4M3 holds with all its bits.
 OUTLIER_BOUND = E4M3_MAX / 2**-6 / 4
 WORST = 5
+_QUERIES_AT_ONCE = 256  # because their scores are the largest tensor by far
 
 
 def judge(network: nn.Module, policy: Fp8Policy, ranges: Ranges, up_to: str) -> dict[str, Any]:
@@ -38,7 +38,7 @@ def judge(network: nn.Module, policy: Fp8Policy, ranges: Ranges, up_to: str) -> 
         exact = [network(**call, return_dict=False)[0] for call in calls]
         for step in policy.steps:
             layers = policy.layers(names, step)
-            narrowed = _Narrowed(layers, ranges)
+            narrowed = _Narrowed(ranges)
             with watch(network, layers, narrowed.linear, narrowed.attention):
                 given = [network(**call, return_dict=False)[0] for call in calls]
             steps.append(
@@ -71,30 +71,27 @@ def _calls(network: nn.Module, recordings: Sequence[Recording]) -> Iterator[dict
 class _Narrowed:
     """Does what layers do with operands that went through E4M3, and keeps count of what that changes."""
 
-    def __init__(self, layers: Fp8Layers, ranges: Ranges) -> None:
-        self._scales = {name: activation_scale(ranges.linears[name].largest, MARGIN) for name in layers.linears}
-        self._attention_scales = {
-            name: [activation_scale(spread.largest, MARGIN) for spread in ranges.attentions[name]]
-            for name in layers.attentions
-        }
+    def __init__(self, ranges: Ranges) -> None:
+        self._ranges = ranges
         self._squares: dict[str, list[float]] = defaultdict(lambda: [0.0, 0.0])
 
     def linear(self, name: str, layer: nn.Linear, x: Tensor, output: Tensor) -> Tensor:
-        narrowed = F.linear(through_e4m3(x, self._scales[name]), narrowed_weight(layer.weight), layer.bias)
+        narrowed = F.linear(
+            through_e4m3(x, self._ranges.linears[name].scale), narrowed_weight(layer.weight), layer.bias
+        )
         self._count(name, narrowed, output)
         return narrowed
 
     def attention(self, name: str, queries: Tensor, keys: Tensor, values: Tensor) -> Tensor:
         half = queries.shape[-1] ** -0.25  # half of the softmax scale on either side
-        scales = self._attention_scales[name]
+        scales = [spread.scale for spread in self._ranges.attentions[name]]
         q = through_e4m3(queries * half, scales[0] * half)
         k = through_e4m3(keys * half, scales[1] * half)
         v = through_e4m3(values, scales[2])
-        heads = []
-        for head in range(q.shape[1]):  # one at a time: the scores are the largest tensor by far
-            probabilities = (q[:, head] @ k[:, head].mT).softmax(-1)
-            heads.append(through_e4m3(probabilities, PROBABILITY_SCALE) @ v[:, head])
-        narrowed = torch.stack(heads, dim=1)
+        parts = [
+            through_e4m3((part @ k.mT).softmax(-1), PROBABILITY_SCALE) @ v for part in q.split(_QUERIES_AT_ONCE, dim=2)
+        ]
+        narrowed = torch.cat(parts, dim=2)
         self._count(name, narrowed, F.scaled_dot_product_attention(queries, keys, values))
         return narrowed
 

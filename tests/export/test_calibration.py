@@ -16,6 +16,7 @@ from mutoscope_export.calibration import (
     calibrate,
     plan_calibration,
 )
+from mutoscope_export.errors import ExportError
 from mutoscope_export.fp8_policy import Fp8Layers
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -74,6 +75,15 @@ def test_ranges_cover_every_step_prompt_and_branch() -> None:
         assert spread.mean == pytest.approx(factor * float(every.abs().mean()), rel=1e-5)
     mixed = F.scaled_dot_product_attention(every, -2 * every, 3 * every)
     assert ranges.linears["linear"].largest == pytest.approx(float(mixed.abs().max()))
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_a_reference_that_overflows_is_refused(value: float) -> None:
+    runs, _ = reference()
+    runs.network.linear.bias.data[0] = value
+    runs.network.linear.register_forward_pre_hook(lambda layer, arguments: (arguments[0] * layer.bias,))
+    with pytest.raises(ExportError, match="NaN or infinity"):
+        calibrate(runs, LAYERS)
 
 
 def test_it_records_an_early_a_middle_and_a_late_step_with_the_negative_branch_first() -> None:
