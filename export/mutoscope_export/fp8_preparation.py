@@ -49,7 +49,7 @@ class Fp8Preparation:
             return source
         return replace(
             source,
-            passes=(*source.passes, *self.passes),
+            passes=(*self.passes, *source.passes),  # before a pass that stores weights otherwise
             examples=lambda model: [
                 _recorded(example, self.recordings[index % len(self.recordings)])
                 for index, example in enumerate(source.examples(model))

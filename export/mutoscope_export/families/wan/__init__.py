@@ -40,7 +40,7 @@ DEFAULTS = Defaults(
 )  # fmt: skip
 PREVIEWED = "vae"
 
-# Those of fp8 follow from its calibration, and come behind these.
+# Those of fp8 follow from its calibration.
 _PASSES = {"fp32": (), "int8": (DynamicInt8(denoiser.QUANTIZABLE_WEIGHTS),), "fp8": ()}
 PRECISIONS = tuple(_PASSES)
 
