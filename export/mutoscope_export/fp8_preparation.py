@@ -24,7 +24,7 @@ from .calibration import (
     plan_calibration,
 )
 from .errors import ExportError
-from .families import GraphSource
+from .families import Form, GraphSource
 from .fp8_policy import Fp8Layers, Fp8Policy
 from .fp8_quality import judge
 from .graph import Pass
@@ -45,16 +45,21 @@ class Fp8Preparation:
 
     def applied(self, source: GraphSource) -> GraphSource:
         """The source of an FP8 graph with its passes, compared on what was recorded: for that the scales hold."""
-        if source.precision != "fp8":
+        if all(form.precision != "fp8" for form in source.forms):
             return source
         return replace(
             source,
-            passes=(*self.passes, *source.passes),  # before a pass that stores weights otherwise
+            forms=tuple(map(self._with_passes, source.forms)),
             examples=lambda model: [
                 _recorded(example, self.recordings[index % len(self.recordings)])
                 for index, example in enumerate(source.examples(model))
             ],
         )
+
+
+    def _with_passes(self, form: Form) -> Form:
+        """Before a pass that stores weights otherwise."""
+        return replace(form, passes=(*self.passes, *form.passes)) if form.precision == "fp8" else form
 
 
 def prepare_fp8(
