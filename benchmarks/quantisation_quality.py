@@ -2,8 +2,8 @@
 
     python -m benchmarks.quantisation_quality --output benchmarks/results/quantisation_quality.json
 
-Every graph runs through ONNX Runtime on the CPU, FP8 with float32 between its products; bfloat16, which that cannot
-run, through Diffusers. Knows how to make bundles whose denoiser is another graph. Knows nothing of what FP8 is.
+Every graph runs through ONNX Runtime on the CPU, which has no bfloat16: those graphs run in float32 with each of their
+values rounded to it. Knows how to make bundles whose denoiser is another graph. Knows nothing of what FP8 is.
 """
 
 from __future__ import annotations
@@ -33,6 +33,7 @@ from mutoscope_export.export import export_checkpoint
 from mutoscope_export.fp8_preparation import calibrated, fp8_passes
 from mutoscope_export.fp8_quality import judge
 from mutoscope_export.graph import GRAPH_FILE, WEIGHTS_FILE, Pass
+from mutoscope_export.passes.in_float32 import InFloat32
 from numpy.typing import NDArray
 
 from .machine import describe
@@ -181,33 +182,32 @@ def _whole(row: dict[str, Any]) -> bool:
 
 
 def with_denoiser(base: Bundle, passes: Sequence[Pass], root: Path) -> Path:
-    """A bundle beside `base` whose float32 denoiser went through `passes`."""
-    graph = base.manifest.graph("denoiser", "fp32")
+    """A bundle beside `base` whose denoiser is its bfloat16 graph after `passes`, each value rounded, run in float32."""
+    graph = base.manifest.graph("denoiser", "bf16")
     shutil.copytree(base.root, root, copy_function=os.link, ignore=shutil.ignore_patterns("denoiser*", "manifest.json"))
     model = ir.load(base.path(graph.file))
-    for change in passes:
+    for change in (*passes, InFloat32(rounded=True)):
         change(model)
     (root / "denoiser").mkdir()
     ir.save(model, root / "denoiser" / GRAPH_FILE, external_data=WEIGHTS_FILE, size_threshold_bytes=1024)
     others = tuple(other for other in base.manifest.graphs if other.role != "denoiser")
-    file = f"denoiser/{GRAPH_FILE}"
-    write_manifest(
-        root, msgspec.structs.replace(base.manifest, graphs=(*others, msgspec.structs.replace(graph, file=file)))
-    )
+    made = msgspec.structs.replace(graph, precision="fp32", file=f"denoiser/{GRAPH_FILE}")
+    write_manifest(root, msgspec.structs.replace(base.manifest, graphs=(*others, made)))
     return root
 
 
 def rows(checkpoint: Path, work: Path, count: int, options: CalibrationOptions) -> Iterator[dict[str, Any]]:
     """One a candidate: float32, bfloat16, int8, then FP8 step by step."""
     opened = open_checkpoint(checkpoint)
-    base = export_checkpoint(checkpoint, work / "base", precisions=("fp32", "int8"), overwrite=True)
+    base = export_checkpoint(checkpoint, work / "base", precisions=("fp32", "int8", "bf16"))
     manifest, policy = base.manifest, opened.family.FP8
     planned = plan_calibration(options, manifest.defaults, manifest.geometry, manifest.demonstration)
     reference, ranges = calibrated(opened, manifest, planned, _say)
     in_torch = {step["step"]: step for step in judge(reference.network, policy, ranges, policy.default)["steps"]}
     baseline = Baseline(ranges.recordings, count)
     yield {"name": "fp32"} | baseline.judge(BundleCandidate(base.root, "fp32"))
-    yield {"name": "bf16 (Diffusers)"} | baseline.judge(DiffusersCandidate(checkpoint, base))
+    yield {"name": "bf16"} | baseline.judge(BundleCandidate(with_denoiser(base, (), work / "bf16"), "fp32"))
+    yield {"name": "bf16 in Diffusers"} | baseline.judge(DiffusersCandidate(checkpoint, base))
     yield {"name": "int8"} | baseline.judge(BundleCandidate(base.root, "int8"))
     for step in policy.steps:
         layers = policy.layers(reference.layer_names, step)

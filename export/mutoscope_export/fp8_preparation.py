@@ -56,7 +56,6 @@ class Fp8Preparation:
             ],
         )
 
-
     def _with_passes(self, form: Form) -> Form:
         """Before a pass that stores weights otherwise."""
         return replace(form, passes=(*self.passes, *form.passes)) if form.precision == "fp8" else form
