@@ -13,9 +13,10 @@ from mutoscope.bundle import Bundle
 from mutoscope.manifest import Graph
 from mutoscope_engines.backends import load_backend
 from mutoscope_engines.session import SessionOptions
-from mutoscope_export.calibration import CalibrationOptions, Recording, plan_calibration
+from mutoscope_export.calibration import CalibrationOptions, Ranges, Recording, Reference, plan_calibration
 from mutoscope_export.checkpoint import open_checkpoint
 from mutoscope_export.errors import ExportError
+from mutoscope_export.families.wan.precision_policy import FP8
 from mutoscope_export.fp8_preparation import calibrated, fp8_passes, prepare_fp8, quality_table
 from mutoscope_export.fp8_quality import judge
 from mutoscope_export.random_checkpoint import random_checkpoint
@@ -46,6 +47,14 @@ def exported(tmp_path_factory: pytest.TempPathFactory) -> Exported:
         assert mutoscope.cli.main(given) == 0
     bundle = Bundle.open(folder / "bundle")
     return Exported(checkpoint, bundle, json.loads(bundle.path("export_report.json").read_text()), "\n".join(printed))
+
+
+@pytest.fixture(scope="module")
+def again(exported: Exported) -> tuple[Reference, Ranges]:
+    """The same calibration once more."""
+    manifest, opened = exported.bundle.manifest, open_checkpoint(exported.checkpoint)
+    planned = plan_calibration(OPTIONS, manifest.defaults, manifest.geometry, manifest.demonstration)
+    return calibrated(opened, manifest, planned, lambda stage: None)
 
 
 def test_the_bundle_has_the_graph_with_as_much_in_fp8_as_the_report_says(exported: Exported) -> None:
@@ -92,7 +101,9 @@ def velocity(bundle: Bundle, graph: Graph, recording: Recording, branch: int) ->
         return session.run(feeds)["next_state"].numpy()[0]
 
 
-def test_the_graph_costs_what_the_judge_says_and_calibration_is_repeatable(exported: Exported) -> None:
+def test_the_graph_costs_what_the_judge_says_and_calibration_is_repeatable(
+    exported: Exported, again: tuple[Reference, Ranges]
+) -> None:
     """The judge does in torch what ONNX Runtime does with the graph; both start from the same checkpoint here."""
     manifest, opened = exported.bundle.manifest, open_checkpoint(exported.checkpoint)
     planned = plan_calibration(OPTIONS, manifest.defaults, manifest.geometry, manifest.demonstration)
@@ -100,7 +111,7 @@ def test_the_graph_costs_what_the_judge_says_and_calibration_is_repeatable(expor
     assert {name: spread.largest for name, spread in ranges.linears.items()} == exported.report["fp8"]["largest"][
         "linears"
     ]
-    judged = judge(reference.network, opened.family.FP8, ranges, opened.family.FP8.default)
+    judged = judge(reference.network, FP8, ranges, FP8.default)
     made = {
         precision: np.stack(
             [
@@ -115,12 +126,9 @@ def test_the_graph_costs_what_the_judge_says_and_calibration_is_repeatable(expor
     assert cost == pytest.approx(judged["steps"][-1]["relative_l2"], rel=1e-2)
 
 
-def test_passes_name_the_layers_of_the_step(exported: Exported) -> None:
-    manifest, opened = exported.bundle.manifest, open_checkpoint(exported.checkpoint)
-    planned = plan_calibration(OPTIONS, manifest.defaults, manifest.geometry, None)
-    reference, ranges = calibrated(opened, manifest, planned, lambda stage: None)
-    layers = opened.family.FP8.layers(reference.layer_names, "feed-forward")
-    attention, linears = fp8_passes(opened.family.FP8, layers, ranges)
+def test_passes_name_the_layers_of_the_step(exported: Exported, again: tuple[Reference, Ranges]) -> None:
+    reference, ranges = again
+    attention, linears = fp8_passes(FP8, FP8.layers(reference.layer_names, "feed-forward"), ranges)
     assert attention.scales == {}
     weight = "transformer.blocks.1.ffn.net.2.weight"
     assert linears.activation_scales.keys() == {weight, "transformer.blocks.1.ffn.net.0.proj.weight"}
@@ -128,7 +136,6 @@ def test_passes_name_the_layers_of_the_step(exported: Exported) -> None:
     assert linears.activation_scales[weight] * 448 == pytest.approx(1.1 * largest)
 
 
-def test_a_network_too_shallow_for_fp8_is_refused(wan_checkpoint: Path, wan_bundle: Path) -> None:
-    manifest = Bundle.open(wan_bundle).manifest
+def test_a_network_too_shallow_for_fp8_is_refused(wan_checkpoint: Path, exported: Exported) -> None:
     with pytest.raises(ExportError, match="has no FP8 form: of 2 blocks, 1 at each end"):
-        prepare_fp8(open_checkpoint(wan_checkpoint), manifest, OPTIONS, lambda stage: None)
+        prepare_fp8(open_checkpoint(wan_checkpoint), exported.bundle.manifest, OPTIONS, lambda stage: None)
