@@ -105,12 +105,9 @@ def test_the_graph_costs_what_the_judge_says_and_calibration_is_repeatable(
     exported: Exported, again: tuple[Reference, Ranges]
 ) -> None:
     """The judge does in torch what ONNX Runtime does with the graph; both start from the same checkpoint here."""
-    manifest, opened = exported.bundle.manifest, open_checkpoint(exported.checkpoint)
-    planned = plan_calibration(OPTIONS, manifest.defaults, manifest.geometry, manifest.demonstration)
-    reference, ranges = calibrated(opened, manifest, planned, lambda stage: None)
-    assert {name: spread.largest for name, spread in ranges.linears.items()} == exported.report["fp8"]["largest"][
-        "linears"
-    ]
+    manifest, (reference, ranges) = exported.bundle.manifest, again
+    found = {name: spread.largest for name, spread in ranges.linears.items()}
+    assert found == exported.report["fp8"]["largest"]["linears"]
     judged = judge(reference.network, FP8, ranges, FP8.default)
     made = {
         precision: np.stack(
