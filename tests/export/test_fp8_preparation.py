@@ -8,9 +8,10 @@ import mutoscope
 import mutoscope.cli
 import numpy as np
 import onnx
+import onnx_ir as ir
 import pytest
+import torch
 from mutoscope.bundle import Bundle
-from mutoscope.manifest import Graph
 from mutoscope_engines.backends import load_backend
 from mutoscope_engines.session import SessionOptions
 from mutoscope_export.calibration import CalibrationOptions, Ranges, Recording, Reference, plan_calibration
@@ -19,6 +20,7 @@ from mutoscope_export.errors import ExportError
 from mutoscope_export.families.wan.precision_policy import FP8
 from mutoscope_export.fp8_preparation import calibrated, fp8_passes, prepare_fp8, quality_table
 from mutoscope_export.fp8_quality import judge
+from mutoscope_export.passes.in_float32 import InFloat32
 from mutoscope_export.random_checkpoint import random_checkpoint
 
 PROMPTS = ["a red circle", "the blue square moving"]
@@ -36,7 +38,9 @@ class Exported:
 @pytest.fixture(scope="module")
 def exported(tmp_path_factory: pytest.TempPathFactory) -> Exported:
     folder = tmp_path_factory.mktemp("fp8")
-    checkpoint = random_checkpoint(folder / "checkpoint", num_layers=3, vae_config={"num_res_blocks": 0})
+    checkpoint = random_checkpoint(
+        folder / "checkpoint", num_layers=3, vae_config={"num_res_blocks": 0}, dtype=torch.bfloat16
+    )
     prompts = folder / "prompts.txt"
     prompts.write_text("\n\n".join(PROMPTS))
     printed: list[str] = []
@@ -86,9 +90,9 @@ def test_the_table_is_printed_at_the_end_before_the_bundle(exported: Exported) -
     assert f"{next(iter(worst))} {next(iter(worst.values())):.1%}" in exported.printed
 
 
-def velocity(bundle: Bundle, graph: Graph, recording: Recording, branch: int) -> np.ndarray:
+def velocity(graph: Path, recording: Recording, branch: int) -> np.ndarray:
     latents = recording.latents.numpy()
-    with load_backend("onnxruntime").open(bundle.path(graph.file), SessionOptions(threads=1)) as session:
+    with load_backend("onnxruntime").open(graph, SessionOptions(threads=1)) as session:
         feeds = {
             "latents": latents,
             "state": np.zeros((1, *latents.shape), np.float32),
@@ -102,25 +106,23 @@ def velocity(bundle: Bundle, graph: Graph, recording: Recording, branch: int) ->
 
 
 def test_the_graph_costs_what_the_judge_says_and_calibration_is_repeatable(
-    exported: Exported, again: tuple[Reference, Ranges]
+    exported: Exported, again: tuple[Reference, Ranges], tmp_path: Path
 ) -> None:
-    """The judge does in torch what ONNX Runtime does with the graph; both start from the same checkpoint here."""
+    """The judge does in torch what ONNX Runtime does with the graph, but for scales that bfloat16 rounds there."""
     manifest, (reference, ranges) = exported.bundle.manifest, again
     found = {name: spread.largest for name, spread in ranges.linears.items()}
     assert found == exported.report["fp8"]["largest"]["linears"]
     judged = judge(reference.network, FP8, ranges, FP8.default)
-    made = {
-        precision: np.stack(
-            [
-                velocity(exported.bundle, manifest.graph("denoiser", precision), recording, branch)
-                for recording in ranges.recordings
-                for branch in range(2)
-            ]
-        )
-        for precision in ("fp32", "fp8")
-    }
-    cost = np.linalg.norm(made["fp8"] - made["fp32"]) / np.linalg.norm(made["fp32"])
-    assert cost == pytest.approx(judged["steps"][-1]["relative_l2"], rel=1e-2)
+    exact, narrow = (exported.bundle.path(manifest.graph("denoiser", name).file) for name in ("fp32", "fp8"))
+    model = ir.load(narrow)
+    InFloat32(rounded=False)(model)
+    ir.save(model, tmp_path / "model.onnx", external_data="model.onnx.data")
+    expected, given = (
+        np.stack([velocity(graph, recording, branch) for recording in ranges.recordings for branch in range(2)])
+        for graph in (exact, tmp_path / "model.onnx")
+    )
+    cost = np.linalg.norm(given - expected) / np.linalg.norm(expected)
+    assert cost == pytest.approx(judged["steps"][-1]["relative_l2"], rel=0.1)
 
 
 def test_passes_name_the_layers_of_the_step(exported: Exported, again: tuple[Reference, Ranges]) -> None:
