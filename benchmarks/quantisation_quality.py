@@ -182,7 +182,7 @@ def _whole(row: dict[str, Any]) -> bool:
 
 
 def with_denoiser(base: Bundle, passes: Sequence[Pass], root: Path) -> Path:
-    """A bundle beside `base` whose denoiser is its bfloat16 graph after `passes`, each value rounded, run in float32."""
+    """A bundle beside `base` whose denoiser is its bfloat16 graph after `passes`, with each value rounded."""
     graph = base.manifest.graph("denoiser", "bf16")
     shutil.copytree(base.root, root, copy_function=os.link, ignore=shutil.ignore_patterns("denoiser*", "manifest.json"))
     model = ir.load(base.path(graph.file))
