@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from ..errors import OutputError
@@ -26,6 +26,13 @@ def tell(text: str) -> None:
 def format_facts(facts: Mapping[str, Any]) -> str:
     """One line a fact, names aligned, a mapping's facts indented below its name."""
     return "\n".join(_lines(facts, ""))
+
+
+def format_table(names: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """Columns under their names, each as wide as its widest entry."""
+    lines = [names, *rows]
+    widths = [max(len(line[column]) for line in lines) for column in range(len(names))]
+    return "\n".join("  ".join(map(str.ljust, line, widths)).rstrip() for line in lines)
 
 
 def format_bytes(count: int) -> str:
