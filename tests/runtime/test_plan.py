@@ -10,8 +10,9 @@ import mutoscope.limits
 import numpy as np
 import pytest
 from mutoscope.errors import BackendUnavailableError, BundleError, RequestError
+from mutoscope.execution import Execution
 from mutoscope.families import load_family
-from mutoscope.plan import Execution, Job, Plan, make_job, refuse_impossible_defaults
+from mutoscope.plan import Job, Plan, make_job, refuse_impossible_defaults
 from mutoscope.request import RuntimeOptions, VideoRequest
 from mutoscope.schedule import build_schedule
 from mutoscope.text import Tokenizer
@@ -25,7 +26,7 @@ def job(make_bundle):
         options = {name: given.pop(name) for name in [field.name for field in fields(RuntimeOptions)] if name in given}
         request = VideoRequest(prompt=prompt, **given)
         made = make_bundle(**bundle or {})
-        execution = Execution.choose(RuntimeOptions(**options), made.manifest)
+        execution = Execution.choose(RuntimeOptions(**options), made)
         return make_job(request, execution, made, load_family("wan"), Tokenizer(made))
 
     return make

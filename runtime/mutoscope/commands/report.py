@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+from ..byte_sizes import format_bytes as format_bytes  # for the commands
 from ..errors import OutputError
 
 
@@ -33,14 +34,6 @@ def format_table(names: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     lines = [names, *rows]
     widths = [max(len(line[column]) for line in lines) for column in range(len(names))]
     return "\n".join("  ".join(map(str.ljust, line, widths)).rstrip() for line in lines)
-
-
-def format_bytes(count: int) -> str:
-    """In the largest decimal unit that leaves at least one."""
-    for unit, size in (("GB", 10**9), ("MB", 10**6), ("kB", 10**3)):
-        if count >= size:
-            return f"{count / size:.2f} {unit}"
-    return f"{count} bytes"
 
 
 def _lines(facts: Mapping[str, Any], indent: str) -> Iterator[str]:
