@@ -7,6 +7,7 @@ them. Two blocks of the thirty, because all blocks are alike.
 from __future__ import annotations
 
 import json
+import math
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
@@ -42,23 +43,23 @@ def make_denoiser(folder: Path, config: Mapping[str, int], sizes: Mapping[str, i
 def _make_denoiser(folder: Path, config: Mapping[str, int], sizes: Mapping[str, int]) -> None:
     from diffusers import WanTransformer3DModel
     from mutoscope_export.families.wan import sources
-    from mutoscope_export.graph import dynamic_shapes, export_graph
+    from mutoscope_export.graph import dynamic_shapes, trace, write_graph
+    from mutoscope_export.passes.network_type import TRACED
     from mutoscope_export.random_checkpoint import random_checkpoint
 
     random_checkpoint(folder, **config)
     transformer = WanTransformer3DModel.from_pretrained(folder / "transformer").eval()
-    for source in sources(PRECISIONS):
-        if source.role != "denoiser":
-            continue
-        export_graph(
-            source.module(transformer),
-            source.examples(transformer)[0],
-            dynamic_shapes(source.inputs(transformer)),
-            [name for name, _, _ in source.outputs(transformer)],
-            folder / source.precision,
-            passes=source.passes,
-        )
-        feeds = random_feeds(source.inputs(transformer), sizes)
+    (source,) = (source for source in sources(PRECISIONS) if source.role == "denoiser")
+    inputs = source.inputs(transformer)
+    traced = trace(
+        source.module(transformer, TRACED),
+        source.examples(transformer)[0],
+        dynamic_shapes(inputs),
+        [name for name, _, _ in source.outputs(transformer)],
+    )
+    for form in source.forms:
+        write_graph(traced, folder / form.precision, network_type=form.network_type, passes=form.passes)
+    feeds = random_feeds(inputs, sizes)
     feeds |= {name: np.asarray(value, np.float32) for name, value in ONLY_VELOCITY.items()}
     np.savez(folder / "feeds.npz", **feeds)
 
@@ -66,18 +67,15 @@ def _make_denoiser(folder: Path, config: Mapping[str, int], sizes: Mapping[str, 
 def random_feeds(inputs: Sequence[tuple[str, str, tuple[int | str, ...]]], sizes: Mapping[str, int]) -> Feeds:
     """Normally distributed values for a graph's inputs, the same every time. `sizes` gives the symbols their values."""
     random = np.random.default_rng(0)
-    return {
-        name: random.standard_normal([_size(size, sizes) for size in shape]).astype(dtype)
-        for name, dtype, shape in inputs
-    }
+    return {name: random.standard_normal(sized(shape, sizes)).astype(dtype) for name, dtype, shape in inputs}
 
 
-def _size(size: int | str, sizes: Mapping[str, int]) -> int:
-    """Of a number, a symbol, or a multiple of one: "2*h"."""
-    if isinstance(size, int):
-        return size
-    *factors, symbol = size.split("*")
-    return int(np.prod([int(factor) for factor in factors], dtype=int)) * sizes[symbol]
+def sized(shape: Sequence[int | str], sizes: Mapping[str, int]) -> tuple[int, ...]:
+    """A shape of numbers, symbols and multiples of them ("2*h"), as numbers."""
+    return tuple(
+        math.prod(int(factor) if factor.isdecimal() else sizes[factor] for factor in str(size).split("*"))
+        for size in shape
+    )
 
 
 if __name__ == "__main__":

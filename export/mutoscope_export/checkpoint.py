@@ -81,6 +81,10 @@ class Checkpoint:
         _refuse_other_weights(component, self.name, found)
         return model.eval().requires_grad_(False)
 
+    def stored_type(self, component: str) -> str:
+        """The type of a component's weights: "float32", or "bfloat16" or "float16" where all are in that."""
+        return str(_stored_dtype(self.root / component)).removeprefix("torch.")
+
     def tokenizer(self) -> Any:
         """The tokenizer as `WanPipeline` would load it."""
         try:

@@ -6,7 +6,7 @@ Knows the order of the stages, and that a bundle appears whole or not at all. Kn
 import gc
 import json
 import shutil
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from importlib.metadata import version
@@ -37,10 +37,11 @@ from mutoscope.version import __version__
 
 from .checkpoint import OVERRIDES, UNKNOWN, Checkpoint, open_checkpoint
 from .errors import ExportError
-from .families import GraphSource
-from .graph import GRAPH_FILE, SymbolicValue, dynamic_shapes, export_graph
+from .families import Form, GraphSource
+from .graph import GRAPH_FILE, NETWORK, SymbolicValue, dynamic_shapes, trace, write_graph
 from .parity import Sample, compare, compare_with_own_class, record
 from .passes.half_weights import half_weights
+from .passes.network_type import TRACED
 from .preview import fit_preview
 
 REPORT = "export_report.json"
@@ -94,7 +95,7 @@ def export_checkpoint(
     opened = open_checkpoint(checkpoint)
     sources = opened.family.sources(_checked_precisions(precisions, opened.family.PRECISIONS))
     if compact:
-        sources = [replace(source, passes=(*source.passes, half_weights)) for source in sources]
+        sources = [replace(source, forms=tuple(map(_compact, source.forms))) for source in sources]
     with _partial_folder(destination) as folder:
         manifest = _describe(opened, folder, say)
         graphs, report = _export_graphs(opened, sources, folder, say)
@@ -201,11 +202,12 @@ def _export_graphs(
     report: dict[str, list[dict[str, Any]]] = {"components": [], "graphs": []}
     for component, its_sources in groupby(sources, lambda source: source.component):
         made, beside_own_class = _export_component(opened, component, list(its_sources), folder, say)
+        stored_type = opened.stored_type(component)
         report["components"].append(beside_own_class)
         gc.collect()  # the exporter leaves cycles that hold the weights
         for graph, samples in made:
             say(f"compare {Path(graph.file).parent}")
-            report["graphs"].append(compare(folder / graph.file, graph, samples))
+            report["graphs"].append(compare(folder / graph.file, graph, samples, stored_type))
             graphs.append(graph)
     return graphs, report
 
@@ -219,27 +221,40 @@ def _export_component(
         beside_own_class = compare_with_own_class(component, model, *opened.family.beside_own_class(component, model))
     made = []
     for source in sources:
-        say(f"export {source.folder}")
-        module, examples = source.module(model), source.examples(model)
-        graph = Graph(
-            role=source.role,
-            precision=source.precision,
-            file=f"{source.folder}/{GRAPH_FILE}",
-            inputs=_declared(source.inputs(model)),
-            outputs=_declared(source.outputs(model)),
+        say(f"trace {source.role}")
+        examples, inputs = source.examples(model), source.inputs(model)
+        output_names = [name for name, _, _ in source.outputs(model)]
+        samples = record(source.module(model, torch.float32), examples, output_names)
+        traced = trace(
+            source.module(model, TRACED), _traced_inputs(examples[0], inputs), dynamic_shapes(inputs), output_names
         )
-        output_names = [tensor.name for tensor in graph.outputs]
-        samples = record(module, examples, output_names)
-        destination = folder / source.folder
-        export_graph(
-            module, examples[0], dynamic_shapes(source.inputs(model)), output_names, destination, passes=source.passes
-        )
-        made.append((graph, samples))
+        for form in source.forms:
+            say(f"write {source.folder(form)}")
+            write_graph(traced, folder / source.folder(form), network_type=form.network_type, passes=form.passes)
+            graph = Graph(
+                role=source.role,
+                precision=form.precision,
+                file=f"{source.folder(form)}/{GRAPH_FILE}",
+                inputs=_declared(inputs, form),
+                outputs=_declared(source.outputs(model), form),
+            )
+            made.append((graph, samples))
     return made, beside_own_class
 
 
-def _declared(values: Sequence[SymbolicValue]) -> tuple[GraphTensor, ...]:
-    return tuple(GraphTensor(name=name, dtype=dtype, shape=shape) for name, dtype, shape in values)
+def _traced_inputs(example: Mapping[str, torch.Tensor], inputs: Sequence[SymbolicValue]) -> dict[str, torch.Tensor]:
+    return {name: example[name].to(TRACED) if dtype == NETWORK else example[name] for name, dtype, _ in inputs}
+
+
+def _declared(values: Sequence[SymbolicValue], form: Form) -> tuple[GraphTensor, ...]:
+    return tuple(
+        GraphTensor(name=name, dtype=form.network_type if dtype == NETWORK else dtype, shape=shape)
+        for name, dtype, shape in values
+    )
+
+
+def _compact(form: Form) -> Form:
+    return replace(form, passes=(*form.passes, half_weights))
 
 
 def _fit_preview(opened: Checkpoint, latent_channels: int) -> Preview:

@@ -4,7 +4,8 @@ Knows the torch exporter, the versions of the format and how to keep memory smal
 the graph is the module's business, what is changed in it the passes'.
 
 The exporter sees only shapes. Weights stay where the module has them until they are written, and are converted there,
-one at a time: a bfloat16 checkpoint becomes a float32 graph without ever being float32 in memory.
+one at a time: a bfloat16 checkpoint becomes a float32 graph without ever being float32 in memory, or a bfloat16 graph
+without any conversion. A module is traced once for all types of its network (`passes.network_type`).
 """
 
 import logging
@@ -20,6 +21,7 @@ from onnxscript.optimizer import optimize_ir
 from torch import Tensor
 
 from mutoscope_export.passes.fold_weights import fold_weights
+from mutoscope_export.passes.network_type import NetworkType
 
 OPSET = 23
 IR_VERSION = 10
@@ -28,9 +30,14 @@ WEIGHTS_FILE = "model.onnx.data"
 
 Pass = Callable[[ir.Model], bool]
 
+NETWORK = "network"
 SymbolicValue = tuple[str, str, tuple[int | str, ...]]
-"""Name, dtype and shape of an input or output; a string in the shape is a symbol, or a multiple of one ("2*h")."""
+"""Name, dtype and shape of an input or output; a string in the shape is a symbol, or a multiple of one ("2*h").
 
+The dtype `NETWORK` is that of the network, which each form of a graph chooses.
+"""
+
+_TYPES = {"float32": ir.DataType.FLOAT, "float16": ir.DataType.FLOAT16, "bfloat16": ir.DataType.BFLOAT16}
 _INLINE_BYTES = 1024
 
 
@@ -43,11 +50,21 @@ def export_graph(
     *,
     passes: Sequence[Pass] = (),
 ) -> None:
-    """Writes `module` as `destination/model.onnx` and `model.onnx.data`; the folder is made where it is missing.
+    """Writes `module` as `destination/model.onnx` and `model.onnx.data`; the parameters are those of its two halves."""
+    write_graph(trace(module, inputs, dynamic_shapes, output_names), destination, passes=passes)
+
+
+def trace(
+    module: torch.nn.Module,
+    inputs: Mapping[str, Tensor],
+    dynamic_shapes: Mapping[str, Mapping[int, str]],
+    output_names: Sequence[str],
+) -> ir.Model:
+    """The graph of `module`, as the exporter makes it, with the module's own tensors as weights.
 
     `inputs` are example values by name, in the order of the module's parameters; their names become the graph's.
     `dynamic_shapes` gives each free dimension its name: `{"latents": {1: "F"}}`; such a dimension must be at least 2 in
-    the example. `passes` run in order on the finished graph. The same module and inputs give the same bytes.
+    the example.
     """
     with torch.no_grad(), _quiet():
         program = torch.onnx.export(
@@ -62,8 +79,23 @@ def export_graph(
             verbose=False,
         )
         assert program is not None
-        model = program.model
-        InlinePass()(model)
+        InlinePass()(program.model)
+    return program.model
+
+
+def write_graph(
+    traced: ir.Model, destination: Path, *, network_type: str | None = None, passes: Sequence[Pass] = ()
+) -> None:
+    """Writes a traced graph, which stays as it is, as `destination/model.onnx` and `model.onnx.data`.
+
+    The folder is made where it is missing. Where it was traced in `TRACED`, `network_type` ("float32", "bfloat16" or
+    "float16") is what the network becomes. `passes` run in order on the finished graph. The same module and inputs give
+    the same bytes.
+    """
+    model = traced.clone()
+    with _quiet():
+        if network_type is not None:
+            NetworkType(_TYPES[network_type])(model)
         # Before the optimizer, which would compute what it can fold and lose the names of the weights.
         fold_weights(model)
         optimize_ir(model)

@@ -27,6 +27,7 @@ from .manifest import (
     Preview,
     Provenance,
     Text,
+    base_precision,
     decode_manifest,
 )
 
@@ -45,6 +46,7 @@ __all__ = [
     "Preview",
     "Provenance",
     "Text",
+    "base_precision",
     "write_manifest",
 ]
 

@@ -19,6 +19,8 @@ MAX_STEPS = 1000  # the training timesteps of every model so far
 MAX_FPS = 240
 MAX_BRANCHES = 2  # guidance: (negative, positive)
 MAX_STATE_ROWS = 5  # UniPC of third order
+# What int8 and FP8 narrow is the denoiser; beside it, every other network runs in the type that these widen to.
+BASE_PRECISIONS = {"int8": "fp32", "fp8": "bf16"}
 
 Positive = Annotated[int, msgspec.Meta(ge=1, le=1 << 20)]
 
@@ -150,21 +152,27 @@ class Manifest(_Record, frozen=True):
         return [graph.precision for graph in self.graphs if graph.role == role]
 
     def graph(self, role: str, precision: str) -> Graph:
-        """The graph of a role in this precision, or the only one there is where the role has one precision alone.
+        """The graph of a role beside a denoiser of this precision: in the same, or else in its base precision.
+
+        The denoiser itself has exactly this precision.
 
         Raises:
             BundleError: there is no such graph; says which precisions there are.
         """
-        candidates = [graph for graph in self.graphs if graph.role == role]
-        exact = [graph for graph in candidates if graph.precision == precision]
-        found = exact or (candidates if len(candidates) == 1 else [])
+        wanted = [precision] if role == "denoiser" else [precision, base_precision(precision)]
+        found = [graph for name in wanted for graph in self.graphs if (graph.role, graph.precision) == (role, name)]
         if not found:
             raise BundleError(
-                f"the bundle has no {role!r} graph in {precision}; "
+                f"the bundle has no {role!r} graph in {' or '.join(dict.fromkeys(wanted))}; "
                 f"it has: {', '.join(self.precisions(role)) or 'none'}. "
                 f"Export it with --precision {precision}"
             )
         return found[0]
+
+
+def base_precision(precision: str) -> str:
+    """What the other graphs of a bundle have where the denoiser has `precision`."""
+    return BASE_PRECISIONS.get(precision, precision)
 
 
 def decode_manifest(content: bytes) -> Manifest:

@@ -50,8 +50,9 @@ def changed(sample: Sample, name: str, by: float) -> Sample:
 
 def test_a_true_graph_passes_and_every_shape_is_reported(exported: tuple[Path, list[Sample]]) -> None:
     report = compare(exported[0], GRAPH, exported[1])
-    assert [sample["input_shapes"]["x"] for sample in report["samples"]] == [[2, 4], [1, 4], [5, 4]]
-    assert all(sample["outputs"]["y"]["relative_l2"] < 1e-6 for sample in report["samples"])
+    (comparison,) = report["comparisons"]
+    assert [sample["input_shapes"]["x"] for sample in comparison["samples"]] == [[2, 4], [1, 4], [5, 4]]
+    assert all(sample["outputs"]["y"]["relative_l2"] < 1e-6 for sample in comparison["samples"])
 
 
 @pytest.mark.parametrize("by", [1e-2, np.nan, np.inf])

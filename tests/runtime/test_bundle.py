@@ -123,8 +123,10 @@ def test_a_manifest_that_is_a_link_out_of_the_folder_is_refused(make_bundle) -> 
             for i, role in enumerate(("text_encoder", "denoiser", "vae_decoder_first", "vae_decoder_next"))
         ],
         (
-            lambda m: m["graphs"].extend([m["graphs"][3] | {"precision": "fp16"}, m["graphs"][1] | {"precision": "x"}]),
-            "no 'vae_decoder_next' graph in x; it has: fp32, fp16",
+            lambda m: m["graphs"].extend(
+                [m["graphs"][0] | {"precision": "fp16"}, m["graphs"][1] | {"precision": "fp8"}]
+            ),
+            "no 'text_encoder' graph in fp8 or bf16; it has: fp32, fp16",
         ),
         (
             lambda m: m["graphs"][1].update(inputs=[{"name": "x", "dtype": "float32", "shape": ["F", "2*depth"]}]),
@@ -144,15 +146,22 @@ def test_a_manifest_that_contradicts_itself_is_refused_before_anything_runs(make
     assert complaint in refusal(root)
 
 
-def test_a_role_with_one_precision_serves_every_plan_and_one_with_several_must_have_it(make_bundle) -> None:
+def test_a_role_is_taken_in_the_denoisers_precision_or_its_base_and_the_denoiser_only_as_asked(make_bundle) -> None:
     manifest = make_bundle().manifest
-    fp32 = manifest.graph("denoiser", "fp32")
-    int8 = msgspec.structs.replace(fp32, precision="int8", file="denoiser-int8/model.onnx")
-    manifest = msgspec.structs.replace(manifest, graphs=(*manifest.graphs, int8))
-    assert manifest.graph("text_encoder", "int8").precision == "fp32"
-    assert manifest.graph("denoiser", "int8") == int8
-    with pytest.raises(BundleError, match=r"no 'denoiser' graph in bf16; it has: fp32, int8\. .*--precision bf16"):
+    encoder, denoiser = manifest.graph("text_encoder", "fp32"), manifest.graph("denoiser", "fp32")
+    others = [
+        msgspec.structs.replace(graph, precision=precision, file=f"{graph.role}-{precision}/model.onnx")
+        for graph, precision in ((denoiser, "int8"), (denoiser, "fp8"), (encoder, "bf16"))
+    ]
+    manifest = msgspec.structs.replace(manifest, graphs=(*manifest.graphs, *others))
+    assert [manifest.graph("text_encoder", name).precision for name in ("fp32", "int8", "bf16", "fp8")] == [
+        "fp32", "fp32", "bf16", "bf16",
+    ]  # fmt: skip
+    assert manifest.graph("denoiser", "int8") == others[0]
+    with pytest.raises(BundleError, match=r"no 'denoiser' graph in bf16; it has: fp32, int8, fp8\. .*--precision bf16"):
         manifest.graph("denoiser", "bf16")
+    with pytest.raises(BundleError, match="no 'vae_decoder_next' graph in fp8 or bf16; it has: fp32"):
+        manifest.graph("vae_decoder_next", "fp8")
 
 
 def test_a_missing_folder_is_refused(tmp_path: Path) -> None:

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from importlib import import_module
 from typing import TYPE_CHECKING, Any, Protocol, cast
 
-from mutoscope.bundle import Defaults, Geometry, Text
+import torch
+from mutoscope.bundle import Defaults, Geometry, Text, base_precision
 from torch import Tensor, nn
 
 from ..graph import Pass, SymbolicValue
@@ -19,22 +20,40 @@ if TYPE_CHECKING:
 FAMILIES = {"WanPipeline": "mutoscope_export.families.wan"}
 
 
-@dataclass(frozen=True)
-class GraphSource:
-    """How one graph is made from a component of the checkpoint; each function takes the loaded component."""
+# The type of the network by the base of a graph's precision.
+_NETWORK_TYPES = {"fp32": "float32", "bf16": "bfloat16", "fp16": "float16"}
 
-    role: str
+
+@dataclass(frozen=True)
+class Form:
+    """A graph in one precision: what is done to it after it was traced."""
+
     precision: str
-    component: str
-    module: Callable[[Any], nn.Module]
-    inputs: Callable[[Any], Sequence[SymbolicValue]]
-    outputs: Callable[[Any], Sequence[SymbolicValue]]
-    examples: Callable[[Any], Sequence[Mapping[str, Tensor]]]  # the first is traced, all are compared
     passes: tuple[Pass, ...] = ()
 
     @property
-    def folder(self) -> str:
-        return self.role if self.precision == "fp32" else f"{self.role}-{self.precision}"
+    def network_type(self) -> str:
+        """A name of NumPy's or torch's: "float32", "bfloat16", "float16"."""
+        return _NETWORK_TYPES[base_precision(self.precision)]
+
+
+@dataclass(frozen=True)
+class GraphSource:
+    """How one graph is made from a component of the checkpoint; each function takes the loaded component.
+
+    It is traced once, and written in each of its `forms`. `module` is also given the type of the network.
+    """
+
+    role: str
+    component: str
+    module: Callable[[Any, torch.dtype], nn.Module]
+    inputs: Callable[[Any], Sequence[SymbolicValue]]
+    outputs: Callable[[Any], Sequence[SymbolicValue]]
+    examples: Callable[[Any], Sequence[Mapping[str, Tensor]]]  # the first is traced, all are compared
+    forms: tuple[Form, ...]
+
+    def folder(self, form: Form) -> str:
+        return self.role if form.precision == "fp32" else f"{self.role}-{form.precision}"
 
 
 class Family(Protocol):

@@ -104,6 +104,21 @@ def test_half_precision_products_keep_the_output_float32_and_near():
     assert 1e-4 < error < 5e-2
 
 
+def test_a_feed_forward_beyond_the_range_of_float16_does_not_overflow_in_it():
+    encoder = random_encoder()
+    peaks = []
+    for block in encoder.encoder.block:
+        layer = block.layer[1].DenseReluDense.wo
+        layer.weight.data.mul_(2e4)
+        layer.register_forward_hook(lambda _, inputs, output: peaks.append(output.abs().max().item()))
+    inputs = text.example_inputs(encoder, branches=2, text_tokens=9)
+    expected = expected_embeds(encoder, inputs)
+    with torch.no_grad():
+        embeds = text.TextEncoder(encoder, torch.float16)(**inputs)
+    assert max(peaks) > torch.finfo(torch.float16).max
+    assert np.linalg.norm(embeds.numpy() - expected) / np.linalg.norm(expected) < 5e-2
+
+
 def test_an_encoder_without_gated_gelu_is_refused_with_what_is_supported():
     with pytest.raises(ValueError, match=r"'relu'.*Supported is 'gated-gelu'"):
         text.TextEncoder(random_encoder(feed_forward_proj="relu"))

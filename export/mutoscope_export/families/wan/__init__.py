@@ -11,14 +11,15 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from diffusers import AutoencoderKLWan, WanTransformer3DModel
-from mutoscope.bundle import Defaults, Geometry, Text
+from mutoscope.bundle import Defaults, Geometry, Text, base_precision
 from mutoscope.schedule import CLASSES
 from torch import Tensor
 from transformers import UMT5Config, UMT5EncoderModel
 
 from ...errors import ExportError
+from ...graph import Pass
 from ...passes.int8 import DynamicInt8
-from .. import GraphSource
+from .. import Form, GraphSource
 from . import denoiser, own_classes, text, vae
 
 if TYPE_CHECKING:
@@ -38,8 +39,13 @@ DEFAULTS = Defaults(
 )  # fmt: skip
 PREVIEWED = "vae"
 
-_PASSES = {"fp32": (), "int8": (DynamicInt8(denoiser.QUANTIZABLE_WEIGHTS),)}
-PRECISIONS = tuple(_PASSES)
+_DENOISER_PASSES: Mapping[str, tuple[Pass, ...]] = {
+    "fp32": (),
+    "int8": (DynamicInt8(denoiser.QUANTIZABLE_WEIGHTS),),
+    "bf16": (),
+    "fp16": (),
+}
+PRECISIONS = tuple(_DENOISER_PASSES)
 
 _MAX_SEQUENCE_LENGTH = 512  # of `WanPipeline`
 _WAN_2_2 = {
@@ -114,41 +120,38 @@ def text_settings(checkpoint: Checkpoint, tokenizer: Any) -> Text:
 
 
 def sources(precisions: Sequence[str]) -> list[GraphSource]:
-    denoisers = [
-        GraphSource(
-            "denoiser",
-            precision,
-            "transformer",
-            denoiser.DenoiserStep,
-            denoiser.symbolic_inputs,
-            denoiser.symbolic_outputs,
-            _denoiser_examples,
-            _PASSES[precision],
-        )
-        for precision in precisions
-    ]
+    base_forms = tuple(Form(name) for name in dict.fromkeys(map(base_precision, precisions)))
     encoder = GraphSource(
         "text_encoder",
-        "fp32",
         "text_encoder",
         text.TextEncoder,
         text.symbolic_inputs,
         text.symbolic_outputs,
         _text_examples,
+        base_forms,
+    )
+    step = GraphSource(
+        "denoiser",
+        "transformer",
+        denoiser.DenoiserStep,
+        denoiser.symbolic_inputs,
+        denoiser.symbolic_outputs,
+        _denoiser_examples,
+        tuple(Form(name, _DENOISER_PASSES[name]) for name in precisions),
     )
     decoders = [
         GraphSource(
             "vae_decoder_first" if first else "vae_decoder_next",
-            "fp32",
             "vae",
             partial(vae.DecoderChunk, first=first),
             partial(vae.symbolic_inputs, first=first),
             partial(vae.symbolic_outputs, first=first),
             partial(_vae_examples, first=first),
+            base_forms,
         )
         for first in (True, False)
     ]
-    return [encoder, *denoisers, *decoders]
+    return [encoder, step, *decoders]
 
 
 def beside_own_class(component: str, model: Any) -> tuple[Tensor, Tensor]:

@@ -12,13 +12,16 @@ from transformers.models.umt5.modeling_umt5 import UMT5Attention, UMT5DenseGated
 
 from ...graph import SymbolicValue
 
+# What `wo` of the feed-forward layers gives overflows in float16; transformers keeps that layer in float32 for it. A
+# power of two is exact in every type, costs nothing, and leaves room up to 4e6.
+_HEADROOM = 2.0**-6
+
 
 class TextEncoder(nn.Module):
     """The `text_encoder` graph of the design around the weights of `encoder`, which it shares.
 
     `network_dtype` is the type of the matrix products; norms, softmax and residual sums are float32 whatever it is, and
-    so is the output. The checkpoint's own type does not matter: each weight is converted where it is used. Avoid
-    float16: transformers itself keeps `wo` of the feed-forward layers in float32 because it overflows.
+    so is the output. The checkpoint's own type does not matter: each weight is converted where it is used.
 
     The layers are written out here because the library's own do not export with a free length.
 
@@ -67,7 +70,8 @@ class TextEncoder(nn.Module):
 
     def _feed(self, layer: UMT5DenseGatedActDense, hidden: Tensor) -> Tensor:
         gate = F.gelu(self._linear(layer.wi_0, hidden), approximate="tanh")
-        return self._linear(layer.wo, gate * self._linear(layer.wi_1, hidden)).float()
+        inner = gate * self._linear(layer.wi_1, hidden)
+        return self._linear(layer.wo, inner * _HEADROOM).float() / _HEADROOM
 
     def _linear(self, layer: nn.Linear, x: Tensor) -> Tensor:
         return F.linear(x.to(self.network_dtype), layer.weight.to(self.network_dtype))

@@ -14,7 +14,7 @@ from diffusers import AutoencoderKLWan
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-from ...graph import SymbolicValue
+from ...graph import NETWORK, SymbolicValue
 from .vae_layers import (
     CausalConvolution,
     ChannelNorm,
@@ -34,12 +34,14 @@ class DecoderChunk(nn.Module):
     chunk before unless it is the `first` -> `frames` u8 `[T, H, W, 3]` and the caches for the next chunk.
 
     T is 1 for the first chunk and the VAE's temporal scale for the others. Frames equal those of the whole clip's
-    `vae.decode` after Diffusers' postprocessing. Everything is float32, whatever the type of `vae`; weights are shared
-    with it except those of the causal convolutions, which are laid out anew.
+    `vae.decode` after Diffusers' postprocessing. `network_dtype` is the type of the network and of its caches; latents'
+    statistics, norms and pixels are float32 whatever it is. Weights are float32 copies, whatever the type of `vae`, and
+    converted where they are used: there are few of them.
     """
 
-    def __init__(self, vae: AutoencoderKLWan, *, first: bool) -> None:
+    def __init__(self, vae: AutoencoderKLWan, network_dtype: torch.dtype = torch.float32, *, first: bool) -> None:
         super().__init__()
+        self.network_dtype = network_dtype
         config, decoder = vae.config, vae.decoder
         self.register_buffer("latents_mean", torch.tensor(config.latents_mean).view(-1, 1, 1))
         self.register_buffer("latents_std", torch.tensor(config.latents_std).view(-1, 1, 1))
@@ -56,7 +58,8 @@ class DecoderChunk(nn.Module):
 
     def decode(self, latents: Tensor, *caches: Tensor) -> tuple[Tensor, ...]:
         memory = Memory(caches)
-        frames = self.post_quant_conv(latents[:, :, 0] * self.latents_std + self.latents_mean)
+        unscaled = latents[:, :, 0] * self.latents_std + self.latents_mean
+        frames = self.post_quant_conv(unscaled.to(self.network_dtype))
         frames = self.mid_resnets[0](self.conv_in(frames, memory), memory)
         for attention, resnet in zip(self.mid_attentions, self.mid_resnets[1:], strict=True):
             frames = resnet(attention(frames), memory)
@@ -102,7 +105,7 @@ def example_inputs(
 
 def _symbolic_caches(vae: AutoencoderKLWan) -> list[SymbolicValue]:
     return [
-        (f"cache_{index}", "float32", (past, channels, _multiple(scale, "h"), _multiple(scale, "w")))
+        (f"cache_{index}", NETWORK, (past, channels, _multiple(scale, "h"), _multiple(scale, "w")))
         for index, (past, channels, scale, _) in enumerate(_smallest_outputs(vae)[1:])
     ]
 

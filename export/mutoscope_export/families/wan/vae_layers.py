@@ -8,6 +8,8 @@ is then one 2D convolution over three frames' channels side by side. ONNX Runtim
 CPU than the 3D one, and no layer has to transpose frames out of its way. What a convolution remembers is a cache
 `[2, C, H, W]`, its last two input frames. The first chunk has no past, so only the newest tap of each kernel meets
 anything but zeros: its graph holds a third of the weights and does a third of the arithmetic.
+
+Layers compute in the type of what they are given, norms in float32 whatever it is.
 """
 
 from collections.abc import Sequence
@@ -60,7 +62,7 @@ class CausalConvolution(nn.Module):
             memory.start(frames)
         else:
             frames = _windows(memory.extend(frames))
-        return F.conv2d(frames, self.weight, self.bias, padding=self.padding)
+        return F.conv2d(frames, self.weight.to(frames.dtype), self.bias.to(frames.dtype), padding=self.padding)
 
 
 class FrameConvolution(nn.Module):
@@ -74,7 +76,7 @@ class FrameConvolution(nn.Module):
         self.padding = conv.kernel_size[-1] // 2
 
     def forward(self, frames: Tensor) -> Tensor:
-        return F.conv2d(frames, self.weight, self.bias, padding=self.padding)
+        return F.conv2d(frames, self.weight.to(frames.dtype), self.bias.to(frames.dtype), padding=self.padding)
 
 
 class ChannelNorm(nn.Module):
@@ -85,8 +87,9 @@ class ChannelNorm(nn.Module):
         self.register_buffer("gain", norm.gamma.detach().float().flatten()[:, None, None] * norm.scale)
 
     def forward(self, frames: Tensor) -> Tensor:
-        length = torch.linalg.vector_norm(frames, dim=1, keepdim=True).clamp_min(1e-12)
-        return frames / length * self.gain
+        wide = frames.float()
+        length = torch.linalg.vector_norm(wide, dim=1, keepdim=True).clamp_min(1e-12)
+        return (wide / length * self.gain).to(frames.dtype)
 
 
 class ResidualBlock(nn.Module):
@@ -193,7 +196,7 @@ class ToPixels(nn.Module):
         self.patch_size = patch_size
 
     def forward(self, frames: Tensor) -> Tensor:
-        levels = ((frames * 0.5 + 0.5).clamp(0.0, 1.0) * 255.0).round().to(torch.uint8)
+        levels = ((frames.float() * 0.5 + 0.5).clamp(0.0, 1.0) * 255.0).round().to(torch.uint8)
         # "t (c q p) h w -> t (h p) (w q) c": within a patch, columns come before rows.
         patches = levels.unflatten(1, (-1, self.patch_size, self.patch_size))
         return patches.permute(0, 4, 3, 5, 2, 1).flatten(3, 4).flatten(1, 2)

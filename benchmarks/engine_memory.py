@@ -1,0 +1,166 @@
+"""Compiles networks of real size for a GPU, on a machine without one, and records what their engines need.
+
+Knows the sizes of Wan 2.1 1.3B and 14B, its VAE and its text encoder. Knows nothing of how an engine is compiled. The
+weights are random: neither memory nor time depends on them. Activation memory hardly depends on the number of blocks,
+so two show what a change of the graph does.
+
+    python -m benchmarks.engine_memory [--role denoiser vae_decoder_next] [--model 1.3B] [--blocks 2]
+        [--shapes 480x832x81] [--branches 1] [--precision bf16] [--target rtx40] [--output FILE]
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from .graph_cases import sized
+from .machine import PACKAGES, describe
+
+TRANSFORMERS: dict[str, dict[str, Any]] = {
+    "1.3B": {"num_attention_heads": 12, "ffn_dim": 8960, "num_layers": 30},
+    "14B": {"num_attention_heads": 40, "ffn_dim": 13824, "num_layers": 40},
+}
+UMT5_XXL = {
+    "vocab_size": 256384, "d_model": 4096, "d_kv": 64, "d_ff": 10240, "num_layers": 24, "num_heads": 64,
+    "feed_forward_proj": "gated-gelu",
+}  # fmt: skip
+ROLES = ("text_encoder", "denoiser", "vae_decoder_first", "vae_decoder_next")
+SMALLEST = {"B": 1, "L": 1, "F": 1, "h": 2, "w": 2, "K": 1}
+TEXT_TOKENS, STATE_ROWS, SPATIAL, TEMPORAL = 512, 4, 8, 4
+
+
+def write(role: str, model: str, blocks: int | None, precision: str, folder: Path) -> dict[str, Any]:
+    """Writes the graph of a network with random bfloat16 weights; returns its inputs' shapes and what export took."""
+    import torch
+    from mutoscope_export.families import wan
+    from mutoscope_export.graph import NETWORK, dynamic_shapes, trace, write_graph
+    from mutoscope_export.passes.network_type import TRACED
+
+    started = time.perf_counter()
+    (source,) = (source for source in wan.sources([precision]) if source.role == role)
+    (form,) = source.forms
+    network = _network(source.component, model, blocks)
+    inputs = source.inputs(network)
+    examples = source.examples(network)[0]
+    with torch.no_grad():
+        traced = trace(
+            source.module(network, TRACED),
+            {name: examples[name].to(TRACED) if dtype == NETWORK else examples[name] for name, dtype, _ in inputs},
+            dynamic_shapes(inputs),
+            [name for name, _, _ in source.outputs(network)],
+        )
+    write_graph(traced, folder, network_type=form.network_type, passes=form.passes)
+    return {"inputs": [[name, shape] for name, _, shape in inputs], "export_s": round(time.perf_counter() - started, 1)}
+
+
+def _network(component: str, model: str, blocks: int | None) -> Any:
+    import torch
+    from diffusers import AutoencoderKLWan, WanTransformer3DModel
+    from transformers import UMT5Config, UMT5EncoderModel
+
+    depth = {} if blocks is None else {"num_layers": blocks}
+    if component == "vae":
+        return AutoencoderKLWan().eval().requires_grad_(False)
+    with torch.device("meta"):
+        network: Any = (
+            WanTransformer3DModel(**(TRANSFORMERS[model] | depth))
+            if component == "transformer"
+            else UMT5EncoderModel(UMT5Config(**(UMT5_XXL | depth)))
+        )
+    network = network.to(torch.bfloat16).to_empty(device="cpu").eval().requires_grad_(False)
+    for parameter in network.parameters():
+        parameter.normal_(0, 0.02)
+    return network
+
+
+def largest(shapes: str, branches: int) -> dict[str, int]:
+    """The symbols of the graphs' shapes at "HxWxT"."""
+    height, width, frames = map(int, shapes.split("x"))
+    return {
+        "B": branches, "L": TEXT_TOKENS, "F": (frames - 1) // TEMPORAL + 1, "h": height // SPATIAL,
+        "w": width // SPATIAL, "K": STATE_ROWS,
+    }  # fmt: skip
+
+
+def build(
+    graph: Path,
+    inputs: Sequence[tuple[str, Sequence[int | str]]],
+    sizes: Mapping[str, int],
+    precision: str,
+    target: str,
+) -> dict[str, Any]:
+    """Compiles a graph, for shapes up to `sizes`, in a process of its own; the engine itself is thrown away."""
+    from mutoscope_engines.engine_identity import ShapeRange, content_of
+    from mutoscope_engines.engine_process import compile_in_process
+    from mutoscope_engines.targets import find_target
+    from mutoscope_engines.tensorrt_library import LIBRARIES
+
+    library = LIBRARIES["tensorrt-rtx"]
+    profile = {
+        name: ShapeRange(min=sized(shape, SMALLEST), opt=sized(shape, sizes), max=sized(shape, sizes))
+        for name, shape in inputs
+    }
+    identity = library.identity(content_of(graph), precision, [find_target(target)], profile)
+    with tempfile.TemporaryDirectory(dir=graph.parent.parent) as folder:
+        return asdict(compile_in_process(graph, Path(folder) / "engine", library.name, identity))
+
+
+def main() -> int:
+    arguments = _parser().parse_args()
+    if arguments.write:
+        role, model, blocks, precision, folder = json.loads(arguments.write)
+        print(json.dumps(write(role, model, blocks, precision, Path(folder))))
+        return 0
+    rows = []
+    with tempfile.TemporaryDirectory(dir=arguments.workspace) as workspace:
+        for role in arguments.role:
+            folder = Path(workspace) / role
+            written = _write_in_process(role, arguments.model, arguments.blocks, arguments.precision, str(folder))
+            for shapes in arguments.shapes:
+                for branches in arguments.branches if role in ("denoiser", "text_encoder") else [1]:
+                    sizes = largest(shapes, branches)
+                    compiled = build(
+                        folder / "model.onnx", written["inputs"], sizes, arguments.precision, arguments.target
+                    )
+                    row = {"role": role, "shapes": shapes, "branches": branches, "export_s": written["export_s"]}
+                    rows.append(row | {name: value for name, value in compiled.items() if name != "sha256"})
+                    print(json.dumps(rows[-1]), file=sys.stderr)
+    given = {name: getattr(arguments, name) for name in ("model", "blocks", "precision", "target")}
+    result = given | {"machine": describe((*PACKAGES, "tensorrt-rtx-cu13")), "engines": rows}
+    text = json.dumps(result, indent=2) + "\n"
+    arguments.output.write_text(text) if arguments.output else print(text, end="")
+    return 0
+
+
+def _write_in_process(*arguments: Any) -> dict[str, Any]:
+    """So that what the exporter leaves in memory is not there while an engine is compiled."""
+    command = [sys.executable, "-m", __spec__.name, "--write", json.dumps(arguments)]
+    said = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout
+    return dict(json.loads(said.splitlines()[-1]))
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--role", nargs="+", choices=ROLES, default=["denoiser"])
+    parser.add_argument("--model", choices=tuple(TRANSFORMERS), default="1.3B", help="of the denoiser")
+    parser.add_argument("--blocks", type=int, help="of the denoiser and the text encoder; all when not given")
+    parser.add_argument("--shapes", nargs="+", default=["480x832x81"], metavar="HxWxT")
+    parser.add_argument("--branches", nargs="+", type=int, choices=(1, 2), default=[1])
+    parser.add_argument("--precision", choices=("bf16", "fp16"), default="bf16")
+    parser.add_argument("--target", default="rtx40")
+    parser.add_argument("--workspace", type=Path, help="folder for the graphs and engines; default: a temporary one")
+    parser.add_argument("--output", type=Path)
+    parser.add_argument("--write", help=argparse.SUPPRESS)
+    return parser
+
+
+if __name__ == "__main__":
+    sys.exit(main())
