@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from importlib import import_module
 
 from .errors import BackendUnavailableError
@@ -10,6 +10,9 @@ from .session import Backend
 
 # Name to "module:class", in the order of preference.
 BACKENDS = {
+    "tensorrt-rtx": "mutoscope_engines.tensorrt_session:TensorRtRtx",
+    "tensorrt": "mutoscope_engines.tensorrt_session:ClassicTensorRt",
+    "onnxruntime-cuda": "mutoscope_engines.onnxruntime_cuda:OnnxRuntimeCuda",
     "onnxruntime": "mutoscope_engines.onnxruntime_cpu:OnnxRuntimeCpu",
 }
 
@@ -27,20 +30,33 @@ def load_backend(name: str) -> Backend:
     return backend
 
 
-def choose_backend(name: str, precisions: Sequence[str]) -> tuple[Backend, str]:
+def choose_backend(
+    name: str,
+    precisions: Sequence[str],
+    lacking: Callable[[Backend, str], str | None] = lambda backend, precision: None,
+) -> tuple[Backend, str, list[str]]:
     """The backend asked for, or for "auto" the first that can run here, and the first of `precisions` that it runs.
+
+    Args:
+        lacking: what a backend lacks for the graphs of a precision, such as engines; `None` if nothing.
+
+    Returns: the backend, the precision, and for each that could run here but for what it lacks, what that is.
 
     Raises:
         BackendUnavailableError: there is none; says for each why not.
     """
-    refusals = []
+    refusals: list[str] = []
+    lacks: list[str] = []
     for candidate in BACKENDS if name == "auto" else (name,):
         backend = load_backend(candidate)
         reason = backend.unavailable_because()
         if reason is None:
-            for precision in precisions:
-                if backend.supports(precision):
-                    return backend, precision
+            runs = [precision for precision in precisions if backend.supports(precision)]
             reason = f"it does not run graphs in {' or '.join(precisions)}"
+            for precision in runs:
+                reason = lacking(backend, precision)
+                if reason is None:
+                    return backend, precision, lacks
+                lacks.append(f"{candidate} in {precision}: {reason}")
         refusals.append(f"{candidate}: {reason}")
     raise BackendUnavailableError("no backend can run this here; tried " + "; ".join(refusals))

@@ -39,3 +39,19 @@ class ShapeError(MutoscopeError):
     """A session was fed something other than its graph takes: a bug in the caller, or in the bundle."""
 
     exit_code = 3
+
+
+class TargetError(MutoscopeError):
+    """Engines were asked for that cannot be: an unknown target, or a precision or size that it does not have."""
+
+    exit_code = 2
+
+
+class EngineError(MutoscopeError):
+    """An engine cannot be built from a graph, or one that is there must not be loaded."""
+
+    exit_code = 3
+
+
+class EngineMissingError(BackendUnavailableError):
+    """The cache holds no engine that serves; says what the nearest lacks and how to build one."""

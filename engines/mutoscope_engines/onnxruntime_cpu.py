@@ -1,12 +1,11 @@
 """ONNX Runtime on the CPU: the backend that is always there.
 
-Knows ONNX Runtime. Its settings are the library's own but for the threads, the log and int8 on processors without VNNI;
+Its settings are the library's own but for the threads and int8 on processors without VNNI;
 `benchmarks/session_settings.py` measures the others.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import cache
 from pathlib import Path
@@ -14,19 +13,11 @@ from typing import Any
 
 import numpy as np
 import onnxruntime as ort
-from onnxruntime.capi.onnxruntime_pybind11_state import NotImplemented as OrtNotImplemented
 
-from .errors import BackendUnavailableError, CancelledError, GraphError, MutoscopeError, OutOfMemoryError
+from .errors import CancelledError
 from .machine import usable_cores
-from .session import Backend, Feeds, Host, Session, SessionOptions, Tensor, TensorSpec, check_feeds, chosen_outputs
-
-DTYPES = {
-    "tensor(float)": "float32",
-    "tensor(float16)": "float16",
-    "tensor(int64)": "int64",
-    "tensor(uint8)": "uint8",
-    "tensor(bool)": "bool",
-}
+from .onnxruntime_library import DTYPES, open_session, specs, translated
+from .session import Backend, Binding, Feeds, Host, Session, SessionOptions, Tensor, check_feeds
 
 
 class OnnxRuntimeCpu(Backend):
@@ -76,22 +67,20 @@ class OnnxRuntimeSession(Session):
             # Without VNNI, sums of two uint8 x int8 products saturate at 16 bits. This makes int8 weights uint8 (with
             # the zero point moved alike), whose products do not; with VNNI it would only cost a quarter of the speed.
             settings.add_session_config_entry("session.x64quantprecision", "1")
-        settings.log_severity_level = 4  # not even errors: they reach the caller as exceptions
         self._running: set[Any] = set()
-        try:
-            self._session: Any = ort.InferenceSession(graph, settings, providers=["CPUExecutionProvider"])
-        except Exception as error:
-            raise _translated(error, f"loading {graph.parent.name}/{graph.name}") from error
-        self.inputs = tuple(map(_spec, self._session.get_inputs()))
-        self.outputs = tuple(map(_spec, self._session.get_outputs()))
+        self._session: Any = open_session(graph, settings, ["CPUExecutionProvider"], "CPU")
+        self.inputs = specs(self._session.get_inputs())
+        self.outputs = specs(self._session.get_outputs())
 
-    def run(self, feeds: Feeds, fetch: Sequence[str] | None = None) -> dict[str, Tensor]:
+    def bind(self) -> Binding:
+        return OnnxRuntimeBinding(self)
+
+    def run_values(self, values: dict[str, Any]) -> dict[str, Tensor]:
+        """Every input in, every output out, as `OrtValue`s."""
         session = self._session
         if session is None:
             raise RuntimeError("this session is closed; open the graph again to run it")
-        check_feeds(self.inputs, feeds)
-        names = chosen_outputs(self.outputs, fetch)
-        values = {name: _ort_value(value) for name, value in feeds.items()}
+        names = [spec.name for spec in self.outputs]
         run_options = ort.RunOptions()
         self._running.add(run_options)
         # In a thread of its own, because a signal such as Ctrl-C is only handled between the calls of this one.
@@ -102,7 +91,7 @@ class OnnxRuntimeSession(Session):
             except Exception as error:
                 if run_options.terminate:
                     raise CancelledError("the run was cancelled") from error
-                raise _translated(error, "running a graph") from error
+                raise translated(error, "running a graph", "CPU") from error
             finally:
                 run_options.terminate = True
                 self._running.discard(run_options)
@@ -114,6 +103,23 @@ class OnnxRuntimeSession(Session):
 
     def close(self) -> None:
         self._session = None
+
+
+class OnnxRuntimeBinding(Binding):
+    """Keeps what was fed. Its outputs are new in every run, and so stay valid for longer than they must."""
+
+    def __init__(self, session: OnnxRuntimeSession) -> None:
+        self._session = session
+        self._values: dict[str, Any] = {}
+
+    def run(self, feeds: Feeds) -> dict[str, Tensor]:
+        settled = {name: tuple(value.shape()) for name, value in self._values.items()}
+        check_feeds(self._session.inputs, feeds, settled)
+        self._values |= {name: _ort_value(value) for name, value in feeds.items()}
+        return self._session.run_values(self._values)
+
+    def close(self) -> None:
+        self._values = {}
 
 
 @cache
@@ -128,23 +134,4 @@ def _has_vnni() -> bool:
 def _ort_value(fed: Host | Tensor) -> Any:
     if isinstance(fed, OrtTensor):
         return fed.value
-    return ort.OrtValue.ortvalue_from_numpy(np.asarray(fed, order="C"))
-
-
-def _spec(node: Any) -> TensorSpec:
-    if node.type not in DTYPES:
-        raise GraphError(f"{node.name!r} of the graph is a {node.type}; allowed: {', '.join(DTYPES)}")
-    shape = tuple(f"{node.name}.{axis}" if size is None else size for axis, size in enumerate(node.shape))
-    return TensorSpec(node.name, DTYPES[node.type], shape)
-
-
-def _translated(error: Exception, doing: str) -> MutoscopeError:
-    message = str(error).splitlines()[0] if str(error) else type(error).__name__
-    if isinstance(error, MemoryError) or "bad_alloc" in str(error) or "Failed to allocate memory" in str(error):
-        return OutOfMemoryError(
-            f"out of memory while {doing} on the CPU: {message}; "
-            "ask for a smaller height, width or num_frames, or close other programs"
-        )
-    if isinstance(error, OrtNotImplemented):
-        return BackendUnavailableError(f"ONNX Runtime cannot run this on the CPU: {message}; try another precision")
-    return GraphError(f"ONNX Runtime failed while {doing}: {message}; check with `mutoscope verify`, or export again")
+    return ort.OrtValue.ortvalue_from_numpy(np.array(fed, order="C"))  # a copy: the caller may change its own

@@ -11,6 +11,8 @@ from .errors import (
     BackendUnavailableError,
     BundleError,
     CancelledError,
+    EngineError,
+    EngineMissingError,
     GraphError,
     MutoscopeError,
     NumericalError,
@@ -18,6 +20,7 @@ from .errors import (
     OutputError,
     RequestError,
     ShapeError,
+    TargetError,
 )
 from .pipeline import FrameStream, Pipeline, StepEvent, Video
 from .plan import Plan
@@ -28,6 +31,8 @@ __all__ = [
     "BackendUnavailableError",
     "BundleError",
     "CancelledError",
+    "EngineError",
+    "EngineMissingError",
     "FrameStream",
     "GraphError",
     "MutoscopeError",
@@ -41,6 +46,7 @@ __all__ = [
     "RuntimeOptions",
     "ShapeError",
     "StepEvent",
+    "TargetError",
     "Video",
     "VideoRequest",
     "__version__",

@@ -148,6 +148,15 @@ class Bundle:
         folder = str(PurePosixPath(graph.file).parent) + "/"
         return sum(record.size for name, record in self.manifest.files.items() if name.startswith(folder))
 
+    def content_of(self, graph: Graph) -> dict[str, str]:
+        """SHA-256 of a graph and its weights, by name in their folder."""
+        folder = PurePosixPath(graph.file).parent
+        return {
+            PurePosixPath(name).relative_to(folder).as_posix(): record.sha256
+            for name, record in self.manifest.files.items()
+            if PurePosixPath(name).is_relative_to(folder)
+        }
+
 
 def write_manifest(root: Path, manifest: Manifest) -> Bundle:
     """Publishes a bundle: the last act of an export. `manifest.files` is filled in from what lies in `root`;

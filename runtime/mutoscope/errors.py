@@ -3,10 +3,13 @@
 MutoscopeError
 ├── RequestError             2    what was asked for cannot be made
 ├── OutputError              2    the video cannot be written where it should go
+├── TargetError              2    engines were asked for that cannot be: target, precision or size
 ├── BundleError              3    the bundle is missing, damaged, unsafe or unknown
 ├── GraphError               3    a graph of the bundle cannot be loaded or run as it is
 ├── ShapeError               3    the bundle contradicts itself
+├── EngineError              3    an engine cannot be built, or one that is there must not be loaded
 ├── BackendUnavailableError  4
+│   └── EngineMissingError   4    no engine was built for what is to run
 ├── OutOfMemoryError         5
 ├── NumericalError           6    NaN or Inf in a denoising step
 └── CancelledError         130
@@ -17,16 +20,21 @@ from __future__ import annotations
 from mutoscope_engines.errors import (
     BackendUnavailableError,
     CancelledError,
+    EngineError,
+    EngineMissingError,
     GraphError,
     MutoscopeError,
     OutOfMemoryError,
     ShapeError,
+    TargetError,
 )
 
 __all__ = [
     "BackendUnavailableError",
     "BundleError",
     "CancelledError",
+    "EngineError",
+    "EngineMissingError",
     "GraphError",
     "MutoscopeError",
     "NumericalError",
@@ -34,6 +42,7 @@ __all__ = [
     "OutputError",
     "RequestError",
     "ShapeError",
+    "TargetError",
 ]
 
 

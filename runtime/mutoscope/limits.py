@@ -11,6 +11,7 @@ from typing import Any
 
 from mutoscope_engines.machine import memory_bytes
 
+from .byte_sizes import parse_bytes
 from .errors import RequestError
 
 
@@ -42,6 +43,20 @@ def real(name: str, value: Any, *, minimum: float, maximum: float) -> float:
     if not isinstance(value, Real) or isinstance(value, bool) or not minimum <= value <= maximum:  # type: ignore[operator]
         raise RequestError(f"{name} must be a number from {minimum:g} to {maximum:g}; got {value!r}")
     return float(value)
+
+
+def memory_size(name: str, value: Any) -> int:
+    """Bytes: a number with kB, MB or GB of 1000, or kiB, MiB or GiB of 1024."""
+    count = parse_bytes(value) if isinstance(value, str) else None
+    if not count:
+        raise RequestError(f"{name} must be a size with its unit, such as 8GB or 7.5GiB; got {value!r}")
+    return count
+
+
+def choice(name: str, value: Any, allowed: tuple[str, ...]) -> str:
+    if value not in allowed:
+        raise RequestError(f"{name} must be {' or '.join(allowed)}; got {value!r}")
+    return str(value)
 
 
 def size(name: str, value: Any, multiple: int, max_patches: int) -> int:

@@ -6,13 +6,15 @@ Knows bundles, backends and sessions. Knows nothing of stages.
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Hashable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 
 from mutoscope_engines.session import Backend, Feeds, Session, SessionOptions, Tensor
 
 from .bundle import Bundle
 from .errors import CancelledError
+from .footprints import wanted_engine
 from .plan import Plan
 
 Run = Callable[[Feeds], dict[str, Tensor]]
@@ -27,39 +29,47 @@ class LoadedGraphs:
 
     def __init__(self, bundle: Bundle, backend: Backend, options: SessionOptions) -> None:
         self.bundle = bundle
-        self._backend = backend
+        self.backend = backend
         self._options = options
         self._lock = threading.Lock()
-        self._open: dict[str, Session] = {}
-        self._users: dict[str, int] = {}
+        self._open: dict[Hashable, Session] = {}
+        self._users: dict[Hashable, int] = {}
         self.closed = False
 
     @contextmanager
     def use(self, role: str, plan: Plan) -> Iterator[Run]:
-        """What runs the graph of a role, for the length of a `with`, in which its outputs are valid.
+        """What runs the graph of a role, as a `Binding` does, for the length of a `with`.
 
         Raises:
             CancelledError: the graphs were closed meanwhile.
         """
-        file = self.bundle.manifest.graph(role, plan.precision).file
+        graph = self.bundle.manifest.graph(role, plan.precision)
+        symbols = plan.sizes.symbols(role, plan.branches_per_call)
+        options = replace(
+            self._options,
+            engine=wanted_engine(self.bundle, graph, symbols),
+            streamed_weight_bytes=plan.streamed_bytes(role),
+        )
+        key = graph.file, self.backend.shares_by(options)
         with self._lock:
             self._refuse_if_closed()
-            if file not in self._open:
-                self._open[file] = self._backend.open(self.bundle.path(file), self._options)
-            session = self._open[file]
-            self._users[file] = self._users.get(file, 0) + 1
+            if key not in self._open:
+                self._open[key] = self.backend.open(self.bundle.path(graph.file), options)
+            session = self._open[key]
+            self._users[key] = self._users.get(key, 0) + 1
 
         def run(feeds: Feeds) -> dict[str, Tensor]:
             self._refuse_if_closed()  # `cancel` stops what runs, and between two runs nothing does
-            return session.run(feeds)
+            return binding.run(feeds)
 
         try:
-            yield run
+            with session.bind() as binding:
+                yield run
         finally:
             with self._lock:
-                self._users[file] -= 1
-                if self._users[file] == 0 and (self.closed or not plan.keep_loaded):
-                    self._open.pop(file).close()
+                self._users[key] -= 1
+                if self._users[key] == 0 and (self.closed or not plan.keep_loaded):
+                    self._open.pop(key).close()
 
     def _refuse_if_closed(self) -> None:
         if self.closed:
@@ -69,8 +79,8 @@ class LoadedGraphs:
         """Closes what is not in use, cancels what is; that closes when its user leaves it."""
         with self._lock:
             self.closed = True
-            for file, session in list(self._open.items()):
-                if self._users.get(file, 0) == 0:
-                    self._open.pop(file).close()
+            for key, session in list(self._open.items()):
+                if self._users.get(key, 0) == 0:
+                    self._open.pop(key).close()
                 else:
                     session.cancel()

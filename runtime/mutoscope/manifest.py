@@ -17,6 +17,8 @@ MANIFEST = "manifest.json"
 ROLES = ("text_encoder", "denoiser", "vae_decoder_first", "vae_decoder_next")
 MAX_STEPS = 1000  # the training timesteps of every model so far
 MAX_FPS = 240
+MAX_BRANCHES = 2  # guidance: (negative, positive)
+MAX_STATE_ROWS = 5  # UniPC of third order
 # What int8 and FP8 narrow is the denoiser; beside it, every other network runs in the type that these widen to.
 BASE_PRECISIONS = {"int8": "fp32", "fp8": "bf16"}
 
@@ -132,6 +134,20 @@ class Manifest(_Record, frozen=True):
     preview: Preview | None = None
     demonstration: Demonstration | None = None
 
+    @property
+    def symbol_ranges(self) -> dict[str, tuple[int, int]]:
+        """The smallest and the largest size that each symbol of the graphs' shapes can take."""
+        frames, rows, columns = self.geometry.patch_size
+        patches = self.geometry.max_patches
+        return {
+            "B": (1, MAX_BRANCHES),
+            "L": (1, self.text.max_sequence_length),
+            "F": (frames, frames * patches),
+            "h": (rows, rows * patches),
+            "w": (columns, columns * patches),
+            "K": (1, MAX_STATE_ROWS),
+        }
+
     def precisions(self, role: str) -> list[str]:
         return [graph.precision for graph in self.graphs if graph.role == role]
 
@@ -193,6 +209,15 @@ def _refuse_contradictions(manifest: Manifest) -> None:
     ]
     if manifest.preview and len(manifest.preview.weights) != geometry.latent_channels:
         complaints.append(f"preview has {len(manifest.preview.weights)} rows for {geometry.latent_channels} channels")
+    symbols = {
+        size.rpartition("*")[2]
+        for graph in manifest.graphs
+        for tensor in (*graph.inputs, *graph.outputs)
+        for size in tensor.shape
+        if isinstance(size, str)
+    }
+    if unknown := sorted(symbols - set(manifest.symbol_ranges)):
+        complaints.append(f"shapes of its graphs name {', '.join(unknown)}, which nothing gives a size")
     names = [f"{graph.role} in {graph.precision}" for graph in manifest.graphs]
     complaints += [f"there are several graphs of the {name}" for name in sorted(set(names)) if names.count(name) > 1]
     complaints += [f"there is no graph of the {role}" for role in ROLES if not manifest.precisions(role)]

@@ -13,14 +13,15 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
-from mutoscope_engines.session import SessionOptions
+from mutoscope_engines.device import DeviceTensor
 
 from .builtin import bundle_path
 from .bundle import Bundle
-from .errors import OutOfMemoryError, RequestError, ShapeError
+from .errors import BackendUnavailableError, OutOfMemoryError, RequestError, ShapeError
+from .execution import Execution
 from .families import load_family
 from .loaded import LoadedGraphs
-from .plan import Execution, Job, Plan, make_job
+from .plan import Job, Plan, make_job, refuse_impossible_defaults
 from .request import OutputOptions, RuntimeOptions, VideoRequest
 from .stages import Frames, OnStep, StepEvent, decode, denoise
 from .text import Tokenizer
@@ -50,20 +51,22 @@ class Pipeline:
     memory. Nothing of a request is ever kept in it.
     """
 
-    def __init__(self, bundle: Bundle, options: RuntimeOptions) -> None:
+    def __init__(self, bundle: Bundle, options: RuntimeOptions, cuda_stream: int | None = None) -> None:
         self.bundle = bundle
         self.options = options
         self._family = load_family(bundle.manifest.family)
+        refuse_impossible_defaults(bundle.manifest, self._family)
         self._tokenizer = Tokenizer(bundle)
-        self._execution = Execution.choose(options, bundle.manifest)
-        self._graphs = LoadedGraphs(bundle, self._execution.backend, SessionOptions(threads=self._execution.threads))
+        self._execution = Execution.choose(options, bundle, cuda_stream)
+        self._graphs = LoadedGraphs(bundle, self._execution.backend, self._execution.session)
 
     @classmethod
-    def load(cls, bundle: Path | str | None = None, **options: Any) -> Pipeline:
+    def load(cls, bundle: Path | str | None = None, *, cuda_stream: int | None = None, **options: Any) -> Pipeline:
         """Opens and verifies a bundle; the built-in one when none is named.
 
         Args:
             bundle: a folder that export wrote.
+            cuda_stream: the handle of a CUDA stream of the caller's, which outlives the pipeline, to queue all work on.
             options: the fields of `RuntimeOptions`.
 
         Raises:
@@ -71,7 +74,8 @@ class Pipeline:
             BackendUnavailableError: no backend can run the bundle here.
             RequestError: there is no such option, or it cannot have this value.
         """
-        return cls(Bundle.open(bundle_path() if bundle is None else bundle), _build(RuntimeOptions, options))
+        opened = Bundle.open(bundle_path() if bundle is None else bundle)
+        return cls(opened, _build(RuntimeOptions, options), cuda_stream)
 
     def plan(self, prompt: str | None = None, /, **parameters: Any) -> Plan:
         """What `generate` would do, every default resolved; opens no graph.
@@ -175,13 +179,32 @@ class FrameStream:
         self.plan = job.plan
         self.times = StageTimes()
         self._on_stage = on_stage
+        self._backend = graphs.backend
+        self._copied = True
         self._chunks = self._run(graphs, job, on_step)
 
     def __iter__(self) -> Iterator[Frames]:
-        return self._chunks
+        return self
 
     def __next__(self) -> Frames:
-        return next(self._chunks)
+        chunk: Frames = next(self._chunks)
+        return chunk
+
+    def on_device(self) -> Iterator[DeviceTensor]:
+        """The frames as they lie on the GPU, uint8 `[n, H, W, 3]`, each valid until the next are asked for.
+
+        torch, CuPy, PyCUDA, Numba and JAX take them without a copy, by DLPack or `__cuda_array_interface__`, in the
+        order of their own stream.
+
+        Raises:
+            BackendUnavailableError: the backend runs on the CPU.
+        """
+        if not self._backend.on_device:
+            raise BackendUnavailableError(
+                f"{self._backend.name} keeps frames in host memory; iterate over the stream, or take a GPU backend"
+            )
+        self._copied = False
+        return self._chunks
 
     def close(self) -> None:
         """Gives up: frees what the unfinished video holds."""
@@ -193,7 +216,7 @@ class FrameStream:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def _run(self, graphs: LoadedGraphs, job: Job, on_step: OnStep | None) -> Generator[Frames]:
+    def _run(self, graphs: LoadedGraphs, job: Job, on_step: OnStep | None) -> Generator[Any]:
         with _memory_errors_translated():
             started = self._begin("text_encoder")
             with graphs.use("text_encoder", job.plan) as run:
@@ -206,7 +229,8 @@ class FrameStream:
             self.times.add("denoiser", started)
 
             started = self._begin("vae_decoder")
-            for chunk in decode(graphs, job.plan, latents):
+            for frames in decode(graphs, job.plan, latents):
+                chunk = frames.numpy() if self._copied else frames
                 self.times.add("vae_decoder", started)
                 yield chunk
                 started = time.perf_counter()

@@ -10,17 +10,16 @@ import secrets
 from dataclasses import dataclass, fields
 from typing import Any
 
-from mutoscope_engines.backends import choose_backend
-from mutoscope_engines.machine import memory_bytes, usable_cores
-from mutoscope_engines.session import Backend
-
 from . import limits
 from .bundle import Bundle
-from .errors import RequestError
+from .byte_sizes import format_bytes
+from .errors import BundleError, RequestError
+from .execution import Execution, planned_memory
 from .families import Family
+from .footprints import GRAPHS, Sizes
 from .manifest import MAX_FPS, MAX_STEPS, Manifest
 from .noise import SEED_MAX, SEED_MIN
-from .request import RuntimeOptions, VideoRequest
+from .request import VideoRequest
 from .schedule import Schedule, ScheduleError, build_schedule, flow_shift_of
 from .text import Tokenizer, Tokens
 
@@ -39,6 +38,7 @@ class Plan:
     fps: int
     latents_shape: tuple[int, int, int, int]  # C, F, h, w
     network_tokens: int
+    state_rows: int  # K
     num_inference_steps: int
     scheduler: str
     flow_shift: float
@@ -53,23 +53,50 @@ class Plan:
     family: str
     bundle: str
     bundle_sha256: str
+    settings: dict[str, str]  # of the backend's library
+    memory_limit_bytes: int  # of the device, for graphs
+    memory_peak_bytes: int  # at least, where the activations of a graph are not known
+    memory: dict[str, dict[str, int | str | bool]]  # by stage: the way it runs, and what that takes
     keep_loaded: bool  # graphs stay in memory between videos
     notes: tuple[str, ...]  # what the caller should know, for a person
+
+    @property
+    def sizes(self) -> Sizes:
+        return Sizes(len(self.guidance_weights), self.max_sequence_length, self.latents_shape, self.state_rows)
+
+    def streamed_bytes(self, role: str) -> int:
+        """Of a graph's weights, as many come from host memory while it runs."""
+        stage = next(name for name, roles in GRAPHS.items() if role in roles)
+        return int(self.memory[stage]["streamed_bytes"])
 
     def to_dict(self) -> dict[str, Any]:
         return {field.name: getattr(self, field.name) for field in fields(self)}
 
     def describe(self) -> str:
         """One line a fact, aligned, for a terminal."""
-        facts = {
-            name: ", ".join(f"{item:g}" if isinstance(item, float) else str(item) for item in value)
-            if isinstance(value, tuple)
-            else str(value)
-            for name, value in self.to_dict().items()
-            if name != "notes"
-        }
+        facts = {name: _readable(name, value) for name, value in self.to_dict().items() if name != "notes"}
         longest = max(map(len, facts))
         return "\n".join(f"{name:<{longest}}  {value}" for name, value in facts.items())
+
+
+def _readable(name: str, value: Any) -> str:
+    if name == "memory":
+        return "; ".join(f"{stage} {_memory(facts)}" for stage, facts in value.items())
+    if isinstance(value, dict):
+        return ", ".join(f"{key} {item}" for key, item in value.items()) or "the library's own"
+    if isinstance(value, tuple):
+        return ", ".join(f"{item:g}" if isinstance(item, float) else str(item) for item in value)
+    return format_bytes(value) if name.endswith("_bytes") else str(value)
+
+
+def _memory(facts: dict[str, Any]) -> str:
+    sizes = {name: format_bytes(size) for name, size in facts.items() if name.endswith("_bytes")}
+    parts = [f"weights {sizes['weight_bytes']}", f"inputs and outputs {sizes['buffer_bytes']}"]
+    if facts["streamed_bytes"]:
+        parts.append(f"streamed from the host {sizes['streamed_bytes']}")
+    parts.append(f"activations {sizes['activation_bytes'] if facts['activations_known'] else 'not known'}")
+    bound = "" if facts["activations_known"] else "at least "
+    return f"{facts['way']}: {bound}{sizes['peak_bytes']} ({', '.join(parts)})"
 
 
 @dataclass(frozen=True)
@@ -81,32 +108,21 @@ class Job:
     schedule: Schedule
 
 
-@dataclass(frozen=True)
-class Execution:
-    """How a pipeline runs its graphs: `RuntimeOptions` with nothing left open, the same for all its videos."""
+def refuse_impossible_defaults(manifest: Manifest, family: Family) -> None:
+    """A request that says nothing but its prompt must be possible.
 
-    backend: Backend
-    precision: str  # of the denoiser
-    threads: int
-    branches_per_call: int
-
-    @classmethod
-    def choose(cls, options: RuntimeOptions, manifest: Manifest) -> Execution:
-        """Resolves options for a bundle on this machine.
-
-        Raises:
-            RequestError: a value that cannot be, or a precision that the bundle does not have.
-            BackendUnavailableError: no backend can run the bundle here; says for each why not.
-        """
-        threads = limits.whole("threads", _either(options.threads, usable_cores()), minimum=1, maximum=1024)
-        branches = limits.whole("branches_per_call", _either(options.branches_per_call, 2), minimum=1, maximum=2)
-        there = manifest.precisions("denoiser")
-        if options.precision is not None and options.precision not in there:
-            raise RequestError(f"precision must be one of the bundle's: {', '.join(there)}; got {options.precision!r}")
-        backend, precision = choose_backend(
-            options.backend, there if options.precision is None else [options.precision]
-        )
-        return cls(backend, precision, threads, branches)
+    Raises:
+        BundleError: the bundle's default frames or scheduler are none that its model can serve.
+    """
+    defaults, counts = manifest.defaults, family.frame_counts(manifest.geometry)
+    remedy = "Export the bundle again"
+    if defaults.num_frames not in counts:
+        allowed = f"{counts[0]} to {counts[-1]} in steps of {counts.step}"
+        raise BundleError(f"defaults.num_frames is {defaults.num_frames}; its networks take {allowed}. {remedy}")
+    try:
+        build_schedule(defaults.scheduler, manifest.scheduler, defaults.num_inference_steps)
+    except ScheduleError as error:
+        raise BundleError(f"the bundle's defaults give no schedule: {error}. {remedy}") from error
 
 
 def make_job(request: VideoRequest, execution: Execution, bundle: Bundle, family: Family, tokenizer: Tokenizer) -> Job:
@@ -116,7 +132,7 @@ def make_job(request: VideoRequest, execution: Execution, bundle: Bundle, family
         RequestError: a value that the bundle or the model cannot serve; names the nearest it can.
     """
     manifest, defaults, geometry = bundle.manifest, bundle.manifest.defaults, bundle.manifest.geometry
-    notes: list[str] = []
+    notes = list(execution.notes)
 
     prompt = family.clean_prompt(limits.text("prompt", request.prompt))
     if not prompt:
@@ -163,6 +179,8 @@ def make_job(request: VideoRequest, execution: Execution, bundle: Bundle, family
     )
     texts = {"negative_prompt": negative_prompt, "prompt": prompt} if guided else {"prompt": prompt}
     tokens = tokenizer.encode(texts, max_sequence_length)
+    sizes = Sizes(len(texts), max_sequence_length, latents_shape, schedule.state_rows)
+    memory = planned_memory(execution, bundle, sizes, family, num_frames)
     demonstration = manifest.demonstration
     if demonstration and not demonstration.understands(prompt):
         notes.append(
@@ -181,21 +199,37 @@ def make_job(request: VideoRequest, execution: Execution, bundle: Bundle, family
         fps=limits.whole("fps", _either(request.fps, defaults.fps), minimum=1, maximum=MAX_FPS),
         latents_shape=latents_shape,
         network_tokens=math.prod(latents_shape[1:]) // math.prod(geometry.patch_size),
+        state_rows=schedule.state_rows,
         num_inference_steps=len(schedule.steps),
         scheduler=schedule.name,
         flow_shift=flow_shift,
         timesteps=tuple(step.timestep for step in schedule.steps),
         guidance_scale=guidance_scale,
         guidance_weights=(1 - guidance_scale, guidance_scale) if guided else (1.0,),
-        branches_per_call=min(execution.branches_per_call, len(texts)),
+        branches_per_call=memory.ways["denoiser"].branches_per_call,
         seed=limits.whole("seed", _either(request.seed, secrets.randbelow(2**32)), minimum=SEED_MIN, maximum=SEED_MAX),
         backend=execution.backend.version(),
         precision=execution.precision,
-        threads=execution.threads,
+        threads=execution.session.threads or 1,
         family=manifest.family,
         bundle=str(bundle.root),
         bundle_sha256=bundle.sha256,
-        keep_loaded=_fits_for_good(bundle),
+        settings=execution.backend.settings(execution.session),
+        memory_limit_bytes=memory.limit_bytes,
+        memory_peak_bytes=memory.peak_bytes,
+        memory={
+            name: {
+                "way": way.name,
+                "weight_bytes": way.weight_bytes,
+                "streamed_bytes": way.streamed_bytes,
+                "buffer_bytes": way.buffer_bytes,
+                "activation_bytes": way.activation_bytes,
+                "activations_known": way.activations_known,
+                "peak_bytes": way.peak_bytes,
+            }
+            for name, way in memory.ways.items()
+        },
+        keep_loaded=memory.keep_loaded,
         notes=tuple(notes),
     )
     return Job(plan, tokens, schedule)
@@ -223,8 +257,3 @@ def _schedule(request: VideoRequest, bundle: Bundle) -> tuple[Schedule, float]:
         return build_schedule(name, config, steps), flow_shift_of(name, config)
     except ScheduleError as error:
         raise RequestError(str(error)) from error
-
-
-def _fits_for_good(bundle: Bundle) -> bool:
-    """Whether all graphs together take less than a quarter of the memory."""
-    return sum(record.size for record in bundle.manifest.files.values()) < memory_bytes() / 4

@@ -47,6 +47,10 @@ class Progress:
         """For `Pipeline.stream`."""
         self._advance(event.step, event.total)
 
+    def tick(self) -> None:
+        """Says how long what was started last has taken, where nothing can be counted."""
+        self._draw(f"{self._stage} {_duration(self._clock() - self._stage_started)}")
+
     def watch(self, chunks: Iterable[Frames], num_frames: int) -> Iterator[Frames]:
         """The same chunks, each counted towards `T` once the writer has taken it and asks for the next."""
         done = 0

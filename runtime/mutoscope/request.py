@@ -45,8 +45,14 @@ class RuntimeOptions:
     precision: str | None = _parameter("precision of the denoiser, of those in the bundle")
     threads: int | None = _parameter("CPU threads; all that this process may use when not given", unit="N")
     branches_per_call: int | None = _parameter(
-        "with guidance, 2: both branches in one call of the network, 1: one call each, with less memory", unit="1|2"
+        "with guidance, 2: both branches in one call of the network, 1: one call each, with less memory; "
+        "2 where they fit when not given",
+        unit="1|2",
     )
+    memory_limit: str | None = _parameter(
+        "memory of the device that graphs may take, such as 8GB; all that is free when not given", unit="SIZE"
+    )
+    cuda_graphs: str = _parameter("whether a GPU replays each step as one captured graph", "on", choices=("on", "off"))
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -33,7 +33,8 @@ class StepEvent:
     step: int
     total: int
     preview: Callable[[], Frames | None]
-    """Frames uint8 `[F, h, w, 3]` from the latents as they are, or `None` where the bundle has no preview map."""
+    """Frames uint8 `[F, h, w, 3]` from the latents as they are, or `None` where the bundle has no preview map.
+    To be called before `on_step` returns: the next step takes the latents' place."""
 
 
 OnStep = Callable[[StepEvent], object]
@@ -56,15 +57,13 @@ def denoise(graphs: LoadedGraphs, job: Job, prompt_embeds: NDArray[Any], on_step
         for number, step in enumerate(schedule.steps, start=1):
             feeds |= {"timestep": np.asarray([step.timestep], np.float32), "solver_b": step.solver_b}
             for branches in calls:
-                feeds |= {
-                    "prompt_embeds": prompt_embeds[branches],
-                    "guidance_weights": weights[branches],
-                    # The step is linear in the velocity: later branches only add theirs to what the first left.
-                    "solver_a": step.solver_a if branches.start == 0 else keep,
-                }
+                # The step is linear in the velocity: later branches only add theirs to what the first left.
+                feeds["solver_a"] = step.solver_a if branches.start == 0 else keep
+                if number == 1 or len(calls) > 1:
+                    feeds |= {"prompt_embeds": prompt_embeds[branches], "guidance_weights": weights[branches]}
                 outputs = run(feeds)
-                feeds["state"] = outputs["next_state"]
                 _check_peak(float(outputs["velocity_peak"].numpy()), number, plan)
+                feeds = {"state": outputs["next_state"]}  # what is not fed again stays as it is
             feeds["latents"] = latents = outputs["next_state"].row(0)
             if on_step is not None:
                 preview = partial(_preview, latents, graphs.bundle)
@@ -72,15 +71,22 @@ def denoise(graphs: LoadedGraphs, job: Job, prompt_embeds: NDArray[Any], on_step
         return latents.numpy()
 
 
-def decode(graphs: LoadedGraphs, plan: Plan, latents: NDArray[np.float32]) -> Iterator[Frames]:
-    """Latents `[C, F, h, w]` to frames, one latent frame at a time; the caches pass from chunk to chunk."""
+def decode(graphs: LoadedGraphs, plan: Plan, latents: NDArray[np.float32]) -> Iterator[Tensor]:
+    """Latents `[C, F, h, w]` to frames, one latent frame at a time; the caches pass from chunk to chunk.
+
+    Frames are where the backend keeps them, and valid until the next are asked for.
+    """
     caches: dict[str, Tensor] = {}
-    with ExitStack() as in_use:  # a cache is valid while the graph that made it is open
+    with ExitStack() as first, ExitStack() as following:
         for index in range(latents.shape[1]):
-            if index < 2:
-                run = in_use.enter_context(graphs.use("vae_decoder_next" if index else "vae_decoder_first", plan))
+            if index == 0:
+                run = first.enter_context(graphs.use("vae_decoder_first", plan))
+            elif index == 1:
+                run = following.enter_context(graphs.use("vae_decoder_next", plan))
             outputs = run({"latents": latents[None, :, index : index + 1], **caches})
-            frames = outputs.pop("frames").numpy()
+            if index == 1:
+                first.close()  # its caches have been taken over
+            frames = outputs.pop("frames")
             # A graph may not give an output the name of an input, so "next_cache_0" becomes "cache_0".
             caches = {name.removeprefix("next_"): value for name, value in outputs.items()}
             yield frames

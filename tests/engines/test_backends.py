@@ -42,13 +42,13 @@ def test_a_backend_goes_by_its_name_in_the_table(name: str) -> None:
 
 def test_auto_takes_the_first_that_can_run(pretend) -> None:
     pretend(fast=("no GPU; use the CPU", ("fp32",)), slow=(None, ("fp32",)), slower=(None, ("fp32",)))
-    backend, precision = choose_backend("auto", ["fp32"])
+    backend, precision, _ = choose_backend("auto", ["fp32"])
     assert (backend.name, precision) == ("slow", "fp32")
 
 
 def test_auto_passes_over_a_backend_that_lacks_the_precision(pretend) -> None:
     pretend(first=(None, ("fp32",)), second=(None, ("fp32", "int8")))
-    backend, precision = choose_backend("auto", ["int8"])
+    backend, precision, _ = choose_backend("auto", ["int8"])
     assert (backend.name, precision) == ("second", "int8")
 
 

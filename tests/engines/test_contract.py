@@ -1,4 +1,4 @@
-"""What `Session` promises, held against every backend in the table that can run here."""
+"""What `Session` promises, held against every backend in the table that can run here, and the GPU's on host memory."""
 
 import gc
 import signal
@@ -17,16 +17,39 @@ from mutoscope_engines.errors import CancelledError, GraphError, ShapeError
 from mutoscope_engines.session import Backend, SessionOptions
 from onnx import TensorProto, helper
 
+from tests.engines.pretended import PRETENDED
+
 FLOAT, INT64, UINT8 = TensorProto.FLOAT, TensorProto.INT64, TensorProto.UINT8
 OPTIONS = SessionOptions(threads=1)
 
 
-@pytest.fixture(params=BACKENDS)
-def backend(request: pytest.FixtureRequest) -> Backend:
-    backend = load_backend(request.param)
+def available(name: str) -> Backend:
+    backend = load_backend(name)
     if reason := backend.unavailable_because():
         pytest.skip(reason)
     return backend
+
+
+@pytest.fixture(params=[*BACKENDS, *PRETENDED])
+def backend(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Backend:
+    """Every backend: those of the table where they can run, and those of GPUs as they are without one."""
+    if request.param in PRETENDED:
+        return PRETENDED[request.param](monkeypatch)
+    return available(request.param)
+
+
+@pytest.fixture(params=["onnxruntime", "onnxruntime-cuda", "onnxruntime-cuda on host memory"])
+def reader(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Backend:
+    """Every backend that reads the graph itself, where others find the engine that was built of it."""
+    if request.param in PRETENDED:
+        return PRETENDED[request.param](monkeypatch)
+    return available(request.param)
+
+
+@pytest.fixture(params=["onnxruntime"])
+def interruptible(request: pytest.FixtureRequest) -> Backend:
+    """Every backend that stops in the middle of a run; a GPU finishes it."""
+    return available(request.param)
 
 
 def normal(*shape: int, seed: int = 0) -> Any:
@@ -43,8 +66,8 @@ def test_both_outputs_are_those_of_numpy_at_any_size(backend: Backend, sum_and_p
             np.testing.assert_allclose(outputs["product"].numpy(), a * b, rtol=1e-6)
 
 
-def test_inputs_and_outputs_are_described_in_the_order_of_the_graph(backend: Backend, sum_and_product: Path) -> None:
-    with backend.open(sum_and_product, OPTIONS) as session:
+def test_inputs_and_outputs_are_described_in_the_order_of_the_graph(reader: Backend, sum_and_product: Path) -> None:
+    with reader.open(sum_and_product, OPTIONS) as session:
         assert [(spec.name, spec.dtype, spec.shape) for spec in session.inputs] == [
             ("a", "float32", ("h", "w")),
             ("b", "float32", ("h", "w")),
@@ -118,6 +141,70 @@ def test_a_row_outlives_the_tensor_it_is_of(backend: Backend, make_graph) -> Non
         assert row.row(7).numpy() == 2 * x[1, 7]
 
 
+def test_an_input_that_is_not_fed_again_keeps_what_it_had(backend: Backend, sum_and_product: Path) -> None:
+    a, b, c = normal(3, 4), normal(3, 4, seed=1), normal(3, 4, seed=2)
+    with backend.open(sum_and_product, OPTIONS) as session, session.bind() as binding:
+        binding.run({"a": a, "b": b})
+        np.testing.assert_allclose(binding.run({"a": c})["sum"].numpy(), c + b, rtol=1e-6)
+        np.testing.assert_allclose(binding.run({"b": a})["sum"].numpy(), c + a, rtol=1e-6)
+        np.testing.assert_allclose(binding.run({})["product"].numpy(), c * a, rtol=1e-6)
+
+
+def test_what_was_fed_may_be_changed_afterwards(backend: Backend, sum_and_product: Path) -> None:
+    a, b = normal(3, 4), normal(3, 4, seed=1)
+    expected = a + b
+    with backend.open(sum_and_product, OPTIONS) as session, session.bind() as binding:
+        binding.run({"a": a, "b": b})
+        a[:], b[:] = 0, 0
+        np.testing.assert_allclose(binding.run({})["sum"].numpy(), expected, rtol=1e-6)
+
+
+def test_a_binding_is_fed_its_own_outputs_and_their_rows(backend: Backend, make_graph) -> None:
+    nodes = [
+        helper.make_node("Add", ["state", "latents"], ["sum"]),
+        helper.make_node("Mul", ["sum", "half"], ["next_state"]),
+    ]
+    half = helper.make_tensor("half", FLOAT, [], [0.5])
+    inputs = [("state", FLOAT, ["k", "n"]), ("latents", FLOAT, ["n"])]
+    graph = make_graph(nodes, inputs, [("next_state", FLOAT, ["k", "n"])], [half])
+    state = normal(3, 70)
+    expected = state
+    with backend.open(graph, OPTIONS) as session, session.bind() as binding:
+        feeds: dict[str, Any] = {"state": state, "latents": state[0]}
+        for _ in range(6):
+            next_state = binding.run(feeds)["next_state"]
+            feeds = {"state": next_state, "latents": next_state.row(0)}
+            expected = (expected + expected[0]) / 2
+            np.testing.assert_allclose(next_state.numpy(), expected, rtol=1e-5)
+
+
+def test_bindings_of_one_session_do_not_touch_each_other(backend: Backend, sum_and_product: Path) -> None:
+    with backend.open(sum_and_product, OPTIONS) as session, session.bind() as one, session.bind() as other:
+        of_one = one.run({"a": normal(2, 2), "b": normal(2, 2)})["sum"]
+        of_other = other.run({"a": normal(5, 1, seed=1), "b": normal(5, 1, seed=1)})["sum"]
+        np.testing.assert_allclose(of_one.numpy(), 2 * normal(2, 2), rtol=1e-6)
+        np.testing.assert_allclose(of_other.numpy(), 2 * normal(5, 1, seed=1), rtol=1e-6)
+
+
+def test_a_binding_after_another_begins_with_nothing_fed(backend: Backend, sum_and_product: Path) -> None:
+    with backend.open(sum_and_product, OPTIONS) as session:
+        with session.bind() as before:
+            before.run({"a": normal(2, 2), "b": normal(2, 2)})
+        before.close()
+        with session.bind() as binding, pytest.raises(ShapeError, match=r"missing \['b'\]"):
+            binding.run({"a": normal(2, 2)})
+
+
+def test_other_sizes_than_in_the_first_run_are_refused(backend: Backend, sum_and_product: Path) -> None:
+    with backend.open(sum_and_product, OPTIONS) as session, session.bind() as binding:
+        binding.run({"a": normal(2, 2), "b": normal(2, 2)})
+        with pytest.raises(ShapeError, match=r"'a' has shape \(2, 3\), this binding began with \(2, 2\)"):
+            binding.run({"a": normal(2, 3), "b": normal(2, 3)})
+        with pytest.raises(ShapeError, match=r"unknown \['c'\]"):
+            binding.run({"c": normal(2, 2)})
+        np.testing.assert_allclose(binding.run({})["sum"].numpy(), 2 * normal(2, 2), rtol=1e-6)
+
+
 def test_what_numpy_gives_is_the_callers_own(backend: Backend, sum_and_product: Path) -> None:
     a, b = normal(3, 4), normal(3, 4, seed=1)
     with backend.open(sum_and_product, OPTIONS) as session:
@@ -128,14 +215,6 @@ def test_what_numpy_gives_is_the_callers_own(backend: Backend, sum_and_product: 
         mine[:] = 0
         np.testing.assert_allclose(tensor.numpy(), a + b, rtol=1e-6)
     assert mine.flags.c_contiguous and mine.flags.owndata
-
-
-def test_only_the_outputs_asked_for_come_back(backend: Backend, sum_and_product: Path) -> None:
-    a = normal(2, 2)
-    with backend.open(sum_and_product, OPTIONS) as session:
-        outputs = session.run({"a": a, "b": a}, fetch=["product"])
-        assert list(outputs) == ["product"]
-        np.testing.assert_allclose(outputs["product"].numpy(), a * a, rtol=1e-6)
 
 
 def test_an_input_need_not_be_contiguous(backend: Backend, sum_and_product: Path) -> None:
@@ -150,8 +229,8 @@ def test_an_input_need_not_be_contiguous(backend: Backend, sum_and_product: Path
         ({"a": normal(2, 2)}, r"takes \['a', 'b'\]; missing \['b'\]"),
         ({"a": normal(2, 2), "b": normal(2, 2), "c": normal(2, 2)}, r"unknown \['c'\]"),
         ({"a": normal(2, 2), "b": np.zeros((2, 2))}, "'b' is float64, the graph takes float32"),
-        ({"a": normal(2, 2), "b": normal(2)}, r"'b' has shape \(2,\), the graph takes \('h', 'w'\)"),
-        ({"a": normal(2, 3), "b": normal(2, 4)}, r"'b' has shape \(2, 4\).*'w': 3"),
+        ({"a": normal(2, 2), "b": normal(2)}, r"'b' has shape \(2,\), the graph takes"),
+        ({"a": normal(2, 3), "b": normal(2, 4)}, r"'b'.*\(2, 4\)"),
     ],
 )
 def test_wrong_feeds_are_refused_with_what_is_wrong(
@@ -161,11 +240,10 @@ def test_wrong_feeds_are_refused_with_what_is_wrong(
         session.run(feeds)
 
 
-def test_an_unknown_output_is_refused(backend: Backend, sum_and_product: Path) -> None:
-    a = normal(2, 2)
-    complaint = r"gives \['sum', 'product'\]; unknown \['quotient'\]"
-    with backend.open(sum_and_product, OPTIONS) as session, pytest.raises(ShapeError, match=complaint):
-        session.run({"a": a, "b": a}, fetch=["quotient"])
+def test_sizes_behind_one_symbol_must_agree(reader: Backend, sum_and_product: Path) -> None:
+    complaint = r"'b' has shape \(2, 4\), the graph takes \('h', 'w'\) with .*'w': 3"
+    with reader.open(sum_and_product, OPTIONS) as session, pytest.raises(ShapeError, match=complaint):
+        session.run({"a": normal(2, 3), "b": normal(2, 4)})
 
 
 def test_a_tensor_of_the_wrong_type_is_refused_like_an_array(backend: Backend, make_graph) -> None:
@@ -186,7 +264,7 @@ def test_two_threads_at_once_get_their_own_results(backend: Backend, sum_and_pro
         list(threads.map(runs, range(2)))
 
 
-def test_cancel_stops_a_run_and_the_next_one_works(backend: Backend, endless: Path) -> None:
+def test_cancel_stops_a_run_and_the_next_one_works(interruptible: Backend, endless: Path) -> None:
     matrix = np.eye(128, dtype=np.float32)
     caught: list[BaseException] = []
 
@@ -196,7 +274,7 @@ def test_cancel_stops_a_run_and_the_next_one_works(backend: Backend, endless: Pa
         except BaseException as error:
             caught.append(error)
 
-    with backend.open(endless, OPTIONS) as session:
+    with interruptible.open(endless, OPTIONS) as session:
         session.cancel()  # with nothing to cancel, nothing happens
         thread = threading.Thread(target=run_for_an_hour, daemon=True)
         thread.start()
@@ -208,7 +286,7 @@ def test_cancel_stops_a_run_and_the_next_one_works(backend: Backend, endless: Pa
     np.testing.assert_array_equal(power, 8 * matrix)
 
 
-def test_ctrl_c_stops_a_run_in_the_main_thread(backend: Backend, endless: Path) -> None:
+def test_ctrl_c_stops_a_run_in_the_main_thread(interruptible: Backend, endless: Path) -> None:
     code = f"""
 import signal, threading
 import numpy as np
@@ -216,7 +294,7 @@ from pathlib import Path
 from mutoscope_engines.backends import load_backend
 from mutoscope_engines.session import SessionOptions
 signal.signal(signal.SIGINT, signal.default_int_handler)
-session = load_backend({backend.name!r}).open(Path({str(endless)!r}), SessionOptions(threads=1))
+session = load_backend({interruptible.name!r}).open(Path({str(endless)!r}), SessionOptions(threads=1))
 threading.Timer(0.3, print, ["running"], dict(flush=True)).start()
 try:
     session.run({{"count": np.array(10**6), "matrix": np.eye(128, dtype=np.float32)}})
@@ -242,17 +320,17 @@ def test_a_closed_session_refuses_to_run_and_closes_again(backend: Backend, sum_
         session.run({"a": normal(2, 2), "b": normal(2, 2)})
 
 
-def test_closing_frees_the_weights(backend: Backend, make_graph) -> None:
+def test_closing_frees_the_weights(reader: Backend, make_graph) -> None:
     size = 48 * 2**20
     weights = helper.make_tensor("weights", FLOAT, [size // 4], np.ones(size // 4, np.float32).tobytes(), raw=True)
     graph = make_graph(
         [helper.make_node("Add", ["x", "weights"], ["y"])], [("x", FLOAT, [1])], [("y", FLOAT, [size // 4])], [weights]
     )
     del weights
-    backend.open(graph, OPTIONS).close()
+    reader.open(graph, OPTIONS).close()
     before = resident_bytes()
     for _ in range(4):
-        backend.open(graph, OPTIONS).close()
+        reader.open(graph, OPTIONS).close()
     assert resident_bytes() - before < 2 * size
 
 
@@ -262,25 +340,25 @@ def resident_bytes() -> int:
 
 
 @pytest.mark.parametrize("content", [b"", b"this is not ONNX", None], ids=["empty", "text", "missing"])
-def test_what_is_not_a_graph_is_refused_by_its_name(backend: Backend, tmp_path: Path, content: bytes | None) -> None:
+def test_what_is_not_a_graph_is_refused_by_its_name(reader: Backend, tmp_path: Path, content: bytes | None) -> None:
     path = tmp_path / "denoiser" / "model.onnx"
     path.parent.mkdir()
     if content is not None:
         path.write_bytes(content)
     with pytest.raises(GraphError, match=r"denoiser/model\.onnx.*mutoscope verify") as refusal:
-        backend.open(path, OPTIONS)
+        reader.open(path, OPTIONS)
     assert refusal.value.exit_code == 3
 
 
-def test_a_graph_with_an_unknown_operator_is_refused(backend: Backend, make_graph) -> None:
+def test_a_graph_with_an_unknown_operator_is_refused(reader: Backend, make_graph) -> None:
     graph = make_graph([helper.make_node("Divine", ["x"], ["y"])], [("x", FLOAT, [1])], [("y", FLOAT, [1])])
     with pytest.raises(GraphError, match="Divine"):
-        backend.open(graph, OPTIONS)
+        reader.open(graph, OPTIONS)
 
 
 @pytest.mark.parametrize("where", ["../secret", "absolute", "inner/../../secret", "link", "linked_folder/secret"])
 def test_weights_outside_the_folder_of_a_graph_are_refused(
-    backend: Backend, make_graph, tmp_path: Path, where: str
+    reader: Backend, make_graph, tmp_path: Path, where: str
 ) -> None:
     graph = graph_with_external_weights(make_graph, str(tmp_path / "secret") if where == "absolute" else where)
     (tmp_path / "secret").write_bytes(np.ones(4, np.float32).tobytes())
@@ -288,13 +366,13 @@ def test_weights_outside_the_folder_of_a_graph_are_refused(
     (graph.parent / "link").symlink_to("../secret")
     (graph.parent / "linked_folder").symlink_to("..")
     with pytest.raises(GraphError, match=r"graph/model\.onnx"):
-        backend.open(graph, OPTIONS)
+        reader.open(graph, OPTIONS)
 
 
-def test_weights_beside_a_graph_are_read(backend: Backend, make_graph) -> None:
+def test_weights_beside_a_graph_are_read(reader: Backend, make_graph) -> None:
     graph = graph_with_external_weights(make_graph, "model.onnx.data")
     (graph.parent / "model.onnx.data").write_bytes(np.arange(4, dtype=np.float32).tobytes())
-    with backend.open(graph, OPTIONS) as session:
+    with reader.open(graph, OPTIONS) as session:
         assert session.run({"x": np.ones(4, np.float32)})["y"].numpy().tolist() == [1, 2, 3, 4]
 
 

@@ -128,6 +128,10 @@ def test_a_manifest_that_is_a_link_out_of_the_folder_is_refused(make_bundle) -> 
             ),
             "no 'text_encoder' graph in fp8 or bf16; it has: fp32, fp16",
         ),
+        (
+            lambda m: m["graphs"][1].update(inputs=[{"name": "x", "dtype": "float32", "shape": ["F", "2*depth"]}]),
+            "shapes of its graphs name depth, which nothing gives a size",
+        ),
         (lambda m: m["geometry"].update(vae_scale_factor_spatial=0), "`$.geometry.vae_scale_factor_spatial`"),
         (lambda m: m["geometry"].update(max_patches=2**40), "`$.geometry.max_patches`"),
         (lambda m: m["geometry"].update(patch_size=[1, 2, -2]), "`$.geometry.patch_size"),

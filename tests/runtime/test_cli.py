@@ -8,14 +8,13 @@ import re
 import signal
 import subprocess
 import sys
-from collections.abc import Sequence
 from dataclasses import fields
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
 import mutoscope.commands.generate
-import mutoscope.plan
+import mutoscope.execution
 import numpy as np
 import pytest
 import tokenizers
@@ -35,7 +34,7 @@ from mutoscope.bundle import (
 from mutoscope.commands.arguments import Parser, add_fields, given
 from mutoscope.errors import CancelledError, NumericalError, OutOfMemoryError, OutputError
 from mutoscope.request import OutputOptions, RuntimeOptions, VideoRequest
-from mutoscope_engines.session import Backend, Feeds, Session, SessionOptions
+from mutoscope_engines.session import Backend, Binding, Feeds, Session, SessionOptions
 
 SIZES = {"text_encoder": 5, "denoiser": 11, "vae_decoder_first": 17, "vae_decoder_next": 23}
 HEIGHT, WIDTH = 32, 48
@@ -113,7 +112,10 @@ class FakeSession(Session):
     def __init__(self, role: str) -> None:
         self.role = role
 
-    def run(self, feeds: Feeds, fetch: Sequence[str] | None = None) -> dict[str, Any]:
+    def bind(self) -> Binding:
+        return FakeBinding(self)
+
+    def compute(self, feeds: Feeds) -> dict[str, Any]:
         if self.role == "vae_decoder_next" and FakeSession.failure is not None:
             raise FakeSession.failure
         frames = {"vae_decoder_first": 1, "vae_decoder_next": 4}.get(self.role, 0)
@@ -127,6 +129,17 @@ class FakeSession(Session):
         }
 
     def cancel(self) -> None: ...
+
+    def close(self) -> None: ...
+
+
+class FakeBinding(Binding):
+    def __init__(self, session: FakeSession) -> None:
+        self.session, self.fed = session, {}
+
+    def run(self, feeds: Feeds) -> dict[str, Any]:
+        self.fed |= feeds
+        return self.session.compute(self.fed)
 
     def close(self) -> None: ...
 
@@ -155,7 +168,7 @@ class FakeBackend(Backend):
 @pytest.fixture
 def backend(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> FakeBackend:
     fake = FakeBackend()
-    monkeypatch.setattr(mutoscope.plan, "choose_backend", lambda *_: (fake, "fp32"))
+    monkeypatch.setattr(mutoscope.execution, "choose_backend", lambda *_: (fake, "fp32", []))
     monkeypatch.setattr(FakeSession, "failure", None)
     monkeypatch.chdir(tmp_path)
     return fake
@@ -319,14 +332,14 @@ def test_each_failure_has_its_code_and_leaves_no_file(bundle, backend, capsys, m
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_signal_leaves_no_partial_file(bundle, backend, capsys, monkeypatch, number):
-    run = FakeSession.run
+    compute = FakeSession.compute
 
-    def run_and_signal(self, feeds, fetch=None):
+    def compute_and_signal(self, feeds):
         if self.role == "vae_decoder_next":
             os.kill(os.getpid(), number)
-        return run(self, feeds, fetch)
+        return compute(self, feeds)
 
-    monkeypatch.setattr(FakeSession, "run", run_and_signal)
+    monkeypatch.setattr(FakeSession, "compute", compute_and_signal)
     before = signal.getsignal(signal.SIGTERM)
     assert generate(bundle, "a circle", "-o", "out.mp4") == 130
     assert signal.getsignal(signal.SIGTERM) is before

@@ -10,7 +10,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-import mutoscope.plan
+import mutoscope.memory_plan
 import numpy as np
 import pytest
 import torch
@@ -19,7 +19,7 @@ from mutoscope import CancelledError, NumericalError, Pipeline, RequestError
 from mutoscope.errors import OutOfMemoryError, ShapeError
 from mutoscope.text import Tokenizer
 from mutoscope_engines import backends
-from mutoscope_engines.session import Backend, Session, SessionOptions
+from mutoscope_engines.session import Backend, Binding, Session, SessionOptions
 
 PROMPT = "a red circle"
 
@@ -34,10 +34,10 @@ def encode(input_ids: Any, mask: Any) -> Any:
 
 
 class NumpyTensor:
-    """Refuses to be used after its session was closed, as the contract allows a backend to do."""
+    """Refuses to be used once its binding ran again or its session was closed, as the contract allows a backend to."""
 
-    def __init__(self, session: "NumpySession", values: Any) -> None:
-        self.session, self.values = session, np.asarray(values)
+    def __init__(self, binding: "NumpyBinding", values: Any) -> None:
+        self.binding, self.values, self.run = binding, np.asarray(values), binding.runs
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -48,11 +48,25 @@ class NumpyTensor:
         return str(self.values.dtype)
 
     def row(self, index: int) -> "NumpyTensor":
-        return NumpyTensor(self.session, self.values[index])
+        return NumpyTensor(self.binding, self.values[index])
 
     def numpy(self) -> Any:
-        assert not self.session.closed, "a tensor was used after its session was closed"
+        assert not self.binding.session.closed, "a tensor was used after its session was closed"
+        assert self.binding.runs == self.run, "a tensor was used after the next run of its binding"
         return self.values.copy()
+
+
+class NumpyBinding(Binding):
+    def __init__(self, session: "NumpySession") -> None:
+        self.session, self.runs, self.fed = session, 0, {}
+
+    def run(self, feeds: Any) -> Any:
+        self.fed |= {name: value.numpy() if isinstance(value, NumpyTensor) else value for name, value in feeds.items()}
+        self.runs += 1
+        return {name: NumpyTensor(self, values) for name, values in self.session.compute(self.fed).items()}
+
+    def close(self) -> None:
+        self.runs += 1
 
 
 class NumpySession(Session):
@@ -62,17 +76,19 @@ class NumpySession(Session):
         self.backend, self.role, self.closed = backend, role, False
         self.cancelled = threading.Event()
 
-    def run(self, feeds: Any, fetch: Any = None) -> Any:
+    def bind(self) -> Binding:
+        return NumpyBinding(self)
+
+    def compute(self, arrays: dict[str, Any]) -> dict[str, Any]:
         assert not self.closed
         self.backend.log.append(("run", self.role))
         if self.backend.hangs_in == self.role:
             self.backend.hanging.set()
             assert self.cancelled.wait(60)
             raise CancelledError("cancelled")
-        arrays = {name: value.numpy() if isinstance(value, NumpyTensor) else value for name, value in feeds.items()}
-        self.backend.fed.append((self.role, arrays))
-        outputs = getattr(self, "_" + self.role)(**arrays)
-        return {name: NumpyTensor(self, values) for name, values in outputs.items()}
+        self.backend.fed.append((self.role, dict(arrays)))
+        outputs: dict[str, Any] = getattr(self, "_" + self.role)(**arrays)
+        return outputs
 
     def cancel(self) -> None:
         self.cancelled.set()
@@ -149,7 +165,7 @@ def pipeline(backend: NumpyBackend, make_bundle) -> Iterator[Pipeline]:
 
 @pytest.fixture
 def keeps_nothing_loaded(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(mutoscope.plan, "_fits_for_good", lambda bundle: False)
+    monkeypatch.setattr(mutoscope.memory_plan, "SHARE_FOR_GOOD", 0)
 
 
 def in_use(pipeline: Pipeline) -> int:
@@ -418,7 +434,7 @@ def test_sessions_get_the_threads_that_the_plan_names(backend, make_bundle, monk
 
 @pytest.mark.parametrize("fits", [True, False])
 def test_two_threads_get_the_videos_that_each_would_get_alone(backend, pipeline, monkeypatch, fits: bool) -> None:
-    monkeypatch.setattr(mutoscope.plan, "_fits_for_good", lambda bundle: fits)
+    monkeypatch.setattr(mutoscope.memory_plan, "SHARE_FOR_GOOD", 0.25 if fits else 0)
     alone = [pipeline.generate(PROMPT, seed=seed).frames for seed in range(8)]
     with ThreadPoolExecutor(2) as threads:
         together = list(threads.map(lambda seed: pipeline.generate(PROMPT, seed=seed).frames, range(8)))

@@ -9,10 +9,12 @@ import msgspec
 import mutoscope.limits
 import numpy as np
 import pytest
-from mutoscope.errors import BackendUnavailableError, RequestError
+from mutoscope.errors import BackendUnavailableError, BundleError, RequestError
+from mutoscope.execution import Execution
 from mutoscope.families import load_family
-from mutoscope.plan import Execution, Job, Plan, make_job
+from mutoscope.plan import Job, Plan, make_job, refuse_impossible_defaults
 from mutoscope.request import RuntimeOptions, VideoRequest
+from mutoscope.schedule import build_schedule
 from mutoscope.text import Tokenizer
 
 
@@ -24,7 +26,7 @@ def job(make_bundle):
         options = {name: given.pop(name) for name in [field.name for field in fields(RuntimeOptions)] if name in given}
         request = VideoRequest(prompt=prompt, **given)
         made = make_bundle(**bundle or {})
-        execution = Execution.choose(RuntimeOptions(**options), made.manifest)
+        execution = Execution.choose(RuntimeOptions(**options), made)
         return make_job(request, execution, made, load_family("wan"), Tokenizer(made))
 
     return make
@@ -224,6 +226,30 @@ def test_the_first_precision_that_the_backend_runs_is_taken(job, make_bundle) ->
     assert job(bundle=with_denoisers("int8", "fp32"), precision="fp32").plan.precision == "fp32"
     with pytest.raises(BackendUnavailableError, match="onnxruntime: it does not run graphs in bf16 or fp8"):
         job(bundle=with_denoisers("bf16", "fp8"))
+
+
+def test_the_latents_of_every_possible_video_lie_in_the_ranges_of_the_symbols(job, make_bundle) -> None:
+    manifest = make_bundle().manifest
+    smallest = job(height=16, width=16, num_frames=1, scheduler="euler").plan
+    largest = job(height=1024, width=1024, num_frames=253, scheduler="unipc", guidance_scale=3.0).plan
+    ranges = manifest.symbol_ranges
+    assert [ranges[symbol] for symbol in "Fhw"] == list(
+        zip(smallest.latents_shape[1:], largest.latents_shape[1:], strict=True)
+    )
+    assert (ranges["B"], ranges["L"]) == ((1, len(largest.guidance_weights)), (1, largest.max_sequence_length))
+    third_order = build_schedule("unipc", manifest.scheduler | {"solver_order": 3}, 8)
+    assert ranges["K"] == (build_schedule("euler", manifest.scheduler, 8).state_rows, third_order.state_rows)
+
+
+def test_a_bundle_whose_defaults_cannot_be_is_refused_as_a_bundle(make_bundle) -> None:
+    manifest = make_bundle().manifest
+    for change, complaint in (
+        ({"num_frames": 18}, r"defaults\.num_frames is 18; its networks take 1 to 253 in steps of 4"),
+        ({"scheduler": "heun"}, "give no schedule: .*heun"),
+    ):
+        defaults = msgspec.structs.replace(manifest.defaults, **change)
+        with pytest.raises(BundleError, match=complaint):
+            refuse_impossible_defaults(msgspec.structs.replace(manifest, defaults=defaults), load_family("wan"))
 
 
 def test_a_plan_prints_every_field_and_is_plain_json(job) -> None:

@@ -132,3 +132,12 @@ def test_no_line_is_as_wide_as_the_terminal(columns: int):
     lengths = [len(line) for line in content.split("\r")]
     assert max(lengths) < columns
     assert ("#" in content) == (columns >= 30)
+
+
+def test_a_tick_shows_how_long_it_has_taken_where_nothing_is_counted():
+    terminal, clock = Terminal(), Clock()
+    with Progress(terminal, clock=clock) as progress:
+        progress.start("building 1/4 denoiser")
+        clock.now += 75
+        progress.tick()
+        assert terminal.line() == "building 1/4 denoiser 1:15"

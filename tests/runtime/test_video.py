@@ -38,6 +38,7 @@ def make_plan(num_frames: int = T, height: int = H, width: int = W, fps: int = 1
         fps=fps,
         latents_shape=(4, 3, 4, 6),
         network_tokens=18,
+        state_rows=1,
         num_inference_steps=2,
         scheduler="euler",
         flow_shift=3.0,
@@ -52,6 +53,10 @@ def make_plan(num_frames: int = T, height: int = H, width: int = W, fps: int = 1
         family="wan",
         bundle="/home/someone/bundle",
         bundle_sha256="ab" * 32,
+        settings={},
+        memory_limit_bytes=10**9,
+        memory_peak_bytes=10**6,
+        memory={},
         keep_loaded=True,
         notes=(),
     )

@@ -131,8 +131,8 @@ def make_vae(arguments: argparse.Namespace) -> AutoencoderKLWan:
 
 
 def write_record(file: Path, work: Path, figures: dict[str, float]) -> None:
-    """Loss and time of the trainings, thinned to about a hundred rows each; all evaluations and the last row stay."""
-    trained = [name for name in ("vae", "vae_whole_clips", "denoiser") if (work / name / TRAINING_RECORD).exists()]
+    """Loss and time of every training in `work`, thinned to about a hundred rows each; evaluations stay."""
+    trained = sorted(record.parent.name for record in work.glob(f"*/{TRAINING_RECORD}"))
     thinned = {name: thin(list(read_record(work / name))) for name in trained}
     file.parent.mkdir(parents=True, exist_ok=True)
     file.write_text(json.dumps(figures | thinned, indent=1) + "\n")

@@ -140,17 +140,19 @@ def train_denoiser(
 ) -> tuple[TextToLatents, T5Tokenizer]:
     """Trains, or goes on training, and returns the averaged model and its tokenizer.
 
-    The weights begin as those of the checkpoint `start_from`, or at random.
+    The weights begin at random, or, at half the learning rates, as those of the checkpoint `start_from`.
     """
     folder.mkdir(parents=True, exist_ok=True)
     torch.manual_seed(seed)
     tokenizer = build_tokenizer()
     model = TextToLatents(tokenizer)
+    schedule = Schedule(steps, average_decay=0.995)
     if start_from is not None:
         model.start_from(start_from)
+        schedule = schedule.gentler(2)
     model.to(device)
     clips = encode_clips(vae.to(device).eval(), clip_count, folder / "latents.npy", device=device, seed=seed)
-    training = Training(model, Schedule(steps, average_decay=0.995), folder)
+    training = Training(model, schedule, folder)
 
     def loss_of_step(step: int) -> dict[str, Tensor]:
         rng = np.random.default_rng((seed, step))

@@ -87,16 +87,16 @@ def train_vae(
 ) -> AutoencoderKLWan:
     """Trains, or goes on training, and returns the averaged model with its latents measured and normalised.
 
-    From nothing it learns short clips. From a model that has, `start_from`, it learns whole ones, at half the
-    rates and with more weight on the shapes.
+    From nothing it learns short clips. From a model that has, `start_from`, it learns whole ones, at
+    lower learning rates and with more weight on the shapes.
     """
     torch.manual_seed(seed)
+    schedule = Schedule(steps, average_decay=0.998)
     if start_from is None:
-        vae, phases, schedule = _untrained().to(device), SHORT_CLIPS, Schedule(steps, average_decay=0.998)
+        vae, phases, shape_weight = _untrained().to(device), SHORT_CLIPS, 0.0
     else:
-        vae, phases = start_from.to(device).train(), WHOLE_CLIPS
-        schedule = Schedule(steps, matrix_rate=0.01, vector_rate=0.001, average_decay=0.998)
-    shape_weight = 0.0 if start_from is None else SHAPE_WEIGHT
+        vae, phases, shape_weight = start_from.to(device).train(), WHOLE_CLIPS, SHAPE_WEIGHT
+        schedule = schedule.gentler(7)  # at half the rates it first got three times worse
     training = Training(vae, schedule, folder)
     pool = render_pool(1500, seed)
     unseen = render_pool(4, seed + 1)

@@ -10,7 +10,7 @@ import math
 import os
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +31,10 @@ class Schedule:
     vector_rate: float = 0.002  # AdamW, for the rest
     warmup_steps: int = 50
     average_decay: float = 0.999
+
+    def gentler(self, times: float) -> Schedule:
+        """With rates so many times lower, for what is trained already."""
+        return replace(self, matrix_rate=self.matrix_rate / times, vector_rate=self.vector_rate / times)
 
     def factor(self, step: int) -> float:
         """What both learning rates are multiplied with: a linear warm-up, then a cosine down to a fiftieth."""

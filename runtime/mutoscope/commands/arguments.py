@@ -68,7 +68,12 @@ def add_fields(parser: Parser, kind: type[Any], *, skip: Sequence[str] = ()) -> 
     hints = get_type_hints(kind)
     group = parser.add_argument_group((kind.__doc__ or "").partition(".")[0].lower())
     for field in fields(kind):
-        if field.name not in skip:
+        if field.name in skip:
+            continue
+        if hints[field.name] is bool:
+            flag = "--" + field.name.replace("_", "-")
+            group.add_argument(flag, action="store_true", default=argparse.SUPPRESS, help=field.metadata["help"])
+        else:
             default = "" if field.default is None else f" (default: {field.default})"
             group.add_argument(
                 "--" + field.name.replace("_", "-"),

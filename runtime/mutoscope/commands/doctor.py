@@ -11,7 +11,10 @@ from pathlib import Path
 from typing import Any
 
 from mutoscope_engines.backends import BACKENDS, load_backend
+from mutoscope_engines.engine_cache import EngineCache
 from mutoscope_engines.machine import usable_cores
+from mutoscope_engines.tensorrt_library import LIBRARIES as TENSORRT
+from mutoscope_engines.tensorrt_library import TensorRT
 
 from ..builtin import bundle_path
 from ..bundle import Bundle
@@ -39,6 +42,8 @@ def main(argv: Sequence[str]) -> int:
         "memory": _memory(),
         "libraries": {name: _version(name) for name in LIBRARIES},
         "backends": {name: _backend(name) for name in BACKENDS},
+        "compilers": {name: _compiler(library) for name, library in TENSORRT.items()},
+        "engines": _engines(),
         "encoders": _encoders(),
         "bundle": _bundle(arguments.bundle),
     }
@@ -89,6 +94,27 @@ def _backend(name: str) -> str:
         return backend.unavailable_because() or f"{backend.version()}, ready"
     except (ImportError, OSError) as error:  # its library is missing or does not load
         return f"not usable: {error}"
+
+
+def _compiler(library: TensorRT) -> str:
+    try:
+        return f"{library.version()}, installed"
+    except MutoscopeError as error:
+        return str(error)
+
+
+def _engines() -> dict[str, Any]:
+    """What the cache holds; of other installations' engines, only the size."""
+    try:
+        cache = EngineCache()
+        return {
+            "folder": str(cache.folder),
+            "engines": len(cache.records()),
+            "size_bytes": cache.size_bytes(),
+            "limit_bytes": cache.limit_bytes,
+        }
+    except (MutoscopeError, OSError) as error:
+        return {"state": f"not usable: {error}"}
 
 
 def _encoders() -> dict[str, str]:

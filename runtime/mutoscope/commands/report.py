@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+from ..byte_sizes import format_bytes as format_bytes  # for the commands
 from ..errors import OutputError
 
 
@@ -28,12 +29,11 @@ def format_facts(facts: Mapping[str, Any]) -> str:
     return "\n".join(_lines(facts, ""))
 
 
-def format_bytes(count: int) -> str:
-    """In the largest decimal unit that leaves at least one."""
-    for unit, size in (("GB", 10**9), ("MB", 10**6), ("kB", 10**3)):
-        if count >= size:
-            return f"{count / size:.2f} {unit}"
-    return f"{count} bytes"
+def format_table(names: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """Columns under their names, each as wide as its widest entry."""
+    lines = [names, *rows]
+    widths = [max(len(line[column]) for line in lines) for column in range(len(names))]
+    return "\n".join("  ".join(map(str.ljust, line, widths)).rstrip() for line in lines)
 
 
 def _lines(facts: Mapping[str, Any], indent: str) -> Iterator[str]:

@@ -27,6 +27,7 @@ from mutoscope_export.builtin.muon import orthogonalise
 from mutoscope_export.builtin.renderer import draw_trajectory, render
 from mutoscope_export.builtin.text import MAX_SEQUENCE_LENGTH, build_tokenizer
 from mutoscope_export.builtin.train_denoiser import encode_clips
+from mutoscope_export.builtin.train_vae import _near_shape
 from mutoscope_export.builtin.training import Schedule, Training, read_record
 from torch import nn
 from transformers import AutoTokenizer
@@ -137,10 +138,19 @@ def test_a_vae_that_was_not_wholly_saved_is_not_taken_for_finished(tmp_path, mon
         raise OSError("disk full")
 
     monkeypatch.setattr(make, "train_vae", lambda *_, **__: SimpleNamespace(save_pretrained=save_half))
-    arguments = SimpleNamespace(start_from=None, work=tmp_path, vae_steps=1, device="cpu", seed=0)
+    arguments = SimpleNamespace(start_from=None, work=tmp_path, vae_steps=1, whole_clip_steps=1, device="cpu", seed=0)
     with pytest.raises(OSError, match="disk full"):
         make.make_vae(arguments)
-    assert not (tmp_path / "vae" / "finished").exists()
+    assert not list(tmp_path.rglob("finished"))
+
+
+@pytest.mark.parametrize(("width", "share"), [(1, 81 / 576), (4, 144 / 576)])
+def test_near_a_shape_means_up_to_four_pixels_beside_it(width, share):
+    clip = torch.full((1, 3, 2, 24, 24), -0.9)
+    clip[:, 1, 0, 10 : 10 + width, 10 : 10 + width] = 0.5
+    near = _near_shape(clip)
+    assert near.shape == (1, 1, 2, 24, 24)
+    assert (near[0, 0, 0].mean().item(), near[0, 0, 1].sum().item()) == (pytest.approx(share), 0)
 
 
 @pytest.mark.parametrize("length", [1, 99, 500, 501])

@@ -1,0 +1,120 @@
+"""Sessions whose inputs and outputs lie on a device, at addresses that stay, so that one captured graph replays a step.
+
+Knows devices and the contract of sessions. Knows nothing of what executes the graph: that is a `Slot`.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from typing import Any
+
+import numpy as np
+
+from .device import Device, DeviceTensor, byte_size
+from .session import Binding, Feeds, Session, Shapes, Tensor, TensorSpec, check_feeds
+
+
+class Slot(ABC):
+    """The memory of one binding: a place for each input, at addresses that stay, and the way to run over it."""
+
+    def __init__(self, device: Device, inputs: tuple[TensorSpec, ...], shapes: Shapes) -> None:
+        self.shapes = dict(shapes)
+        self.inputs = {spec.name: allocate_tensor(device, shapes[spec.name], spec.dtype) for spec in inputs}
+
+    @abstractmethod
+    def launch(self) -> dict[str, DeviceTensor]:
+        """Queues one run over the inputs as they are by then; gives the outputs, each time at the same addresses."""
+
+
+class DeviceSession(Session):
+    """A session over a device. Keeps the memory of the binding that was closed last, for another of the same sizes."""
+
+    def __init__(self, device: Device, inputs: tuple[TensorSpec, ...], outputs: tuple[TensorSpec, ...]) -> None:
+        self.device = device
+        self.inputs, self.outputs = inputs, outputs
+        self._idle: Slot | None = None
+        self._closed = False
+        device.enter()
+
+    @abstractmethod
+    def open_slot(self, shapes: Shapes) -> Slot:
+        """Memory for inputs of these shapes, which agree with `inputs`.
+
+        Raises:
+            ShapeError: the graph is not made for sizes like these.
+            OutOfMemoryError: they do not fit.
+        """
+
+    def bind(self) -> DeviceBinding:
+        return DeviceBinding(self)
+
+    def take_slot(self, shapes: Shapes) -> Slot:
+        """The idle memory when it has these shapes, else new memory, the idle being freed before."""
+        idle, self._idle = self._idle, None
+        if idle is not None and idle.shapes == dict(shapes):
+            return idle
+        del idle
+        return self.open_slot(shapes)
+
+    def return_slot(self, slot: Slot) -> None:
+        if not self._closed:
+            self._idle = slot
+
+    def cancel(self) -> None:
+        """Does nothing: a GPU finishes what was queued, and that is one run, as whoever queues the next reads first."""
+
+    def refuse_if_closed(self) -> None:
+        if self._closed:
+            raise RuntimeError("this session is closed; open the graph again to run it")
+
+    def close(self) -> None:
+        if not self._closed:
+            self._closed, self._idle = True, None
+            self.device.leave()
+
+
+class DeviceBinding(Binding):
+    """Queues what its session runs; nothing waits for it but `Tensor.numpy`."""
+
+    def __init__(self, session: DeviceSession) -> None:
+        self._session = session
+        self._slot: Slot | None = None
+
+    def run(self, feeds: Feeds) -> dict[str, Tensor]:
+        session = self._session
+        session.refuse_if_closed()
+        fed = {name: self._readable(value) for name, value in feeds.items()}
+        check_feeds(session.inputs, fed, self._slot.shapes if self._slot else None)
+        with session.device.turn():
+            if self._slot is None:
+                self._slot = session.take_slot({name: tuple(value.shape) for name, value in fed.items()})
+            for name, value in fed.items():
+                place(value, self._slot.inputs[name])
+            if any(value is not feeds[name] for name, value in fed.items()):
+                session.device.synchronize()  # another library may reuse its memory as soon as this returns
+            return dict(self._slot.launch())
+
+    def _readable(self, value: Any) -> Any:
+        """Tensors and host arrays as they are, arrays of other libraries on a device as tensors."""
+        if isinstance(value, np.ndarray | np.generic | DeviceTensor):
+            return value
+        return self._session.device.adopt(value)
+
+    def close(self) -> None:
+        if self._slot is not None:
+            self._session.return_slot(self._slot)
+            self._slot = None
+
+
+def allocate_tensor(device: Device, shape: tuple[int, ...], dtype: str) -> DeviceTensor:
+    """Of any content."""
+    memory = device.allocate(byte_size(shape, dtype))
+    return DeviceTensor(device, memory, memory.address, shape, dtype)
+
+
+def place(value: Any, target: DeviceTensor) -> None:
+    """Queues the copy of a value to where an input lies."""
+    if isinstance(value, DeviceTensor):
+        target.device.copy(target.address, value.address, target.size)
+    else:
+        target.device.upload(target.address, np.asarray(value, order="C"))

@@ -1,0 +1,71 @@
+"""The key with which this installation marks the engines that it built. Knows files and permissions, no engines.
+
+An engine is executable code. Whoever can write into the cache but cannot read this key cannot make one that loads.
+"""
+
+from __future__ import annotations
+
+import hmac
+import os
+import secrets
+import stat
+import tempfile
+from pathlib import Path
+
+from .errors import EngineError
+
+KEY_BYTES = 32
+
+
+def default_key_path() -> Path:
+    """In the user's data folder, not in the cache: caches are shared, synchronised and thrown away."""
+    base = os.environ.get("XDG_DATA_HOME") or Path.home() / ".local" / "share"
+    return Path(base) / "mutoscope" / "engine.key"
+
+
+def sign(content: bytes, key: bytes) -> str:
+    return hmac.digest(key, content, "sha256").hex()
+
+
+def is_signed(content: bytes, signature: str, key: bytes) -> bool:
+    return hmac.compare_digest(sign(content, key).encode(), signature.encode())
+
+
+def read_key(path: Path) -> bytes | None:
+    """The installation's key, or `None` where there is none yet.
+
+    Raises:
+        EngineError: somebody else could have read or written it.
+    """
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        raise EngineError(f"the key {path} cannot be read: {error.strerror}. {_REMEDY}") from error
+    with open(descriptor, "rb") as file:
+        facts = os.fstat(file.fileno())
+        if not stat.S_ISREG(facts.st_mode) or facts.st_uid != os.getuid() or facts.st_mode & 0o077:
+            raise EngineError(f"the key {path} is not this user's alone (mode 600). {_REMEDY}")
+        key = file.read(KEY_BYTES + 1)
+    if len(key) != KEY_BYTES:
+        raise EngineError(f"the key {path} is damaged. {_REMEDY}")
+    return key
+
+
+def make_key(path: Path) -> bytes:
+    """The installation's key, made now if there is none. Of two that make it at once, one wins for both."""
+    while (key := read_key(path)) is None:
+        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        with tempfile.NamedTemporaryFile(dir=path.parent, prefix=".engine.key.") as file:  # made with mode 600
+            file.write(secrets.token_bytes(KEY_BYTES))
+            file.flush()
+            os.fsync(file.fileno())
+            try:
+                os.link(file.name, path)  # whole under its name, and never over another
+            except FileExistsError:
+                continue
+    return key
+
+
+_REMEDY = "Remove it and build the engines again"

@@ -1,0 +1,62 @@
+"""What is true of ONNX Runtime on every device: its types, its sessions, its errors.
+
+Knows the library. Knows nothing of any device.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import onnxruntime as ort
+from onnxruntime.capi.onnxruntime_pybind11_state import NotImplemented as OrtNotImplemented
+
+from .errors import BackendUnavailableError, GraphError, MutoscopeError, OutOfMemoryError
+from .session import TensorSpec
+
+DTYPES = {
+    "tensor(float)": "float32",
+    "tensor(float16)": "float16",
+    "tensor(bfloat16)": "bfloat16",
+    "tensor(int64)": "int64",
+    "tensor(uint8)": "uint8",
+    "tensor(bool)": "bool",
+}
+
+ONNX_TYPES = {"float32": 1, "uint8": 2, "int64": 7, "bool": 9, "float16": 10, "bfloat16": 16}  # TensorProto.DataType
+
+
+def open_session(graph: Path, settings: ort.SessionOptions, providers: list[Any], device: str) -> Any:
+    """An `ort.InferenceSession`, or what refused it in this project's words."""
+    settings.log_severity_level = 4  # not even errors: they reach the caller as exceptions
+    try:
+        return ort.InferenceSession(graph, settings, providers=providers)
+    except Exception as error:
+        raise translated(error, f"loading {graph.parent.name}/{graph.name}", device) from error
+
+
+def specs(nodes: Any) -> tuple[TensorSpec, ...]:
+    """The inputs or outputs of a session. An axis without a name gets one that no other axis has."""
+    return tuple(map(_spec, nodes))
+
+
+def _spec(node: Any) -> TensorSpec:
+    if node.type not in DTYPES:
+        raise GraphError(f"{node.name!r} of the graph is a {node.type}; allowed: {', '.join(DTYPES)}")
+    shape = tuple(f"{node.name}.{axis}" if size is None else size for axis, size in enumerate(node.shape))
+    return TensorSpec(node.name, DTYPES[node.type], shape)
+
+
+def translated(error: Exception, doing: str, device: str) -> MutoscopeError:
+    """What the library raised while `doing`, as one of this project's errors."""
+    message = str(error).splitlines()[0] if str(error) else type(error).__name__
+    if isinstance(error, MemoryError) or "bad_alloc" in str(error) or "Failed to allocate memory" in str(error):
+        return OutOfMemoryError(
+            f"out of memory while {doing} on the {device}: {message}; "
+            "ask for a smaller height, width or num_frames, or close other programs"
+        )
+    if isinstance(error, OrtNotImplemented):
+        return BackendUnavailableError(
+            f"ONNX Runtime cannot run this on the {device}: {message}; try another precision"
+        )
+    return GraphError(f"ONNX Runtime failed while {doing}: {message}; check with `mutoscope verify`, or export again")

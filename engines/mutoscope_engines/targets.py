@@ -1,0 +1,56 @@
+"""The GPUs that engines are compiled for, and the arithmetic that each of them has.
+
+Knows names and compute capabilities. Knows nothing of any library: which of them it compiles for, it says itself.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+
+from .errors import TargetError
+
+
+@dataclass(frozen=True)
+class Target:
+    """A kind of GPU. `compute_capability` is the two parts in one number: 89 for 8.9, 120 for 12.0."""
+
+    name: str
+    compute_capability: int
+
+    @property
+    def precisions(self) -> tuple[str, ...]:
+        """The precisions of graphs that its tensor cores compute, the default first."""
+        if self.compute_capability < 80:
+            return ("fp16",)
+        return ("bf16", "fp16") if self.compute_capability < 89 else ("bf16", "fp16", "fp8")
+
+
+TARGETS = {
+    target.name: target
+    for target in (
+        Target("rtx20", 75),
+        Target("rtx30", 86),
+        Target("rtx40", 89),
+        Target("rtx50", 120),
+        Target("gb10", 121),
+    )
+}
+
+
+def find_target(name: str) -> Target:
+    """The target of this name: one of `TARGETS`, or "sm" with a compute capability, such as "sm80" for an A100.
+
+    Raises:
+        TargetError: there is none of this name; lists those there are.
+    """
+    if name in TARGETS:
+        return TARGETS[name]
+    number = re.fullmatch(r"sm([1-9][0-9]{1,2})", name)
+    if number and (capability := int(number[1])) >= 75:
+        named = (target for target in TARGETS.values() if target.compute_capability == capability)
+        return next(named, Target(name, capability))
+    raise TargetError(
+        f"there is no target {name!r}; there are: {', '.join(TARGETS)}, "
+        "or smNN with a compute capability of 75 or more, such as sm80"
+    )

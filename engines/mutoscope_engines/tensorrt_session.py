@@ -1,0 +1,300 @@
+"""Engines of TensorRT-RTX, or of TensorRT, run on a GPU over memory at addresses that stay.
+
+Knows the runtime half of the library; `tensorrt_library` names the two, and what differs in it. Which engine runs is
+found in the cache by what it must have been built from; nothing is built here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Hashable, Iterable
+from contextlib import suppress
+from dataclasses import asdict, dataclass
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+from .cuda_device import CudaDevice, cuda_unavailable_because
+from .device import Device, DeviceTensor
+from .device_session import DeviceSession, Slot, allocate_tensor
+from .engine_cache import EngineCache
+from .engine_identity import EngineIdentity, ShapeRange
+from .engine_record import EngineRecord
+from .errors import BackendUnavailableError, EngineError, EngineMissingError, GraphError, OutOfMemoryError, ShapeError
+from .kernel_cache import KernelCache
+from .session import Backend, EngineWanted, Figures, Session, SessionOptions, Shapes, TensorSpec
+from .targets import find_target
+from .tensorrt_library import LIBRARIES, TensorRT
+
+DTYPES = {"FLOAT": "float32", "HALF": "float16", "BF16": "bfloat16", "INT64": "int64", "UINT8": "uint8", "BOOL": "bool"}
+KEPT_OF_STREAMED = 0.25  # of streamed weights at least as many stay: what is on its way needs room too
+
+
+@dataclass(frozen=True)
+class TensorRtSettings:
+    """What TensorRT-RTX decides at run time, decided here. The classic library has none of it."""
+
+    cuda_graph_strategy: str = "DISABLED"  # its own capture; the session captures, and then the library must not
+    dynamic_shapes_kernel_specialization_strategy: str = "EAGER"  # before the first step, so what is captured is final
+    kernel_cache: bool = True  # of what it compiled for this GPU, which takes half a minute
+
+
+class TensorRtBackend(Backend):
+    """One of the two libraries, by its name in `LIBRARIES`."""
+
+    on_device = True
+
+    def __init__(self, name: str, settings: TensorRtSettings | None = None) -> None:
+        self.name = name
+        self.library: TensorRT = LIBRARIES[name]
+        self._settings = settings or TensorRtSettings()
+        self._opened: CudaDevice | None = None
+
+    def device(self, options: SessionOptions | None = None) -> CudaDevice:
+        """The GPU, opened once."""
+        if self._opened is None:
+            self._opened = CudaDevice(options.stream if options else None)
+        return self._opened
+
+    def cache(self) -> EngineCache:
+        return EngineCache()
+
+    def unavailable_because(self) -> str | None:
+        if find_spec(self.library.module_name) is None:
+            return f"{self.library.module_name} is not installed; run: pip install 'mutoscope[{self.name}]'"
+        return cuda_unavailable_because()
+
+    def version(self) -> str:
+        return self.library.version()
+
+    def supports(self, precision: str) -> bool:
+        return precision in find_target(f"sm{self.device().compute_capability}").precisions
+
+    def memory_bytes(self, options: SessionOptions) -> int:
+        return self.device(options).free_bytes()
+
+    def figures(self, graph: Path, wanted: EngineWanted) -> Figures:
+        record = self._record(wanted, streams=False)
+        report, profile = record.report, record.identity.profile
+        streamable = 0
+        with suppress(EngineMissingError):
+            streamable = int(self._find(wanted, streams=True).report.weight_bytes * (1 - KEPT_OF_STREAMED))
+        largest = {name: shapes.max for name, shapes in profile.items()}
+        return Figures(report.weight_bytes, streamable, report.activation_bytes, largest)
+
+    def settings(self, options: SessionOptions) -> dict[str, str]:
+        captures = {"cuda_graph": "captured by the session in the second run" if options.cuda_graphs else "off"}
+        return captures | {name: str(value) for name, value in asdict(self._settings).items()}
+
+    def shares_by(self, options: SessionOptions) -> Hashable:
+        record = self._record(_named(options), streams=options.streamed_weight_bytes > 0)
+        return record.identity.digest, options.streamed_weight_bytes
+
+    def open(self, graph: Path, options: SessionOptions) -> Session:
+        """Loads the engine of a graph from the cache; `options.engine` says which."""
+        record = self._record(_named(options), streams=options.streamed_weight_bytes > 0)
+        stored = self.cache().load(record.identity)
+        kernels = KernelCache(self.cache(), stored.record.identity.digest) if self._settings.kernel_cache else None
+        return TensorRtSession(
+            self.library.module,
+            stored.data,
+            self.device(options),
+            self._settings,
+            kernels,
+            captures=options.cuda_graphs and "WEIGHT_STREAMING" not in stored.record.identity.flags,
+            streamed_weight_bytes=options.streamed_weight_bytes,
+        )
+
+    def _record(self, wanted: EngineWanted, *, streams: bool) -> EngineRecord:
+        """Of the engine to run. One that can stream serves for one that need not; it allocates while it runs, so no
+        CUDA graph is captured of it."""
+        try:
+            return self._find(wanted, streams=streams)
+        except EngineMissingError:
+            with suppress(EngineMissingError):
+                return self._find(wanted, streams=True)
+            raise
+
+    def _find(self, wanted: EngineWanted, *, streams: bool) -> EngineRecord:
+        target = find_target(f"sm{self.device().compute_capability}")
+        profile = {name: ShapeRange.exactly(shape) for name, shape in wanted.shapes.items()}
+        identity: EngineIdentity = self.library.identity(
+            wanted.files, wanted.precision, [target], profile, weight_streaming=streams
+        )
+        return self.cache().find(identity)
+
+
+class TensorRtRtx(TensorRtBackend):
+    def __init__(self) -> None:
+        super().__init__("tensorrt-rtx")
+
+
+class ClassicTensorRt(TensorRtBackend):
+    def __init__(self) -> None:
+        super().__init__("tensorrt")
+
+
+def _named(options: SessionOptions) -> EngineWanted:
+    if options.engine is None:
+        raise ValueError("this backend runs engines: SessionOptions.engine must say which")
+    return options.engine
+
+
+class TensorRtSession(DeviceSession):
+    """An engine on the device.
+
+    Args:
+        trt: the library's module.
+        engine: the file, checked.
+        kernels: where what the library compiles for this GPU is kept, if anywhere.
+        captures: whether a run is captured as a CUDA graph when it is repeated.
+        streamed_weight_bytes: as many of the weights stay in host memory.
+    """
+
+    def __init__(
+        self,
+        trt: Any,
+        engine: Any,
+        device: Device,
+        settings: TensorRtSettings,
+        kernels: KernelCache | None = None,
+        *,
+        captures: bool = True,
+        streamed_weight_bytes: int = 0,
+    ) -> None:
+        self.trt, self.log = trt, _log(trt)
+        with device.turn():
+            self._runtime = trt.Runtime(self.log)
+            self.engine = self._runtime.deserialize_cuda_engine(engine)
+            if self.engine is None:
+                raise EngineError(f"the engine does not load: {self.log.last()}. Build it again with `mutoscope build`")
+            if streamed_weight_bytes:
+                kept = self.engine.streamable_weights_size - streamed_weight_bytes
+                self.engine.weight_streaming_budget_v2 = max(0, kept)
+            self._kernels = kernels
+            self._config, self._compiled = self._configured(settings)
+        self.captures = captures
+        names = [self.engine.get_tensor_name(index) for index in range(self.engine.num_io_tensors)]
+        inputs = [name for name in names if self.engine.get_tensor_mode(name) == trt.TensorIOMode.INPUT]
+        super().__init__(device, self._specs(inputs), self._specs(name for name in names if name not in inputs))
+
+    def _configured(self, settings: TensorRtSettings) -> tuple[Any, Any]:
+        """How contexts are made, and the library's cache of compiled kernels, if it has one."""
+        trt = self.trt
+        config = self.engine.create_runtime_config()
+        config.set_execution_context_allocation_strategy(trt.ExecutionContextAllocationStrategy.USER_MANAGED)
+        if not hasattr(trt, "CudaGraphStrategy"):  # the classic library
+            return config, None
+        config.cuda_graph_strategy = getattr(trt.CudaGraphStrategy, settings.cuda_graph_strategy)
+        config.dynamic_shapes_kernel_specialization_strategy = getattr(
+            trt.DynamicShapesKernelSpecializationStrategy, settings.dynamic_shapes_kernel_specialization_strategy
+        )
+        if self._kernels is None:
+            return config, None
+        compiled = config.create_runtime_cache()
+        if kept := self._kernels.load():
+            compiled.deserialize(kept)  # one for another driver or GPU is passed over, and replaced in the end
+        config.set_runtime_cache(compiled)
+        return config, compiled
+
+    def _specs(self, names: Iterable[str]) -> tuple[TensorSpec, ...]:
+        return tuple(
+            TensorSpec(
+                name,
+                DTYPES[self.engine.get_tensor_dtype(name).name],
+                tuple(
+                    f"{name}.{axis}" if size < 0 else int(size)
+                    for axis, size in enumerate(self.engine.get_tensor_shape(name))
+                ),
+            )
+            for name in names
+        )
+
+    def open_slot(self, shapes: Shapes) -> Slot:
+        for name, shape in shapes.items():
+            smallest, _, largest = (tuple(size) for size in self.engine.get_tensor_profile_shape(name, 0))
+            if not all(low <= size <= high for low, size, high in zip(smallest, shape, largest, strict=True)):
+                raise ShapeError(
+                    f"input {name!r} has shape {shape}, the engine was built for {smallest} to {largest}; "
+                    "build one with `mutoscope build --shapes ...`"
+                )
+        return TensorRtSlot(self, self.engine.create_execution_context(self._config), shapes)
+
+    def close(self) -> None:
+        if not self._closed and self._compiled is not None and self._kernels is not None:
+            self._kernels.store(bytes(self._compiled.serialize()))
+        super().close()
+        self.engine = self._config = self._compiled = self._runtime = None
+
+
+class TensorRtSlot(Slot):
+    """A context with its addresses, bound once. Runs as it is first, then captured and replayed."""
+
+    def __init__(self, session: TensorRtSession, context: Any, shapes: Shapes) -> None:
+        if context is None:
+            raise OutOfMemoryError(f"the engine has no room to run: {session.log.last()}; set --memory-limit lower")
+        super().__init__(session.device, session.inputs, shapes)
+        self._device, self._context, self._log = session.device, context, session.log
+        for name, shape in shapes.items():
+            context.set_input_shape(name, shape)
+        self._settle_shapes(shapes)
+        self._outputs = {
+            spec.name: allocate_tensor(self._device, tuple(context.get_tensor_shape(spec.name)), spec.dtype)
+            for spec in session.outputs
+        }
+        for name, tensor in (self.inputs | self._outputs).items():
+            context.set_tensor_address(name, tensor.address)
+        self._scratch_bytes = int(context.update_device_memory_size_for_shapes())
+        self._scratch_version = -1
+        self._captures = session.captures
+        self._ran = False
+        self._replay: Callable[[], None] | None = None
+
+    def _settle_shapes(self, shapes: Shapes) -> None:
+        try:
+            unsettled = self._context.infer_shapes()
+        except RuntimeError as error:
+            raise ShapeError(f"the engine does not take {dict(shapes)} together: {error}") from error
+        if unsettled:
+            raise ShapeError(f"the engine does not take {dict(shapes)} together: {', '.join(unsettled)} stay open")
+
+    def launch(self) -> dict[str, DeviceTensor]:
+        scratch, version = self._device.scratch(self._scratch_bytes)
+        if version != self._scratch_version:  # a captured graph knows the block that there was
+            self._context.set_device_memory(scratch.address, self._scratch_bytes)
+            self._scratch_version, self._replay = version, None
+        if self._captures and self._ran:
+            if self._replay is None:
+                self._replay = self._captured()
+            self._replay()
+        else:
+            self._enqueue()
+            self._ran = True  # whatever is done once has been done, and a graph can be captured
+        return self._outputs
+
+    def _captured(self) -> Callable[[], None]:
+        capturable = getattr(self._context, "is_stream_capturable", None)  # the classic library does not say
+        if capturable is not None and not capturable(self._device.stream):
+            raise BackendUnavailableError("this engine cannot be captured as a CUDA graph; set cuda_graphs to off")
+        return self._device.capture(self._enqueue)
+
+    def _enqueue(self) -> None:
+        if not self._context.execute_async_v3(self._device.stream):
+            raise GraphError(f"the engine did not run: {self._log.last()}; build it again with `mutoscope build`")
+
+
+def _log(trt: Any) -> Any:
+    """A logger that keeps the last error and prints nothing."""
+
+    class Log(trt.ILogger):  # type: ignore[misc]
+        def __init__(self) -> None:
+            trt.ILogger.__init__(self)
+            self._error = "the library does not say why"
+
+        def log(self, severity: Any, message: str) -> None:
+            if severity in (trt.ILogger.ERROR, trt.ILogger.INTERNAL_ERROR):
+                self._error = message.strip()
+
+        def last(self) -> str:
+            return self._error
+
+    return Log()

@@ -1,0 +1,80 @@
+"""`mutoscope build`: engines for GPUs, ahead of time and on any machine. Knows what is told to whom."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Sequence
+from dataclasses import asdict, fields
+
+from mutoscope_engines.engine_cache import EngineCache
+from mutoscope_engines.engine_record import EngineReport
+
+from ..build import BuildOptions, build_engine, plan_engines
+from ..builtin import bundle_path
+from ..bundle import Bundle
+from ..errors import RequestError
+from ..progress import Progress
+from .arguments import Parser, add_bundle, add_fields, given
+from .report import format_bytes, format_table, tell
+
+
+def main(argv: Sequence[str]) -> int:
+    arguments = _parser().parse(argv)
+    chosen = given(arguments, BuildOptions)
+    if "target" not in chosen:
+        raise RequestError("--target is missing: which GPUs the engines are for, such as --target rtx40,rtx50")
+    options = BuildOptions(**chosen)
+    cache = EngineCache()
+    reports = []
+    with Progress(sys.stderr, quiet=arguments.quiet) as progress:
+        progress.start("checking the bundle")
+        bundle = Bundle.open(arguments.bundle or bundle_path())
+        jobs = plan_engines(bundle, options)
+        for number, job in enumerate(jobs, 1):
+            progress.start(f"building {number}/{len(jobs)} {job}")
+            report, built = build_engine(bundle, job, options, cache, progress.tick)
+            reports.append(report)
+            progress.clear()
+            if not arguments.quiet:
+                print(f"mutoscope: {_said(report, built)}", file=sys.stderr)
+    removed = cache.trim(keep=[job.identity.digest for job in jobs])
+    if removed and not arguments.quiet:
+        limit = format_bytes(cache.limit_bytes)
+        print(f"mutoscope: note: {removed} engines, the least recently used, went to stay in {limit}", file=sys.stderr)
+    if arguments.report:
+        tell(_table(reports))
+    if arguments.json:
+        tell(json.dumps({"engines": [asdict(report) for report in reports]}))
+    return 0
+
+
+def _parser() -> Parser:
+    parser = Parser(
+        "build",
+        "Compiles every graph of a bundle for GPUs. Needs no GPU.",
+        epilog="Engines lie in MUTOSCOPE_CACHE (default: ~/.cache/mutoscope), up to MUTOSCOPE_CACHE_GB (64). One that "
+        "is there already is not built again. Ctrl-C keeps those that are finished.",
+    )
+    add_bundle(parser)
+    parser.add_argument("--report", action="store_true", help="print a table of memory, size and time")
+    parser.add_argument("--json", action="store_true", help="print the same as one JSON object")
+    parser.add_argument("--quiet", action="store_true", help="print nothing but errors to standard error")
+    add_fields(parser, BuildOptions)
+    return parser
+
+
+def _said(report: EngineReport, built: bool) -> str:
+    what = f"{report.graph} {report.precision} for {report.target}"
+    if not built:
+        return f"{what} was built before"
+    return f"{what} built in {report.build_s:.1f} s, {format_bytes(report.activation_bytes)} of activations"
+
+
+def _table(reports: Sequence[EngineReport]) -> str:
+    names = [field.name for field in fields(EngineReport)]
+    rows = [
+        [format_bytes(value) if name.endswith("_bytes") else str(value) for name, value in asdict(report).items()]
+        for report in reports
+    ]
+    return format_table([name.removesuffix("_bytes") for name in names], rows)

@@ -1,0 +1,66 @@
+"""How much memory an engine may take while it runs, if its attention was fused. The gate of `mutoscope build`.
+
+Knows the roles of graphs and their sizes. Knows nothing of libraries and logs.
+
+    text_encoder      16 hidden states of L tokens, in float32, and 3 times its scores: with the position bias that
+                      these encoders add, attention has no fused kernel, and L is short
+    denoiser          16 hidden states of all video tokens, in 16 bits
+    vae_decoder_*     12 times the widest feature map of one call, in 16 bits
+
+and 256 MB are never refused. A hidden state is B x tokens x width, where the width is that of the attention, heads
+times head size, as the compiler's parser sees it. A denoiser of Wan 2.1 1.3B's size takes 15 at 480x832x81, and 73 as
+Diffusers writes its rotary embedding. Scores written to memory would be tokens^2 x heads, 256 more, and at 720x1280x81
+590 more. Feature maps are those of the decoder's caches.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+
+from mutoscope_engines.tensorrt_builder import Compiled
+
+from .engine_shapes import sized
+from .errors import EngineError
+from .manifest import Geometry, Graph
+
+NEVER_REFUSED_BYTES = 256 * 10**6
+HIDDEN_STATES = 16
+FEATURE_MAPS = 12
+SCORES = 3
+
+
+def budget_bytes(graph: Graph, symbols: Mapping[str, int], geometry: Geometry, compiled: Compiled) -> int:
+    """The most that the activations of this engine may take at the sizes of `symbols`."""
+    width, heads = compiled.attention_width, compiled.attention_heads
+    if graph.role == "denoiser":
+        tokens = math.prod(symbols[name] for name in "Fhw") // math.prod(geometry.patch_size)
+        budget = HIDDEN_STATES * symbols["B"] * tokens * width * 2
+    elif graph.role == "text_encoder":
+        tokens = symbols["L"]
+        budget = symbols["B"] * tokens * (HIDDEN_STATES * width + SCORES * heads * tokens) * 4
+    else:
+        budget = FEATURE_MAPS * _widest_feature_map(graph, symbols) * 2
+    return max(NEVER_REFUSED_BYTES, budget)
+
+
+def check_budget(graph: Graph, symbols: Mapping[str, int], geometry: Geometry, compiled: Compiled, where: str) -> None:
+    """Refuses an engine beyond its budget. `where` says what it was built for.
+
+    Raises:
+        EngineError: with both numbers.
+    """
+    budget = budget_bytes(graph, symbols, geometry, compiled)
+    if compiled.activation_bytes > budget:
+        raise EngineError(
+            f"the engine of the {graph.role} in {graph.precision} for {where} takes "
+            f"{compiled.activation_bytes / 1e9:.2f} GB beside its weights, and fused attention implies at most "
+            f"{budget / 1e9:.2f} GB; it was not kept. Export the bundle again with this Mutoscope; if it was, report it"
+        )
+
+
+def _widest_feature_map(graph: Graph, symbols: Mapping[str, int]) -> int:
+    """Elements. A cache `[frames, channels, height, width]` is what a convolution sees of the past."""
+    shapes = {tensor.name: sized(tensor.shape, symbols) for tensor in graph.outputs}
+    frames, *_ = shapes.pop("frames", (1,))
+    return frames * max((math.prod(shape[1:]) for shape in shapes.values()), default=0)

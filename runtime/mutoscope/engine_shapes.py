@@ -1,0 +1,83 @@
+"""From the largest video to the shapes that engines are built for. Knows geometry and symbols, no library."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from mutoscope_engines.engine_identity import Profile, ShapeRange
+
+from . import limits
+from .errors import RequestError
+from .families import load_family
+from .manifest import MAX_BRANCHES, Graph, Manifest
+
+
+@dataclass(frozen=True)
+class LargestVideo:
+    """The largest video that engines are built for, and how many guidance branches one call of the network takes."""
+
+    height: int  # H
+    width: int  # W
+    num_frames: int  # T
+    branches: int  # B
+
+    def __str__(self) -> str:
+        return f"{self.height}x{self.width}x{self.num_frames} with --branches {self.branches}"
+
+    @classmethod
+    def choose(cls, shapes: str | None, branches: int | None, manifest: Manifest) -> LargestVideo:
+        """From "HxWxT" and 1 or 2; by default the bundle's default size, and both branches in one call.
+
+        Raises:
+            RequestError: a size that the model cannot make; names the nearest it can.
+        """
+        geometry, defaults = manifest.geometry, manifest.defaults
+        height, width, frames = defaults.height, defaults.width, defaults.num_frames
+        if shapes is not None:
+            if not (sizes := re.fullmatch(r"(\d{1,9})x(\d{1,9})x(\d{1,9})", shapes)):
+                raise RequestError(f"shapes must be height x width x frames, such as 480x832x81; got {shapes!r}")
+            height, width, frames = map(int, sizes.groups())
+        row, column = geometry.size_multiples
+        return cls(
+            height=limits.size("height", height, row, geometry.max_patches),
+            width=limits.size("width", width, column, geometry.max_patches),
+            num_frames=limits.frames("num_frames", frames, load_family(manifest.family).frame_counts(geometry)),
+            branches=limits.whole(
+                "branches", MAX_BRANCHES if branches is None else branches, minimum=1, maximum=MAX_BRANCHES
+            ),
+        )
+
+    def symbols(self, manifest: Manifest) -> dict[str, int]:
+        """The largest size of every symbol in the shapes of the graphs."""
+        geometry = manifest.geometry
+        frames = load_family(manifest.family).latent_frames(self.num_frames, geometry.vae_scale_factor_temporal)
+        largest = {name: high for name, (_, high) in manifest.symbol_ranges.items()}
+        return largest | {
+            "B": self.branches,
+            "F": frames,
+            "h": self.height // geometry.vae_scale_factor_spatial,
+            "w": self.width // geometry.vae_scale_factor_spatial,
+        }
+
+
+def profile_of(graph: Graph, video: LargestVideo, manifest: Manifest) -> Profile:
+    """From the smallest shapes that the graph takes to those of the largest video, for which the engine is tuned."""
+    smallest = {name: low for name, (low, _) in manifest.symbol_ranges.items()}
+    largest = video.symbols(manifest)
+    return {
+        tensor.name: ShapeRange(
+            sized(tensor.shape, smallest), opt=sized(tensor.shape, largest), max=sized(tensor.shape, largest)
+        )
+        for tensor in graph.inputs
+    }
+
+
+def sized(shape: tuple[int | str, ...], symbols: Mapping[str, int]) -> tuple[int, ...]:
+    """A shape of numbers, symbols and products such as "8*h", as numbers."""
+    return tuple(
+        math.prod(int(factor) if factor.isdecimal() else symbols[factor] for factor in str(size).split("*"))
+        for size in shape
+    )

@@ -1,0 +1,109 @@
+"""How a pipeline runs its graphs: the backend, and the way of each stage within the memory that there is.
+
+Knows options, backends and bundles. Knows nothing of prompts and schedules, and opens no graph.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_left
+from dataclasses import dataclass, replace
+from functools import partial
+
+from mutoscope_engines.backends import choose_backend
+from mutoscope_engines.machine import usable_cores
+from mutoscope_engines.session import Backend, SessionOptions
+
+from . import limits
+from .bundle import Bundle
+from .byte_sizes import format_bytes
+from .errors import BackendUnavailableError, RequestError
+from .families import Family
+from .footprints import Sizes, stages_of, wanted_engine
+from .manifest import MAX_BRANCHES, ROLES
+from .memory_plan import DoesNotFitError, MemoryPlan, Stage, least_limit_bytes, plan_memory
+from .request import RuntimeOptions
+
+
+@dataclass(frozen=True)
+class Execution:
+    """How a pipeline runs its graphs: `RuntimeOptions` with nothing left open, the same for all its videos."""
+
+    backend: Backend
+    precision: str  # of the denoiser
+    branches_per_call: tuple[int, ...]  # that may be, the fastest first
+    memory_limit_bytes: int
+    session: SessionOptions
+    notes: tuple[str, ...]
+
+    @classmethod
+    def choose(cls, options: RuntimeOptions, bundle: Bundle, stream: int | None = None) -> Execution:
+        """Resolves options for a bundle on this machine.
+
+        Args:
+            stream: the handle of the caller's CUDA stream, if it has one.
+
+        Raises:
+            RequestError: a value that cannot be, or a precision that the bundle does not have.
+            BackendUnavailableError: no backend can run the bundle here; says for each why not.
+        """
+        threads = limits.whole(
+            "threads", usable_cores() if options.threads is None else options.threads, minimum=1, maximum=1024
+        )
+        given = MAX_BRANCHES if options.branches_per_call is None else options.branches_per_call
+        branches = limits.whole("branches_per_call", given, minimum=1, maximum=MAX_BRANCHES)
+        cuda_graphs = limits.choice("cuda_graphs", options.cuda_graphs, ("on", "off")) == "on"
+        session = SessionOptions(threads=threads, stream=stream, cuda_graphs=cuda_graphs)
+        there = bundle.manifest.precisions("denoiser")
+        if options.precision is not None and options.precision not in there:
+            raise RequestError(f"precision must be one of the bundle's: {', '.join(there)}; got {options.precision!r}")
+        backend, precision, refusals = choose_backend(
+            options.backend, there if options.precision is None else [options.precision], partial(lacking, bundle)
+        )
+        if options.memory_limit is None:
+            limit = backend.memory_bytes(session)
+        else:
+            limit = limits.memory_size("memory_limit", options.memory_limit)
+        notes = tuple(f"not used: {refusal}" for refusal in refusals)
+        allowed = tuple(range(branches, 0, -1)) if options.branches_per_call is None else (branches,)
+        return cls(backend, precision, allowed, limit, session, notes)
+
+
+def lacking(bundle: Bundle, backend: Backend, precision: str) -> str | None:
+    """What a backend lacks to run a bundle in this precision, whatever the size; `None` if nothing."""
+    try:
+        for role in ROLES:
+            graph = bundle.manifest.graph(role, precision)
+            backend.figures(bundle.path(graph.file), wanted_engine(bundle, graph, None))
+    except BackendUnavailableError as error:
+        return str(error)
+    return None
+
+
+def planned_memory(execution: Execution, bundle: Bundle, sizes: Sizes, family: Family, num_frames: int) -> MemoryPlan:
+    """The way of each stage for a video of these sizes.
+
+    Raises:
+        RequestError: it fits in no way; says what would.
+        BackendUnavailableError: there is no engine for these sizes.
+    """
+    geometry, limit = bundle.manifest.geometry, execution.memory_limit_bytes
+    branches = tuple(dict.fromkeys(min(count, sizes.branches) for count in execution.branches_per_call))
+
+    def stages(frames: int) -> list[Stage]:
+        channels, _, rows, columns = sizes.latents_shape
+        latent_frames = family.latent_frames(frames, geometry.vae_scale_factor_temporal)
+        scaled = replace(sizes, latents_shape=(channels, latent_frames, rows, columns))
+        return stages_of(bundle, execution.precision, execution.backend, scaled, branches)
+
+    asked = stages(num_frames)
+    try:
+        return plan_memory(asked, limit)
+    except DoesNotFitError as error:
+        counts = [count for count in family.frame_counts(geometry) if count < num_frames]
+        fitting = bisect_left(counts, True, key=lambda frames: least_limit_bytes(stages(frames)) > limit)
+        shorter = f", or num_frames={counts[fitting - 1]}" if fitting else ""
+        raise RequestError(
+            f"the {error.stage} takes at least {format_bytes(error.way.least_bytes)} for this video, and "
+            f"{format_bytes(limit)} are allowed. What fits: "
+            f"--memory-limit {format_bytes(least_limit_bytes(asked), round_up=True).replace(' ', '')}{shorter}"
+        ) from error

@@ -1,0 +1,100 @@
+"""The built-in bundle through the sessions of a GPU, on host memory: the same video, and what is captured and copied."""
+
+import gc
+from collections.abc import Iterator
+
+import numpy as np
+import pytest
+from mutoscope import BackendUnavailableError, Pipeline, execution, memory_plan
+
+from tests.engines.pretended import TensorRtOnHost
+
+PROMPT, SMALL = "a red circle moving right on a black background", {"height": 32, "width": 32, "num_frames": 9}
+
+
+@pytest.fixture
+def backend(monkeypatch: pytest.MonkeyPatch) -> TensorRtOnHost:
+    backend = TensorRtOnHost()
+    monkeypatch.setattr(execution, "choose_backend", lambda *_: (backend, "fp32", []))
+    return backend
+
+
+@pytest.fixture
+def pipeline(backend: TensorRtOnHost) -> Iterator[Pipeline]:
+    with Pipeline.load() as pipeline:
+        yield pipeline
+
+
+@pytest.fixture(scope="module")
+def on_cpu() -> Iterator[Pipeline]:
+    with Pipeline.load(backend="onnxruntime", precision="fp32") as pipeline:
+        yield pipeline
+
+
+@pytest.mark.parametrize("branches_per_call", [1, 2])
+def test_the_video_is_that_of_the_cpu(backend, on_cpu, branches_per_call: int) -> None:
+    expected = on_cpu.generate(PROMPT, seed=7, num_inference_steps=3, guidance_scale=3.0, **SMALL)
+    with Pipeline.load(branches_per_call=branches_per_call) as pipeline:
+        video = pipeline.generate(PROMPT, seed=7, num_inference_steps=3, guidance_scale=3.0, **SMALL)
+    assert video.plan.branches_per_call == branches_per_call
+    apart = video.frames.astype(int) - expected.frames
+    assert np.abs(apart).max() <= (0 if branches_per_call == 2 else 2)
+
+
+def test_prompt_guidance_scale_and_steps_change_without_another_capture(backend, pipeline) -> None:
+    pipeline.generate(PROMPT, seed=1, num_inference_steps=3, guidance_scale=3.0, **SMALL)
+    captures = backend.on_host.captures
+    assert captures == 2  # the denoiser, and the decoder of all but the first frame
+    pipeline.generate(PROMPT, seed=2, num_inference_steps=5, guidance_scale=1.5, **SMALL)
+    pipeline.generate("a blue square", seed=2, num_inference_steps=2, guidance_scale=3.0, **SMALL)
+    assert backend.on_host.captures == captures
+
+
+def test_a_step_copies_its_numbers_in_and_its_peak_out(backend, pipeline) -> None:
+    logs: list[list[str]] = []
+
+    def on_step(event) -> None:
+        logs.append(list(backend.on_host.log))
+        backend.on_host.log.clear()
+
+    plan = pipeline.generate(PROMPT, seed=1, num_inference_steps=4, guidance_scale=3.0, on_step=on_step, **SMALL).plan
+    latents = 4 * int(np.prod(plan.latents_shape))
+    rows = plan.state_rows
+    for log in logs[1:]:
+        assert sorted(log) == sorted(
+            [
+                "upload 4",  # the timestep
+                f"upload {4 * rows}",  # solver_b
+                f"upload {4 * rows * rows}",  # solver_a
+                f"copy {rows * latents}",  # the state
+                f"copy {latents}",
+                "download 4",  # velocity_peak
+            ]
+        )
+
+
+def test_stages_take_the_memory_in_turns_and_leave_none_of_it(backend, monkeypatch) -> None:
+    monkeypatch.setattr(memory_plan, "SHARE_FOR_GOOD", 0)
+    with Pipeline.load() as pipeline:
+        used = []
+        pipeline.generate(
+            PROMPT, num_inference_steps=2, on_stage=lambda stage: used.append(backend.on_host.used), **SMALL
+        )
+        gc.collect()
+        assert used == [0, 0, 0] and backend.on_host.used == 0 and backend.on_host.peak > 0
+
+
+def test_frames_stay_on_the_device_for_those_who_take_them_there(backend, pipeline) -> None:
+    asked = {"seed": 7, "num_inference_steps": 2, **SMALL}
+    expected = pipeline.generate(PROMPT, **asked).frames
+    with pipeline.stream(PROMPT, **asked) as stream:
+        taken = []
+        for chunk in stream.on_device():
+            assert f"download {chunk.size}" not in backend.on_host.log[-1:]
+            taken.append(np.from_dlpack(chunk).copy())
+    np.testing.assert_array_equal(np.concatenate(taken), expected)
+
+
+def test_on_the_cpu_there_is_no_device_to_leave_frames_on(on_cpu) -> None:
+    with on_cpu.stream(PROMPT, **SMALL) as stream, pytest.raises(BackendUnavailableError, match="take a GPU backend"):
+        stream.on_device()
