@@ -2,13 +2,15 @@
 
 from pathlib import Path
 
+import msgspec
 import numpy as np
 import pytest
 import torch
 from mutoscope.bundle import Graph, GraphTensor
 from mutoscope_export.errors import ExportError
-from mutoscope_export.graph import export_graph
+from mutoscope_export.graph import export_graph, trace, write_graph
 from mutoscope_export.parity import Sample, compare, compare_with_own_class, difference, record
+from mutoscope_export.passes.network_type import TRACED
 from torch import Tensor, nn
 
 GRAPH = Graph(
@@ -69,6 +71,42 @@ def test_int8_is_given_more_room_than_fp32(exported: tuple[Path, list[Sample]]) 
     compare(exported[0], int8, [off])
     with pytest.raises(ExportError):
         compare(exported[0], GRAPH, [off])
+
+
+@pytest.fixture(scope="module")
+def half(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Graph, list[Sample]]:
+    """A layer whose weights bfloat16 holds exactly, its graph in bf16, and what it gives in float32."""
+    torch.manual_seed(0)
+    layer, folder = Layer().to(torch.bfloat16), tmp_path_factory.mktemp("half")
+    examples = [{"x": torch.randn(size, 4)} for size in (2, 1, 5)]
+    names = ["y", "levels"]
+
+    class Traced(nn.Module):
+        def __init__(self, dtype: torch.dtype) -> None:
+            super().__init__()
+            self.layer, self.dtype = layer, dtype
+
+        def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+            weight, bias = self.layer.linear.weight.to(self.dtype), self.layer.linear.bias.to(self.dtype)
+            y = nn.functional.linear(x.to(self.dtype), weight, bias).float()
+            return y, (y.clamp(0, 1) * 100 + 20).to(torch.uint8)
+
+    samples = record(Traced(torch.float32), examples, names)
+    write_graph(trace(Traced(TRACED), examples[0], {"x": {0: "B"}}, names), folder, network_type="bfloat16")
+    graph = msgspec.structs.replace(GRAPH, precision="bf16")
+    return folder / "model.onnx", graph, samples
+
+
+def test_a_half_graph_of_half_weights_must_be_exact_where_nothing_is_rounded(half) -> None:
+    file, graph, samples = half
+    exact, rounded = compare(file, graph, samples, "bfloat16")["comparisons"]
+    assert all(sample["outputs"]["y"]["relative_l2"] < 1e-6 for sample in exact["samples"])
+    assert all(1e-4 < sample["outputs"]["y"]["relative_l2"] < 1e-2 for sample in rounded["samples"])
+    assert [path.name for path in file.parent.iterdir() if path.suffix == ".onnx"] == ["model.onnx"]
+    off = Sample(samples[0].inputs, samples[0].outputs | {"y": samples[0].outputs["y"] * np.float32(1.001)})
+    with pytest.raises(ExportError, match="allowed in bf16, run in float32"):
+        compare(file, graph, [off], "bfloat16")
+    compare(file, graph, [off], "float32")
 
 
 def test_pixels_may_be_one_level_off_and_not_two(exported: tuple[Path, list[Sample]]) -> None:

@@ -31,7 +31,7 @@ class NetworkType:
         graph = model.graph
         changed = [value for value in _values(graph) if value.dtype == _PLACEHOLDER]
         for value in changed:
-            value.type = ir.TensorType(self.dtype)  # not value.dtype: clones of a model share the types of its values
+            value.type = ir.TensorType(self.dtype)  # a clone of a graph shares the old one
             if value.const_value is not None and value.is_initializer():
                 value.const_value = self._converted(value.const_value)
         for node in graph:

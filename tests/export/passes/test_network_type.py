@@ -56,6 +56,15 @@ def test_nothing_of_the_placeholder_is_left_and_every_type_is_consistent(dtype):
     assert b"double" not in onnx.printer.to_text(proto).encode()
 
 
+def test_a_clone_takes_one_type_and_leaves_the_graph_to_take_another():
+    model = traced()
+    NetworkType(ir.DataType.BFLOAT16)(model.clone())
+    half = model.clone()
+    NetworkType(ir.DataType.FLOAT16)(half)
+    np.testing.assert_array_equal(run(half), run(in_type(ir.DataType.FLOAT16)))
+    assert ir.DataType.DOUBLE in {value.dtype for node in model.graph for value in node.outputs}
+
+
 def test_the_type_of_an_input_and_a_stored_weight_follow():
     model = in_type(ir.DataType.BFLOAT16)
     again = traced()

@@ -18,6 +18,7 @@ from transformers import UMT5Config, UMT5EncoderModel
 
 from ...errors import ExportError
 from ...graph import Pass
+from ...passes.convolve_over_time import convolve_over_time
 from ...passes.int8 import DynamicInt8
 from .. import Form, GraphSource
 from . import denoiser, own_classes, text, vae
@@ -48,6 +49,8 @@ _DENOISER_PASSES: Mapping[str, tuple[Pass, ...]] = {
     "fp16": (),
     "fp8": (),  # they follow from its calibration
 }
+# What runs on GPUs alone is written for them: the least memory, where the fp32 graph is written for speed on CPUs.
+_DECODER_PASSES: Mapping[str, tuple[Pass, ...]] = {"bf16": (convolve_over_time,), "fp16": (convolve_over_time,)}
 PRECISIONS = tuple(_DENOISER_PASSES)
 
 _MAX_SEQUENCE_LENGTH = 512  # of `WanPipeline`
@@ -150,7 +153,7 @@ def sources(precisions: Sequence[str]) -> list[GraphSource]:
             partial(vae.symbolic_inputs, first=first),
             partial(vae.symbolic_outputs, first=first),
             partial(_vae_examples, first=first),
-            base_forms,
+            tuple(Form(form.precision, _DECODER_PASSES.get(form.precision, ())) for form in base_forms),
         )
         for first in (True, False)
     ]
