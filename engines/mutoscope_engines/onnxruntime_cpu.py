@@ -61,6 +61,8 @@ class OnnxRuntimeSession(Session):
     def __init__(self, graph: Path, options: SessionOptions) -> None:
         settings = ort.SessionOptions()
         settings.intra_op_num_threads = options.threads or usable_cores()
+        # It would take quantizations to FP8 for those to int8, and put operators there that do not know the type.
+        settings.add_session_config_entry("session.disable_quant_qdq", "1")
         if not _has_vnni():
             # Without VNNI, sums of two uint8 x int8 products saturate at 16 bits. This makes int8 weights uint8 (with
             # the zero point moved alike), whose products do not; with VNNI it would only cost a quarter of the speed.

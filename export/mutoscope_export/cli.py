@@ -1,5 +1,6 @@
 """`mutoscope export`. Knows arguments and how to tell a person what happens. Knows nothing of checkpoints."""
 
+import argparse
 import json
 import sys
 import time
@@ -9,12 +10,15 @@ from pathlib import Path
 from mutoscope.bundle import Bundle
 from mutoscope.commands.arguments import Parser
 from mutoscope.commands.report import tell
+from mutoscope.errors import RequestError
 
 
 def main(argv: Sequence[str]) -> int:
     """Runs the command; `mutoscope.cli` says what an error means."""
     arguments = _parser().parse(argv)
-    from .export import export_checkpoint  # here, so that --help need not wait for torch
+    from .calibration import CalibrationOptions  # here, so that --help need not wait for torch
+    from .export import REPORT, export_checkpoint
+    from .fp8_preparation import quality_table
 
     _silence_libraries()
     bundle = export_checkpoint(
@@ -23,9 +27,18 @@ def main(argv: Sequence[str]) -> int:
         precisions=arguments.precision,
         overwrite=arguments.overwrite,
         compact=arguments.compact,
+        calibration=CalibrationOptions(
+            prompts=_lines(arguments.calibration_prompts),
+            num_inference_steps=arguments.calibration_steps,
+            **dict(zip(("height", "width", "num_frames"), arguments.calibration_size or (), strict=False)),
+        ),
         on_progress=_Progress() if sys.stderr.isatty() else None,
     )
-    tell(json.dumps(_facts(bundle)) if arguments.json else str(bundle.root))
+    judged = json.loads(bundle.path(REPORT).read_text()).get("fp8")
+    if arguments.json:
+        tell(json.dumps(_facts(bundle) | ({"fp8": judged} if judged else {})))
+    else:
+        tell("\n\n".join([quality_table(judged), str(bundle.root)]) if judged else str(bundle.root))
     return 0
 
 
@@ -62,14 +75,40 @@ def _facts(bundle: Bundle) -> dict[str, object]:
     }
 
 
+def _lines(file: Path | None) -> list[str] | None:
+    if file is None:
+        return None
+    try:
+        return file.read_text("utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise RequestError(
+            f"the prompts in {file} cannot be read: {error}; name a text file, one prompt a line"
+        ) from error
+
+
+def _size(text: str) -> tuple[int, int, int]:
+    try:
+        height, width, num_frames = map(int, text.split("x"))
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r} is no size; say HEIGHTxWIDTHxFRAMES, such as 480x832x81") from None
+    return height, width, num_frames
+
+
 def _parser() -> Parser:
     parser = Parser("export", "Turns a checkpoint into a bundle, and checks every graph against its network.")
     parser.add_argument("checkpoint", help="a folder in the Diffusers layout, or a hub id")
     parser.add_argument("bundle", type=Path, help="the folder to write")
-    parser.add_argument("--precision", nargs="+", default=["fp32"], help="of the denoiser: fp32, int8, bf16, fp16")
+    parser.add_argument("--precision", nargs="+", default=["fp32"], help="of the denoiser: fp32, int8, bf16, fp16, fp8")
     parser.add_argument("--overwrite", action="store_true", help="replace a bundle that is there")
     parser.add_argument(
         "--compact", action="store_true", help="store weights that lose nothing by it in half precision; same frames"
     )
+    parser.add_argument(
+        "--calibration-prompts", type=Path, metavar="FILE", help="for fp8: one prompt a line, of what will be asked for"
+    )
+    parser.add_argument(
+        "--calibration-size", type=_size, metavar="HxWxT", help="for fp8: the size of use, when it is not the default"
+    )
+    parser.add_argument("--calibration-steps", type=int, metavar="N", help="for fp8: of each denoising run")
     parser.add_argument("--json", action="store_true", help="print what was made as one JSON object")
     return parser

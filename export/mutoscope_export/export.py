@@ -35,14 +35,17 @@ from mutoscope.errors import RequestError
 from mutoscope.schedule import ScheduleError, build_schedule, from_diffusers
 from mutoscope.version import __version__
 
+from .calibration import CalibrationOptions
 from .checkpoint import OVERRIDES, UNKNOWN, Checkpoint, open_checkpoint
 from .errors import ExportError
 from .families import Form, GraphSource
+from .fp8_preparation import prepare_fp8
 from .graph import GRAPH_FILE, NETWORK, SymbolicValue, dynamic_shapes, trace, write_graph
 from .parity import Sample, compare, compare_with_own_class, record
 from .passes.half_weights import half_weights
 from .passes.network_type import TRACED
 from .preview import fit_preview
+from .sizes import allowed_sizes
 
 REPORT = "export_report.json"
 
@@ -70,6 +73,7 @@ def export_checkpoint(
     precisions: Sequence[str] = ("fp32",),
     overwrite: bool = False,
     compact: bool = False,
+    calibration: CalibrationOptions | None = None,
     on_progress: OnProgress | None = None,
 ) -> Bundle:
     """Writes the bundle of a checkpoint.
@@ -82,6 +86,7 @@ def export_checkpoint(
         destination: the bundle's folder; must not exist, or be empty, or with `overwrite` be a bundle.
         precisions: of the denoiser; the first one that a backend supports is what it runs by default.
         compact: store weights that are exact in half precision so: half the size, and the same frames.
+        calibration: what the ranges of fp8 are taken from; at the checkpoint's defaults where nothing else is said.
         on_progress: told the stage that begins.
 
     Raises:
@@ -98,10 +103,14 @@ def export_checkpoint(
         sources = [replace(source, forms=tuple(map(_compact, source.forms))) for source in sources]
     with _partial_folder(destination) as folder:
         manifest = _describe(opened, folder, say)
+        judged: dict[str, Any] = {}
+        if "fp8" in precisions:
+            fp8 = prepare_fp8(opened, manifest, calibration or CalibrationOptions(), say)
+            sources, judged["fp8"] = [fp8.applied(source) for source in sources], fp8.report
         graphs, report = _export_graphs(opened, sources, folder, say)
         say("preview")
         preview = _fit_preview(opened, manifest.geometry.latent_channels)
-        (folder / REPORT).write_text(json.dumps({"made_with": _made_with(), **report}, indent=1) + "\n")
+        (folder / REPORT).write_text(json.dumps({"made_with": _made_with(), **judged, **report}, indent=1) + "\n")
         say("publish")
         write_manifest(folder, msgspec.structs.replace(manifest, graphs=tuple(graphs), preview=preview))
         _publish(folder, destination)
@@ -145,18 +154,12 @@ def _describe(opened: Checkpoint, folder: Path, say: OnProgress) -> Manifest:
 
 def _refuse_impossible_defaults(name: str, defaults: Defaults, geometry: Geometry, scheduler: dict[str, Any]) -> None:
     """A request that says nothing but its prompt must be possible."""
-    frames, rows, columns = geometry.patch_size
-    spatial, temporal = geometry.vae_scale_factor_spatial, geometry.vae_scale_factor_temporal
-    for option, given, first, step in (
-        ("height", defaults.height, spatial * rows, spatial * rows),
-        ("width", defaults.width, spatial * columns, spatial * columns),
-        ("num_frames", defaults.num_frames, temporal * (frames - 1) + 1, temporal * frames),
-    ):
-        last = first + step * (geometry.max_patches - 1)
-        if given not in range(first, last + 1, step):
+    for option, allowed in allowed_sizes(geometry).items():
+        given = getattr(defaults, option)
+        if given not in allowed:
             raise ExportError(
-                f"the default {option} of {name} is {given}; its networks take {first} to {last} in steps of {step}. "
-                f"Set another one under defaults in {OVERRIDES} in the checkpoint's folder"
+                f"the default {option} of {name} is {given}; its networks take {allowed[0]} to {allowed[-1]} in steps "
+                f"of {allowed.step}. Set another one under defaults in {OVERRIDES} in the checkpoint's folder"
             )
     try:
         build_schedule(defaults.scheduler, scheduler, defaults.num_inference_steps)

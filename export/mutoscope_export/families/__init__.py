@@ -11,9 +11,11 @@ import torch
 from mutoscope.bundle import Defaults, Geometry, Text, base_precision
 from torch import Tensor, nn
 
+from ..fp8_policy import Fp8Policy
 from ..graph import Pass, SymbolicValue
 
 if TYPE_CHECKING:
+    from ..calibration import Calibration, Reference
     from ..checkpoint import Checkpoint
 
 # Class of the pipeline, as model_index.json names it, to module.
@@ -64,6 +66,7 @@ class Family(Protocol):
     DEFAULTS: Defaults  # `scheduler` is taken from the checkpoint
     PRECISIONS: Sequence[str]  # of the denoiser
     PREVIEWED: str  # the component whose `decode` the preview imitates
+    FP8: Fp8Policy  # of the denoiser
 
     def refuse_unsupported(self, checkpoint: Checkpoint, index: Mapping[str, Any]) -> None:
         """Refuses, from the configuration alone, what only looks like a checkpoint of this family.
@@ -88,6 +91,12 @@ class Family(Protocol):
 
     def sources(self, precisions: Sequence[str]) -> list[GraphSource]:
         """The graphs to make, those of one component beside each other."""
+        ...
+
+    def reference(
+        self, checkpoint: Checkpoint, calibration: Calibration, geometry: Geometry, max_tokens: int
+    ) -> Reference:
+        """Denoising runs as the family's authors make them, to be watched for FP8's ranges; loads the denoiser."""
         ...
 
     def decode(self, component: Any, latents: Tensor) -> Iterator[Tensor]:

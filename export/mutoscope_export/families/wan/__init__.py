@@ -22,6 +22,8 @@ from ...passes.convolve_over_time import convolve_over_time
 from ...passes.int8 import DynamicInt8
 from .. import Form, GraphSource
 from . import denoiser, own_classes, text, vae
+from .precision_policy import FP8 as FP8
+from .reference import reference as reference
 
 if TYPE_CHECKING:
     from ...checkpoint import Checkpoint
@@ -45,6 +47,7 @@ _DENOISER_PASSES: Mapping[str, tuple[Pass, ...]] = {
     "int8": (DynamicInt8(denoiser.QUANTIZABLE_WEIGHTS),),
     "bf16": (),
     "fp16": (),
+    "fp8": (),  # they follow from its calibration
 }
 # What runs on GPUs alone is written for them: the least memory, where the fp32 graph is written for speed on CPUs.
 _DECODER_PASSES: Mapping[str, tuple[Pass, ...]] = {"bf16": (convolve_over_time,), "fp16": (convolve_over_time,)}

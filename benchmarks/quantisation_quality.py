@@ -1,0 +1,291 @@
+"""What int8, bfloat16 and every step of FP8 cost the built-in model: numbers, pixels and prompts.
+
+    python -m benchmarks.quantisation_quality --output benchmarks/results/quantisation_quality.json
+
+Every graph runs through ONNX Runtime on the CPU, which has no bfloat16: those graphs run in float32 with each of their
+values rounded to it. Knows how to make bundles whose denoiser is another graph. Knows nothing of what FP8 is.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import shutil
+import sys
+import tempfile
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, Protocol
+
+import msgspec
+import mutoscope
+import numpy as np
+import onnx_ir as ir
+import torch
+from mutoscope.bundle import Bundle, write_manifest
+from mutoscope_engines.backends import load_backend
+from mutoscope_engines.session import SessionOptions
+from mutoscope_export.calibration import CalibrationOptions, Recording, plan_calibration
+from mutoscope_export.checkpoint import open_checkpoint
+from mutoscope_export.export import export_checkpoint
+from mutoscope_export.fp8_preparation import calibrated, fp8_passes
+from mutoscope_export.fp8_quality import judge
+from mutoscope_export.graph import GRAPH_FILE, WEIGHTS_FILE, Pass
+from mutoscope_export.passes.in_float32 import InFloat32
+from numpy.typing import NDArray
+
+from .machine import describe
+from .prompt_following import ASPECTS, Frames, measure, summarise
+
+CHECKPOINT = Path(__file__).parents[1] / "export/mutoscope_export/builtin/checkpoint"
+DOCUMENT = Path(__file__).parents[1] / "docs/quantisation.md"
+TABLE_BEGINS, TABLE_ENDS = "<!-- begin of the measured table -->\n", "<!-- end of the measured table -->\n"
+Velocities = list[NDArray[np.float32]]
+
+
+class Candidate(Protocol):
+    """A model to be judged. Closing it frees its memory."""
+
+    def velocity(self, recording: Recording, branch: int) -> NDArray[np.float32]:
+        """Of one branch of a recorded step, `[C, F, h, w]`."""
+        ...
+
+    def generate(self, prompt: str, *, seed: int) -> Any:
+        """As `mutoscope.Pipeline.generate`, at the bundle's defaults."""
+        ...
+
+    def close(self) -> None: ...
+
+
+class BundleCandidate:
+    def __init__(self, root: Path, precision: str) -> None:
+        self._pipeline = mutoscope.Pipeline.load(root, precision=precision)
+        bundle = Bundle.open(root, verify=False)
+        graph = bundle.manifest.graph("denoiser", precision)
+        self._denoiser = load_backend("onnxruntime").open(bundle.path(graph.file), SessionOptions())
+
+    def generate(self, prompt: str, *, seed: int) -> Any:
+        return self._pipeline.generate(prompt, seed=seed)
+
+    def velocity(self, recording: Recording, branch: int) -> NDArray[np.float32]:
+        latents = recording.latents.numpy()
+        feeds = {
+            "latents": latents,
+            "state": np.zeros((1, *latents.shape), np.float32),
+            "timestep": recording.timestep.numpy(),
+            "prompt_embeds": recording.prompt_embeds[branch : branch + 1].numpy(),
+            "guidance_weights": np.ones(1, np.float32),
+            "solver_a": np.zeros((1, 1), np.float32),
+            "solver_b": np.ones(1, np.float32),
+        }
+        return self._denoiser.run(feeds)["next_state"].numpy()[0]
+
+    def close(self) -> None:
+        self._denoiser.close()
+        self._pipeline.close()
+
+
+class DiffusersCandidate:
+    """The transformer in bfloat16 as Diffusers runs it; text encoder, VAE and solver in float32."""
+
+    def __init__(self, checkpoint: Path, bundle: Bundle) -> None:
+        from diffusers import WanPipeline
+        from diffusers.utils.logging import disable_progress_bar
+
+        disable_progress_bar()
+        types = {"transformer": torch.bfloat16, "default": torch.float32}
+        self._pipeline = WanPipeline.from_pretrained(checkpoint, torch_dtype=types)
+        self._pipeline.set_progress_bar_config(disable=True)
+        defaults = bundle.manifest.defaults
+        names = ("height", "width", "num_frames", "num_inference_steps", "guidance_scale")
+        self._request = {name: getattr(defaults, name) for name in names}
+        self._request["max_sequence_length"] = bundle.manifest.text.max_sequence_length
+
+    def velocity(self, recording: Recording, branch: int) -> NDArray[np.float32]:
+        with torch.no_grad():
+            given = self._pipeline.transformer(
+                recording.latents[None].bfloat16(),
+                recording.timestep,
+                recording.prompt_embeds[branch : branch + 1].bfloat16(),
+                return_dict=False,
+            )[0]
+        return given[0].float().numpy()
+
+    def generate(self, prompt: str, *, seed: int) -> Any:
+        generator = torch.Generator("cpu").manual_seed(seed)
+        made = self._pipeline(prompt, generator=generator, output_type="np", **self._request).frames[0]
+        return SimpleNamespace(frames=(255 * made).round().astype(np.uint8), plan=SimpleNamespace(seed=seed))
+
+    def close(self) -> None:
+        del self._pipeline
+
+
+class Baseline:
+    """What float32 makes, that others are compared with."""
+
+    def __init__(self, recordings: Sequence[Recording], count: int) -> None:
+        self._recordings, self._count = recordings, count
+        self._exact: Velocities = []
+        self._clips: list[Frames] = []
+        self._rows: list[dict[str, Any]] = []
+
+    def judge(self, candidate: Candidate) -> dict[str, Any]:
+        """The first that is judged is the baseline of the others."""
+        velocities = [
+            candidate.velocity(recording, branch)
+            for recording in self._recordings
+            for branch in range(len(recording.prompt_embeds))
+        ]
+        clips: list[Frames] = []
+
+        def generate(prompt: str, *, seed: int) -> Any:
+            video = candidate.generate(prompt, seed=seed)
+            clips.append(video.frames)
+            return video
+
+        rows = measure(SimpleNamespace(generate=generate), self._count)  # type: ignore[arg-type]
+        candidate.close()
+        if not self._clips:
+            self._exact, self._clips, self._rows = velocities, clips, rows
+        psnr = [psnr_db(clip, exact) for clip, exact in zip(clips, self._clips, strict=True)]
+        pairs = [(_whole(row), _whole(other)) for row, other in zip(rows, self._rows, strict=True)]
+        return {
+            "relative_l2": relative_l2(velocities, self._exact),
+            "psnr_db_median": finite(float(np.median(psnr))),
+            "psnr_db_least": finite(min(psnr)),
+            "right": summarise(rows)["all"],
+            "all_right": float(np.mean([now for now, _ in pairs]).round(4)),
+            "lost": sum(before and not now for now, before in pairs),
+            "gained": sum(now and not before for now, before in pairs),
+        }
+
+
+def relative_l2(given: Velocities, exact: Velocities) -> float:
+    off = sum(float(np.square(one - other, dtype=np.float64).sum()) for one, other in zip(given, exact, strict=True))
+    return (off / sum(float(np.square(one, dtype=np.float64).sum()) for one in exact)) ** 0.5
+
+
+def psnr_db(given: Frames, exact: Frames) -> float:
+    error = np.square(given.astype(np.float64) - exact).mean()
+    return float(10 * np.log10(255**2 / error)) if error else np.inf
+
+
+def finite(value: float) -> float | None:
+    """JSON has no infinity: `None` stands for equal clips."""
+    return round(value, 2) if np.isfinite(value) else None
+
+
+def _whole(row: dict[str, Any]) -> bool:
+    return all(row[aspect] for aspect in ASPECTS)
+
+
+def with_denoiser(base: Bundle, passes: Sequence[Pass], root: Path) -> Path:
+    """A bundle beside `base` whose denoiser is its bfloat16 graph after `passes`, with each value rounded."""
+    graph = base.manifest.graph("denoiser", "bf16")
+    shutil.copytree(base.root, root, copy_function=os.link, ignore=shutil.ignore_patterns("denoiser*", "manifest.json"))
+    model = ir.load(base.path(graph.file))
+    for change in (*passes, InFloat32(rounded=True)):
+        change(model)
+    (root / "denoiser").mkdir()
+    ir.save(model, root / "denoiser" / GRAPH_FILE, external_data=WEIGHTS_FILE, size_threshold_bytes=1024)
+    others = tuple(other for other in base.manifest.graphs if other.role != "denoiser")
+    made = msgspec.structs.replace(graph, precision="fp32", file=f"denoiser/{GRAPH_FILE}")
+    write_manifest(root, msgspec.structs.replace(base.manifest, graphs=(*others, made)))
+    return root
+
+
+def rows(checkpoint: Path, work: Path, count: int, options: CalibrationOptions) -> Iterator[dict[str, Any]]:
+    """One a candidate: float32, bfloat16, int8, then FP8 step by step."""
+    opened = open_checkpoint(checkpoint)
+    base = export_checkpoint(checkpoint, work / "base", precisions=("fp32", "int8", "bf16"))
+    manifest, policy = base.manifest, opened.family.FP8
+    planned = plan_calibration(options, manifest.defaults, manifest.geometry, manifest.demonstration)
+    reference, ranges = calibrated(opened, manifest, planned, _say)
+    in_torch = {step["step"]: step for step in judge(reference.network, policy, ranges, policy.default)["steps"]}
+    baseline = Baseline(ranges.recordings, count)
+    yield {"name": "fp32"} | baseline.judge(BundleCandidate(base.root, "fp32"))
+    yield {"name": "bf16"} | baseline.judge(BundleCandidate(with_denoiser(base, (), work / "bf16"), "fp32"))
+    yield {"name": "bf16 in Diffusers"} | baseline.judge(DiffusersCandidate(checkpoint, base))
+    yield {"name": "int8"} | baseline.judge(BundleCandidate(base.root, "int8"))
+    for step in policy.steps:
+        layers = policy.layers(reference.layer_names, step)
+        root = with_denoiser(base, fp8_passes(policy, layers, ranges), work / f"step{policy.steps.index(step)}")
+        row = {"name": f"fp8: {'and ' if step != policy.steps[0] else ''}{step}", "default": step == policy.default}
+        row |= {"linears": len(layers.linears), "attentions": len(layers.attentions)}
+        row |= {"relative_l2_in_torch": in_torch[step]["relative_l2"]}
+        yield row | baseline.judge(BundleCandidate(root, "fp32"))
+
+
+def table(result: dict[str, Any]) -> str:
+    """The result as Markdown."""
+    head = (
+        "denoiser",
+        "linears",
+        "attentions",
+        "relative L2",
+        "PSNR median / least",
+        *ASPECTS,
+        "all four",
+        "lost / gained",
+    )
+    cells = [head, ["---"] * len(head)]
+    for row in result["rows"]:
+        psnr = [row["psnr_db_median"], row["psnr_db_least"]]
+        cells.append(
+            [
+                f"**{row['name']}**" if row.get("default") else row["name"],
+                *(str(row.get(name, "")) for name in ("linears", "attentions")),
+                f"{row['relative_l2']:.2%}" if row["relative_l2"] else "0",
+                " / ".join("same" if value is None else f"{value:.1f}" for value in psnr),
+                *(f"{row['right'][aspect]:.1%}" for aspect in ASPECTS),
+                f"{row['all_right']:.1%}",
+                f"{row['lost']} / {row['gained']}",
+            ]
+        )
+    return "".join(f"| {' | '.join(line)} |\n" for line in cells)
+
+
+def publish(result: dict[str, Any], document: Path) -> None:
+    """Puts the table into the document, between its two comments."""
+    before, _, rest = document.read_text("utf-8").partition(TABLE_BEGINS)
+    _, _, after = rest.partition(TABLE_ENDS)
+    document.write_text(f"{before}{TABLE_BEGINS}{table(result)}{TABLE_ENDS}{after}", "utf-8")
+
+
+def _say(stage: str, fraction: float | None = None) -> None:
+    print(stage, file=sys.stderr, flush=True)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--checkpoint", type=Path, default=CHECKPOINT, help="default: the built-in model's")
+    parser.add_argument("--count", type=int, default=60, help="prompts to generate")
+    parser.add_argument("--calibration-prompts", type=int, help="how many of them; all when not given")
+    parser.add_argument("--calibration-steps", type=int)
+    parser.add_argument("--output", type=Path, help="the result as JSON; the table goes into docs/quantisation.md, too")
+    arguments = parser.parse_args()
+    prompts = None
+    if arguments.calibration_prompts:
+        from mutoscope_export.calibration import GRAMMAR_PROMPTS
+
+        prompts = GRAMMAR_PROMPTS[: arguments.calibration_prompts]
+    options = CalibrationOptions(prompts=prompts, num_inference_steps=arguments.calibration_steps)
+    result: dict[str, Any] = {"machine": describe(), "count": arguments.count, "rows": []}
+    with tempfile.TemporaryDirectory() as work:
+        for row in rows(arguments.checkpoint, Path(work), arguments.count, options):
+            _say(json.dumps(row))
+            result["rows"].append(row)
+        weights = open_checkpoint(arguments.checkpoint).sha256_of_files()
+    result["transformer_sha256"] = next(
+        digest for name, digest in weights.items() if name.startswith("transformer/diff")
+    )
+    print(table(result))
+    if arguments.output:
+        arguments.output.write_text(json.dumps(result, indent=1) + "\n")
+        publish(result, DOCUMENT)
+
+
+if __name__ == "__main__":
+    main()

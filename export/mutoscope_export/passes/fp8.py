@@ -1,0 +1,151 @@
+"""Static FP8 for GPUs: chosen linear layers with weights and activations in FLOAT8E4M3FN, around a product that stays.
+
+Knows the two forms a linear layer has in a graph, `MatMul` and `Gemm`, and the pair QuantizeLinear, DequantizeLinear,
+which TensorRT fuses into the product and ONNX Runtime computes as it stands. Knows nothing of models or of how scales
+are found. The dequantized side has the graph's own type: bfloat16 for GPUs, float32 to be judged on a CPU.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import ml_dtypes
+import numpy as np
+import onnx_ir as ir
+from onnx_ir.passes.common import RemoveUnusedNodesPass
+
+from mutoscope_export.errors import ExportError
+from mutoscope_export.passes.fold_weights import lazy
+
+E4M3_MAX = 448.0
+TINY = float(np.finfo(np.float32).tiny)  # in place of zero, where something is divided by it
+E4M3 = np.dtype(ml_dtypes.float8_e4m3fn)
+
+
+@dataclass(frozen=True)
+class StaticFp8:
+    """A pass over the linear layers whose weights are the keys of `activation_scales`.
+
+    The value is the scale of what the layer reads, one for the whole tensor: `E4M3_MAX` times it is the largest
+    magnitude that is not cut off. Each output channel of a weight has a scale of its own. An activation that several
+    layers read with one scale is quantized once. Weights are quantized while they are written, one at a time.
+
+    Raises ValueError for a name that is no weight of the graph, or not that of a linear layer, and ExportError for a
+    weight that is not finite.
+    """
+
+    activation_scales: Mapping[str, float]
+
+    def __call__(self, model: ir.Model) -> bool:
+        graph = model.graph
+        missing = sorted(set(self.activation_scales) - set(graph.initializers))
+        if missing:
+            raise ValueError(
+                f"no weight is called {', '.join(missing[:3])}; the graph's weights are named like "
+                f"{', '.join(sorted(graph.initializers)[:5])}"
+            )
+        scales = {graph.initializers[name]: scale for name, scale in self.activation_scales.items()}
+        activations: dict[tuple[ir.Value, float], ir.Value] = {}
+        weights: dict[tuple[ir.Value, int], ir.Value] = {}
+        # In the graph's order, so that the quantization of an activation stands before all that read it.
+        for node in list(graph):
+            if len(node.inputs) < 2 or (weight := node.inputs[1]) not in scales:
+                continue
+            _refuse_unless_linear(node)
+            x = node.inputs[0]
+            assert x is not None and weight is not None
+            if (x, scales[weight]) not in activations:
+                activations[x, scales[weight]] = quantize_dequantize(graph, node, x, scales[weight])
+            layout = (weight, 0 if node.attributes.get_int("transB", 0) else 1)
+            if layout not in weights:
+                weights[layout] = _narrow(graph, node, *layout)
+            node.replace_input_with(0, activations[x, scales[weight]])
+            node.replace_input_with(1, weights[layout])
+        for weight in scales:
+            for use in weight.uses():
+                _refuse_unless_linear(use.node)
+        RemoveUnusedNodesPass()(model)
+        return bool(scales)
+
+
+def activation_scale(largest: float, margin: float) -> float:
+    """The scale for activations up to `largest` in magnitude; `margin` above 1 leaves room for what was not seen."""
+    return max(largest * margin / E4M3_MAX, TINY)
+
+
+def weight_scales(weight: np.ndarray, axis: int, dtype: np.dtype) -> np.ndarray:
+    """The scale of each output channel, which lie along `axis` of the two; `dtype` is what the graph can hold."""
+    scales = np.abs(weight.astype(np.float32)).max(axis=1 - axis) / E4M3_MAX
+    scales = scales.astype(dtype)
+    scales[scales == 0] = 1
+    return scales
+
+
+def quantize_dequantize(graph: ir.Graph, before: ir.Node, x: ir.Value, scale: float) -> ir.Value:
+    """Puts `x` through E4M3 and back to its own type, in nodes in front of `before`."""
+    if x.dtype is None:
+        raise ValueError(f"the type of {x.name} is not known, and the scale of its FP8 form must have it")
+    stored = constant(graph, f"{x.name}.scale_{scale:.9g}", np.array(scale, x.dtype.numpy()))
+    narrow = ir.node("QuantizeLinear", [x, stored], {"output_dtype": ir.DataType.FLOAT8E4M3FN})
+    widened = ir.node("DequantizeLinear", [narrow.outputs[0], stored])
+    describe(narrow.outputs[0], f"{stored.name}.fp8", x.shape, ir.DataType.FLOAT8E4M3FN)
+    describe(widened.outputs[0], f"{stored.name}.dequantized", x.shape, x.dtype)
+    graph.insert_before(before, [narrow, widened])
+    return widened.outputs[0]
+
+
+def constant(graph: ir.Graph, name: str, array: np.ndarray) -> ir.Value:
+    """Registers an initializer; one of the same name is the same."""
+    if name in graph.initializers:
+        return graph.initializers[name]
+    value = ir.Value(name=name, const_value=ir.Tensor(array))
+    assert value.const_value is not None
+    value.shape, value.dtype = ir.Shape(array.shape), value.const_value.dtype
+    graph.register_initializer(value)
+    return value
+
+
+def describe(value: ir.Value, name: str, shape: ir.Shape | None, dtype: ir.DataType | None) -> None:
+    value.name, value.shape, value.dtype = name, shape, dtype
+
+
+def _refuse_unless_linear(node: ir.Node) -> None:
+    weight = node.inputs[1] if len(node.inputs) > 1 else None
+    if (
+        node.op_type not in ("MatMul", "Gemm")
+        or node.attributes.get_int("transA", 0)
+        or weight is None
+        or weight.const_value is None
+        or len(weight.const_value.shape) != 2
+    ):
+        names = ", ".join(value.name or "" for value in node.inputs if value is not None)
+        raise ValueError(
+            f"{node.op_type}({names}) cannot run in FP8: supported are MatMul and Gemm (transA 0) by a weight of two "
+            "dimensions; leave this weight out"
+        )
+
+
+def _narrow(graph: ir.Graph, before: ir.Node, weight: ir.Value, axis: int) -> ir.Value:
+    """The weight from its E4M3 form and the scales of its output channels, which lie along `axis`."""
+    tensor, dtype = weight.const_value, weight.dtype
+    assert tensor is not None and dtype is not None
+    scales = weight_scales(tensor.numpy(), axis, dtype.numpy())
+    if not np.isfinite(scales.astype(np.float32)).all():
+        raise ExportError(f"{weight.name} holds NaN or infinity, which FP8 cannot. Get the checkpoint again")
+
+    def quantize(array: np.ndarray) -> np.ndarray:
+        scaled = array.astype(np.float32) / np.expand_dims(scales.astype(np.float32), 1 - axis)
+        narrowed: np.ndarray = scaled.clip(-E4M3_MAX, E4M3_MAX).astype(E4M3)
+        return narrowed
+
+    suffix = "" if axis else ".rows"
+    narrow = ir.Value(
+        name=f"{weight.name}.fp8{suffix}",
+        const_value=lazy(quantize, tensor, ir.DataType.FLOAT8E4M3FN, tuple(tensor.shape.numpy())),
+    )
+    narrow.shape, narrow.dtype = weight.shape, ir.DataType.FLOAT8E4M3FN
+    graph.register_initializer(narrow)
+    stored = constant(graph, f"{weight.name}.scale{suffix}", scales)
+    widened = ir.node("DequantizeLinear", [narrow, stored], {"axis": axis})
+    describe(widened.outputs[0], f"{weight.name}.dequantized{suffix}", weight.shape, dtype)
+    graph.insert_before(before, widened)
+    return widened.outputs[0]

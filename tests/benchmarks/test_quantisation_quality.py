@@ -1,0 +1,56 @@
+"""The committed table is that of the committed result, and the figures are what they say."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from benchmarks import quantisation_quality as quality
+
+REPOSITORY = Path(__file__).parents[2]
+RESULT = REPOSITORY / "benchmarks/results/quantisation_quality.json"
+RIGHT = {"colour": 1.0, "background": 0.5, "motion": 1.0, "shape": 0.25, "n": 4}
+ROWS = [
+    {"name": "fp32", "relative_l2": 0.0, "psnr_db_median": None, "psnr_db_least": None, "right": RIGHT,
+     "all_right": 0.25, "lost": 0, "gained": 0},
+    {"name": "fp8: all", "default": True, "linears": 8, "attentions": 1, "relative_l2": 0.0213, "psnr_db_median": 30.04,
+     "psnr_db_least": 21.0, "right": RIGHT, "all_right": 0.25, "lost": 1, "gained": 1},
+]  # fmt: skip
+
+
+def test_the_documents_table_is_that_of_the_committed_result() -> None:
+    if not RESULT.exists():
+        pytest.skip("no result is here yet")
+    assert quality.table(json.loads(RESULT.read_text())) in quality.DOCUMENT.read_text("utf-8")
+
+
+def test_a_row_of_the_table_reads_as_its_result() -> None:
+    lines = quality.table({"rows": ROWS}).splitlines()
+    assert lines[2] == "| fp32 |  |  | 0 | same / same | 100.0% | 50.0% | 100.0% | 25.0% | 25.0% | 0 / 0 |"
+    assert lines[3].startswith("| **fp8: all** | 8 | 1 | 2.13% | 30.0 / 21.0 | ")
+    assert len({line.count("|") for line in lines}) == 1
+
+
+def test_publishing_replaces_the_table_and_nothing_else(tmp_path: Path) -> None:
+    document = tmp_path / "document.md"
+    document.write_text(f"before\n{quality.TABLE_BEGINS}old\n{quality.TABLE_ENDS}after\n")
+    for _ in range(2):
+        quality.publish({"rows": ROWS}, document)
+    text = document.read_text()
+    assert text.startswith("before\n") and text.endswith("after\n") and "old" not in text
+    assert text.count("fp8: all") == 1
+    assert quality.TABLE_BEGINS in quality.DOCUMENT.read_text(
+        "utf-8"
+    ) and quality.TABLE_ENDS in quality.DOCUMENT.read_text("utf-8")
+
+
+def test_psnr_of_equal_clips_is_infinite_and_of_a_step_of_one_48_db() -> None:
+    clip = np.zeros((2, 4, 4, 3), np.uint8)
+    assert quality.psnr_db(clip, clip) == np.inf and quality.finite(np.inf) is None
+    assert quality.psnr_db(clip + np.uint8(1), clip) == pytest.approx(48.13, abs=0.01)
+
+
+def test_relative_l2_is_of_all_together() -> None:
+    exact = [np.array([3.0], np.float32), np.array([4.0], np.float32)]
+    assert quality.relative_l2([exact[0] + 1, exact[1]], exact) == pytest.approx(0.2)
