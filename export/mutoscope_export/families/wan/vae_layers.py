@@ -196,10 +196,11 @@ class ToPixels(nn.Module):
         self.patch_size = patch_size
 
     def forward(self, frames: Tensor) -> Tensor:
-        levels = ((frames.float() * 0.5 + 0.5).clamp(0.0, 1.0) * 255.0).round().to(torch.uint8)
+        levels = ((frames.float() * 0.5 + 0.5).clamp(0.0, 1.0) * 255.0).round()
         # "t (c q p) h w -> t (h p) (w q) c": within a patch, columns come before rows.
         patches = levels.unflatten(1, (-1, self.patch_size, self.patch_size))
-        return patches.permute(0, 4, 3, 5, 2, 1).flatten(3, 4).flatten(1, 2)
+        pixels = patches.permute(0, 4, 3, 5, 2, 1).flatten(3, 4).flatten(1, 2)
+        return pixels.to(torch.uint8)  # last, because TensorRT has uint8 for outputs alone
 
 
 def _after_zeros(frames: Tensor, num_zeros: int) -> Tensor:
