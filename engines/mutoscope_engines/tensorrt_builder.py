@@ -78,6 +78,7 @@ def _config(library: TensorRT, builder: Any, identity: EngineIdentity, name: str
     library.set_targets(config, identity.compute_capabilities)
     for flag in filter(str.isupper, identity.flags):  # the others name what is done to the network
         config.set_flag(trt.BuilderFlag.__members__[flag])
+    config.max_aux_streams = 0
     profile = builder.create_optimization_profile()
     for tensor, shapes in identity.profile.items():
         profile.set_shape(tensor, shapes.min, shapes.opt, shapes.max)

@@ -19,6 +19,8 @@ from .errors import BackendUnavailableError
 from .targets import Target
 
 MAX_FUSED_HEAD_SIZE = 256  # wider attention has no kernel of its own, and is built from its parts
+# What every network is built with. Streams of its own beside ours would each need memory for what they hold at once.
+ALWAYS = (f"decomposed-above-{MAX_FUSED_HEAD_SIZE}", "no-auxiliary-streams")
 
 
 @dataclass(frozen=True)
@@ -79,7 +81,7 @@ class TensorRT:
             compute_capabilities=tuple(sorted(target.compute_capability for target in targets)),
             profile=dict(profile),
             library=self.version(),
-            flags=tuple(sorted((*flags, f"decomposed-above-{MAX_FUSED_HEAD_SIZE}"))),
+            flags=tuple(sorted((*flags, *ALWAYS))),
         )
 
     @property

@@ -39,6 +39,7 @@ class BuildOptions:
     )
     shapes: str | None = _option("the largest video, such as 480x832x81; the bundle's default size", unit="HxWxT")
     branches: int | None = _option("guidance branches in one call, 2 when not given; 1 takes less memory", unit="1|2")
+    exact_size: bool = _option("engines for that size alone, which take less memory while they run", False)
     weight_streaming: bool = _option(
         "engines whose weights can stay in host memory, for small GPUs; no CUDA graphs", False
     )
@@ -77,7 +78,7 @@ def plan_engines(bundle: Bundle, options: BuildOptions) -> list[EngineJob]:
     for targets, precision in _groups(options.target, options.precision, library):
         for role in ROLES:
             graph = manifest.graph(role, precision)
-            profile = profile_of(graph, video, manifest)
+            profile = profile_of(graph, video, manifest, exact_size=options.exact_size)
             identity = library.identity(
                 bundle.content_of(graph),
                 graph.precision,

@@ -14,6 +14,8 @@ from .errors import RequestError
 from .families import load_family
 from .manifest import MAX_BRANCHES, Graph, Manifest
 
+EXACT_SYMBOLS = ("F", "h", "w", "L")
+
 
 @dataclass(frozen=True)
 class LargestVideo:
@@ -63,10 +65,16 @@ class LargestVideo:
         }
 
 
-def profile_of(graph: Graph, video: LargestVideo, manifest: Manifest) -> Profile:
-    """From the smallest shapes that the graph takes to those of the largest video, for which the engine is tuned."""
-    smallest = {name: low for name, (low, _) in manifest.symbol_ranges.items()}
+def profile_of(graph: Graph, video: LargestVideo, manifest: Manifest, *, exact_size: bool = False) -> Profile:
+    """From the smallest shapes that the graph takes to those of the largest video, for which the engine is tuned.
+
+    With `exact_size` no other height, width and length than those of the video; branches and solvers stay free.
+    """
     largest = video.symbols(manifest)
+    smallest = {
+        name: largest[name] if exact_size and name in EXACT_SYMBOLS else low
+        for name, (low, _) in manifest.symbol_ranges.items()
+    }
     return {
         tensor.name: ShapeRange(
             sized(tensor.shape, smallest), opt=sized(tensor.shape, largest), max=sized(tensor.shape, largest)

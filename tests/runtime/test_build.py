@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 from importlib.util import find_spec
 from pathlib import Path
 
+import msgspec
 import numpy as np
 import onnx
 import pytest
@@ -154,6 +155,19 @@ def test_the_profile_spans_from_the_least_to_the_largest_video(engine_bundle: Ma
     assert denoiser == {"x": ShapeRange((1, 1, WIDTH), opt=(1, 3 * 32 * 48, WIDTH), max=(1, 3 * 32 * 48, WIDTH))}
     decoder = profile_of(bundle.manifest.graph("vae_decoder_next", "bf16"), video, bundle.manifest)
     assert decoder["x"].max == (1, 32, 48)
+
+
+def test_an_engine_of_exact_size_takes_the_frames_of_one_video_and_still_either_number_of_branches(engine_bundle: Make):
+    manifest = engine_bundle().manifest
+    video = LargestVideo.choose("32x48x9", 2, manifest)
+    shape = ("B", "L", "F", "8*h", "w", "K")
+    graph = msgspec.structs.replace(
+        manifest.graph("denoiser", "bf16"), inputs=(b.GraphTensor(name="x", dtype="float32", shape=shape),)
+    )
+    exact = profile_of(graph, video, manifest, exact_size=True)["x"]
+    assert exact.max == sized(shape, video.symbols(manifest))
+    assert (exact.min[1:5], exact.min[0], exact.min[5]) == (exact.max[1:5], 1, 1)
+    assert profile_of(graph, video, manifest)["x"].min != exact.min
 
 
 def test_the_size_of_an_axis_may_be_a_product():
