@@ -12,6 +12,7 @@ import pytest
 from mutoscope.errors import BackendUnavailableError, BundleError, RequestError
 from mutoscope.execution import Execution
 from mutoscope.families import load_family
+from mutoscope.manifest import base_precision
 from mutoscope.plan import Job, Plan, make_job, refuse_impossible_defaults
 from mutoscope.request import RuntimeOptions, VideoRequest
 from mutoscope.schedule import build_schedule
@@ -219,8 +220,14 @@ def test_the_first_precision_that_the_backend_runs_is_taken(job, make_bundle) ->
     graphs = make_bundle().manifest.graphs
 
     def with_denoisers(*precisions: str) -> dict[str, Any]:
-        denoisers = [msgspec.structs.replace(graphs[1], precision=precision) for precision in precisions]
-        return {"graphs": (graphs[0], *denoisers, *graphs[2:])}
+        bases = dict.fromkeys(map(base_precision, precisions))
+        return {
+            "graphs": tuple(
+                msgspec.structs.replace(graph, precision=precision)
+                for graph in graphs
+                for precision in (precisions if graph.role == "denoiser" else bases)
+            )
+        }
 
     assert job(bundle=with_denoisers("bf16", "int8", "fp32")).plan.precision == "int8"
     assert job(bundle=with_denoisers("int8", "fp32"), precision="fp32").plan.precision == "fp32"
