@@ -501,3 +501,11 @@ def test_output_that_cannot_be_written_is_one_line_and_exit_code_2(bundle, argum
         result = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True, env=environment)
     message = f"mutoscope: error: standard output cannot be written: {os.strerror(errno.ENOSPC)}; send it elsewhere\n"
     assert (result.returncode, result.stderr) == (2, message)
+
+
+@pytest.mark.parametrize("command", cli.COMMANDS)
+def test_help_speaks_of_no_python_objects(capsys: pytest.CaptureFixture[str], command: str) -> None:
+    with pytest.raises(SystemExit) as ended:
+        cli.main([command, "--help"])
+    text = capsys.readouterr().out
+    assert ended.value.code == 0 and f"mutoscope {command}" in text and " object" not in text.replace("JSON object", "")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import difflib
 from collections.abc import Callable, Sequence
-from dataclasses import Field, fields
+from dataclasses import MISSING, Field, fields
 from pathlib import Path
 from typing import Any, NoReturn, get_args, get_type_hints
 
@@ -74,7 +74,7 @@ def add_fields(parser: Parser, kind: type[Any], *, skip: Sequence[str] = ()) -> 
             flag = "--" + field.name.replace("_", "-")
             group.add_argument(flag, action="store_true", default=argparse.SUPPRESS, help=field.metadata["help"])
         else:
-            default = "" if field.default is None else f" (default: {field.default})"
+            default = "" if field.default in (None, MISSING) else f" (default: {field.default})"
             group.add_argument(
                 "--" + field.name.replace("_", "-"),
                 dest=field.name,
