@@ -21,7 +21,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from .graph_cases import sized
+from .graph_cases import sized, write_graphs
 from .machine import PACKAGES, describe
 
 TRANSFORMERS: dict[str, dict[str, Any]] = {
@@ -39,40 +39,23 @@ TEXT_TOKENS, STATE_ROWS, SPATIAL, TEMPORAL = 512, 4, 8, 4
 
 def write(role: str, model: str, blocks: int | None, precision: str, folder: Path) -> dict[str, Any]:
     """Writes the graph of a network with random bfloat16 weights; returns its inputs' shapes and what export took."""
-    import torch
-    from mutoscope_export.families import wan
-    from mutoscope_export.graph import NETWORK, dynamic_shapes, trace, write_graph
-    from mutoscope_export.passes.network_type import TRACED
-
     started = time.perf_counter()
-    (source,) = (source for source in wan.sources([precision]) if source.role == role)
-    (form,) = source.forms
-    network = _network(source.component, model, blocks)
-    inputs = source.inputs(network)
-    examples = source.examples(network)[0]
-    with torch.no_grad():
-        traced = trace(
-            source.module(network, TRACED),
-            {name: examples[name].to(TRACED) if dtype == NETWORK else examples[name] for name, dtype, _ in inputs},
-            dynamic_shapes(inputs),
-            [name for name, _, _ in source.outputs(network)],
-        )
-    write_graph(traced, folder, network_type=form.network_type, passes=form.passes)
+    inputs = write_graphs(role, _network(role, model, blocks), {precision: folder})
     return {"inputs": [[name, shape] for name, _, shape in inputs], "export_s": round(time.perf_counter() - started, 1)}
 
 
-def _network(component: str, model: str, blocks: int | None) -> Any:
+def _network(role: str, model: str, blocks: int | None) -> Any:
     import torch
     from diffusers import AutoencoderKLWan, WanTransformer3DModel
     from transformers import UMT5Config, UMT5EncoderModel
 
     depth = {} if blocks is None else {"num_layers": blocks}
-    if component == "vae":
+    if role.startswith("vae"):
         return AutoencoderKLWan().eval().requires_grad_(False)
     with torch.device("meta"):
         network: Any = (
             WanTransformer3DModel(**(TRANSFORMERS[model] | depth))
-            if component == "transformer"
+            if role == "denoiser"
             else UMT5EncoderModel(UMT5Config(**(UMT5_XXL | depth)))
         )
     network = network.to(torch.bfloat16).to_empty(device="cpu").eval().requires_grad_(False)

@@ -14,6 +14,7 @@ import tempfile
 import time
 from pathlib import Path
 
+from .graph_cases import write_graphs
 from .machine import describe
 from .measuring import peak_rss_bytes
 
@@ -44,21 +45,12 @@ def export(checkpoint: Path, destination: Path, precision: str) -> None:
     """Exports once and prints what it took as JSON."""
     import torch
     from diffusers import WanTransformer3DModel
-    from mutoscope_export.families.wan import denoiser
-    from mutoscope_export.graph import dynamic_shapes, export_graph
-    from mutoscope_export.passes.int8 import DynamicInt8
+    from mutoscope_export.families import wan  # noqa: F401  loaded here, so that its memory is not the export's
 
     imported_bytes = peak_rss_bytes()
     start = time.perf_counter()
     transformer = WanTransformer3DModel.from_pretrained(checkpoint, torch_dtype=torch.bfloat16)
-    export_graph(
-        denoiser.DenoiserStep(transformer, torch.bfloat16 if precision == "bf16" else torch.float32),
-        denoiser.example_inputs(transformer),
-        dynamic_shapes(denoiser.symbolic_inputs(transformer)),
-        denoiser.OUTPUT_NAMES,
-        destination,
-        passes=[DynamicInt8(denoiser.QUANTIZABLE_WEIGHTS)] if precision == "int8" else [],
-    )
+    write_graphs("denoiser", transformer, {precision: destination})
     measured = {
         "precision": precision,
         "elapsed_s": round(time.perf_counter() - start, 1),

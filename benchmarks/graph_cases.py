@@ -42,26 +42,36 @@ def make_denoiser(folder: Path, config: Mapping[str, int], sizes: Mapping[str, i
 
 def _make_denoiser(folder: Path, config: Mapping[str, int], sizes: Mapping[str, int]) -> None:
     from diffusers import WanTransformer3DModel
-    from mutoscope_export.families.wan import sources
-    from mutoscope_export.graph import dynamic_shapes, trace, write_graph
-    from mutoscope_export.passes.network_type import TRACED
     from mutoscope_export.random_checkpoint import random_checkpoint
 
     random_checkpoint(folder, **config)
     transformer = WanTransformer3DModel.from_pretrained(folder / "transformer").eval()
-    (source,) = (source for source in sources(PRECISIONS) if source.role == "denoiser")
-    inputs = source.inputs(transformer)
-    traced = trace(
-        source.module(transformer, TRACED),
-        source.examples(transformer)[0],
-        dynamic_shapes(inputs),
-        [name for name, _, _ in source.outputs(transformer)],
-    )
-    for form in source.forms:
-        write_graph(traced, folder / form.precision, network_type=form.network_type, passes=form.passes)
+    inputs = write_graphs("denoiser", transformer, {precision: folder / precision for precision in PRECISIONS})
     feeds = random_feeds(inputs, sizes)
     feeds |= {name: np.asarray(value, np.float32) for name, value in ONLY_VELOCITY.items()}
     np.savez(folder / "feeds.npz", **feeds)
+
+
+def write_graphs(role: str, network: Any, folders: Mapping[str, Path]) -> list[tuple[str, str, tuple[int | str, ...]]]:
+    """Writes a network's graph in each precision into the folder named for it, as export does; returns its inputs."""
+    import torch
+    from mutoscope_export.families.wan import sources
+    from mutoscope_export.graph import NETWORK, dynamic_shapes, trace, write_graph
+    from mutoscope_export.passes.network_type import TRACED
+
+    (source,) = (source for source in sources(list(folders)) if source.role == role)
+    inputs, examples = source.inputs(network), source.examples(network)[0]
+    with torch.no_grad():
+        traced = trace(
+            source.module(network, TRACED),
+            {name: examples[name].to(TRACED) if dtype == NETWORK else examples[name] for name, dtype, _ in inputs},
+            dynamic_shapes(inputs),
+            [name for name, _, _ in source.outputs(network)],
+        )
+    for form in source.forms:
+        if form.precision in folders:
+            write_graph(traced, folders[form.precision], network_type=form.network_type, passes=form.passes)
+    return list(inputs)
 
 
 def random_feeds(inputs: Sequence[tuple[str, str, tuple[int | str, ...]]], sizes: Mapping[str, int]) -> Feeds:
