@@ -33,6 +33,9 @@ class OnnxRuntimeCpu(Backend):
     def supports(self, precision: str) -> bool:
         return precision in ("fp32", "int8")
 
+    def settings(self, options: SessionOptions) -> dict[str, str]:
+        return {"memory pattern": "off"}
+
     def open(self, graph: Path, options: SessionOptions) -> Session:
         return OnnxRuntimeSession(graph, options)
 

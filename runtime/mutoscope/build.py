@@ -143,6 +143,6 @@ def _groups(names: str, precision: str | None, library: TensorRT) -> Iterator[tu
     for target in targets:
         if precision is not None and precision not in target.precisions:
             raise TargetError(f"{target.name} has no {precision}; it has: {', '.join(target.precisions)}")
-    for old in (True, False):
+    for old in (False, True):
         if group := tuple(target for target in targets if ("bf16" not in target.precisions) == old):
             yield group, precision or group[0].precisions[0]

@@ -75,6 +75,8 @@ class Plan:
     def describe(self) -> str:
         """One line a fact, aligned, for a terminal."""
         facts = {name: _readable(name, value) for name, value in self.to_dict().items() if name != "notes"}
+        if not all(stage["activations_known"] for stage in self.memory.values()):
+            facts["memory_peak_bytes"] = f"at least {facts['memory_peak_bytes']}"
         longest = max(map(len, facts))
         return "\n".join(f"{name:<{longest}}  {value}" for name, value in facts.items())
 

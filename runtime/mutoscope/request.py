@@ -50,7 +50,9 @@ class RuntimeOptions:
         unit="1|2",
     )
     memory_limit: str | None = _parameter(
-        "memory of the device that graphs may take, such as 8GB; all that is free when not given", unit="SIZE"
+        "memory that graphs may take, such as 8GB; on a GPU all that is free when not given. On the CPU, where what a "
+        "graph takes while it runs is not known beforehand, it holds weights, inputs and outputs alone",
+        unit="SIZE",
     )
     cuda_graphs: str = _parameter("whether a GPU replays each step as one captured graph", "on", choices=("on", "off"))
 
