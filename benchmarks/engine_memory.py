@@ -21,7 +21,9 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from .graph_cases import sized, write_graphs
+from mutoscope.engine_shapes import sized
+
+from .graph_cases import write_graphs
 from .machine import PACKAGES, describe
 
 TRANSFORMERS: dict[str, dict[str, Any]] = {

@@ -7,7 +7,6 @@ them. Two blocks of the thirty, because all blocks are alike.
 from __future__ import annotations
 
 import json
-import math
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
@@ -15,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from mutoscope.engine_shapes import sized
 from numpy.typing import NDArray
 
 Feeds = dict[str, NDArray[Any]]
@@ -78,14 +78,6 @@ def random_feeds(inputs: Sequence[tuple[str, str, tuple[int | str, ...]]], sizes
     """Normally distributed values for a graph's inputs, the same every time. `sizes` gives the symbols their values."""
     random = np.random.default_rng(0)
     return {name: random.standard_normal(sized(shape, sizes)).astype(dtype) for name, dtype, shape in inputs}
-
-
-def sized(shape: Sequence[int | str], sizes: Mapping[str, int]) -> tuple[int, ...]:
-    """A shape of numbers, symbols and multiples of them ("2*h"), as numbers."""
-    return tuple(
-        math.prod(int(factor) if factor.isdecimal() else sizes[factor] for factor in str(size).split("*"))
-        for size in shape
-    )
 
 
 if __name__ == "__main__":

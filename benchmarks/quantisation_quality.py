@@ -26,7 +26,7 @@ import onnx_ir as ir
 import torch
 from mutoscope.bundle import Bundle, write_manifest
 from mutoscope_engines.backends import load_backend
-from mutoscope_engines.session import SessionOptions
+from mutoscope_engines.session import Session, SessionOptions
 from mutoscope_export.calibration import CalibrationOptions, Recording, plan_calibration
 from mutoscope_export.checkpoint import open_checkpoint
 from mutoscope_export.export import export_checkpoint
@@ -59,6 +59,21 @@ class Candidate(Protocol):
     def close(self) -> None: ...
 
 
+def velocity(denoiser: Session, recording: Recording, branch: int) -> NDArray[np.float32]:
+    """What a denoiser's graph makes of a recorded step: f32 `[C, F, h, w]`, the velocity of one branch alone."""
+    latents = recording.latents.numpy()
+    feeds = {
+        "latents": latents,
+        "state": np.zeros((1, *latents.shape), np.float32),
+        "timestep": recording.timestep.numpy(),
+        "prompt_embeds": recording.prompt_embeds[branch : branch + 1].numpy(),
+        "guidance_weights": np.ones(1, np.float32),
+        "solver_a": np.zeros((1, 1), np.float32),
+        "solver_b": np.ones(1, np.float32),
+    }
+    return denoiser.run(feeds)["next_state"].numpy()[0]
+
+
 class BundleCandidate:
     def __init__(self, root: Path, precision: str) -> None:
         self._pipeline = mutoscope.Pipeline.load(root, precision=precision)
@@ -70,17 +85,7 @@ class BundleCandidate:
         return self._pipeline.generate(prompt, seed=seed)
 
     def velocity(self, recording: Recording, branch: int) -> NDArray[np.float32]:
-        latents = recording.latents.numpy()
-        feeds = {
-            "latents": latents,
-            "state": np.zeros((1, *latents.shape), np.float32),
-            "timestep": recording.timestep.numpy(),
-            "prompt_embeds": recording.prompt_embeds[branch : branch + 1].numpy(),
-            "guidance_weights": np.ones(1, np.float32),
-            "solver_a": np.zeros((1, 1), np.float32),
-            "solver_b": np.ones(1, np.float32),
-        }
-        return self._denoiser.run(feeds)["next_state"].numpy()[0]
+        return velocity(self._denoiser, recording, branch)
 
     def close(self) -> None:
         self._denoiser.close()

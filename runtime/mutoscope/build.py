@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from typing import Any
 
 from mutoscope_engines.engine_cache import EngineCache, Slot
 from mutoscope_engines.engine_identity import EngineIdentity
@@ -21,12 +20,9 @@ from .engine_budget import check_budget
 from .engine_shapes import LargestVideo, profile_of
 from .errors import EngineError, TargetError
 from .manifest import ROLES, Graph
+from .request import parameter
 
 PRECISIONS = ("bf16", "fp16", "fp8")
-
-
-def _option(help: str, default: Any = None, *, choices: tuple[str, ...] = (), unit: str = "") -> Any:
-    return field(default=default, metadata={"help": help, "choices": choices, "unit": unit})
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,16 +30,16 @@ class BuildOptions:
     """What to build."""
 
     target: str = field(metadata={"help": "rtx20, rtx30, rtx40, rtx50, gb10 or smNN; several with commas"})
-    precision: str | None = _option(
+    precision: str | None = parameter(
         "of the denoiser; the other graphs take its base. bf16 when not given, and fp16 for rtx20", choices=PRECISIONS
     )
-    shapes: str | None = _option("the largest video, such as 480x832x81; the bundle's default size", unit="HxWxT")
-    branches: int | None = _option("guidance branches in one call, 2 when not given; 1 takes less memory", unit="1|2")
-    exact_size: bool = _option("engines for that size alone, which take less memory while they run", False)
-    weight_streaming: bool = _option(
+    shapes: str | None = parameter("the largest video, such as 480x832x81; the bundle's default size", unit="HxWxT")
+    branches: int | None = parameter("guidance branches in one call, 2 when not given; 1 takes less memory", unit="1|2")
+    exact_size: bool = parameter("engines for that size alone, which take less memory while they run", False)
+    weight_streaming: bool = parameter(
         "engines whose weights can stay in host memory, for small GPUs; no CUDA graphs", False
     )
-    backend: str = _option("what compiles", "tensorrt-rtx", choices=tuple(LIBRARIES))
+    backend: str = parameter("what compiles", "tensorrt-rtx", choices=tuple(LIBRARIES))
 
 
 @dataclass(frozen=True)

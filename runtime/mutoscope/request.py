@@ -15,7 +15,8 @@ from .schedule import SCHEDULERS
 from .video_formats import AUTO, CODECS
 
 
-def _parameter(help: str, default: Any = None, *, choices: tuple[str, ...] = (), unit: str = "") -> Any:
+def parameter(help: str, default: Any = None, *, choices: tuple[str, ...] = (), unit: str = "") -> Any:
+    """A field of options, with what its flag on the command line says of it."""
     return field(default=default, metadata={"help": help, "choices": choices, "unit": unit})
 
 
@@ -24,41 +25,41 @@ class VideoRequest:
     """One video. Names and meanings are those of Diffusers' `WanPipeline`."""
 
     prompt: str = field(metadata={"help": "what the video shows"})
-    negative_prompt: str | None = _parameter("what it should not show; used with guidance only")
-    height: int | None = _parameter("height of the video", unit="PIXELS")
-    width: int | None = _parameter("width of the video", unit="PIXELS")
-    num_frames: int | None = _parameter("length of the video", unit="FRAMES")
-    num_inference_steps: int | None = _parameter("denoising steps; more is slower and finer", unit="STEPS")
-    guidance_scale: float | None = _parameter("how closely to follow the prompt; 1 or less turns guidance off")
-    seed: int | None = _parameter("the noise to start from; drawn at random when not given")
-    fps: int | None = _parameter("frames per second of playback")
-    scheduler: str | None = _parameter("the solver", choices=tuple(SCHEDULERS))
-    flow_shift: float | None = _parameter("shift of the noise levels towards noise; higher suits larger videos")
-    max_sequence_length: int | None = _parameter("text tokens the network sees, padding included", unit="TOKENS")
+    negative_prompt: str | None = parameter("what it should not show; used with guidance only")
+    height: int | None = parameter("height of the video", unit="PIXELS")
+    width: int | None = parameter("width of the video", unit="PIXELS")
+    num_frames: int | None = parameter("length of the video", unit="FRAMES")
+    num_inference_steps: int | None = parameter("denoising steps; more is slower and finer", unit="STEPS")
+    guidance_scale: float | None = parameter("how closely to follow the prompt; 1 or less turns guidance off")
+    seed: int | None = parameter("the noise to start from; drawn at random when not given")
+    fps: int | None = parameter("frames per second of playback")
+    scheduler: str | None = parameter("the solver", choices=tuple(SCHEDULERS))
+    flow_shift: float | None = parameter("shift of the noise levels towards noise; higher suits larger videos")
+    max_sequence_length: int | None = parameter("text tokens the network sees, padding included", unit="TOKENS")
 
 
 @dataclass(frozen=True, kw_only=True)
 class RuntimeOptions:
     """How to run, for the life of a pipeline."""
 
-    backend: str = _parameter("what executes the graphs", "auto", choices=("auto", *BACKENDS))
-    precision: str | None = _parameter("precision of the denoiser, of those in the bundle")
-    threads: int | None = _parameter("CPU threads; all that this process may use when not given", unit="N")
-    branches_per_call: int | None = _parameter(
+    backend: str = parameter("what executes the graphs", "auto", choices=("auto", *BACKENDS))
+    precision: str | None = parameter("precision of the denoiser, of those in the bundle")
+    threads: int | None = parameter("CPU threads; all that this process may use when not given", unit="N")
+    branches_per_call: int | None = parameter(
         "with guidance, 2: both branches in one call of the network, 1: one call each, with less memory; "
         "2 where they fit when not given",
         unit="1|2",
     )
-    memory_limit: str | None = _parameter(
+    memory_limit: str | None = parameter(
         "memory that graphs may take, such as 8GB; on a GPU all that is free when not given. On the CPU, where what a "
         "graph takes while it runs is not known beforehand, it holds weights, inputs and outputs alone",
         unit="SIZE",
     )
-    cuda_graphs: str = _parameter("whether a GPU replays each step as one captured graph", "on", choices=("on", "off"))
+    cuda_graphs: str = parameter("whether a GPU replays each step as one captured graph", "on", choices=("on", "off"))
 
 
 @dataclass(frozen=True, kw_only=True)
 class OutputOptions:
     """How to write the video."""
 
-    codec: str = _parameter("how to compress; auto goes by the file's ending", AUTO, choices=CODECS)
+    codec: str = parameter("how to compress; auto goes by the file's ending", AUTO, choices=CODECS)

@@ -14,7 +14,7 @@ import torch
 from mutoscope.bundle import Bundle
 from mutoscope_engines.backends import load_backend
 from mutoscope_engines.session import SessionOptions
-from mutoscope_export.calibration import CalibrationOptions, Ranges, Recording, Reference, plan_calibration
+from mutoscope_export.calibration import CalibrationOptions, Ranges, Reference, plan_calibration
 from mutoscope_export.checkpoint import open_checkpoint
 from mutoscope_export.errors import ExportError
 from mutoscope_export.families.wan.precision_policy import FP8
@@ -22,6 +22,8 @@ from mutoscope_export.fp8_preparation import calibrated, fp8_passes, prepare_fp8
 from mutoscope_export.fp8_quality import judge
 from mutoscope_export.passes.in_float32 import InFloat32
 from mutoscope_export.random_checkpoint import random_checkpoint
+
+from benchmarks.quantisation_quality import velocity
 
 PROMPTS = ["a red circle", "the blue square moving"]
 OPTIONS = CalibrationOptions(prompts=PROMPTS, height=32, width=48, num_frames=9, num_inference_steps=3)
@@ -90,21 +92,6 @@ def test_the_table_is_printed_at_the_end_before_the_bundle(exported: Exported) -
     assert f"{next(iter(worst))} {next(iter(worst.values())):.1%}" in exported.printed
 
 
-def velocity(graph: Path, recording: Recording, branch: int) -> np.ndarray:
-    latents = recording.latents.numpy()
-    with load_backend("onnxruntime").open(graph, SessionOptions(threads=1)) as session:
-        feeds = {
-            "latents": latents,
-            "state": np.zeros((1, *latents.shape), np.float32),
-            "timestep": recording.timestep.numpy(),
-            "prompt_embeds": recording.prompt_embeds[branch : branch + 1].numpy(),
-            "guidance_weights": np.ones(1, np.float32),
-            "solver_a": np.zeros((1, 1), np.float32),
-            "solver_b": np.ones(1, np.float32),
-        }
-        return session.run(feeds)["next_state"].numpy()[0]
-
-
 def test_the_graph_costs_what_the_judge_says_and_calibration_is_repeatable(
     exported: Exported, again: tuple[Reference, Ranges], tmp_path: Path
 ) -> None:
@@ -117,10 +104,14 @@ def test_the_graph_costs_what_the_judge_says_and_calibration_is_repeatable(
     model = ir.load(narrow)
     InFloat32(rounded=False)(model)
     ir.save(model, tmp_path / "model.onnx", external_data="model.onnx.data")
-    expected, given = (
-        np.stack([velocity(graph, recording, branch) for recording in ranges.recordings for branch in range(2)])
-        for graph in (exact, tmp_path / "model.onnx")
-    )
+
+    def velocities(graph: Path) -> np.ndarray:
+        with load_backend("onnxruntime").open(graph, SessionOptions(threads=1)) as session:
+            return np.stack(
+                [velocity(session, recording, branch) for recording in ranges.recordings for branch in range(2)]
+            )
+
+    expected, given = velocities(exact), velocities(tmp_path / "model.onnx")
     cost = np.linalg.norm(given - expected) / np.linalg.norm(expected)
     assert cost == pytest.approx(judged["steps"][-1]["relative_l2"], rel=0.1)
 
