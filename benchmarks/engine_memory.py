@@ -21,7 +21,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from mutoscope.engine_shapes import sized
+from mutoscope.manifest import sized
 
 from .graph_cases import write_graphs
 from .machine import PACKAGES, describe

@@ -20,7 +20,7 @@ from collections.abc import Mapping
 
 from mutoscope_engines.tensorrt_builder import Compiled
 
-from .engine_shapes import sized
+from .manifest import sized
 from .errors import EngineError
 from .manifest import Geometry, Graph
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -12,7 +11,7 @@ from mutoscope_engines.engine_identity import Profile, ShapeRange
 from . import limits
 from .errors import RequestError
 from .families import load_family
-from .manifest import MAX_BRANCHES, Graph, Manifest
+from .manifest import MAX_BRANCHES, Graph, Manifest, sized
 
 EXACT_SYMBOLS = ("F", "h", "w", "L")
 
@@ -81,11 +80,3 @@ def profile_of(graph: Graph, video: LargestVideo, manifest: Manifest, *, exact_s
         )
         for tensor in graph.inputs
     }
-
-
-def sized(shape: tuple[int | str, ...], symbols: Mapping[str, int]) -> tuple[int, ...]:
-    """A shape of numbers, symbols and products such as "8*h", as numbers."""
-    return tuple(
-        math.prod(int(factor) if factor.isdecimal() else symbols[factor] for factor in str(size).split("*"))
-        for size in shape
-    )

@@ -13,7 +13,7 @@ from mutoscope_engines.device import byte_size
 from mutoscope_engines.session import Backend, EngineWanted, Figures
 
 from .bundle import Bundle
-from .engine_shapes import sized
+from .manifest import sized
 from .errors import BackendUnavailableError
 from .manifest import Graph
 from .memory_plan import Stage, Way
