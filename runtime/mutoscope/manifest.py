@@ -19,6 +19,7 @@ MANIFEST = "manifest.json"
 ROLES = (
     "text_encoder", "denoiser", "vae_features_first", "vae_features_next", "vae_decoder_first", "vae_decoder_next",
 )  # fmt: skip
+TILED = ("vae_decoder_first", "vae_decoder_next")  # may run window by window
 MAX_STEPS = 1000  # the training timesteps of every model so far
 MAX_FPS = 240
 MAX_BRANCHES = 2  # guidance: (negative, positive)

@@ -198,10 +198,16 @@ class FrameStream:
 
         Raises:
             BackendUnavailableError: the backend runs on the CPU.
+            RequestError: they are decoded in tiles, and put together in host memory.
         """
         if not self._backend.on_device:
             raise BackendUnavailableError(
                 f"{self._backend.name} keeps frames in host memory; iterate over the stream, or take a GPU backend"
+            )
+        if self.plan.decoder_tiles > 1:
+            raise RequestError(
+                f"this video is decoded {self.plan.memory['vae_decoder']['way']}, put together in host memory; iterate "
+                "over the stream, or allow more memory or ask for a smaller video, so that it is decoded whole"
             )
         self._copied = False
         return self._chunks

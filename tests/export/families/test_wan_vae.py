@@ -30,9 +30,7 @@ WRITTEN = {
 }
 
 PARTS = {"features": wan_vae.FeatureChunk, "decoder": wan_vae.DecoderChunk}
-GRAPHS = [
-    (f"{name}_{which}", part, which == "first") for name, part in PARTS.items() for which in ("first", "next")
-]
+GRAPHS = [(f"{name}_{which}", part, which == "first") for name, part in PARTS.items() for which in ("first", "next")]
 
 # How far from the exact level a rounded one may be: half a level, and float32 rounding of a value up to 255.
 HALF_A_LEVEL = 0.5 + 1e-2
