@@ -174,7 +174,12 @@ def _held_bytes(sizes: Sizes, graphs: Sequence[Graph]) -> int:
         "vae_decoder_first": 1,
         "vae_decoder_next": following,
     }
-    return sum(chunks[graph.role] * _bytes_of(graph.outputs[0], symbols) for graph in graphs)
+    return sum(
+        chunks[graph.role] * _bytes_of(tensor, symbols)
+        for graph in graphs
+        for tensor in graph.outputs
+        if tensor.name in ("features", "frames")
+    )
 
 
 def _bytes_of(tensor: GraphTensor, symbols: Mapping[str, int]) -> int:

@@ -13,6 +13,7 @@ from __future__ import annotations
 import math
 import re
 from dataclasses import dataclass
+from itertools import product
 from typing import Any
 
 from numpy.typing import NDArray
@@ -104,13 +105,11 @@ def window_within(size: tuple[int, int], largest: tuple[int, int], halo: int) ->
 
 def windows(size: tuple[int, int], halo: int) -> list[tuple[int, int]]:
     """Windows smaller than the whole, the least to compute first, each smaller than all before it."""
-    height, width = size
-    counts = range(1, MOST_PER_AXIS + 1)
-    choices = {
-        (least_window(height, rows, halo), least_window(width, columns, halo)) for rows in counts for columns in counts
-    }
+    heights, widths = ({least_window(length, count, halo) for count in range(1, MOST_PER_AXIS + 1)} for length in size)
     chosen: list[tuple[int, int]] = []
-    for window in sorted(choices, key=lambda window: num_tiles(size, window, halo) * math.prod(window)):
+    for window in sorted(
+        product(heights, widths), key=lambda window: num_tiles(size, window, halo) * math.prod(window)
+    ):
         if math.prod(window) < math.prod(chosen[-1] if chosen else size):
             chosen.append(window)
     return chosen
