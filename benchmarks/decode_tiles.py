@@ -1,6 +1,6 @@
 """What decoding in tiles saves in memory on the CPU, and what it costs in time.
 
-    python -m benchmarks.decode_tiles [--size 512] [--frames 9] [--tile 312x312 ...] [--output FILE.json]
+    python -m benchmarks.decode_tiles [--size 512] [--frames 9] [--tile 336x336 ...] [--output FILE.json]
 
 Each way is measured in fresh processes of its own, with random latents; the peak counts from before anything of the
 decoder is loaded, so that weights are in it, as are in tiles the features and the frames of the whole clip. The largest
@@ -45,7 +45,10 @@ def load(spec: dict[str, Any]) -> Run:
             for chunk in decode(graphs, plan, latents):
                 chunk.numpy().tofile(file)
         graphs.close()
-        return {"tiles": plan.decoder_tiles, "window": "x".join(str(8 * side) for side in plan.decoder_window)}
+        return {
+            "tiles": plan.decoder_tiles,
+            "window": "x".join(str(side * size // plan.latents_shape[2]) for side in plan.decoder_window),
+        }
 
     return run
 
@@ -61,13 +64,13 @@ def main() -> int:
     parser = arguments(__doc__, default_rounds=2)
     parser.add_argument("--size", type=int, help="height and width in pixels; default: 512")
     parser.add_argument("--frames", type=int, default=9)
-    parser.add_argument("--tile", nargs="+", metavar="HxW", help="default: 312x312 and 248x248")
+    parser.add_argument("--tile", nargs="+", metavar="HxW", help="default: 336x336 and 288x288")
     given = parser.parse_args()
     if given.worker:
         serve(partial(load, given.worker))
         return 0
-    size = given.size or (128 if given.quick else 512)
-    tiles = given.tile or (["120x120"] if given.quick else ["312x312", "248x248"])
+    size = given.size or (192 if given.quick else 512)
+    tiles = given.tile or (["176x176"] if given.quick else ["336x336", "288x288"])
     rows = []
     with tempfile.TemporaryDirectory() as folder:
         facts = {"size": size, "num_frames": given.frames, "threads": given.threads, "bundle": str(given.bundle)}
