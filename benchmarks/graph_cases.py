@@ -71,7 +71,9 @@ def write_graphs(role: str, network: Any, folders: Mapping[str, Path]) -> list[t
         )
     for form in source.forms:
         if form.precision in folders:
-            write_graph(traced, WeightFolder(folders[form.precision]), network_type=form.network_type, passes=form.passes)
+            write_graph(
+                traced, WeightFolder(folders[form.precision]), network_type=form.network_type, passes=form.passes
+            )
     return list(inputs)
 
 

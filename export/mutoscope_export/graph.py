@@ -22,12 +22,11 @@ from torch import Tensor
 
 from mutoscope_export.passes.fold_weights import fold_weights
 from mutoscope_export.passes.network_type import NetworkType
-from mutoscope_export.weight_files import SUFFIX, StoredWeights, WeightFolder
+from mutoscope_export.weight_files import StoredWeights, WeightFolder
 
 OPSET = 23
 IR_VERSION = 10
 GRAPH_FILE = "model.onnx"
-WEIGHTS_FILE = GRAPH_FILE + SUFFIX
 
 Pass = Callable[[ir.Model], bool]
 
