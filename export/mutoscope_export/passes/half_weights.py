@@ -15,7 +15,7 @@ import onnx_ir as ir
 from mutoscope_export.passes.fold_weights import exact, lazy
 
 _SMALLEST_SIZE = 256  # elements
-_WIDER = (ir.DataType.FLOAT, ir.DataType.BFLOAT16)  # the second than float16, in range
+_WIDER = (ir.DataType.FLOAT, ir.DataType.BFLOAT16)  # than float16, the second in range alone
 _HALVES = {ir.DataType.FLOAT16: np.dtype(np.float16), ir.DataType.BFLOAT16: np.dtype(ml_dtypes.bfloat16)}
 
 
