@@ -14,7 +14,7 @@ import msgspec
 
 from .errors import BundleError
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 MANIFEST = "manifest.json"
 ROLES = (
     "text_encoder", "denoiser", "vae_features_first", "vae_features_next", "vae_decoder_first", "vae_decoder_next",
@@ -58,6 +58,8 @@ class Graph(_Record, frozen=True):
     file: str
     inputs: tuple[GraphTensor, ...]
     outputs: tuple[GraphTensor, ...]
+    weights: tuple[str, ...] = ()  # the files that it takes weights from, which other graphs may share
+    weight_bytes: Annotated[int, msgspec.Meta(ge=0)] = 0  # of them, those that are its own weights
 
 
 class Geometry(_Record, frozen=True):

@@ -6,11 +6,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from msgspec.structs import replace as replaced
 from mutoscope import bundle as b
 from mutoscope.errors import BackendUnavailableError, RequestError
 from mutoscope.execution import Execution, planned_memory
 from mutoscope.families import load_family
-from mutoscope.footprints import Sizes, stages_of
+from mutoscope.footprints import GRAPHS, Sizes, stages_of
 from mutoscope.memory_plan import MemoryPlan
 from mutoscope.request import RuntimeOptions
 from mutoscope_engines.session import Backend, EngineWanted, Figures, Session, SessionOptions
@@ -189,6 +190,18 @@ def peak(bundle: b.Bundle, stage: str) -> int:
     """Of one branch at `SIZES`, in the way that takes least."""
     stages = {stage.name: stage for stage in stages_of(bundle, "fp32", Engines(), SIZES, (1,))}
     return min(way.peak_bytes for way in stages[stage].ways)
+
+
+def test_without_figures_of_its_own_a_backend_takes_weights_as_large_as_the_bundle_stores_them(bundle) -> None:
+    class Plain(Engines):
+        figures = Backend.figures
+
+    graphs = tuple(replaced(graph, weight_bytes=1000) for graph in bundle.manifest.graphs)
+    bundle = replace(bundle, manifest=replaced(bundle.manifest, graphs=graphs))
+    _, denoiser, decoder = (stage.ways[0] for stage in stages_of(bundle, "fp32", Plain(), SIZES, (2,)))
+    assert denoiser.weight_bytes == 1000 + len("the graph of the denoiser")
+    names = GRAPHS["vae_decoder"]
+    assert decoder.weight_bytes == sum(1000 + len(f"the graph of the {name}") for name in names)
 
 
 def test_what_does_not_fit_however_short_is_refused_with_the_limit_that_would_do(bundle, monkeypatch) -> None:
