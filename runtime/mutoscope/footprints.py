@@ -165,19 +165,14 @@ def _together(bundle: Bundle, backend: Backend, sizes: Sizes, graphs: Sequence[G
 
 
 def _held_bytes(sizes: Sizes, graphs: Sequence[Graph]) -> int:
-    """On the host from the first tile to the last: the features of all latent frames, and the frames of the clip."""
-    symbols = sizes.symbols("whole", 1, sizes.picture)
-    following = symbols["F"] - 1
-    chunks = {
-        "vae_features_first": 1,
-        "vae_features_next": following,
-        "vae_decoder_first": 1,
-        "vae_decoder_next": following,
-    }
+    """On the host until the last tile: the features of all latent frames, and the frames of the clip."""
+    whole = sizes.symbols("vae_features_next", 1, sizes.picture)
+    made = {graph.role: graph.outputs for graph in graphs}
     return sum(
-        chunks[graph.role] * _bytes_of(tensor, symbols)
-        for graph in graphs
-        for tensor in graph.outputs
+        calls * _bytes_of(tensor, whole)
+        for part in ("vae_features", "vae_decoder")
+        for role, calls in ((f"{part}_first", 1), (f"{part}_next", whole["F"] - 1))
+        for tensor in made[role]
         if tensor.name in ("features", "frames")
     )
 

@@ -124,7 +124,8 @@ class Pipeline:
     ) -> FrameStream:
         """Like `generate`, but gives the frames as they are decoded: iterate over it for uint8 `[n, H, W, 3]`.
 
-        Memory does not grow with the number of frames. Nothing runs before the first chunk is asked for.
+        Memory does not grow with the number of frames, unless they are decoded in tiles, for want of memory: the first
+        come once the last tile is reached. Nothing runs before the first chunk is asked for.
         """
         return FrameStream(self._graphs, self._job(prompt, parameters), on_step, on_stage)
 

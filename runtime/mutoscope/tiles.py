@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from .errors import RequestError
 from .manifest import Geometry
 
-MOST_PER_AXIS = 6  # tiles: with more, most of what is computed is halo
+MOST_PER_AXIS = 5  # tiles: with more, most of what is computed is halo
 
 
 @dataclass(frozen=True)
