@@ -10,6 +10,7 @@ import pytest
 import torch
 from diffusers import AutoencoderKLWan
 from diffusers.video_processor import VideoProcessor
+from mutoscope.tiles import least_window, tiles_of
 from mutoscope_export.families.wan import vae as wan_vae
 from mutoscope_export.graph import NETWORK, dynamic_shapes, export_graph
 
@@ -155,6 +156,23 @@ def test_chunks_of_the_graphs_equal_the_whole_clip_at_sizes_that_were_not_traced
     latents = random_latents(vae, num_frames, height, width)
     frames = np.concatenate([chunk[0] for chunk in run_graphs(folder, latents)["decoder"]])
     assert_rounded(frames, expected_levels(vae, latents))
+
+
+def test_windows_of_the_features_become_the_whole_clip_of_diffusers_without_their_halos(written):
+    vae, folder = written
+    size = (11, 9)
+    latents = random_latents(vae, 3, *size)
+    halo = wan_vae.DecoderChunk(vae, first=True).halo()
+    expected = expected_levels(vae, latents)
+    scale = expected.shape[1] // size[0]
+    features = [chunk[0] for chunk in run_graphs(folder, latents)["features"]]
+    frames = np.zeros(expected.shape, np.uint8)
+    tiles = tiles_of(size, (least_window(size[0], 2, halo), least_window(size[1], 2, halo)), halo)
+    for tile in tiles:
+        chunks = run_part(folder, "decoder", [np.ascontiguousarray(tile.of_features(each)) for each in features])
+        tile.paste(np.concatenate([chunk[0] for chunk in chunks]), frames, scale)
+    assert len(tiles) == 4 and halo > 0
+    assert_rounded(frames, expected)
 
 
 def test_graphs_have_the_inputs_and_outputs_the_manifest_will_state(written):
