@@ -2,10 +2,10 @@
 
     python -m benchmarks.small_memory --workspace DIR [--limit 8GB 4GB] [--output FILE.json]
 
-Makes a bundle with the text encoder UMT5-XXL, the denoiser 1.3B and the VAE of Wan 2.1 (about 9 GB in DIR, kept for the
-next time), and measures three things: each graph with settings of ONNX Runtime, in a process of its own; the stages of a
-whole run; and `mutoscope generate` under a limit. Neither time nor memory depends on what the weights are, so they are
-windows onto one small array, and no network of this size is ever in memory to make the bundle.
+Makes a bundle with the text encoder UMT5-XXL, the denoiser 1.3B and the VAE of Wan 2.1 (about 9 GB in DIR, kept for
+the next time), and measures three things: each graph with settings of ONNX Runtime, in a process of its own; the stages
+of a whole run; and `mutoscope generate` under a limit. Neither time nor memory depends on what the weights are, so they
+are windows onto one small array, and no network of this size is ever in memory to make the bundle.
 
 Two figures of memory count. "peak_rss" is all that a process had in memory, pages of the mapped weights among them; the
 system takes those back when it needs them, and reads them again. "peak_anonymous" is what it cannot take back. Under a
@@ -187,7 +187,7 @@ def generate(bundle: Path, limit: str, threads: int, folder: Path) -> Answer:
     started = time.perf_counter()
     with control_group(memory_size("limit", limit)) as group:
         enter = None if group is None else partial((group / "cgroup.procs").write_text, "0")
-        done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, preexec_fn=enter)
+        done = subprocess.run(command, capture_output=True, text=True, preexec_fn=enter)
         row = {"limit": limit, "enforced": group is not None, "exit_code": done.returncode}
         row |= {"wall_s": round(time.perf_counter() - started, 1)}
         if group is not None:

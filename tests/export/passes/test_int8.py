@@ -104,7 +104,7 @@ def test_a_second_digit_keeps_what_an_outlier_takes_from_the_others(digits, leas
 
 
 def test_two_digits_are_taken_once_and_read_one_weight():
-    x, w = outliers()
+    w = exact_operands()[1]
     model = parsed("{ p = MatMul(x, w) q = MatMul(x, v) y = Add(p, q) }", w=w, v=2 * w)
     DynamicInt8("^[wv]$", 2)(model)
     count = collections.Counter(node.op_type for node in model.graph)
