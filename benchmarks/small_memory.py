@@ -28,11 +28,23 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import numpy as np
+from mutoscope.bundle import TOKENIZER, Bundle, Geometry, Graph, Text, write_manifest
 
 from .export_memory import CONFIG as DENOISER
 from .graph_cases import random_feeds, write_graphs
-from .measuring import Answer, MeasurementError, PeakMemory, Run, arguments, measure_once, serve, write_result
+from .measuring import (
+    BUILTIN_BUNDLE,
+    Answer,
+    MeasurementError,
+    PeakMemory,
+    Run,
+    arguments,
+    measure_once,
+    serve,
+    write_result,
+)
 from .session_settings import load_session
 
 TEXT_ENCODER = {
@@ -87,36 +99,41 @@ def make_network(component: str) -> Any:
 
 
 def make_bundle(folder: Path) -> None:
-    """A bundle around the graphs of real size; the tokenizer is that of a small random checkpoint."""
-    import msgspec
-    from mutoscope.bundle import Graph, Text, write_manifest
-    from mutoscope_export.export import _declared, export_checkpoint
+    """A bundle around graphs of real size; its tokenizer and settings are those of the built-in one."""
+    from mutoscope_export.export import _declared
     from mutoscope_export.families.wan import sources
-    from mutoscope_export.random_checkpoint import random_checkpoint
 
-    with tempfile.TemporaryDirectory() as name:
-        random_checkpoint(Path(name) / "checkpoint", latent_channels=DENOISER["in_channels"])
-        manifest = export_checkpoint(Path(name) / "checkpoint", folder, precisions=[PRECISION], overwrite=True).manifest
     graphs = []
     network, component = None, None
     for source in sources([PRECISION]):
         if source.component != component:
             network, component = make_network(source.component), source.component
         for form in source.forms:
-            shutil.rmtree(folder / source.folder(form))
-            print("write", source.folder(form), flush=True)
+            print("write", source.folder(form), file=sys.stderr)
             write_graphs(source.role, network, {form.precision: folder / source.folder(form)})
             inputs, outputs = _declared(source.inputs(network), form), _declared(source.outputs(network), form)
             file = f"{source.folder(form)}/model.onnx"
             graphs.append(Graph(role=source.role, precision=form.precision, file=file, inputs=inputs, outputs=outputs))
-    text = Text(max_sequence_length=MAX_SEQUENCE_LENGTH, width=TEXT_ENCODER["d_model"], pad_token_id=0)
-    write_manifest(folder, msgspec.structs.replace(manifest, graphs=tuple(graphs), text=text))
+    shutil.copy(BUILTIN_BUNDLE / TOKENIZER, folder)
+    manifest = msgspec.structs.replace(
+        Bundle.open(BUILTIN_BUNDLE, verify=False).manifest,
+        graphs=tuple(graphs),
+        geometry=Geometry(
+            latent_channels=16,
+            vae_scale_factor_spatial=8,
+            vae_scale_factor_temporal=4,
+            patch_size=DENOISER["patch_size"],
+            max_patches=1024,
+        ),
+        text=Text(max_sequence_length=MAX_SEQUENCE_LENGTH, width=TEXT_ENCODER["d_model"], pad_token_id=0),
+        preview=None,
+        demonstration=None,
+    )
+    write_manifest(folder, manifest)
 
 
 def measure_stages(bundle: Path, folder: Path, threads: int) -> Iterator[Answer]:
     """Each graph with each setting, in a fresh process, through ONNX Runtime directly."""
-    from mutoscope.bundle import Bundle
-
     opened = Bundle.open(bundle, verify=False)
     for role, settings, branches, runs in STAGES:
         graph = opened.manifest.graph(role, PRECISION)
