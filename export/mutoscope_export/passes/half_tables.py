@@ -8,7 +8,7 @@ import ml_dtypes
 import numpy as np
 import onnx_ir as ir
 
-from mutoscope_export.passes.fold_weights import lazy
+from mutoscope_export.passes.fold_weights import exact, lazy
 
 _ROWS = 4096  # looked at at once, so that no copy of a table is made
 _HALVES = {ir.DataType.FLOAT16: np.dtype(np.float16), ir.DataType.BFLOAT16: np.dtype(ml_dtypes.bfloat16)}
@@ -40,7 +40,7 @@ def _is_table(value: ir.Value) -> bool:
 
 
 def _narrow(graph: ir.Graph, node: ir.Node, table: ir.Value) -> None:
-    tensor, output = table.const_value, node.outputs[0]
+    tensor, output = exact(table.const_value), node.outputs[0]
     half = _nearest_half(tensor.numpy())
     stored = ir.Value(
         name=f"{table.name}.half",
@@ -66,6 +66,7 @@ def _nearest_half(table: np.ndarray) -> ir.DataType:
     def lost(dtype: np.dtype) -> float:
         with np.errstate(over="ignore", invalid="ignore"):
             parts = (table[start : start + _ROWS] for start in range(0, len(table), _ROWS))
-            return max(float(np.abs(part - part.astype(dtype).astype(np.float32)).max(initial=0.0)) for part in parts)
+            wide = (part.astype(np.float32) for part in parts)
+            return max(float(np.abs(part - part.astype(dtype).astype(np.float32)).max(initial=0.0)) for part in wide)
 
     return min(_HALVES, key=lambda half: lost(_HALVES[half]))
