@@ -31,6 +31,7 @@ from typing import Any
 import msgspec
 import numpy as np
 from mutoscope.bundle import TOKENIZER, Bundle, Geometry, Graph, Text, write_manifest
+from mutoscope.limits import memory_size
 
 from .export_memory import CONFIG as DENOISER
 from .graph_cases import random_feeds, write_graphs
@@ -157,8 +158,13 @@ def measure_stages(bundle: Path, folder: Path, threads: int) -> Iterator[Answer]
 
 
 def load_pipeline(spec: dict[str, Any]) -> Run:
-    """A whole run through the pipeline, told by stages."""
-    import mutoscope
+    """A whole run through the pipeline, told by stages; in a control group where one is named."""
+    from mutoscope.pipeline import Pipeline
+    from mutoscope.request import RuntimeOptions
+
+    if spec["group"]:
+        (Path(spec["group"]) / "cgroup.procs").write_text("0")
+    bundle = Bundle.open(spec["bundle"], verify=False)  # hashing reads all of it, and takes no memory
 
     def run() -> Answer:
         stages: Answer = {}
@@ -170,22 +176,34 @@ def load_pipeline(spec: dict[str, Any]) -> Run:
             memory.restart()
             stages[stage] = {}
 
-        with mutoscope.Pipeline.load(spec["bundle"], threads=spec["threads"], **spec["options"]) as pipeline:
+        with Pipeline(bundle, RuntimeOptions(threads=spec["threads"], **spec["options"])) as pipeline:
             with pipeline.stream(PROMPT, on_stage=began, **REQUEST) as stream:
                 for _ in stream:
                     pass
             stages[list(stages)[-1]] |= memory.so_far()
             for stage, seconds in stream.times.seconds.items():
                 stages[stage] |= {"elapsed_s": round(seconds, 2), "way": stream.plan.memory[stage]["way"]}
-        return {"stages": stages, "plan_memory": stream.plan.memory, "keep_loaded": stream.plan.keep_loaded}
+        return {"stages": stages}
 
     return run
 
 
+def measure_pipeline(bundle: Path, limit: str, threads: int) -> Iterator[Answer]:
+    """The stages of a run under a limit: to the planner, and where there are control groups to the kernel."""
+    forget_pages(bundle)
+    with control_group(memory_size("limit", limit)) as group:
+        spec = {"bundle": str(bundle), "threads": threads, "options": {"memory_limit": limit}}
+        try:
+            first, _ = measure_once(__spec__.name, spec | {"group": str(group) if group else None})
+        except MeasurementError as error:
+            yield {"limit": limit, "enforced": group is not None, "note": str(error)}
+            return
+    for stage, row in first["stages"].items():
+        yield {"stage": stage, "limit": limit, "enforced": group is not None, **row}
+
+
 def generate(bundle: Path, limit: str, threads: int, folder: Path) -> Answer:
     """`mutoscope generate` in a control group of so many bytes."""
-    from mutoscope.limits import memory_size
-
     command = [
         sys.executable,
         "-m",
@@ -267,10 +285,7 @@ def main() -> None:
                 rows.append(row)
         if "stages" in given.part:
             for limit in given.limit:
-                options = {"memory_limit": limit}
-                spec = {"bundle": str(bundle), "threads": given.threads, "options": options}
-                first, _ = measure_once(__spec__.name, spec)
-                rows += [{"stage": stage, "limit": limit, **row} for stage, row in first["stages"].items()]
+                rows += measure_pipeline(bundle, limit, given.threads)
         if "generate" in given.part:
             rows += [generate(bundle, limit, given.threads, Path(name)) for limit in given.limit]
     write_result(given.output, rows, threads=given.threads, sizes=SIZES, request=REQUEST)
