@@ -109,12 +109,21 @@ def make_bundle(folder: Path) -> None:
     for source in sources([PRECISION]):
         if source.component != component:
             network, component = make_network(source.component), source.component
-        for form in source.forms:
-            print("write", source.folder(form), file=sys.stderr)
-            write_graphs(source.role, network, {form.precision: folder / source.folder(form)})
-            inputs, outputs = _declared(source.inputs(network), form), _declared(source.outputs(network), form)
-            file = f"{source.folder(form)}/model.onnx"
-            graphs.append(Graph(role=source.role, precision=form.precision, file=file, inputs=inputs, outputs=outputs))
+        (form,) = source.forms
+        print(f"write {source.role} {form.precision}", file=sys.stderr)
+        write_graphs(source.role, network, {form.precision: folder / source.role})
+        file = f"{source.role}/model.onnx"
+        graphs.append(
+            Graph(
+                role=source.role,
+                precision=form.precision,
+                file=file,
+                weights=(f"{file}.data",),
+                weight_bytes=(folder / f"{file}.data").stat().st_size,
+                inputs=_declared(source.inputs(network), form),
+                outputs=_declared(source.outputs(network), form),
+            )
+        )
     shutil.copy(BUILTIN_BUNDLE / TOKENIZER, folder)
     manifest = msgspec.structs.replace(
         Bundle.open(BUILTIN_BUNDLE, verify=False).manifest,
