@@ -23,6 +23,7 @@ GRAPHS = {
     "denoiser": ("denoiser",),
     "vae_decoder": ("vae_decoder_first", "vae_decoder_next"),  # both are open while the second takes over the caches
 }
+RUN_ONCE = ("text_encoder", "vae_decoder_first")  # in a video
 # What activations grow with, once attention is fused; measured as linear from 32,760 to 75,600 tokens.
 GROWS_WITH = {"text_encoder": "BL", "denoiser": "BFhw", "vae_decoder_first": "hw", "vae_decoder_next": "hw"}
 

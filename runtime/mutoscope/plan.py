@@ -16,7 +16,7 @@ from .byte_sizes import format_bytes
 from .errors import BundleError, RequestError
 from .execution import Execution, planned_memory
 from .families import Family
-from .footprints import GRAPHS, Sizes
+from .footprints import GRAPHS, RUN_ONCE, Sizes
 from .manifest import MAX_FPS, MAX_STEPS, Manifest
 from .noise import SEED_MAX, SEED_MIN
 from .request import VideoRequest
@@ -69,6 +69,10 @@ class Plan:
         stage = next(name for name, roles in GRAPHS.items() if role in roles)
         return int(self.memory[stage]["streamed_bytes"])
 
+    def runs_once(self, role: str) -> bool:
+        """Whether a graph runs once before it is closed."""
+        return role in RUN_ONCE and not self.keep_loaded
+
     def to_dict(self) -> dict[str, Any]:
         return {field.name: getattr(self, field.name) for field in fields(self)}
 
@@ -95,7 +99,7 @@ def _memory(facts: dict[str, Any]) -> str:
     sizes = {name: format_bytes(size) for name, size in facts.items() if name.endswith("_bytes")}
     parts = [f"weights {sizes['weight_bytes']}", f"inputs and outputs {sizes['buffer_bytes']}"]
     if facts["streamed_bytes"]:
-        parts.append(f"streamed from the host {sizes['streamed_bytes']}")
+        parts.append(f"streamed {sizes['streamed_bytes']}")
     parts.append(f"activations {sizes['activation_bytes'] if facts['activations_known'] else 'not known'}")
     bound = "" if facts["activations_known"] else "at least "
     return f"{facts['way']}: {bound}{sizes['peak_bytes']} ({', '.join(parts)})"

@@ -24,6 +24,7 @@ from mutoscope_export.parity import Sample, compare_with_own_class
 
 ROLES = {
     ("text_encoder", "fp32", "text_encoder/model.onnx"),
+    ("text_encoder", "int8", "text_encoder/model-int8.onnx"),
     ("denoiser", "fp32", "denoiser/model.onnx"),
     ("denoiser", "int8", "denoiser/model-int8.onnx"),
     ("vae_decoder_first", "fp32", "vae_decoder_first/model.onnx"),
