@@ -17,6 +17,7 @@ import resource
 import statistics
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
@@ -136,6 +137,27 @@ def peak_rss_bytes() -> int:
     """Largest resident memory of this process so far, pages of mapped files included."""
     # Linux carries `ru_maxrss` over from the process that started this one, so its own mark comes first.
     return _status_bytes("VmHWM") or resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+
+
+class PeakMemory:
+    """The peaks of this process: of all its memory, and of what the system cannot take back (no file's pages)."""
+
+    def __init__(self) -> None:
+        self._anonymous = 0
+        threading.Thread(target=self._watch, daemon=True).start()
+
+    def _watch(self) -> None:
+        while True:
+            self._anonymous = max(self._anonymous, _status_bytes("RssAnon"))
+            time.sleep(0.02)
+
+    def so_far(self) -> Answer:
+        return {"peak_rss_bytes": peak_rss_bytes(), "peak_anonymous_bytes": self._anonymous}
+
+    def restart(self) -> None:
+        """From here on the peaks count anew, from what is resident now. Linux only."""
+        reset_peak_rss()
+        self._anonymous = _status_bytes("RssAnon")
 
 
 def reset_peak_rss() -> None:

@@ -18,7 +18,7 @@ import numpy as np
 from mutoscope.bundle import Bundle
 
 from .graph_cases import SIZES_13B, SIZES_TINY, TINY, WIDTH_13B, make_denoiser, random_feeds
-from .measuring import Answer, MeasurementError, Run, arguments, measure_once, serve, summary, write_result
+from .measuring import Answer, MeasurementError, PeakMemory, Run, arguments, measure_once, serve, summary, write_result
 
 # By name: `attributes` and `config` entries of SessionOptions, `run_config` entries of RunOptions, how `weights` come.
 SETTINGS: dict[str, dict[str, Any]] = {
@@ -51,6 +51,7 @@ def load_session(spec: dict[str, Any]) -> Run:
     """The graph with one setting, through ONNX Runtime directly."""
     import onnxruntime as ort
 
+    memory = PeakMemory()
     path, setting = Path(spec["graph"]), SETTINGS[spec["setting"]]
     level = setting.get("level", "ORT_ENABLE_ALL")
     if setting.get("weights") in ("optimized", "packed"):
@@ -71,7 +72,7 @@ def load_session(spec: dict[str, Any]) -> Run:
 
     def run() -> Answer:
         session.run_with_ort_values(names, values, run_options)
-        return {}
+        return {"peak_anonymous_bytes": memory.so_far()["peak_anonymous_bytes"]}
 
     return run
 

@@ -8,6 +8,7 @@ again.
 from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,18 @@ import onnxruntime as ort
 from .errors import CancelledError
 from .machine import usable_cores
 from .onnxruntime_library import DTYPES, open_session, specs, translated
-from .session import Backend, Binding, Feeds, Host, Session, SessionOptions, Tensor, check_feeds
+from .session import (
+    Backend,
+    Binding,
+    EngineWanted,
+    Feeds,
+    Figures,
+    Host,
+    Session,
+    SessionOptions,
+    Tensor,
+    check_feeds,
+)
 
 
 class OnnxRuntimeCpu(Backend):
@@ -32,6 +44,11 @@ class OnnxRuntimeCpu(Backend):
 
     def supports(self, precision: str) -> bool:
         return precision in ("fp32", "int8")
+
+    def figures(self, graph: Path, wanted: EngineWanted) -> Figures:
+        """Weights that are not packed lie in the mapped file, whose pages the system takes back when it needs them."""
+        found = super().figures(graph, wanted)
+        return replace(found, streamable_bytes=found.weight_bytes)
 
     def settings(self, options: SessionOptions) -> dict[str, str]:
         return {"memory pattern": "off"}
@@ -73,6 +90,8 @@ class OnnxRuntimeSession(Session):
             # Without VNNI, sums of two uint8 x int8 products saturate at 16 bits. This makes int8 weights uint8 (with
             # the zero point moved alike), whose products do not; with VNNI it would only cost a quarter of the speed.
             settings.add_session_config_entry("session.x64quantprecision", "1")
+        if options.runs_once or options.streamed_weight_bytes:
+            settings.add_session_config_entry("session.disable_prepacking", "1")
         self._running: set[Any] = set()
         self._session: Any = open_session(graph, settings, ["CPUExecutionProvider"], "CPU")
         self.inputs = specs(self._session.get_inputs())

@@ -72,7 +72,7 @@ class Figures:
     """The memory that a graph takes on a device, without its inputs and outputs."""
 
     weight_bytes: int
-    streamable_bytes: int = 0  # of the weights, those that can stay in host memory
+    streamable_bytes: int = 0  # of the weights, those that can stay in host memory, or on a CPU in their file
     activation_bytes: int | None = None  # while it runs at the largest shapes; `None` where the backend cannot know
     largest: Shapes | None = None  # for which that was found
 
@@ -84,7 +84,8 @@ class SessionOptions:
     threads: int | None = None
     stream: int | None = None  # handle of a caller's CUDA stream, which outlives the backend; one of its own if `None`
     cuda_graphs: bool = True  # whether what runs again is captured and replayed
-    streamed_weight_bytes: int = 0  # of the weights stay in host memory, and come from there while the graph runs
+    streamed_weight_bytes: int = 0  # of the weights stay where they come from, and are read there while the graph runs
+    runs_once: bool = False  # so that what makes a second run faster is not worth time and memory
     engine: EngineWanted | None = None  # for backends that run engines instead of graphs
 
 

@@ -24,6 +24,7 @@ GRAPHS = {
     # All are open while the second of each part takes over the caches; in tiles one part after the other.
     "vae_decoder": ("vae_features_first", "vae_features_next", "vae_decoder_first", "vae_decoder_next"),
 }
+RUN_ONCE = ("text_encoder", "vae_features_first", "vae_decoder_first")  # in a video that is decoded whole
 # What activations grow with, once attention is fused; measured as linear from 32,760 to 75,600 tokens. Those of the
 # features grow faster, so that this is too much below the size for which they were found.
 GROWS_WITH = {"text_encoder": "BL", "denoiser": "BFhw"} | dict.fromkeys(GRAPHS["vae_decoder"], "hw")

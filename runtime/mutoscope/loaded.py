@@ -49,6 +49,7 @@ class LoadedGraphs:
             self._options,
             engine=wanted_engine(self.bundle, graph, symbols),
             streamed_weight_bytes=plan.streamed_bytes(role),
+            runs_once=plan.runs_once(role),
         )
         key = graph.file, self.backend.shares_by(options)
         with self._lock:

@@ -24,7 +24,7 @@ MAX_STEPS = 1000  # the training timesteps of every model so far
 MAX_FPS = 240
 MAX_BRANCHES = 2  # guidance: (negative, positive)
 MAX_STATE_ROWS = 5  # UniPC of third order
-# What int8 and FP8 narrow is the denoiser; beside it, every other network runs in the type that these widen to.
+# A network that int8 or FP8 does not narrow runs in the type that these widen to.
 BASE_PRECISIONS = {"int8": "fp32", "fp8": "bf16"}
 
 Positive = Annotated[int, msgspec.Meta(ge=1, le=1 << 20)]

@@ -16,8 +16,8 @@ from .byte_sizes import format_bytes
 from .errors import BundleError, RequestError
 from .execution import Execution, planned_memory
 from .families import Family
-from .footprints import GRAPHS, Sizes
-from .manifest import MAX_FPS, MAX_STEPS, Manifest
+from .footprints import GRAPHS, RUN_ONCE, Sizes
+from .manifest import MAX_FPS, MAX_STEPS, TILED, Manifest
 from .noise import SEED_MAX, SEED_MIN
 from .request import VideoRequest
 from .schedule import Schedule, ScheduleError, build_schedule, flow_shift_of
@@ -72,6 +72,11 @@ class Plan:
         stage = next(name for name, roles in GRAPHS.items() if role in roles)
         return int(self.memory[stage]["streamed_bytes"])
 
+    def runs_once(self, role: str) -> bool:
+        """Whether a graph runs once before it is closed."""
+        again = role in TILED and self.decoder_tiles > 1
+        return role in RUN_ONCE and not self.keep_loaded and not again
+
     def to_dict(self) -> dict[str, Any]:
         return {field.name: getattr(self, field.name) for field in fields(self)}
 
@@ -98,7 +103,7 @@ def _memory(facts: dict[str, Any]) -> str:
     sizes = {name: format_bytes(size) for name, size in facts.items() if name.endswith("_bytes")}
     parts = [f"weights {sizes['weight_bytes']}", f"inputs and outputs {sizes['buffer_bytes']}"]
     if facts["streamed_bytes"]:
-        parts.append(f"streamed from the host {sizes['streamed_bytes']}")
+        parts.append(f"streamed {sizes['streamed_bytes']}")
     parts.append(f"activations {sizes['activation_bytes'] if facts['activations_known'] else 'not known'}")
     if facts["host_bytes"]:
         parts.append(f"features and frames in host memory {sizes['host_bytes']}")

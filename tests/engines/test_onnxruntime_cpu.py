@@ -1,8 +1,11 @@
 """What ONNX Runtime says, in this project's words."""
 
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
+import onnx
 import pytest
 from mutoscope_engines.backends import load_backend
 from mutoscope_engines.errors import BackendUnavailableError, GraphError, OutOfMemoryError
@@ -31,6 +34,42 @@ def test_a_precision_that_the_cpu_lacks_is_a_matter_of_the_backend(make_graph) -
     )
     with pytest.raises(BackendUnavailableError, match=r"cannot run this on the CPU.*MatMul.*another precision"):
         open_graph(graph)
+
+
+MEMORY = """
+import re, sys
+from pathlib import Path
+import numpy as np
+from mutoscope_engines.backends import load_backend
+from mutoscope_engines.session import SessionOptions
+
+def anonymous_bytes():
+    return 1024 * int(re.search(r"RssAnon:\\s+(\\d+)", Path("/proc/self/status").read_text())[1])
+
+options = {"packed": {}, "once": {"runs_once": True}, "streamed": {"streamed_weight_bytes": 1}}[sys.argv[2]]
+before = anonymous_bytes()
+with load_backend("onnxruntime").open(Path(sys.argv[1]), SessionOptions(threads=1, **options)) as session:
+    y = session.run({"x": np.ones((2, 4096), np.float32)})["y"].numpy()
+    print(anonymous_bytes() - before, y.sum())
+"""
+
+
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="anonymous memory is a figure of Linux's")
+def test_a_graph_that_runs_once_or_streams_leaves_its_weights_in_their_file(tmp_path: Path) -> None:
+    """Packed, they are a copy that the system cannot take back."""
+    weights = np.full((4096, 4096), 0.5, np.float32)  # 64 MiB
+    stored = onnx.numpy_helper.from_array(weights, "w")
+    values = [helper.make_tensor_value_info(name, FLOAT, ["n", 4096]) for name in "xy"]
+    product = helper.make_graph([helper.make_node("MatMul", ["x", "w"], ["y"])], "g", values[:1], values[1:], [stored])
+    model = helper.make_model(product, ir_version=10, opset_imports=[helper.make_opsetid("", 23)])
+    onnx.save(model, tmp_path / "model.onnx", save_as_external_data=True)
+    taken = {}
+    for way in ("packed", "once", "streamed"):
+        command = [sys.executable, "-c", MEMORY, str(tmp_path / "model.onnx"), way]
+        found, total = subprocess.run(command, check=True, capture_output=True, text=True).stdout.split()
+        assert float(total) == 2 * 4096 * 2048
+        taken[way] = int(found)
+    assert taken["packed"] > weights.nbytes > 4 * max(taken["once"], taken["streamed"])
 
 
 def test_sizes_that_do_not_fit_inside_the_graph_are_a_matter_of_the_graph(make_graph) -> None:

@@ -24,6 +24,7 @@ from mutoscope_export.export import export_checkpoint
 from mutoscope_export.parity import Sample, compare_with_own_class
 
 GRAPHS = {
+    ("text_encoder", "int8", "text_encoder/model-int8.onnx"),
     ("denoiser", "int8", "denoiser/model-int8.onnx"),
     *((role, "fp32", f"{role}/model.onnx") for role in ROLES),
     *((role, "bf16", f"{role}/model-bf16.onnx") for role in ROLES),

@@ -1,4 +1,4 @@
-"""Dynamic int8 for CPUs: the chosen weights as int8, activations quantized to uint8 on the fly.
+"""Dynamic int8 for CPUs: the chosen weights as int8, activations quantized to uint8 on the fly, in one or two digits.
 
 Knows the two forms a linear layer has in a graph, `MatMul` and `Gemm`. Knows nothing of models: a pattern over the
 weights' names says which to narrow. Unsigned activations with signed weights are the operands of the VNNI instructions;
@@ -23,11 +23,16 @@ class DynamicInt8:
     Each output channel has a scale of its own and zero point 0; each activation is quantized once, however many layers
     read it. Weights are quantized while they are written, one at a time.
 
+    An activation has one scale for the whole tensor, which its largest values decide. Where these are outliers that
+    leave the others too few steps, `digits=2` quantizes what the first rounding lost again, with a scale of its own:
+    the weights serve both, 16 bits of the activation are kept, and the products take twice the time.
+
     Raises ValueError when nothing matches, or a matching weight belongs to something other than a linear layer, and
     ExportError for a weight that is not finite.
     """
 
     weights: str
+    digits: int = 1
 
     def __call__(self, model: ir.Model) -> bool:
         graph = model.graph
@@ -37,13 +42,13 @@ class DynamicInt8:
                 f"no weight matches {self.weights!r}; the graph's weights are named like "
                 f"{', '.join(sorted(graph.initializers)[:5])}"
             )
-        quantized: dict[ir.Value, tuple[ir.Value, ...]] = {}
+        quantized: dict[ir.Value, list[tuple[ir.Value, ...]]] = {}
         narrowed: dict[tuple[ir.Value, bool], tuple[ir.Value, ir.Value]] = {}
         # In the graph's order, so that the quantization of an activation stands before all that read it.
         for node in list(graph):
             if len(node.inputs) > 1 and node.inputs[1] in chosen:
                 _refuse_unless_linear(node)
-                _replace(graph, node, quantized, narrowed)
+                _replace(graph, node, self.digits, quantized, narrowed)
         for weight in chosen:
             for use in weight.uses():
                 _refuse_unless_linear(use.node)
@@ -68,10 +73,11 @@ def _refuse_unless_linear(node: ir.Node) -> None:
 def _replace(
     graph: ir.Graph,
     node: ir.Node,
-    quantized: dict[ir.Value, tuple[ir.Value, ...]],
+    digits: int,
+    quantized: dict[ir.Value, list[tuple[ir.Value, ...]]],
     narrowed: dict[tuple[ir.Value, bool], tuple[ir.Value, ir.Value]],
 ) -> None:
-    """`x @ W (+ bias)` becomes `float(q(x) @ q(W)) * scale(x) * scale(W) (+ bias)`."""
+    """`x @ W (+ bias)` becomes `float(q(x) @ q(W)) * scale(x) * scale(W) (+ bias)`, with a product for each digit."""
     x, weight, bias = (*node.inputs, None)[:3]
     output = node.outputs[0]
     assert x is not None and weight is not None
@@ -87,16 +93,25 @@ def _replace(
         return made
 
     if x not in quantized:
-        quantized[x] = tuple(emit("DynamicQuantizeLinear", x, of=x).outputs)
+        quantized[x], rest = [], x
+        for digit in range(digits):
+            if digit:
+                rest = emit("Sub", rest, emit("DequantizeLinear", *quantized[x][-1], of=rest).outputs[0]).outputs[0]
+            quantized[x].append(tuple(emit("DynamicQuantizeLinear", rest, of=rest).outputs))
     layout = (weight, bool(node.attributes.get_int("transB", 0)))
     if layout not in narrowed:
         narrowed[layout] = _narrow(graph, *layout)
-    activation, scale, zero_point = quantized[x]
     weight_int8, weight_scale = narrowed[layout]
-    product = emit("MatMulInteger", activation, weight_int8, zero_point).outputs[0]
-    widened = emit("Cast", product, to=ir.DataType.FLOAT).outputs[0]
-    scales = emit("Mul", scale, weight_scale, part="scales").outputs[0]
-    result = emit("Mul", widened, scales).outputs[0]
+    parts = []
+    for digit, (activation, scale, zero_point) in enumerate(quantized[x]):
+        low = f".digit_{digit}" if digit else ""
+        product = emit("MatMulInteger", activation, weight_int8, zero_point, part=f"product{low}").outputs[0]
+        widened = emit("Cast", product, to=ir.DataType.FLOAT, part=f"float{low}").outputs[0]
+        scales = emit("Mul", scale, weight_scale, part=f"scales{low}").outputs[0]
+        parts.append(emit("Mul", widened, scales, part=f"scaled{low}").outputs[0])
+    result, *lower = parts
+    for part in lower:
+        result = emit("Add", result, part, part=f"sum{len(tape)}").outputs[0]
     if bias is not None:
         result = emit("Add", result, bias).outputs[0]
     graph.insert_before(node, tape)

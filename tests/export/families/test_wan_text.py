@@ -1,5 +1,6 @@
 """The exported text encoder against the one of transformers, at lengths that were not traced."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -7,8 +8,9 @@ import onnx
 import onnxruntime
 import pytest
 import torch
-from mutoscope_export.families.wan import text
-from mutoscope_export.graph import dynamic_shapes, export_graph
+from mutoscope_export.families.wan import sources, text
+from mutoscope_export.graph import Pass, dynamic_shapes, export_graph
+from mutoscope_export.passes.int8 import DynamicInt8
 from transformers import UMT5Config, UMT5EncoderModel
 
 # Branches, text tokens: shorter than traced, longer, and beyond the distance from which all biases are the same.
@@ -26,10 +28,15 @@ def random_encoder(**config: object) -> UMT5EncoderModel:
     return encoder
 
 
-def write_graph(encoder: UMT5EncoderModel, folder: Path) -> Path:
+def int8_passes() -> Sequence[Pass]:
+    (form,) = next(source.forms for source in sources(["int8"]) if source.role == "text_encoder")
+    return form.passes
+
+
+def write_graph(encoder: UMT5EncoderModel, folder: Path, passes: Sequence[Pass] = ()) -> Path:
     inputs, dynamic = text.example_inputs(encoder), dynamic_shapes(text.symbolic_inputs(encoder))
     names = [name for name, _, _ in text.symbolic_outputs(encoder)]
-    export_graph(text.TextEncoder(encoder), inputs, dynamic, names, folder)
+    export_graph(text.TextEncoder(encoder), inputs, dynamic, names, folder, passes=passes)
     return folder / "model.onnx"
 
 
@@ -117,6 +124,39 @@ def test_a_feed_forward_beyond_the_range_of_float16_does_not_overflow_in_it():
         embeds = text.TextEncoder(encoder, torch.float16)(**inputs)
     assert max(peaks) > torch.finfo(torch.float16).max
     assert np.linalg.norm(embeds.numpy() - expected) / np.linalg.norm(expected) < 5e-2
+
+
+def encoder_with_outliers() -> UMT5EncoderModel:
+    """With the spread that UMT5 begins with, and as trained ones have them, hidden units far above the others."""
+    torch.manual_seed(0)
+    config = {"vocab_size": 50, "d_model": 96, "d_kv": 16, "d_ff": 192, "num_layers": 2, "num_heads": 6}
+    encoder = UMT5EncoderModel(UMT5Config(**config, feed_forward_proj="gated-gelu")).eval()
+    for block in encoder.encoder.block:
+        layer = block.layer[1].DenseReluDense
+        layer.wi_1.weight.data[7] *= 100
+        layer.wo.weight.data[:, 7] /= 100
+    return encoder
+
+
+def test_int8_keeps_the_embeds_of_an_encoder_with_outliers(tmp_path: Path):
+    """One scale for an activation would leave those beside an outlier nothing: 0.4 and more of error."""
+    encoder = encoder_with_outliers()
+    inputs = text.example_inputs(encoder, branches=2, text_tokens=45)
+    expected = expected_embeds(encoder, inputs)
+    errors = {}
+    for name, passes in (("int8", int8_passes()), ("one digit", [DynamicInt8(text.QUANTIZABLE_WEIGHTS)])):
+        embeds = run_graph(write_graph(encoder, tmp_path / name, passes=passes), inputs)
+        errors[name] = np.linalg.norm(embeds - expected) / np.linalg.norm(expected)
+    assert errors["int8"] < 0.05 and errors["one digit"] > 5 * errors["int8"]
+
+
+def test_int8_holds_no_matrix_in_float32(tmp_path: Path):
+    encoder = encoder_with_outliers()
+    write_graph(encoder, tmp_path, passes=int8_passes())
+    stored = onnx.load(tmp_path / "model.onnx", load_external_data=False).graph.initializer
+    wide = [tensor.name for tensor in stored if tensor.data_type == onnx.TensorProto.FLOAT and len(tensor.dims) > 1]
+    assert all(name.startswith("bias_") for name in wide)  # by head and distance: small
+    assert "stack.embed_tokens.weight.half" in [tensor.name for tensor in stored]
 
 
 def test_an_encoder_without_gated_gelu_is_refused_with_what_is_supported():

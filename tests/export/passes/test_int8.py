@@ -84,6 +84,34 @@ def test_each_output_channel_has_its_own_scale():
     assert error.max() < 0.02
 
 
+def outliers() -> tuple[np.ndarray, np.ndarray]:
+    """Activations of which one is a thousand times the others; weights that int8 holds exactly."""
+    x = RANDOM.standard_normal((64, 8)).astype(np.float32)
+    x[5, 2] = 3000
+    return x, exact_operands()[1]
+
+
+@pytest.mark.parametrize(("digits", "least", "most"), [(1, 0.5, np.inf), (2, 0, 0.02)])
+def test_a_second_digit_keeps_what_an_outlier_takes_from_the_others(digits, least, most):
+    x, w = outliers()
+    model = parsed("{ y = Gemm(x, w, b) }", w=w, b=BIAS)
+    DynamicInt8("w", digits)(model)
+    onnx.checker.check_model(ir.to_proto(model), full_check=True)
+    others = np.arange(len(x)) != 5
+    expected = (x @ w + BIAS)[others]
+    error = np.linalg.norm(run(model, x)[others] - expected) / np.linalg.norm(expected)
+    assert least <= error <= most
+
+
+def test_two_digits_are_taken_once_and_read_one_weight():
+    w = exact_operands()[1]
+    model = parsed("{ p = MatMul(x, w) q = MatMul(x, v) y = Add(p, q) }", w=w, v=2 * w)
+    DynamicInt8("^[wv]$", 2)(model)
+    count = collections.Counter(node.op_type for node in model.graph)
+    assert (count["DynamicQuantizeLinear"], count["MatMulInteger"]) == (2, 4)
+    assert sorted(model.graph.initializers) == ["v.int8", "v.scale", "w.int8", "w.scale"]
+
+
 def test_a_column_of_zeros_stays_zero():
     x, w = exact_operands()
     w[:, 1] = 0

@@ -16,6 +16,9 @@ from ...graph import SymbolicValue
 # power of two is exact in every type, costs nothing, and leaves room up to 4e6.
 _HEADROOM = 2.0**-6
 
+# All the linear layers. Their activations have outliers, which makes T5 and its kin hard to quantise.
+QUANTIZABLE_WEIGHTS = r"block\.\d+\.layer\.\d+\.(SelfAttention\.[qkvo]|DenseReluDense\.w(i_0|i_1|o))\.weight"
+
 
 class TextEncoder(nn.Module):
     """The `text_encoder` graph of the design around the weights of `encoder`, which it shares.

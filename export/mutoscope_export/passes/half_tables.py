@@ -1,0 +1,72 @@
+"""Stores embedding tables in half precision and widens the rows that are looked up.
+
+A row that no prompt names is then never read: the file is mapped into memory, and a table of some gigabytes costs the
+pages of its few rows. Knows nothing of what the tables belong to.
+"""
+
+import ml_dtypes
+import numpy as np
+import onnx_ir as ir
+
+from mutoscope_export.passes.fold_weights import exact, lazy
+
+_ROWS = 4096  # looked at at once, so that no copy of a table is made
+_HALVES = {ir.DataType.FLOAT16: np.dtype(np.float16), ir.DataType.BFLOAT16: np.dtype(ml_dtypes.bfloat16)}
+
+
+def half_tables(model: ir.Model) -> bool:
+    """Turns each `Gather` of a float32 initializer's rows into one of half precision with a `Cast` behind it.
+
+    The type is float16 or bfloat16, whichever loses less: nothing where the checkpoint has the table in it.
+    """
+    changed = False
+    for node in list(model.graph):
+        table = node.inputs[0] if node.op_type == "Gather" and node.attributes.get_int("axis", 0) == 0 else None
+        if table is None or table.const_value is None or table.dtype != ir.DataType.FLOAT or not _is_table(table):
+            continue
+        _narrow(model.graph, node, table)
+        changed = True
+    return changed
+
+
+def _is_table(value: ir.Value) -> bool:
+    """Rows that are looked up and nothing else."""
+    return (
+        value.is_initializer()
+        and not value.is_graph_output()
+        and len(value.const_value.shape) == 2
+        and all(use.node.op_type == "Gather" and use.idx == 0 for use in value.uses())
+    )
+
+
+def _narrow(graph: ir.Graph, node: ir.Node, table: ir.Value) -> None:
+    tensor, output = exact(table.const_value), node.outputs[0]
+    half = _nearest_half(tensor.numpy())
+    stored = ir.Value(
+        name=f"{table.name}.half",
+        const_value=lazy(lambda array: array.astype(_HALVES[half]), tensor, half, tuple(tensor.shape.numpy())),
+    )
+    stored.shape, stored.dtype = table.shape, half
+    if stored.name not in graph.initializers:
+        graph.register_initializer(stored)
+    gather = ir.node("Gather", [graph.initializers[stored.name], node.inputs[1]], {"axis": 0})
+    rows = gather.outputs[0]
+    rows.name, rows.shape, rows.dtype = f"{output.name}.half", output.shape, half
+    cast = ir.node("Cast", [rows], {"to": ir.DataType.FLOAT})
+    widened = cast.outputs[0]
+    graph.insert_before(node, [gather, cast])
+    output.replace_all_uses_with(widened, replace_graph_outputs=True)
+    widened.name, widened.shape, widened.type = output.name, output.shape, output.type
+    graph.remove(node, safe=True)
+    if not table.uses():
+        del graph.initializers[table.name]
+
+
+def _nearest_half(table: np.ndarray) -> ir.DataType:
+    def lost(dtype: np.dtype) -> float:
+        with np.errstate(over="ignore", invalid="ignore"):
+            parts = (table[start : start + _ROWS] for start in range(0, len(table), _ROWS))
+            wide = (part.astype(np.float32) for part in parts)
+            return max(float(np.abs(part - part.astype(dtype).astype(np.float32)).max(initial=0.0)) for part in wide)
+
+    return min(_HALVES, key=lambda half: lost(_HALVES[half]))
