@@ -5,7 +5,10 @@ weights are random: neither memory nor time depends on them. Activation memory h
 so two show what a change of the graph does.
 
     python -m benchmarks.engine_memory [--role denoiser vae_decoder_next] [--model 1.3B] [--blocks 2]
-        [--shapes 480x832x81] [--branches 1] [--precision bf16] [--target rtx40] [--output FILE]
+        [--shapes 480x832x81] [--tile whole 416x408] [--branches 1] [--precision bf16] [--target rtx40] [--output FILE]
+
+A tile is the largest window of the VAE's decoder, its halo included; `buffer_bytes` are inputs and outputs, which come
+on top of an engine's own memory.
 """
 
 from __future__ import annotations
@@ -21,7 +24,9 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from mutoscope.engine_shapes import sized
+from mutoscope.manifest import ROLES, TILED, sized
+from mutoscope.tiles import num_tiles, window_within
+from mutoscope_engines.device import byte_size
 
 from .graph_cases import write_graphs
 from .machine import PACKAGES, describe
@@ -34,16 +39,28 @@ UMT5_XXL = {
     "vocab_size": 256384, "d_model": 4096, "d_kv": 64, "d_ff": 10240, "num_layers": 24, "num_heads": 64,
     "feed_forward_proj": "gated-gelu",
 }  # fmt: skip
-ROLES = ("text_encoder", "denoiser", "vae_decoder_first", "vae_decoder_next")
 SMALLEST = {"B": 1, "L": 1, "F": 1, "h": 2, "w": 2, "K": 1}
 TEXT_TOKENS, STATE_ROWS, SPATIAL, TEMPORAL = 512, 4, 8, 4
+WHOLE = "whole"
 
 
 def write(role: str, model: str, blocks: int | None, precision: str, folder: Path) -> dict[str, Any]:
-    """Writes the graph of a network with random bfloat16 weights; returns its inputs' shapes and what export took."""
+    """Writes the graph of a network with random bfloat16 weights.
+
+    Returns: what export took, its inputs' and outputs' dtypes and shapes, and the halo of the VAE's decoder.
+    """
+    from mutoscope_export.families.wan import sources, vae
+    from mutoscope_export.graph import NETWORK
+
     started = time.perf_counter()
-    inputs = write_graphs(role, _network(role, model, blocks), {precision: folder})
-    return {"inputs": [[name, shape] for name, _, shape in inputs], "export_s": round(time.perf_counter() - started, 1)}
+    network = _network(role, model, blocks)
+    inputs = write_graphs(role, network, {precision: folder})
+    export_s = round(time.perf_counter() - started, 1)
+    (outputs,) = (source.outputs(network) for source in sources([precision]) if source.role == role)
+    half = {"bf16": "bfloat16", "fp16": "float16"}[precision]
+    ends = [[[name, dtype.replace(NETWORK, half), shape] for name, dtype, shape in end] for end in (inputs, outputs)]
+    halo = vae.DecoderChunk(network, first=True).halo() if role in TILED else 0
+    return {"inputs": ends[0], "outputs": ends[1], "halo": halo, "export_s": export_s}
 
 
 def _network(role: str, model: str, blocks: int | None) -> Any:
@@ -75,9 +92,25 @@ def largest(shapes: str, branches: int) -> dict[str, int]:
     }  # fmt: skip
 
 
+def windows(sizes: Mapping[str, int], tiles: Sequence[str], halo: int) -> dict[str, dict[str, int]]:
+    """What each of `tiles` makes of the sizes of a picture, by its name: the window, and how many there are."""
+    picture = sizes["h"], sizes["w"]
+    found = {}
+    for tile in tiles:
+        window = picture
+        if tile != WHOLE:
+            rows, columns = map(int, tile.split("x"))
+            window = window_within(picture, (rows // SPATIAL, columns // SPATIAL), halo)
+        rows, columns = window
+        count = num_tiles(picture, window, halo)
+        name = WHOLE if count == 1 else f"{count} of {rows * SPATIAL}x{columns * SPATIAL}"
+        found[name] = {**sizes, "h": rows, "w": columns}
+    return found
+
+
 def build(
     graph: Path,
-    inputs: Sequence[tuple[str, Sequence[int | str]]],
+    inputs: Sequence[tuple[str, str, tuple[int | str, ...]]],
     sizes: Mapping[str, int],
     precision: str,
     target: str,
@@ -91,7 +124,7 @@ def build(
     library = LIBRARIES["tensorrt-rtx"]
     profile = {
         name: ShapeRange(min=sized(shape, SMALLEST), opt=sized(shape, sizes), max=sized(shape, sizes))
-        for name, shape in inputs
+        for name, _, shape in inputs
     }
     files = content_of(graph, graph.with_name(f"{graph.name}.data"))
     identity = library.identity(files, precision, [find_target(target)], profile)
@@ -112,13 +145,19 @@ def main() -> int:
             written = _write_in_process(role, arguments.model, arguments.blocks, arguments.precision, str(folder))
             for shapes in arguments.shapes:
                 for branches in arguments.branches if role in ("denoiser", "text_encoder") else [1]:
-                    sizes = largest(shapes, branches)
-                    compiled = build(
-                        folder / "model.onnx", written["inputs"], sizes, arguments.precision, arguments.target
-                    )
                     row = {"role": role, "shapes": shapes, "branches": branches, "export_s": written["export_s"]}
-                    rows.append(row | {name: value for name, value in compiled.items() if name != "sha256"})
-                    print(json.dumps(rows[-1]), file=sys.stderr)
+                    asked = arguments.tile if role in TILED else [WHOLE]
+                    for tiles, sizes in windows(largest(shapes, branches), asked, written["halo"]).items():
+                        compiled = build(
+                            folder / "model.onnx", written["inputs"], sizes, arguments.precision, arguments.target
+                        )
+                        buffers = sum(
+                            byte_size(sized(shape, sizes), dtype)
+                            for _, dtype, shape in (*written["inputs"], *written["outputs"])
+                        )
+                        found = {name: value for name, value in compiled.items() if name != "sha256"}
+                        rows.append(row | {"tiles": tiles, "buffer_bytes": buffers} | found)
+                        print(json.dumps(rows[-1]), file=sys.stderr)
     given = {name: getattr(arguments, name) for name in ("model", "blocks", "precision", "target")}
     result = given | {"machine": describe((*PACKAGES, "tensorrt-rtx-cu13")), "engines": rows}
     text = json.dumps(result, indent=2) + "\n"
@@ -139,6 +178,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--model", choices=tuple(TRANSFORMERS), default="1.3B", help="of the denoiser")
     parser.add_argument("--blocks", type=int, help="of the denoiser and the text encoder; all when not given")
     parser.add_argument("--shapes", nargs="+", default=["480x832x81"], metavar="HxWxT")
+    parser.add_argument("--tile", nargs="+", default=[WHOLE], metavar="HxW", help=f"of the VAE's decoder; or {WHOLE}")
     parser.add_argument("--branches", nargs="+", type=int, choices=(1, 2), default=[1])
     parser.add_argument("--precision", choices=("bf16", "fp16"), default="bf16")
     parser.add_argument("--target", default="rtx40")

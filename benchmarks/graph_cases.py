@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from mutoscope.engine_shapes import sized
+from mutoscope.manifest import sized
 from numpy.typing import NDArray
 
 Feeds = dict[str, NDArray[Any]]

@@ -35,6 +35,10 @@ class BuildOptions:
     )
     shapes: str | None = parameter("the largest video, such as 480x832x81; the bundle's default size", unit="HxWxT")
     branches: int | None = parameter("guidance branches in one call, 2 when not given; 1 takes less memory", unit="1|2")
+    tile: str | None = parameter(
+        "decode in tiles of at most this many pixels, such as 480x480, with less memory; whole when not given",
+        unit="HxW",
+    )
     exact_size: bool = parameter("engines for that size alone, which take less memory while they run", False)
     weight_streaming: bool = parameter(
         "engines whose weights can stay in host memory, for small GPUs; no CUDA graphs", False
@@ -69,7 +73,7 @@ def plan_engines(bundle: Bundle, options: BuildOptions) -> list[EngineJob]:
         BackendUnavailableError: what compiles is not installed.
     """
     library, manifest = LIBRARIES[options.backend], bundle.manifest
-    video = LargestVideo.choose(options.shapes, options.branches, manifest)
+    video = LargestVideo.choose(options.shapes, options.branches, manifest, options.tile)
     jobs = {}
     for targets, precision in _groups(options.target, options.precision, library):
         for role in ROLES:
@@ -115,7 +119,7 @@ def _build(
     graph, manifest = job.graph, bundle.manifest
     compiled = compile_in_process(bundle.path(graph.file), slot.partial, options.backend, job.identity, on_tick=on_tick)
     where = f"{job.target} at {job.video}"
-    check_budget(graph, job.video.symbols(manifest), manifest.geometry, compiled, where)
+    check_budget(graph, job.video.symbols(manifest, graph.role), manifest.geometry, compiled, where)
     report = EngineReport(
         graph=graph.role,
         target=job.target,

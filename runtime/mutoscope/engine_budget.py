@@ -5,12 +5,14 @@ Knows the roles of graphs and their sizes. Knows nothing of libraries and logs.
     text_encoder      20 hidden states of L tokens, in float32, and 3 times its scores: with the position bias that
                       these encoders add, attention has no fused kernel, and L is short
     denoiser          20 hidden states of all video tokens, in 16 bits
+    vae_features_*    12 times the widest feature map of one call, and 3 times the scores of its attention, in 16 bits
     vae_decoder_*     12 times the widest feature map of one call, in 16 bits
 
 and 256 MB are never refused. A hidden state is B x tokens x width, where the width is that of the attention, heads
 times head size, as the compiler's parser sees it. A denoiser of Wan 2.1 1.3B's size takes 14 to 17 at 480x832x81, and
 73 as Diffusers writes its rotary embedding. Scores written to memory would be tokens^2 x heads, 256 more, and at
-720x1280x81 590 more. Feature maps are those of the decoder's caches.
+720x1280x81 590 more. Feature maps are those of the decoder's caches, in tiles
+those of one tile. The features' attention has a head too wide for any fused kernel.
 """
 
 from __future__ import annotations
@@ -20,9 +22,8 @@ from collections.abc import Mapping
 
 from mutoscope_engines.tensorrt_builder import Compiled
 
-from .engine_shapes import sized
 from .errors import EngineError
-from .manifest import Geometry, Graph
+from .manifest import Geometry, Graph, sized
 
 NEVER_REFUSED_BYTES = 256 * 10**6
 HIDDEN_STATES = 20
@@ -41,6 +42,8 @@ def budget_bytes(graph: Graph, symbols: Mapping[str, int], geometry: Geometry, c
         budget = symbols["B"] * tokens * (HIDDEN_STATES * width + SCORES * heads * tokens) * 4
     else:
         budget = FEATURE_MAPS * _widest_feature_map(graph, symbols) * 2
+        if graph.role.startswith("vae_features"):
+            budget += SCORES * (symbols["h"] * symbols["w"]) ** 2 * 2
     return max(NEVER_REFUSED_BYTES, budget)
 
 

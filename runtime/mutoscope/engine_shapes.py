@@ -1,10 +1,11 @@
-"""From the largest video to the shapes that engines are built for. Knows geometry and symbols, no library."""
+"""From the largest video, and how it is decoded, to the shapes that engines are built for.
+
+Knows geometry and symbols, no library.
+"""
 
 from __future__ import annotations
 
-import math
 import re
-from collections.abc import Mapping
 from dataclasses import dataclass
 
 from mutoscope_engines.engine_identity import Profile, ShapeRange
@@ -12,7 +13,8 @@ from mutoscope_engines.engine_identity import Profile, ShapeRange
 from . import limits
 from .errors import RequestError
 from .families import load_family
-from .manifest import MAX_BRANCHES, Graph, Manifest
+from .manifest import MAX_BRANCHES, TILED, Graph, Manifest, sized
+from .tiles import parse_tile, window_within
 
 EXACT_SYMBOLS = ("F", "h", "w", "L")
 
@@ -25,13 +27,17 @@ class LargestVideo:
     width: int  # W
     num_frames: int  # T
     branches: int  # B
+    window: tuple[int, int]  # h, w of the features that the VAE decodes at once
 
     def __str__(self) -> str:
         return f"{self.height}x{self.width}x{self.num_frames} with --branches {self.branches}"
 
     @classmethod
-    def choose(cls, shapes: str | None, branches: int | None, manifest: Manifest) -> LargestVideo:
-        """From "HxWxT" and 1 or 2; by default the bundle's default size, and both branches in one call.
+    def choose(
+        cls, shapes: str | None, branches: int | None, manifest: Manifest, tile: str | None = None
+    ) -> LargestVideo:
+        """From "HxWxT", 1 or 2, and "HxW"; by default the bundle's default size, both branches in one call, and no
+        tiles.
 
         Raises:
             RequestError: a size that the model cannot make; names the nearest it can.
@@ -43,26 +49,32 @@ class LargestVideo:
                 raise RequestError(f"shapes must be height x width x frames, such as 480x832x81; got {shapes!r}")
             height, width, frames = map(int, sizes.groups())
         row, column = geometry.size_multiples
+        height = limits.size("height", height, row, geometry.max_patches)
+        width = limits.size("width", width, column, geometry.max_patches)
+        window = (height // geometry.vae_scale_factor_spatial, width // geometry.vae_scale_factor_spatial)
+        if tile is not None:
+            window = window_within(window, parse_tile(tile, geometry), geometry.vae_decoder_halo)
         return cls(
-            height=limits.size("height", height, row, geometry.max_patches),
-            width=limits.size("width", width, column, geometry.max_patches),
+            height=height,
+            width=width,
             num_frames=limits.frames("num_frames", frames, load_family(manifest.family).frame_counts(geometry)),
             branches=limits.whole(
                 "branches", MAX_BRANCHES if branches is None else branches, minimum=1, maximum=MAX_BRANCHES
             ),
+            window=window,
         )
 
-    def symbols(self, manifest: Manifest) -> dict[str, int]:
-        """The largest size of every symbol in the shapes of the graphs."""
+    def symbols(self, manifest: Manifest, role: str) -> dict[str, int]:
+        """The largest size of every symbol in the shapes of the graph of a role."""
         geometry = manifest.geometry
         frames = load_family(manifest.family).latent_frames(self.num_frames, geometry.vae_scale_factor_temporal)
         largest = {name: high for name, (_, high) in manifest.symbol_ranges.items()}
-        return largest | {
-            "B": self.branches,
-            "F": frames,
-            "h": self.height // geometry.vae_scale_factor_spatial,
-            "w": self.width // geometry.vae_scale_factor_spatial,
-        }
+        rows, columns = (
+            self.window
+            if role in TILED
+            else (self.height // geometry.vae_scale_factor_spatial, self.width // geometry.vae_scale_factor_spatial)
+        )
+        return largest | {"B": self.branches, "F": frames, "h": rows, "w": columns}
 
 
 def profile_of(graph: Graph, video: LargestVideo, manifest: Manifest, *, exact_size: bool = False) -> Profile:
@@ -70,7 +82,7 @@ def profile_of(graph: Graph, video: LargestVideo, manifest: Manifest, *, exact_s
 
     With `exact_size` no other height, width and length than those of the video; branches and solvers stay free.
     """
-    largest = video.symbols(manifest)
+    largest = video.symbols(manifest, graph.role)
     smallest = {
         name: largest[name] if exact_size and name in EXACT_SYMBOLS else low
         for name, (low, _) in manifest.symbol_ranges.items()
@@ -81,11 +93,3 @@ def profile_of(graph: Graph, video: LargestVideo, manifest: Manifest, *, exact_s
         )
         for tensor in graph.inputs
     }
-
-
-def sized(shape: tuple[int | str, ...], symbols: Mapping[str, int]) -> tuple[int, ...]:
-    """A shape of numbers, symbols and products such as "8*h", as numbers."""
-    return tuple(
-        math.prod(int(factor) if factor.isdecimal() else symbols[factor] for factor in str(size).split("*"))
-        for size in shape
-    )

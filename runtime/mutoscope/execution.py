@@ -22,6 +22,7 @@ from .footprints import Sizes, stages_of, wanted_engine
 from .manifest import MAX_BRANCHES, ROLES
 from .memory_plan import DoesNotFitError, MemoryPlan, Stage, least_limit_bytes, plan_memory
 from .request import RuntimeOptions
+from .tiles import parse_tile
 
 
 @dataclass(frozen=True)
@@ -34,6 +35,7 @@ class Execution:
     memory_limit_bytes: int
     session: SessionOptions
     notes: tuple[str, ...]
+    tile: tuple[int, int] | None = None  # the most rows and columns of the features to decode at once
 
     @classmethod
     def choose(cls, options: RuntimeOptions, bundle: Bundle, stream: int | None = None) -> Execution:
@@ -65,7 +67,8 @@ class Execution:
             limit = limits.memory_size("memory_limit", options.memory_limit)
         notes = tuple(f"not used: {refusal}" for refusal in refusals)
         allowed = tuple(range(branches, 0, -1)) if options.branches_per_call is None else (branches,)
-        return cls(backend, precision, allowed, limit, session, notes)
+        tile = None if options.tile is None else parse_tile(options.tile, bundle.manifest.geometry)
+        return cls(backend, precision, allowed, limit, session, notes, tile)
 
 
 def lacking(bundle: Bundle, backend: Backend, precision: str) -> str | None:
@@ -93,7 +96,7 @@ def planned_memory(execution: Execution, bundle: Bundle, sizes: Sizes, family: F
         channels, _, rows, columns = sizes.latents_shape
         latent_frames = family.latent_frames(frames, geometry.vae_scale_factor_temporal)
         scaled = replace(sizes, latents_shape=(channels, latent_frames, rows, columns))
-        return stages_of(bundle, execution.precision, execution.backend, scaled, branches)
+        return stages_of(bundle, execution.precision, execution.backend, scaled, branches, execution.tile)
 
     asked = stages(num_frames)
     try:

@@ -13,19 +13,21 @@ from mutoscope_engines.device import byte_size
 from mutoscope_engines.session import Backend, EngineWanted, Figures
 
 from .bundle import Bundle
-from .engine_shapes import sized
 from .errors import BackendUnavailableError
-from .manifest import Graph
+from .manifest import TILED, Graph, GraphTensor, sized
 from .memory_plan import Stage, Way
+from .tiles import num_tiles, window_within, windows
 
 GRAPHS = {
     "text_encoder": ("text_encoder",),
     "denoiser": ("denoiser",),
-    "vae_decoder": ("vae_decoder_first", "vae_decoder_next"),  # both are open while the second takes over the caches
+    # All are open while the second of each part takes over the caches; in tiles one part after the other.
+    "vae_decoder": ("vae_features_first", "vae_features_next", "vae_decoder_first", "vae_decoder_next"),
 }
-RUN_ONCE = ("text_encoder", "vae_decoder_first")  # in a video
-# What activations grow with, once attention is fused; measured as linear from 32,760 to 75,600 tokens.
-GROWS_WITH = {"text_encoder": "BL", "denoiser": "BFhw", "vae_decoder_first": "hw", "vae_decoder_next": "hw"}
+RUN_ONCE = ("text_encoder", "vae_features_first", "vae_decoder_first")  # in a video that is decoded whole
+# What activations grow with, once attention is fused; measured as linear from 32,760 to 75,600 tokens. Those of the
+# features grow faster, so that this is too much below the size for which they were found.
+GROWS_WITH = {"text_encoder": "BL", "denoiser": "BFhw"} | dict.fromkeys(GRAPHS["vae_decoder"], "hw")
 
 
 @dataclass(frozen=True)
@@ -37,8 +39,16 @@ class Sizes:
     latents_shape: tuple[int, int, int, int]  # C, F, h, w
     state_rows: int  # K
 
-    def symbols(self, role: str, branches_per_call: int) -> dict[str, int]:
+    @property
+    def picture(self) -> tuple[int, int]:
+        """h, w"""
+        return self.latents_shape[2:]
+
+    def symbols(self, role: str, branches_per_call: int, window: tuple[int, int]) -> dict[str, int]:
+        """`window`: the rows and columns of the features that are decoded at once."""
         _, frames, rows, columns = self.latents_shape
+        if role in TILED:
+            rows, columns = window
         branches = branches_per_call if role == "denoiser" else self.branches
         return {"B": branches, "L": self.text_tokens, "F": frames, "h": rows, "w": columns, "K": self.state_rows}
 
@@ -49,36 +59,69 @@ def wanted_engine(bundle: Bundle, graph: Graph, symbols: Mapping[str, int] | Non
     return EngineWanted(graph.precision, bundle.content_of(graph), shapes, bundle.size_of(graph))
 
 
-def stages_of(bundle: Bundle, precision: str, backend: Backend, sizes: Sizes, branches: Sequence[int]) -> list[Stage]:
+@dataclass(frozen=True)
+class _Run:
+    """One way to run a stage, before what it takes is known."""
+
+    name: str
+    branches: int
+    window: tuple[int, int]
+
+
+def stages_of(
+    bundle: Bundle,
+    precision: str,
+    backend: Backend,
+    sizes: Sizes,
+    branches: Sequence[int],
+    tile: tuple[int, int] | None = None,
+) -> list[Stage]:
     """Every stage with the ways to run it, the fastest first: whole, with less at once, with streamed weights.
 
     Args:
         precision: of the denoiser.
         branches: how many may go through the denoiser in one call, the fastest first.
+        tile: the most rows and columns of the features to decode at once; whatever fits if `None`.
 
     Raises:
         BackendUnavailableError: the backend has no engine for these sizes.
     """
+    whole = [_Run("whole", branches[0], sizes.picture)]
+    in_turns = [
+        _Run("whole" if count == sizes.branches else f"{count} branch in a call", count, sizes.picture)
+        for count in branches
+    ]
+    runs = {"text_encoder": whole, "denoiser": in_turns, "vae_decoder": _decodes(bundle, sizes, branches[0], tile)}
     return [
-        Stage(name, _ways(bundle, precision, backend, sizes, roles, branches if name == "denoiser" else branches[:1]))
+        Stage(
+            name, _ways(bundle, backend, sizes, [bundle.manifest.graph(role, precision) for role in roles], runs[name])
+        )
         for name, roles in GRAPHS.items()
     ]
 
 
+def _decodes(bundle: Bundle, sizes: Sizes, branches: int, tile: tuple[int, int] | None) -> list[_Run]:
+    geometry = bundle.manifest.geometry
+    halo, scale = geometry.vae_decoder_halo, geometry.vae_scale_factor_spatial
+    if tile is None:
+        chosen = [sizes.picture, *windows(sizes.picture, halo)]
+    else:
+        chosen = [window_within(sizes.picture, tile, halo)]
+    runs = []
+    for rows, columns in chosen:
+        count = num_tiles(sizes.picture, (rows, columns), halo)
+        name = "whole" if count == 1 else f"in {count} tiles of {rows * scale}x{columns * scale}"
+        runs.append(_Run(name, branches, (rows, columns)))
+    return runs
+
+
 def _ways(
-    bundle: Bundle,
-    precision: str,
-    backend: Backend,
-    sizes: Sizes,
-    roles: Sequence[str],
-    branches: Sequence[int],
+    bundle: Bundle, backend: Backend, sizes: Sizes, graphs: Sequence[Graph], runs: Sequence[_Run]
 ) -> tuple[Way, ...]:
-    graphs = [bundle.manifest.graph(role, precision) for role in roles]
     whole, refusals = [], []
-    for count in branches:
-        name = "whole" if count == sizes.branches or roles != ("denoiser",) else f"{count} branch in a call"
+    for run in runs:
         try:
-            whole.append(_way(bundle, backend, graphs, sizes, name, count))
+            whole.append(_way(bundle, backend, sizes, graphs, run))
         except BackendUnavailableError as error:
             refusals.append(error)
     if not whole:
@@ -87,26 +130,56 @@ def _ways(
     return (*(replace(way, streamable_bytes=0) for way in whole), *streamed)
 
 
-def _way(bundle: Bundle, backend: Backend, graphs: Sequence[Graph], sizes: Sizes, name: str, branches: int) -> Way:
-    """A stage with all its graphs open. Only what is one graph alone streams its weights."""
+def _way(bundle: Bundle, backend: Backend, sizes: Sizes, graphs: Sequence[Graph], run: _Run) -> Way:
+    if run.window == sizes.picture:
+        return _together(bundle, backend, sizes, graphs, run)
+    # The features of all latent frames, and then the tiles: what is open for the one is closed for the other.
+    parts = [
+        _together(bundle, backend, sizes, [graph for graph in graphs if (graph.role in TILED) == tiled], run)
+        for tiled in (False, True)
+    ]
+    held = _held_bytes(sizes, graphs)
+    more = max(parts, key=lambda part: part.peak_bytes)
+    buffers = more.buffer_bytes + (0 if backend.on_device else held)
+    return replace(more, buffer_bytes=buffers, host_bytes=held, keepable=False)
+
+
+def _together(bundle: Bundle, backend: Backend, sizes: Sizes, graphs: Sequence[Graph], run: _Run) -> Way:
+    """With all these graphs open. Only what is one graph alone streams its weights."""
     figures, buffers, activations = [], 0, 0
     for graph in graphs:
-        symbols = sizes.symbols(graph.role, branches)
+        symbols = sizes.symbols(graph.role, run.branches, run.window)
         found = backend.figures(bundle.path(graph.file), wanted_engine(bundle, graph, symbols))
         figures.append(found)
-        buffers += sum(
-            byte_size(sized(tensor.shape, symbols), tensor.dtype) for tensor in (*graph.inputs, *graph.outputs)
-        )
+        buffers += sum(_bytes_of(tensor, symbols) for tensor in (*graph.inputs, *graph.outputs))
         activations = max(activations, _activations(graph, symbols, found))
     return Way(
-        name,
+        run.name,
         weight_bytes=sum(found.weight_bytes for found in figures),
         buffer_bytes=buffers,
         activation_bytes=activations,
         activations_known=all(found.activation_bytes is not None for found in figures),
         streamable_bytes=figures[0].streamable_bytes if len(graphs) == 1 else 0,
-        branches_per_call=branches,
+        branches_per_call=run.branches,
+        window=run.window,
     )
+
+
+def _held_bytes(sizes: Sizes, graphs: Sequence[Graph]) -> int:
+    """On the host until the last tile: the features of all latent frames, and the frames of the clip."""
+    whole = sizes.symbols("vae_features_next", 1, sizes.picture)
+    made = {graph.role: graph.outputs for graph in graphs}
+    return sum(
+        calls * _bytes_of(tensor, whole)
+        for part in ("vae_features", "vae_decoder")
+        for role, calls in ((f"{part}_first", 1), (f"{part}_next", whole["F"] - 1))
+        for tensor in made[role]
+        if tensor.name in ("features", "frames")
+    )
+
+
+def _bytes_of(tensor: GraphTensor, symbols: Mapping[str, int]) -> int:
+    return byte_size(sized(tensor.shape, symbols), tensor.dtype)
 
 
 def _activations(graph: Graph, symbols: Mapping[str, int], figures: Figures) -> int:

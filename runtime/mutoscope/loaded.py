@@ -44,7 +44,7 @@ class LoadedGraphs:
             CancelledError: the graphs were closed meanwhile.
         """
         graph = self.bundle.manifest.graph(role, plan.precision)
-        symbols = plan.sizes.symbols(role, plan.branches_per_call)
+        symbols = plan.sizes.symbols(role, plan.branches_per_call, plan.decoder_window)
         options = replace(
             self._options,
             engine=wanted_engine(self.bundle, graph, symbols),

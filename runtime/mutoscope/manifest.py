@@ -5,7 +5,9 @@ Knows names, types, ranges and what contradicts itself. Knows nothing of files, 
 
 from __future__ import annotations
 
+import math
 import re
+from collections.abc import Mapping
 from typing import Annotated, Any
 
 import msgspec
@@ -14,7 +16,10 @@ from .errors import BundleError
 
 FORMAT_VERSION = 2
 MANIFEST = "manifest.json"
-ROLES = ("text_encoder", "denoiser", "vae_decoder_first", "vae_decoder_next")
+ROLES = (
+    "text_encoder", "denoiser", "vae_features_first", "vae_features_next", "vae_decoder_first", "vae_decoder_next",
+)  # fmt: skip
+TILED = ("vae_decoder_first", "vae_decoder_next")  # may run window by window
 MAX_STEPS = 1000  # the training timesteps of every model so far
 MAX_FPS = 240
 MAX_BRANCHES = 2  # guidance: (negative, positive)
@@ -27,6 +32,14 @@ Positive = Annotated[int, msgspec.Meta(ge=1, le=1 << 20)]
 
 class _Record(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """A part of the manifest: immutable, and strict about names and types."""
+
+
+def sized(shape: tuple[int | str, ...], symbols: Mapping[str, int]) -> tuple[int, ...]:
+    """A shape of numbers, symbols and products such as "8*h", as numbers."""
+    return tuple(
+        math.prod(int(factor) if factor.isdecimal() else symbols[factor] for factor in str(size).split("*"))
+        for size in shape
+    )
 
 
 class GraphTensor(_Record, frozen=True):
@@ -57,6 +70,8 @@ class Geometry(_Record, frozen=True):
     vae_scale_factor_temporal: Positive
     patch_size: tuple[Positive, Positive, Positive]
     max_patches: Positive  # per axis: the length of the rotary tables
+    # Latent pixels around a window of the features on which the frames of that window depend.
+    vae_decoder_halo: Annotated[int, msgspec.Meta(ge=0, le=1 << 10)]
 
     @property
     def size_multiples(self) -> tuple[int, int]:

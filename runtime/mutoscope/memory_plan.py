@@ -22,7 +22,10 @@ class Way:
     streamed_bytes: int = 0  # of the weights, from host memory while it runs
     streamable_bytes: int = 0  # as many of the weights may be streamed instead
     branches_per_call: int = 1
+    window: tuple[int, int] = (0, 0)  # of the features that are decoded at once
     activations_known: bool = True
+    host_bytes: int = 0  # held in host memory beside it
+    keepable: bool = True  # whether its graphs may stay loaded between videos, and all at once
 
     @property
     def peak_bytes(self) -> int:
@@ -70,9 +73,9 @@ def plan_memory(stages: Sequence[Stage], limit_bytes: int) -> MemoryPlan:
         DoesNotFitError: a stage fits in no way.
     """
     ways = {stage.name: _first_that_fits(stage, limit_bytes) for stage in stages}
-    streams = any(way.streamed_bytes for way in ways.values())
+    kept = all(way.keepable and not way.streamed_bytes for way in ways.values())
     share = 1 if all(way.activations_known for way in ways.values()) else SHARE_FOR_GOOD
-    keeps = not streams and _resident_bytes(ways.values()) <= limit_bytes * share
+    keeps = kept and _resident_bytes(ways.values()) <= limit_bytes * share
     return MemoryPlan(limit_bytes, ways, keeps)
 
 

@@ -124,7 +124,8 @@ class Pipeline:
     ) -> FrameStream:
         """Like `generate`, but gives the frames as they are decoded: iterate over it for uint8 `[n, H, W, 3]`.
 
-        Memory does not grow with the number of frames. Nothing runs before the first chunk is asked for.
+        Memory does not grow with the number of frames, unless they are decoded in tiles, for want of memory: the first
+        come once the last tile is reached. Nothing runs before the first chunk is asked for.
         """
         return FrameStream(self._graphs, self._job(prompt, parameters), on_step, on_stage)
 
@@ -198,10 +199,16 @@ class FrameStream:
 
         Raises:
             BackendUnavailableError: the backend runs on the CPU.
+            RequestError: they are decoded in tiles, and put together in host memory.
         """
         if not self._backend.on_device:
             raise BackendUnavailableError(
                 f"{self._backend.name} keeps frames in host memory; iterate over the stream, or take a GPU backend"
+            )
+        if self.plan.decoder_tiles > 1:
+            raise RequestError(
+                f"this video is decoded {self.plan.memory['vae_decoder']['way']}, put together in host memory; iterate "
+                "over the stream, or allow more memory or ask for a smaller video, so that it is decoded whole"
             )
         self._copied = False
         return self._chunks

@@ -17,11 +17,12 @@ from .errors import BundleError, RequestError
 from .execution import Execution, planned_memory
 from .families import Family
 from .footprints import GRAPHS, RUN_ONCE, Sizes
-from .manifest import MAX_FPS, MAX_STEPS, Manifest
+from .manifest import MAX_FPS, MAX_STEPS, TILED, Manifest
 from .noise import SEED_MAX, SEED_MIN
 from .request import VideoRequest
 from .schedule import Schedule, ScheduleError, build_schedule, flow_shift_of
 from .text import Tokenizer, Tokens
+from .tiles import num_tiles
 
 
 @dataclass(frozen=True)
@@ -46,6 +47,8 @@ class Plan:
     guidance_scale: float
     guidance_weights: tuple[float, ...]  # one a branch: (negative, positive), or (1,)
     branches_per_call: int
+    decoder_window: tuple[int, int]  # h, w of the features that are decoded at once
+    decoder_tiles: int  # 1 where that is all of them
     seed: int
     backend: str
     precision: str
@@ -71,7 +74,8 @@ class Plan:
 
     def runs_once(self, role: str) -> bool:
         """Whether a graph runs once before it is closed."""
-        return role in RUN_ONCE and not self.keep_loaded
+        again = role in TILED and self.decoder_tiles > 1
+        return role in RUN_ONCE and not self.keep_loaded and not again
 
     def to_dict(self) -> dict[str, Any]:
         return {field.name: getattr(self, field.name) for field in fields(self)}
@@ -101,6 +105,8 @@ def _memory(facts: dict[str, Any]) -> str:
     if facts["streamed_bytes"]:
         parts.append(f"streamed {sizes['streamed_bytes']}")
     parts.append(f"activations {sizes['activation_bytes'] if facts['activations_known'] else 'not known'}")
+    if facts["host_bytes"]:
+        parts.append(f"features and frames in host memory {sizes['host_bytes']}")
     bound = "" if facts["activations_known"] else "at least "
     return f"{facts['way']}: {bound}{sizes['peak_bytes']} ({', '.join(parts)})"
 
@@ -213,6 +219,8 @@ def make_job(request: VideoRequest, execution: Execution, bundle: Bundle, family
         guidance_scale=guidance_scale,
         guidance_weights=(1 - guidance_scale, guidance_scale) if guided else (1.0,),
         branches_per_call=memory.ways["denoiser"].branches_per_call,
+        decoder_window=memory.ways["vae_decoder"].window,
+        decoder_tiles=num_tiles(sizes.picture, memory.ways["vae_decoder"].window, geometry.vae_decoder_halo),
         seed=limits.whole("seed", _either(request.seed, secrets.randbelow(2**32)), minimum=SEED_MIN, maximum=SEED_MAX),
         backend=execution.backend.version(),
         precision=execution.precision,
@@ -230,6 +238,7 @@ def make_job(request: VideoRequest, execution: Execution, bundle: Bundle, family
                 "streamed_bytes": way.streamed_bytes,
                 "buffer_bytes": way.buffer_bytes,
                 "activation_bytes": way.activation_bytes,
+                "host_bytes": way.host_bytes,
                 "activations_known": way.activations_known,
                 "peak_bytes": way.peak_bytes,
             }

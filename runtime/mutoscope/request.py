@@ -55,6 +55,11 @@ class RuntimeOptions:
         "graph takes while it runs is not known beforehand, it holds weights, inputs and outputs alone",
         unit="SIZE",
     )
+    tile: str | None = parameter(
+        "decode in tiles of at most this many pixels, such as 480x480: the same frames with less memory, but only once "
+        "the last tile begins; when not given, whole where that fits",
+        unit="HxW",
+    )
     cuda_graphs: str = parameter("whether a GPU replays each step as one captured graph", "on", choices=("on", "off"))
 
 

@@ -6,8 +6,8 @@ Knows the names and order of the graphs' inputs and outputs. Knows nothing of re
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack
+from collections.abc import Callable, Generator, Iterable, Iterator
+from contextlib import ExitStack, closing
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -17,11 +17,13 @@ from mutoscope_engines.session import Tensor
 from numpy.typing import NDArray
 
 from .bundle import Bundle
-from .errors import NumericalError
+from .errors import NumericalError, ShapeError
 from .loaded import LoadedGraphs
+from .manifest import TILED
 from .noise import standard_normal
 from .plan import Job, Plan
 from .preview import latents_to_rgb
+from .tiles import tiles_of
 
 Frames = NDArray[np.uint8]
 
@@ -35,6 +37,27 @@ class StepEvent:
     preview: Callable[[], Frames | None]
     """Frames uint8 `[F, h, w, 3]` from the latents as they are, or `None` where the bundle has no preview map.
     To be called before `on_step` returns: the next step takes the latents' place."""
+
+
+@dataclass(frozen=True)
+class HostTensor:
+    """What lies in host memory already, as the results of a backend."""
+
+    values: NDArray[Any]
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return self.values.shape
+
+    @property
+    def dtype(self) -> str:
+        return str(self.values.dtype)
+
+    def row(self, index: int) -> HostTensor:
+        return HostTensor(self.values[index])
+
+    def numpy(self) -> NDArray[Any]:
+        return self.values
 
 
 OnStep = Callable[[StepEvent], object]
@@ -72,24 +95,63 @@ def denoise(graphs: LoadedGraphs, job: Job, prompt_embeds: NDArray[Any], on_step
 
 
 def decode(graphs: LoadedGraphs, plan: Plan, latents: NDArray[np.float32]) -> Iterator[Tensor]:
-    """Latents `[C, F, h, w]` to frames, one latent frame at a time; the caches pass from chunk to chunk.
+    """Latents `[C, F, h, w]` to frames u8 `[T, H, W, 3]`, T by T: one latent frame at a time, whole or in tiles.
 
-    Frames are where the backend keeps them, and valid until the next are asked for.
+    Frames are where the backend keeps them, in tiles on the host, and valid until the next are asked for.
     """
+    slices = (latents[None, :, index : index + 1] for index in range(latents.shape[1]))
+    with closing(_chunks(graphs, plan, "vae_features", slices)) as features:
+        if plan.decoder_tiles > 1:
+            held = [chunk.numpy() for chunk in features]
+        else:
+            with closing(_chunks(graphs, plan, "vae_decoder", features)) as frames:
+                yield from frames
+            return
+    yield from _in_tiles(graphs, plan, held)
+
+
+def _chunks(graphs: LoadedGraphs, plan: Plan, part: str, values: Iterable[Tensor | NDArray[Any]]) -> Generator[Tensor]:
+    """One part of the decoder, a graph call a latent frame; the caches pass from chunk to chunk."""
+    given, made = {"vae_features": ("latents", "features"), "vae_decoder": ("features", "frames")}[part]
     caches: dict[str, Tensor] = {}
     with ExitStack() as first, ExitStack() as following:
-        for index in range(latents.shape[1]):
+        for index, value in enumerate(values):
             if index == 0:
-                run = first.enter_context(graphs.use("vae_decoder_first", plan))
+                run = first.enter_context(graphs.use(f"{part}_first", plan))
             elif index == 1:
-                run = following.enter_context(graphs.use("vae_decoder_next", plan))
-            outputs = run({"latents": latents[None, :, index : index + 1], **caches})
+                run = following.enter_context(graphs.use(f"{part}_next", plan))
+            outputs = run({given: value, **caches})
             if index == 1:
                 first.close()  # its caches have been taken over
-            frames = outputs.pop("frames")
+            result = outputs.pop(made)
             # A graph may not give an output the name of an input, so "next_cache_0" becomes "cache_0".
-            caches = {name.removeprefix("next_"): value for name, value in outputs.items()}
-            yield frames
+            caches = {name.removeprefix("next_"): cache for name, cache in outputs.items()}
+            yield result
+
+
+def _in_tiles(graphs: LoadedGraphs, plan: Plan, features: list[NDArray[Any]]) -> Iterator[Tensor]:
+    """Tile after tile, each through all latent frames: so only the caches of one tile are in memory. While the last is
+    decoded, the frames are finished one after the other."""
+    geometry = graphs.bundle.manifest.geometry
+    scale, (rows, columns) = geometry.vae_scale_factor_spatial, plan.decoder_window
+    tiles = tiles_of(plan.sizes.picture, plan.decoder_window, geometry.vae_decoder_halo)
+    clip = np.empty((plan.num_frames, plan.height, plan.width, 3), np.uint8)
+    with ExitStack() as loaded:
+        for role in TILED[: len(features)]:
+            loaded.enter_context(graphs.use(role, plan))  # from one tile to the next
+        for number, tile in enumerate(tiles, start=1):
+            done = 0
+            with closing(_chunks(graphs, plan, "vae_decoder", (tile.of_features(each) for each in features))) as made:
+                for chunk in made:
+                    frames = clip[done : done + chunk.shape[0]]
+                    done += len(frames)
+                    if chunk.shape != (len(frames), rows * scale, columns * scale, 3):
+                        raise ShapeError(
+                            f"the decoder gave frames {chunk.shape} for a tile of {rows}x{columns} latents"
+                        )
+                    tile.paste(chunk.numpy(), frames, scale)
+                    if number == len(tiles):
+                        yield HostTensor(frames)
 
 
 def _preview(latents: Tensor, bundle: Bundle) -> Frames | None:

@@ -16,12 +16,12 @@ ARGUMENTS = ["--bundle", str(bundle_path()), "--target", "rtx40", "--precision",
 def test_every_limit_has_a_plan_within_it_or_a_reason(tmp_path, monkeypatch, capsys) -> None:
     monkeypatch.setattr(TensorRtBackend, "figures", lambda self, graph, wanted: Figures(10**7, 0, 10**7, wanted.shapes))
     output = tmp_path / "predicted.json"
-    assert predicted_memory.main([*ARGUMENTS, "--limits", "10MB", "60MB", "1GB", "--output", str(output)]) == 0
+    assert predicted_memory.main([*ARGUMENTS, "--limits", "10MB", "70MB", "1GB", "--output", str(output)]) == 0
     small, medium, large = json.loads(output.read_text())["limits"].values()
     assert "text_encoder takes at least" in small["refused"]
-    assert medium["peak_bytes"] <= 60 * 10**6 and not medium["keep_loaded"]
+    assert medium["peak_bytes"] <= 70 * 10**6 and not medium["keep_loaded"]
     assert large["peak_bytes"] > medium["peak_bytes"] and large["keep_loaded"]
-    assert [line.split()[0] for line in capsys.readouterr().out.splitlines()] == ["10MB", "60MB", "1GB"]
+    assert [line.split()[0] for line in capsys.readouterr().out.splitlines()] == ["10MB", "70MB", "1GB"]
 
 
 def test_without_engines_it_says_how_to_build_them(tmp_path, monkeypatch, capsys) -> None:

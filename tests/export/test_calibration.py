@@ -26,7 +26,12 @@ DEFAULTS = Defaults(
     scheduler="unipc",
 )  # fmt: skip
 GEOMETRY = Geometry(
-    latent_channels=4, vae_scale_factor_spatial=8, vae_scale_factor_temporal=4, patch_size=(1, 2, 2), max_patches=64
+    vae_decoder_halo=7,
+    latent_channels=4,
+    vae_scale_factor_spatial=8,
+    vae_scale_factor_temporal=4,
+    patch_size=(1, 2, 2),
+    max_patches=64,
 )
 BUILTIN = Demonstration(pattern=prompt_pattern(), description="shapes")
 

@@ -15,6 +15,7 @@ import pytest
 import transformers
 from mutoscope.bundle import Bundle
 from mutoscope.errors import RequestError
+from mutoscope.manifest import ROLES
 from mutoscope.text import Tokenizer
 from mutoscope_export import export
 from mutoscope_export.cli import main
@@ -22,17 +23,11 @@ from mutoscope_export.errors import ExportError
 from mutoscope_export.export import export_checkpoint
 from mutoscope_export.parity import Sample, compare_with_own_class
 
-ROLES = {
-    ("text_encoder", "fp32", "text_encoder/model.onnx"),
+GRAPHS = {
     ("text_encoder", "int8", "text_encoder/model-int8.onnx"),
-    ("denoiser", "fp32", "denoiser/model.onnx"),
     ("denoiser", "int8", "denoiser/model-int8.onnx"),
-    ("vae_decoder_first", "fp32", "vae_decoder_first/model.onnx"),
-    ("vae_decoder_next", "fp32", "vae_decoder_next/model.onnx"),
-    ("text_encoder", "bf16", "text_encoder/model-bf16.onnx"),
-    ("denoiser", "bf16", "denoiser/model-bf16.onnx"),
-    ("vae_decoder_first", "bf16", "vae_decoder_first/model-bf16.onnx"),
-    ("vae_decoder_next", "bf16", "vae_decoder_next/model-bf16.onnx"),
+    *((role, "fp32", f"{role}/model.onnx") for role in ROLES),
+    *((role, "bf16", f"{role}/model-bf16.onnx") for role in ROLES),
 }
 
 
@@ -42,12 +37,12 @@ class StopHereError(Exception):
 
 def test_a_bundle_is_whole_and_says_what_is_in_it(wan_bundle: Path, wan_checkpoint: Path) -> None:
     manifest = Bundle.open(wan_bundle).manifest
-    assert {(graph.role, graph.precision, graph.file) for graph in manifest.graphs} == ROLES
+    assert {(graph.role, graph.precision, graph.file) for graph in manifest.graphs} == GRAPHS
     assert manifest.precisions("denoiser") == ["fp32", "int8", "bf16"]
     geometry = manifest.geometry
     assert geometry.latent_channels == 4
     assert (geometry.vae_scale_factor_spatial, geometry.vae_scale_factor_temporal) == (8, 4)
-    assert (geometry.patch_size, geometry.max_patches) == ((1, 2, 2), 1024)
+    assert (geometry.patch_size, geometry.max_patches, geometry.vae_decoder_halo) == ((1, 2, 2), 1024, 3)
     assert (manifest.text.max_sequence_length, manifest.text.width, manifest.text.pad_token_id) == (64, 16, 0)
     assert (manifest.defaults.height, manifest.defaults.num_frames, manifest.defaults.scheduler) == (480, 81, "unipc")
     assert manifest.provenance.checkpoint == wan_checkpoint.name
@@ -87,7 +82,7 @@ def test_what_several_precisions_have_in_common_is_stored_once(wan_bundle: Path)
 def test_every_graph_was_compared_at_several_shapes_and_the_report_is_in_the_bundle(wan_bundle: Path) -> None:
     bundle = Bundle.open(wan_bundle)
     report = json.loads(bundle.path("export_report.json").read_text())
-    assert {(graph["role"], graph["precision"], graph["file"]) for graph in report["graphs"]} == ROLES
+    assert {(graph["role"], graph["precision"], graph["file"]) for graph in report["graphs"]} == GRAPHS
     for graph in report["graphs"]:
         for comparison in graph["comparisons"]:
             shapes = [json.dumps(sample["input_shapes"]) for sample in comparison["samples"]]
@@ -101,7 +96,7 @@ def test_every_graph_was_compared_at_several_shapes_and_the_report_is_in_the_bun
 
 def test_what_a_host_feeds_and_reads_has_the_same_type_in_every_precision(wan_bundle: Path) -> None:
     manifest = Bundle.open(wan_bundle).manifest
-    for role in ("text_encoder", "denoiser", "vae_decoder_first", "vae_decoder_next"):
+    for role in ROLES:
         fp32, bf16 = (manifest.graph(role, precision) for precision in ("fp32", "bf16"))
         for plain, half in zip((*fp32.inputs, *fp32.outputs), (*bf16.inputs, *bf16.outputs), strict=True):
             assert (half.name, half.shape) == (plain.name, plain.shape)
@@ -110,7 +105,7 @@ def test_what_a_host_feeds_and_reads_has_the_same_type_in_every_precision(wan_bu
 
 def test_products_are_bfloat16_and_norms_float32_in_bf16(wan_bundle: Path) -> None:
     types: dict[str, set[int]] = {}
-    for role in ("text_encoder", "denoiser", "vae_decoder_next"):
+    for role in ("text_encoder", "denoiser", "vae_features_next", "vae_decoder_next"):
         graph = onnx.load(wan_bundle / role / "model-bf16.onnx", load_external_data=False).graph
         stored = {weight.name: weight.data_type for weight in graph.initializer}
         for node in graph.node:
@@ -356,6 +351,6 @@ def test_the_command_line_reports_stages_to_a_terminal_and_prints_one_object(
     assert main(["some/model", str(wan_bundle), "--precision", "int8", "fp32", "--overwrite", "--json"]) == 0
     printed = capsys.readouterr()
     facts = json.loads(printed.out)
-    assert {(graph["role"], graph["precision"], graph["file"]) for graph in facts["graphs"]} == ROLES
+    assert {(graph["role"], graph["precision"], graph["file"]) for graph in facts["graphs"]} == GRAPHS
     assert all(graph["bytes"] > 1000 for graph in facts["graphs"])
     assert printed.err.endswith(" s  write denoiser\n") if terminal else printed.err == ""

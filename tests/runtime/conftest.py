@@ -7,9 +7,9 @@ from typing import Any
 import msgspec
 import pytest
 from mutoscope import bundle as b
+from mutoscope.manifest import ROLES
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 
-ROLES = ("text_encoder", "denoiser", "vae_decoder_first", "vae_decoder_next")
 SENTENCES = ["a red circle moving right on a black background", "ein grüner Würfel, 日本語 und naïve Füße!"] * 3
 
 MANIFEST = b.Manifest(
@@ -22,6 +22,7 @@ MANIFEST = b.Manifest(
         vae_scale_factor_temporal=4,
         patch_size=(1, 2, 2),
         max_patches=64,
+        vae_decoder_halo=1,
     ),
     text=b.Text(max_sequence_length=24, width=6, pad_token_id=0),
     defaults=b.Defaults(

@@ -16,8 +16,9 @@ import pytest
 from mutoscope import bundle as b
 from mutoscope import cli
 from mutoscope.build import BuildOptions, build_engine, plan_engines
-from mutoscope.engine_shapes import LargestVideo, profile_of, sized
+from mutoscope.engine_shapes import LargestVideo, profile_of
 from mutoscope.errors import BundleError, EngineError, EngineMissingError, RequestError, TargetError
+from mutoscope.manifest import ROLES, sized
 from mutoscope_engines.engine_cache import EngineCache
 from mutoscope_engines.engine_identity import ShapeRange, content_of
 from mutoscope_engines.targets import find_target
@@ -25,7 +26,6 @@ from mutoscope_engines.tensorrt_library import LIBRARIES
 from onnx import TensorProto, helper, numpy_helper
 
 needs_library = pytest.mark.skipif(find_spec("tensorrt_rtx") is None, reason="tensorrt_rtx is not installed")
-ROLES = ("text_encoder", "denoiser", "vae_decoder_first", "vae_decoder_next")
 WIDTH, HEADS = 128, 2
 TYPES = {"bf16": TensorProto.BFLOAT16, "fp16": TensorProto.FLOAT16}
 
@@ -122,7 +122,7 @@ def test_targets_share_an_engine_but_for_those_without_bfloat16(engine_bundle: M
     for role in ROLES:
         assert (role, "fp16", (75,)) in built
         assert (role, "bf16", (89, 120)) in built
-    assert len(built) == 8
+    assert len(built) == 12
 
 
 @needs_library
@@ -137,6 +137,7 @@ def test_targets_share_an_engine_but_for_those_without_bfloat16(engine_bundle: M
         ({"target": "rtx40", "shapes": "480x832"}, RequestError, "such as 480x832x81; got '480x832'"),
         ({"target": "rtx40", "shapes": "300x32x1"}, RequestError, "height must be a whole number from 1 to 256"),
         ({"target": "rtx40", "shapes": "32x32x4"}, RequestError, "nearest: 1, 5"),
+        ({"target": "rtx40", "tile": "2x9"}, RequestError, "tile must be height x width in pixels, .* at least 3"),
         ({"target": "rtx40", "branches": 3}, RequestError, "branches must be a whole number from 1 to 2"),
     ],
 )
@@ -156,6 +157,17 @@ def test_the_profile_spans_from_the_least_to_the_largest_video(engine_bundle: Ma
     assert decoder["x"].max == (1, 32, 48)
 
 
+def test_in_tiles_the_decoder_alone_is_built_for_one_window(engine_bundle: Make):
+    manifest = engine_bundle().manifest
+    video = LargestVideo.choose("32x48x9", 1, manifest, "20x40")
+    sizes = {role: video.symbols(manifest, role) for role in ROLES}
+    assert {role: (sizes[role]["h"], sizes[role]["w"]) for role in ROLES} == {
+        **dict.fromkeys(ROLES, (32, 48)),
+        # Two rows of two tiles, each of which loses one pixel at its inner sides.
+        **dict.fromkeys(("vae_decoder_first", "vae_decoder_next"), (17, 25)),
+    }
+
+
 def test_an_engine_of_exact_size_takes_the_frames_of_one_video_and_still_either_number_of_branches(engine_bundle: Make):
     manifest = engine_bundle().manifest
     video = LargestVideo.choose("32x48x9", 2, manifest)
@@ -164,7 +176,7 @@ def test_an_engine_of_exact_size_takes_the_frames_of_one_video_and_still_either_
         manifest.graph("denoiser", "bf16"), inputs=(b.GraphTensor(name="x", dtype="float32", shape=shape),)
     )
     exact = profile_of(graph, video, manifest, exact_size=True)["x"]
-    assert exact.max == sized(shape, video.symbols(manifest))
+    assert exact.max == sized(shape, video.symbols(manifest, "denoiser"))
     assert (exact.min[1:5], exact.min[0], exact.min[5]) == (exact.max[1:5], 1, 1)
     assert profile_of(graph, video, manifest)["x"].min != exact.min
 
@@ -183,12 +195,7 @@ def test_every_graph_is_built_once_and_found_by_content(
     first = capsys.readouterr()
     table, _, json_line = first.out.strip().rpartition("\n")
     engines = json.loads(json_line)["engines"]
-    assert [engine["graph"] for engine in engines] == [
-        "text_encoder",
-        "denoiser",
-        "vae_decoder_first",
-        "vae_decoder_next",
-    ]
+    assert [engine["graph"] for engine in engines] == list(ROLES)
     for engine in engines:
         assert set(engine) == {
             "graph", "target", "precision", "activation_bytes", "weight_bytes", "engine_bytes", "build_s",
@@ -197,16 +204,16 @@ def test_every_graph_is_built_once_and_found_by_content(
         assert (engine["target"], engine["precision"]) == ("rtx40,rtx50", "bf16")
         assert engine["host_peak_bytes"] > 50e6  # the library alone
     assert table.splitlines()[0].split()[:3] == ["graph", "target", "precision"]
-    assert first.err.count(" built in ") == 4
+    assert first.err.count(" built in ") == len(ROLES)
 
     assert cli.main(command) == 0
     second = capsys.readouterr()
     assert second.out == first.out
-    assert second.err.count("was built before") == 4
+    assert second.err.count("was built before") == len(ROLES)
 
     assert cli.main(["doctor", str(bundle.root), "--json"]) == 0
     shown = json.loads(capsys.readouterr().out)["engines"]
-    assert (shown["folder"], shown["engines"], shown["limit_bytes"]) == (str(cache.folder), 4, 64 * 10**9)
+    assert (shown["folder"], shown["engines"], shown["limit_bytes"]) == (str(cache.folder), len(ROLES), 64 * 10**9)
     assert shown["size_bytes"] == sum(path.stat().st_size for path in cache.folder.iterdir())
 
     graph = bundle.root / "denoiser-bf16" / "model.onnx"

@@ -11,6 +11,7 @@ import msgspec
 import pytest
 from mutoscope.bundle import MANIFEST, Bundle, write_manifest
 from mutoscope.errors import BundleError
+from mutoscope.manifest import ROLES
 
 GRAPH = "denoiser/model.onnx"
 
@@ -157,10 +158,7 @@ def test_a_manifest_that_is_a_link_out_of_the_folder_is_refused(make_bundle) -> 
         (lambda m: m["defaults"].update(width=1040), "defaults.width is 1040, no multiple of 16 up to 1024"),
         (lambda m: m["preview"]["weights"].pop(), "preview has 3 rows for 4 channels"),
         (lambda m: m["graphs"].append(m["graphs"][0]), "several graphs of the text_encoder in fp32"),
-        *[
-            (lambda m, i=i: m["graphs"].pop(i), f"no graph of the {role}")
-            for i, role in enumerate(("text_encoder", "denoiser", "vae_decoder_first", "vae_decoder_next"))
-        ],
+        *[(lambda m, i=i: m["graphs"].pop(i), f"no graph of the {role}") for i, role in enumerate(ROLES)],
         (
             lambda m: m["graphs"].extend(
                 [m["graphs"][0] | {"precision": "fp16"}, m["graphs"][1] | {"precision": "fp8"}]
@@ -174,6 +172,8 @@ def test_a_manifest_that_is_a_link_out_of_the_folder_is_refused(make_bundle) -> 
         (lambda m: m["geometry"].update(vae_scale_factor_spatial=0), "`$.geometry.vae_scale_factor_spatial`"),
         (lambda m: m["geometry"].update(max_patches=2**40), "`$.geometry.max_patches`"),
         (lambda m: m["geometry"].update(patch_size=[1, 2, -2]), "`$.geometry.patch_size"),
+        (lambda m: m["geometry"].pop("vae_decoder_halo"), "required field `vae_decoder_halo`"),
+        (lambda m: m["geometry"].update(vae_decoder_halo=-1), "`$.geometry.vae_decoder_halo`"),
         (lambda m: m["text"].update(pad_token_id=-1), "`$.text.pad_token_id`"),
         (lambda m: m["defaults"].update(fps=0), "`$.defaults.fps`"),
         (lambda m: m["defaults"].update(num_inference_steps=1001), "`$.defaults.num_inference_steps`"),

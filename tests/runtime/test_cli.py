@@ -37,7 +37,10 @@ from mutoscope.errors import CancelledError, NumericalError, OutOfMemoryError, O
 from mutoscope.request import OutputOptions, RuntimeOptions, VideoRequest
 from mutoscope_engines.session import Backend, Binding, Feeds, Session, SessionOptions
 
-SIZES = {"text_encoder": 5, "denoiser": 11, "vae_decoder_first": 17, "vae_decoder_next": 23}
+SIZES = {
+    "text_encoder": 5, "denoiser": 11, "vae_features_first": 13, "vae_features_next": 19, "vae_decoder_first": 17,
+    "vae_decoder_next": 23,
+}  # fmt: skip
 HEIGHT, WIDTH = 32, 48
 
 
@@ -69,6 +72,7 @@ def bundle(tmp_path: Path) -> Path:
             vae_scale_factor_temporal=4,
             patch_size=(1, 2, 2),
             max_patches=8,
+            vae_decoder_halo=1,
         ),
         text=Text(max_sequence_length=8, width=4, pad_token_id=0),
         defaults=Defaults(
@@ -122,6 +126,8 @@ class FakeSession(Session):
         frames = {"vae_decoder_first": 1, "vae_decoder_next": 4}.get(self.role, 0)
         outputs = {
             "text_encoder": {"prompt_embeds": np.zeros((2, 8, 4), np.float32)},
+            "vae_features_first": {"features": np.zeros(1, np.float32)},
+            "vae_features_next": {"features": np.zeros(1, np.float32)},
             "denoiser": {"next_state": feeds.get("state"), "velocity_peak": np.float32(1)},
         }.get(self.role, {"frames": np.full((frames, HEIGHT, WIDTH, 3), 128, np.uint8)})
         return {

@@ -14,6 +14,7 @@ GEOMETRY = Geometry(
     vae_scale_factor_temporal=4,
     patch_size=(1, 2, 2),
     max_patches=1024,
+    vae_decoder_halo=7,
 )
 SYMBOLS = MappingProxyType({"B": 1, "L": 512, "F": 21, "h": 60, "w": 104, "K": 4})  # 480x832x81
 FRAMES = GraphTensor(name="frames", dtype="uint8", shape=(4, "8*h", "8*w", 3))

@@ -108,16 +108,30 @@ class NumpySession(Session):
         next_state = np.tensordot(solver["solver_a"], solver["state"], 1) + np.multiply.outer(solver["solver_b"], v)
         return {"next_state": next_state.astype(np.float32), "velocity_peak": np.abs(v).max()}
 
-    def _vae_decoder_first(self, latents: Any) -> Any:
-        return {"frames": pixels(latents, 1), "cache_0": latents, "cache_1": latents[:, :1]}
+    def _vae_features_first(self, latents: Any) -> Any:
+        return {"features": features(latents, 0 * latents), "cache_0": latents}
 
-    def _vae_decoder_next(self, latents: Any, cache_0: Any, cache_1: Any) -> Any:
-        return {"frames": pixels(latents + cache_0, 4), "cache_0": latents, "cache_1": cache_1}
+    def _vae_features_next(self, latents: Any, cache_0: Any) -> Any:
+        return {"features": features(latents, cache_0), "next_cache_0": latents}
+
+    def _vae_decoder_first(self, features: Any) -> Any:
+        return {"frames": pixels(features, 1), "cache_0": features, "cache_1": features[:, :1]}
+
+    def _vae_decoder_next(self, features: Any, cache_0: Any, cache_1: Any) -> Any:
+        return {"frames": pixels(features + cache_0, 4), "next_cache_0": features, "next_cache_1": cache_1}
 
 
-def pixels(latents: Any, frames: int) -> Any:
-    """[1, C, 1, h, w] -> u8 [frames, H, W, 3]"""
-    image = np.clip(128 + 20 * latents[0, :3, 0], 0, 255).astype(np.uint8).transpose(1, 2, 0)
+def features(latents: Any, before: Any) -> Any:
+    """[1, C, 1, h, w] -> f32 [1, C, h, w], each of which depends on the whole frame and the frame before"""
+    return (latents + latents.mean() + before / 2)[:, :, 0]
+
+
+def pixels(features: Any, frames: int) -> Any:
+    """[1, C, h, w] -> u8 [frames, H, W, 3], each from its pixel and those beside it, none beyond the border"""
+    beside = np.pad(features, ((0, 0), (0, 0), (1, 1), (1, 1)))
+    height, width = features.shape[2:]
+    around = sum(beside[:, :, y : y + height, x : x + width] for y in range(3) for x in range(3))
+    image = np.clip(128 + 5 * around[0, :3], 0, 255).astype(np.uint8).transpose(1, 2, 0)
     return np.stack([image.repeat(8, 0).repeat(8, 1)] * frames)
 
 
@@ -174,8 +188,11 @@ def in_use(pipeline: Pipeline) -> int:
 
 ONE_VIDEO = [
     *[("open", "text_encoder"), ("run", "text_encoder"), ("open", "denoiser"), *[("run", "denoiser")] * 4],
+    *[("open", "vae_features_first"), ("run", "vae_features_first")],
     *[("open", "vae_decoder_first"), ("run", "vae_decoder_first")],
-    *[("open", "vae_decoder_next"), *[("run", "vae_decoder_next")] * 2],
+    *[("open", "vae_features_next"), ("run", "vae_features_next")],
+    *[("open", "vae_decoder_next"), ("run", "vae_decoder_next")],
+    *[("run", "vae_features_next"), ("run", "vae_decoder_next")],
 ]
 
 
@@ -195,7 +212,7 @@ def test_where_memory_is_short_each_graph_is_closed_before_the_next_stage(
     assert [event for event in backend.log if event[0] != "close"] == ONE_VIDEO
     order = backend.log.index
     assert order(("close", "text_encoder")) < order(("open", "denoiser"))
-    assert order(("close", "denoiser")) < order(("open", "vae_decoder_first"))
+    assert order(("close", "denoiser")) < order(("open", "vae_features_first"))
     assert backend.all_closed()
 
 
@@ -219,7 +236,7 @@ def test_latents_are_those_of_diffusers_scheduler_and_torch_noise(
             uncond = network(x, float(t), negative)
             v = uncond + guidance_scale * (v - uncond)
         x = scheduler.step(v, t, x).prev_sample
-    decoded = np.concatenate([fed["latents"] for role, fed in backend.fed if role.startswith("vae")], axis=2)
+    decoded = np.concatenate([fed["latents"] for role, fed in backend.fed if role.startswith("vae_features")], axis=2)
     np.testing.assert_allclose(decoded, x.numpy(), atol=2e-5)
 
 
@@ -237,9 +254,53 @@ def test_guidance_in_two_calls_adds_the_second_branch_to_what_the_first_left(bac
 def test_frames_are_the_decoded_chunks_in_order(backend, pipeline) -> None:
     video = pipeline.generate(PROMPT, seed=1)
     assert video.frames.dtype == np.uint8 and video.frames.shape == (9, 32, 48, 3)
-    first, second, third = [fed["latents"] for role, fed in backend.fed if role.startswith("vae")]
-    expected = [pixels(first, 1), pixels(second + first, 4), pixels(third + second, 4)]
+    first, second, third = [fed["latents"] for role, fed in backend.fed if role.startswith("vae_features")]
+    seen = [features(first, 0), features(second, first), features(third, second)]
+    expected = [pixels(seen[0], 1), pixels(seen[1] + seen[0], 4), pixels(seen[2] + seen[1], 4)]
     np.testing.assert_array_equal(video.frames, np.concatenate(expected))
+
+
+IN_TILES = [
+    *[("run", "vae_features_first"), *[("run", "vae_features_next")] * 2],
+    *[("run", "vae_decoder_first"), *[("run", "vae_decoder_next")] * 2] * 4,
+]
+
+
+def test_frames_in_tiles_are_those_of_the_whole_and_come_with_the_last_tile(backend, pipeline, make_bundle) -> None:
+    whole = pipeline.generate(PROMPT, seed=1)
+    pipeline.close()
+    backend.log.clear()
+    with Pipeline.load(make_bundle().root, tile="24x32") as tiled, tiled.stream(PROMPT, seed=1) as stream:
+        assert (stream.plan.decoder_window, stream.plan.decoder_tiles) == ((3, 4), 4)
+        chunks = []
+        for number, chunk in enumerate(stream, start=1):
+            runs = [event for event in backend.log if event[0] == "run" and event[1].startswith("vae")]
+            assert runs == IN_TILES[: len(IN_TILES) - 3 + number]
+            chunks.append(chunk)
+        np.testing.assert_array_equal(np.concatenate(chunks), whole.frames)
+        assert [backend.log.count(("open", role)) for role in ("vae_decoder_first", "vae_decoder_next")] == [1, 1]
+        assert backend.log.index(("close", "vae_features_next")) < backend.log.index(("open", "vae_decoder_first"))
+        assert in_use(tiled) == 0 and backend.all_closed()
+
+
+def test_tiles_given_up_or_of_another_size_leave_no_graph_in_use(backend, make_bundle, monkeypatch) -> None:
+    with Pipeline.load(make_bundle().root, tile="24x32") as tiled:
+        with tiled.stream(PROMPT) as stream:
+            next(stream)
+            assert in_use(tiled) == 3
+        assert in_use(tiled) == 0
+        smaller = {"frames": np.zeros((1, 16, 32, 3), np.uint8)}
+        monkeypatch.setattr(NumpySession, "_vae_decoder_first", lambda self, features: smaller)
+        with pytest.raises(ShapeError, match=r"gave frames \(1, 16, 32, 3\) for a tile of 3x4 latents"):
+            tiled.generate(PROMPT)
+        assert in_use(tiled) == 0
+
+
+def test_a_tile_as_large_as_the_picture_is_the_whole(backend, make_bundle) -> None:
+    with Pipeline.load(make_bundle().root, tile="480x480") as tiled:
+        assert tiled.plan(PROMPT).decoder_tiles == 1
+        tiled.generate(PROMPT)
+        assert backend.log == ONE_VIDEO
 
 
 @pytest.mark.parametrize("branches_per_call", [1, 2])
@@ -258,7 +319,7 @@ def test_on_step_counts_to_the_total_and_can_look_at_the_latents(backend, pipeli
     pipeline.generate(PROMPT, on_step=lambda event: seen.append((event.step, event.total, event.preview())))
     assert [(step, total) for step, total, _ in seen] == [(step, 4) for step in (1, 2, 3, 4)]
     assert all(preview.dtype == np.uint8 and preview.shape == (3, 4, 6, 3) for *_, preview in seen)
-    last = np.concatenate([fed["latents"][0] for role, fed in backend.fed if role.startswith("vae")], axis=1)
+    last = np.concatenate([fed["latents"][0] for role, fed in backend.fed if role.startswith("vae_features")], axis=1)
     expected = np.clip(128 + 10 * last[:3] + last[3], 0, 255).transpose(1, 2, 3, 0)
     np.testing.assert_allclose(seen[-1][2], expected, atol=0.51)
 
@@ -311,7 +372,7 @@ def test_planning_opens_no_graph_and_says_what_generate_does(backend, pipeline) 
 def test_a_stream_given_up_halfway_leaves_no_graph_in_use(backend, pipeline, keeps_nothing_loaded) -> None:
     stream = pipeline.stream(PROMPT)
     next(stream)
-    assert in_use(pipeline) == 1
+    assert in_use(pipeline) == 2
     stream.close()
     assert in_use(pipeline) == 0 and backend.all_closed()
 
@@ -361,21 +422,21 @@ def test_a_stream_begun_after_its_pipeline_was_closed_is_cancelled(backend, pipe
 def test_a_stream_is_given_up_at_the_end_of_its_with(backend, pipeline, keeps_nothing_loaded) -> None:
     with pipeline.stream(PROMPT) as stream:
         next(stream)
-        assert in_use(pipeline) == 1
+        assert in_use(pipeline) == 2
     assert in_use(pipeline) == 0 and backend.all_closed()
 
 
 def test_each_stage_is_announced_before_it_opens_a_graph(backend, pipeline) -> None:
     seen = []
     pipeline.generate(PROMPT, on_stage=lambda stage: seen.append((stage, len(backend.log))))
-    positions = [ONE_VIDEO.index(("open", role)) for role in ("text_encoder", "denoiser", "vae_decoder_first")]
+    positions = [ONE_VIDEO.index(("open", role)) for role in ("text_encoder", "denoiser", "vae_features_first")]
     assert seen == list(zip(("text_encoder", "denoiser", "vae_decoder"), positions, strict=True))
 
 
 @pytest.mark.parametrize("frames", [3, 5])
 def test_another_number_of_frames_than_the_plan_says_is_refused(backend, pipeline, monkeypatch, frames: int) -> None:
-    def too_few_or_many(self: Any, latents: Any, **caches: Any) -> Any:
-        return {"frames": pixels(latents, frames), **caches}
+    def too_few_or_many(self: Any, features: Any, **caches: Any) -> Any:
+        return {"frames": pixels(features, frames), **caches}
 
     monkeypatch.setattr(NumpySession, "_vae_decoder_next", too_few_or_many)
     with pytest.raises(ShapeError, match=r"the decoder gave .* the plan says"):
@@ -411,6 +472,8 @@ def test_an_unknown_option_of_save_is_refused(backend, pipeline, tmp_path: Path)
         ({"threads": 0}, "threads must be a whole number"),
         ({"branches_per_call": 3}, "branches_per_call must be a whole number"),
         ({"precision": "int8"}, "precision must be one of the bundle's: fp32; got 'int8'"),
+        ({"tile": "16x24"}, "tile must be height x width in pixels, .* multiple of 8 and at least 24, .* got '16x24'"),
+        ({"tile": "32"}, "tile must be height x width"),
     ],
 )
 def test_options_are_checked_when_the_bundle_is_loaded(backend, make_bundle, options: Any, complaint: str) -> None:

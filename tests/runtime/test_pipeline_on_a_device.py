@@ -5,7 +5,7 @@ from collections.abc import Iterator
 
 import numpy as np
 import pytest
-from mutoscope import BackendUnavailableError, Pipeline, execution, memory_plan
+from mutoscope import BackendUnavailableError, Pipeline, RequestError, execution, memory_plan
 
 from tests.engines.pretended import TensorRtOnHost
 
@@ -43,7 +43,7 @@ def test_the_video_is_that_of_the_cpu(backend, on_cpu, branches_per_call: int) -
 
 def test_prompt_guidance_scale_and_steps_change_without_another_capture(backend, pipeline) -> None:
     pipeline.generate(PROMPT, seed=1, num_inference_steps=3, guidance_scale=3.0, **SMALL)
-    assert backend.on_host.captures == 2  # the denoiser, and the decoder of all but the first frame
+    assert backend.on_host.captures == 3  # the denoiser, and both parts of the decoder of all but the first frame
     # What ran once is repeated now, and what ran before the scratch memory grew to its final size is captured again.
     pipeline.generate(PROMPT, seed=1, num_inference_steps=3, guidance_scale=3.0, **SMALL)
     captures = backend.on_host.captures
@@ -86,10 +86,10 @@ def test_stages_take_the_memory_in_turns_and_leave_none_of_it(backend, monkeypat
         assert used == [0, 0, 0] and backend.on_host.used == 0 and backend.on_host.peak > 0
 
 
-def test_the_first_decoder_is_closed_once_its_caches_are_taken_over(backend, monkeypatch) -> None:
+def test_the_first_graphs_of_the_decoder_are_closed_once_their_caches_are_taken_over(backend, monkeypatch) -> None:
     monkeypatch.setattr(memory_plan, "SHARE_FOR_GOOD", 0)
     with Pipeline.load() as pipeline, pipeline.stream(PROMPT, num_inference_steps=1, **SMALL) as stream:
-        assert [backend.on_host.sessions for _ in stream] == [1, 1, 1]
+        assert [backend.on_host.sessions for _ in stream] == [2, 2, 2]
         assert backend.on_host.sessions == 0
 
 
@@ -102,6 +102,20 @@ def test_frames_stay_on_the_device_for_those_who_take_them_there(backend, pipeli
             assert f"download {chunk.size}" not in backend.on_host.log[-1:]
             taken.append(np.from_dlpack(chunk).copy())
     np.testing.assert_array_equal(np.concatenate(taken), expected)
+
+
+def test_tiles_replay_one_graph_and_are_put_together_on_the_host(backend, on_cpu) -> None:
+    asked = {"seed": 7, "num_inference_steps": 2, "height": 192, "width": 32, "num_frames": 9}
+    with on_cpu.stream(PROMPT, **asked) as stream:
+        expected = np.concatenate(list(stream))
+    with Pipeline.load(tile="176x176") as tiled:
+        video = tiled.generate(PROMPT, **asked)
+        assert video.plan.decoder_tiles == 2
+        # Each graph that runs again, once: the denoiser, the features after the first frame, both decoders of a tile.
+        assert backend.on_host.captures == 4
+        with tiled.stream(PROMPT, **asked) as stream, pytest.raises(RequestError, match="put together in host memory"):
+            stream.on_device()
+    np.testing.assert_allclose(video.frames, expected, atol=1)
 
 
 def test_on_the_cpu_there_is_no_device_to_leave_frames_on(on_cpu) -> None:

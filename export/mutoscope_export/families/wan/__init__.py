@@ -5,7 +5,7 @@ Knows the components, their configuration and which graphs come of them. The ari
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -42,6 +42,8 @@ DEFAULTS = Defaults(
     scheduler="unipc",
 )  # fmt: skip
 PREVIEWED = "vae"
+
+_VAE_PARTS: Mapping[str, type[vae.Chunk]] = {"vae_features": vae.FeatureChunk, "vae_decoder": vae.DecoderChunk}
 
 # In int8 it has a graph of its own, because it has most of the weights: 5.7 of 7.1 billion in Wan 2.1 1.3B.
 _ENCODER_PASSES: Mapping[str, tuple[Pass, ...]] = {"int8": (half_tables, DynamicInt8(text.QUANTIZABLE_WEIGHTS, 2))}
@@ -114,6 +116,7 @@ def geometry(checkpoint: Checkpoint) -> Geometry:
         vae_scale_factor_temporal=autoencoder.config.scale_factor_temporal,
         patch_size=tuple(transformer.config.patch_size),
         max_patches=transformer.config.rope_max_seq_len,
+        vae_decoder_halo=vae.DecoderChunk(autoencoder, first=True).halo(),
     )
 
 
@@ -150,14 +153,15 @@ def sources(precisions: Sequence[str]) -> list[GraphSource]:
     )
     decoders = [
         GraphSource(
-            "vae_decoder_first" if first else "vae_decoder_next",
+            f"{role}_first" if first else f"{role}_next",
             "vae",
-            partial(vae.DecoderChunk, first=first),
-            partial(vae.symbolic_inputs, first=first),
-            partial(vae.symbolic_outputs, first=first),
-            partial(_vae_examples, first=first),
+            partial(part, first=first),
+            partial(vae.symbolic_inputs, part=part, first=first),
+            partial(vae.symbolic_outputs, part=part, first=first),
+            partial(_vae_examples, part=part, first=first),
             tuple(Form(form.precision, _DECODER_PASSES.get(form.precision, ())) for form in base_forms),
         )
+        for role, part in _VAE_PARTS.items()
         for first in (True, False)
     ]
     return [encoder, step, *decoders]
@@ -182,12 +186,18 @@ def beside_own_class(component: str, model: Any) -> tuple[Tensor, Tensor]:
 
 
 def decode(autoencoder: AutoencoderKLWan, latents: Tensor) -> Iterator[Tensor]:
-    first, following = (vae.DecoderChunk(autoencoder, first=first) for first in (True, False))
+    frames = latents[None].split(1, dim=2)
+    for part in _VAE_PARTS.values():
+        frames = _chunk_by_chunk(autoencoder, part, frames)
+    yield from frames
+
+
+def _chunk_by_chunk(autoencoder: AutoencoderKLWan, part: type[vae.Chunk], given: Iterable[Tensor]) -> Iterator[Tensor]:
+    first, following = (part(autoencoder, first=first) for first in (True, False))
     caches: list[Tensor] = []
-    for index in range(latents.shape[1]):
-        chunk = first if index == 0 else following
-        frames, *caches = chunk(latents[None, :, index : index + 1], *caches)
-        yield frames
+    for index, value in enumerate(given):
+        made, *caches = (following if index else first)(value, *caches)
+        yield made
 
 
 def _text_examples(encoder: UMT5EncoderModel) -> list[dict[str, Tensor]]:
@@ -219,9 +229,9 @@ def _denoiser_examples(transformer: WanTransformer3DModel) -> list[dict[str, Ten
     return examples
 
 
-def _vae_examples(autoencoder: AutoencoderKLWan, *, first: bool) -> list[dict[str, Tensor]]:
+def _vae_examples(autoencoder: AutoencoderKLWan, *, part: type[vae.Chunk], first: bool) -> list[dict[str, Tensor]]:
     sizes = [(3, 4), (2, 7), (6, 3)]
     return [
-        vae.example_inputs(autoencoder, first=first, height=height, width=width, seed=seed)
+        vae.example_inputs(autoencoder, part, first=first, height=height, width=width, seed=seed)
         for seed, (height, width) in enumerate(sizes)
     ]

@@ -10,6 +10,9 @@ CPU than the 3D one, and no layer has to transpose frames out of its way. What a
 anything but zeros: its graph holds a third of the weights and does a third of the arithmetic.
 
 Layers compute in the type of what they are given, norms in float32 whatever it is.
+
+A layer's `reach` says how far its output looks around itself: given the pixels around a window on which what follows
+depends, those on which it depends then.
 """
 
 from collections.abc import Sequence
@@ -64,6 +67,9 @@ class CausalConvolution(nn.Module):
             frames = _windows(memory.extend(frames))
         return F.conv2d(frames, self.weight.to(frames.dtype), self.bias.to(frames.dtype), padding=self.padding)
 
+    def reach(self, pixels: int) -> int:
+        return pixels + max(self.padding)
+
 
 class FrameConvolution(nn.Module):
     """A convolution that looks at one frame at a time, Conv2d or 1x1x1 Conv3d: `[T, C, H, W]` -> `[T, C', H, W]`."""
@@ -77,6 +83,9 @@ class FrameConvolution(nn.Module):
 
     def forward(self, frames: Tensor) -> Tensor:
         return F.conv2d(frames, self.weight.to(frames.dtype), self.bias.to(frames.dtype), padding=self.padding)
+
+    def reach(self, pixels: int) -> int:
+        return pixels + self.padding
 
 
 class ChannelNorm(nn.Module):
@@ -104,6 +113,9 @@ class ResidualBlock(nn.Module):
         inner = self.conv1(F.silu(self.norm1(frames)), memory)
         inner = self.conv2(F.silu(self.norm2(inner)), memory)
         return inner + self.shortcut(frames)
+
+    def reach(self, pixels: int) -> int:
+        return self.conv1.reach(self.conv2.reach(pixels))  # the shortcut stays within each pixel
 
 
 class SpatialAttention(nn.Module):
@@ -149,6 +161,9 @@ class Upsampler(nn.Module):
             frames = self.time_conv(frames, memory).view(-1, *frames.shape[1:])
         return self.conv(double(frames))
 
+    def reach(self, pixels: int) -> int:
+        return -(-self.conv.reach(pixels) // 2)
+
 
 class DuplicatingShortcut(nn.Module):
     """Upsampling of a Wan 2.2 block's input by copying: channels to spare become frames and pixels."""
@@ -168,24 +183,45 @@ class DuplicatingShortcut(nn.Module):
         return frames[:, -1] if self.first else frames.flatten(0, 1)
 
 
-class UpBlock(nn.Module):
-    """Residual blocks, then upsampling where the level has it; Wan 2.2 adds the shortcut around both."""
+class Rise(nn.Module):
+    """The end of a level: upsampling where it has it, and in Wan 2.2 the shortcut around the whole level."""
 
     def __init__(self, block: nn.Module, first: bool) -> None:
         super().__init__()
-        self.resnets = nn.ModuleList(ResidualBlock(resnet, first) for resnet in block.resnets)
         resample = block.upsampler if hasattr(block, "upsampler") else block.upsamplers and block.upsamplers[0]
         self.upsampler = Upsampler(resample, first) if resample else None
         shortcut = getattr(block, "avg_shortcut", None)
         self.shortcut = DuplicatingShortcut(shortcut, first) if shortcut else None
 
+    def forward(self, frames: Tensor, came_in: Tensor, memory: Memory) -> Tensor:
+        """`came_in` is what the level was given."""
+        if self.upsampler is not None:
+            frames = self.upsampler(frames, memory)
+        return frames if self.shortcut is None else frames + self.shortcut(came_in)
+
+    def reach(self, pixels: int) -> int:
+        return pixels if self.upsampler is None else self.upsampler.reach(pixels)
+
+
+class UpBlock(nn.Module):
+    """One level: residual blocks, then its rise to the next."""
+
+    def __init__(self, block: nn.Module, first: bool) -> None:
+        super().__init__()
+        self.resnets = nn.ModuleList(ResidualBlock(resnet, first) for resnet in block.resnets)
+        self.rise = Rise(block, first)
+
     def forward(self, frames: Tensor, memory: Memory) -> Tensor:
         inner = frames
         for resnet in self.resnets:
             inner = resnet(inner, memory)
-        if self.upsampler is not None:
-            inner = self.upsampler(inner, memory)
-        return inner if self.shortcut is None else inner + self.shortcut(frames)
+        return self.rise(inner, frames, memory)
+
+    def reach(self, pixels: int) -> int:
+        pixels = self.rise.reach(pixels)
+        for resnet in reversed(self.resnets):
+            pixels = resnet.reach(pixels)
+        return pixels
 
 
 class ToPixels(nn.Module):

@@ -1,0 +1,89 @@
+"""What decoding in tiles saves in memory on the CPU, and what it costs in time.
+
+    python -m benchmarks.decode_tiles [--size 512] [--frames 9] [--tile 336x336 ...] [--output FILE.json]
+
+Each way is measured in fresh processes of its own, with random latents; the peak counts from before anything of the
+decoder is loaded, so that weights are in it, as are in tiles the features and the frames of the whole clip. The largest
+difference between the frames of a way and those of the whole, in levels, is in the table too.
+"""
+
+from __future__ import annotations
+
+import sys
+import tempfile
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from .measuring import Answer, Run, arguments, measure_once, reset_peak_rss, serve, summary, write_result
+
+WHOLE = "whole"
+PROMPT = "a red circle moving right on a black background"
+
+
+def load(spec: dict[str, Any]) -> Run:
+    import mutoscope
+    from mutoscope.bundle import Bundle
+    from mutoscope.loaded import LoadedGraphs
+    from mutoscope.stages import decode
+    from mutoscope_engines.backends import load_backend
+    from mutoscope_engines.session import SessionOptions
+
+    size, threads = spec["size"], spec["threads"]
+    tile = None if spec["tile"] == WHOLE else spec["tile"]
+    with mutoscope.Pipeline.load(spec["bundle"], threads=threads, tile=tile) as pipeline:
+        plan = pipeline.plan(PROMPT, seed=0, num_frames=spec["num_frames"], height=size, width=size)
+    latents = np.random.default_rng(0).standard_normal(plan.latents_shape, dtype=np.float32)
+    bundle, backend = Bundle.open(spec["bundle"], verify=False), load_backend("onnxruntime")
+
+    def run() -> Answer:
+        graphs = LoadedGraphs(bundle, backend, SessionOptions(threads=threads))
+        reset_peak_rss()
+        with open(spec["frames"], "wb") as file:  # as into a video: nothing is kept
+            for chunk in decode(graphs, plan, latents):
+                chunk.numpy().tofile(file)
+        graphs.close()
+        return {
+            "tiles": plan.decoder_tiles,
+            "window": "x".join(str(side * size // plan.latents_shape[2]) for side in plan.decoder_window),
+        }
+
+    return run
+
+
+def measure(spec: dict[str, Any], rounds: int) -> Answer:
+    first, answers = measure_once(__spec__.name, spec, rounds)
+    row = {"tile": spec["tile"], "tiles": first["tiles"], "window": first["window"]}
+    found = summary(first, answers)
+    return row | {name: found[name] for name in ("median_s", "min_s", "runs", "peak_rss_bytes")}
+
+
+def main() -> int:
+    parser = arguments(__doc__, default_rounds=2)
+    parser.add_argument("--size", type=int, help="height and width in pixels; default: 512")
+    parser.add_argument("--frames", type=int, default=9)
+    parser.add_argument("--tile", nargs="+", metavar="HxW", help="default: 336x336 and 288x288")
+    given = parser.parse_args()
+    if given.worker:
+        serve(partial(load, given.worker))
+        return 0
+    size = given.size or (192 if given.quick else 512)
+    tiles = given.tile or (["176x176"] if given.quick else ["336x336", "288x288"])
+    rows = []
+    with tempfile.TemporaryDirectory() as folder:
+        facts = {"size": size, "num_frames": given.frames, "threads": given.threads, "bundle": str(given.bundle)}
+        decoded = {}
+        for tile in (WHOLE, *tiles):
+            path = Path(folder) / f"{tile}.raw"
+            row = measure(facts | {"tile": tile, "frames": str(path)}, 1 if given.quick else given.rounds)
+            decoded[tile] = np.fromfile(path, np.uint8).astype(np.int16)
+            apart = np.abs(decoded[tile] - decoded[WHOLE])
+            rows.append(row | {"largest_difference": int(apart.max()), "share_different": float((apart > 0).mean())})
+    write_result(given.output, rows, size=size, num_frames=given.frames, threads=given.threads, quick=given.quick)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
