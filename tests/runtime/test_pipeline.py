@@ -387,7 +387,7 @@ def test_running_out_of_memory_anywhere_in_a_run_says_what_to_lower(backend, pip
     def exhausted(*_: Any) -> Any:
         raise MemoryError("Unable to allocate 9 GiB")
 
-    monkeypatch.setattr("mutoscope.stages.standard_normal", exhausted)
+    monkeypatch.setattr("mutoscope.stages.standard_normals", exhausted)
     with pytest.raises(OutOfMemoryError, match="Unable to allocate 9 GiB; ask for a smaller height"):
         pipeline.generate(PROMPT)
 

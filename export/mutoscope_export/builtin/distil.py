@@ -49,7 +49,7 @@ class Paths:
     prompts: list[str]
 
 
-def draw_prompts(count: int, seed: int) -> list[str]:
+def draw_prompts(count: int, seed: tuple[int, int]) -> list[str]:
     """Of scenes that the teacher was trained on; the held-out ones stay unseen for the student too."""
     rng = np.random.default_rng(seed)
     seen = [scene for scene in all_scenes() if not scene.held_out]
@@ -62,20 +62,21 @@ def draw_prompts(count: int, seed: int) -> list[str]:
 def sample_paths(teacher: TextToLatents, tokenizer: T5Tokenizer, latents_shape: Sequence[int], count: int, file: Path,
                  *, device: str, seed: int) -> Paths:  # fmt: skip
     """Runs the teacher with guidance, or goes on where `file` ends. Latents are `[C, F, h, w]`."""
-    prompts = draw_prompts(count, seed)
     done = [np.load(file)] if file.exists() else []
-    start = sum(len(part) for part in done)
-    while start < count:
-        chosen = prompts[start : start + BATCH_SIZE]
+    prompts: list[str] = []
+    for start in range(0, count, BATCH_SIZE):
+        chosen = draw_prompts(BATCH_SIZE, (seed, start))
+        prompts += chosen
+        if start < sum(map(len, done)):
+            continue
         generator = torch.Generator().manual_seed((seed << 32) + start)  # far from the seeds that judge the model
         noise = torch.randn((len(chosen), *latents_shape), generator=generator).to(device)
         done.append(_paths(teacher, tokenizer, chosen, noise).half().cpu().numpy())
-        start += len(chosen)
         temporary = file.with_suffix(".tmp.npy")
         np.save(temporary, np.concatenate(done))
         os.replace(temporary, file)
-        print(f"paths: {start} of {count}", flush=True)
-    return Paths(np.concatenate(done)[:count], prompts)
+        print(f"paths: {start + BATCH_SIZE} of {count}", flush=True)
+    return Paths(np.concatenate(done)[:count], prompts[:count])
 
 
 @torch.no_grad()
@@ -101,7 +102,9 @@ def _tokens(tokenizer: T5Tokenizer, texts: list[str], device: Any) -> tuple[Tens
     return found.input_ids, found.attention_mask
 
 
-def distil(student: TextToLatents, tokenizer: T5Tokenizer, paths: Paths, folder: Path, *, steps: int, seed: int) -> None:
+def distil(
+    student: TextToLatents, tokenizer: T5Tokenizer, paths: Paths, folder: Path, *, steps: int, seed: int
+) -> None:
     """Trains `student`, which begins as the teacher, or goes on where an earlier run in `folder` stopped."""
     scheduler = UniPCMultistepScheduler(**STUDENT_SCHEDULER)
     scheduler.set_timesteps(STUDENT_STEPS)
@@ -133,8 +136,8 @@ def main() -> None:
     parser.add_argument("--work", type=Path, required=True, help="folder for paths, training states and the results")
     parser.add_argument("--teacher", type=Path, default=CHECKPOINT, help="default: the repository's built-in model")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
-    parser.add_argument("--paths", type=int, default=1920)
-    parser.add_argument("--steps", type=int, default=500, help="of training")
+    parser.add_argument("--paths", type=int, default=960)
+    parser.add_argument("--steps", type=int, default=300, help="of training")
     parser.add_argument("--seed", type=int, default=0)
     arguments = parser.parse_args()
 
