@@ -255,7 +255,7 @@ def test_levels_that_cannot_be_are_refused(name: str, sigmas: list[float], messa
 
 def test_more_steps_of_lcm_than_there_are_states_are_refused() -> None:
     assert build_schedule("lcm", {}, MAX_STATE_ROWS).noise_rows == MAX_STATE_ROWS
-    with pytest.raises(ScheduleError, match="lcm with 9 steps keeps 9 states, .*ask for at most 8 steps"):
+    with pytest.raises(ScheduleError, match=r"lcm with 9 steps keeps 9 states, .*ask for at most 8 steps"):
         build_schedule("lcm", {}, 9)
 
 

@@ -37,7 +37,7 @@ TEACHER_GUIDANCE = 1.5
 STUDENT_STEPS = 4
 BATCH_SIZE = 48
 FLOW = {"prediction_type": "flow_prediction", "use_flow_sigmas": True, "flow_shift": FLOW_SHIFT}
-# First order without a corrector is Euler's method, at UniPC's noise levels, which are those of every third teacher step.
+# First order without a corrector is Euler's method; UniPC's noise levels are those of every third teacher step.
 STUDENT_SCHEDULER = FLOW | {"solver_order": 1, "disable_corrector": list(range(STUDENT_STEPS))}
 
 
@@ -69,7 +69,7 @@ def sample_paths(teacher: TextToLatents, tokenizer: T5Tokenizer, latents_shape: 
         prompts += chosen
         if start < sum(map(len, done)):
             continue
-        generator = torch.Generator().manual_seed((seed << 32) + start)  # far from the seeds that judge the model
+        generator = torch.Generator().manual_seed(start)  # the model is judged from seeds of a million on
         noise = torch.randn((len(chosen), *latents_shape), generator=generator).to(device)
         done.append(_paths(teacher, tokenizer, chosen, noise).half().cpu().numpy())
         temporary = file.with_suffix(".tmp.npy")
@@ -110,7 +110,7 @@ def distil(
     scheduler.set_timesteps(STUDENT_STEPS)
     device = next(student.parameters()).device
     sigmas, timesteps = scheduler.sigmas.to(device), scheduler.timesteps.to(device)
-    training = Training(student, Schedule(steps, average_decay=0.99).gentler(4), folder)
+    training = Training(student, Schedule(steps, average_decay=0.99).gentler(4), folder, save_every_s=60)
 
     def loss_of_step(step: int) -> dict[str, Tensor]:
         rng = np.random.default_rng((seed, step))
