@@ -25,6 +25,7 @@ SCHEDULERS = {
     "unipc": "UniPCMultistepScheduler",
     "euler": "FlowMatchEulerDiscreteScheduler",
     "dpmpp_2m": "DPMSolverMultistepScheduler",
+    "lcm": "FlowMatchLCMScheduler",
 }
 CHECKPOINTS: dict[str, dict[str, Any]] = {
     "small": {},
@@ -66,7 +67,7 @@ class Subject:
         if scheduler is not None:
             name = SCHEDULERS[scheduler]
             self.reference.scheduler = getattr(diffusers, name)(**SCHEDULER_OPTIONS[name])
-        generator = torch.Generator("cpu").manual_seed(seed)
+        generator = torch.default_generator.manual_seed(seed)  # from which the pipeline lets its scheduler draw, too
         result = self.reference(
             **request, generator=generator, output_type="np", max_sequence_length=MAX_SEQUENCE_LENGTH
         )
@@ -104,6 +105,7 @@ REQUESTS: dict[str, tuple[str, dict[str, Any]]] = {
         SMALL, {"scheduler": "euler", "negative_prompt": "the &amp; blue  circle", "guidance_scale": 2.5},
     ),
     "DPM-Solver++ on UniPC's checkpoint, large seed": (SMALL, {"scheduler": "dpmpp_2m", "seed": 2**40 + 17}),
+    "noise anew after each step": (SMALL, {"scheduler": "lcm", "num_inference_steps": 4, "guidance_scale": 1.0}),
     "one step": (SMALL, {"num_inference_steps": 1, "num_frames": 1}),
     "Wan 2.2's VAE, its own Euler": (WAN_2_2, {"height": 64, "width": 96, "num_frames": 9}),
     "Wan 2.2's VAE, UniPC": (WAN_2_2, {"height": 32, "width": 64, "scheduler": "unipc", "num_inference_steps": 5}),

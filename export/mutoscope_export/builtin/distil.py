@@ -142,7 +142,7 @@ def main() -> None:
     arguments = parser.parse_args()
 
     arguments.work.mkdir(parents=True, exist_ok=True)
-    pipeline = WanPipeline.from_pretrained(arguments.teacher, torch_dtype=torch.float32)
+    pipeline = WanPipeline.from_pretrained(arguments.teacher, dtype=torch.float32)
     model = TextToLatents(pipeline.tokenizer)
     model.start_from(arguments.teacher)
     model.to(arguments.device).eval()
