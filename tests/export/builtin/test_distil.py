@@ -62,15 +62,18 @@ def test_paths_begin_as_noise_and_an_interrupted_run_goes_on_where_it_stopped(tm
     assert 0.9 < whole.latents[:, 0].astype(np.float32).std() < 1.1
 
 
-def test_a_student_learns_the_velocity_of_straight_paths(tmp_path) -> None:
+def test_the_target_is_the_velocity_along_each_segment(tmp_path) -> None:
+    """A student that knows the velocity of straight paths has nothing to learn from them."""
     rng, count = np.random.default_rng(0), 64
     levels = [*(step.sigma for step in build_schedule("unipc", STUDENT_SCHEDULER, STUDENT_STEPS).steps), 0.0]
     velocity = np.float32([1.5, -2.0, 0.5, 1.0]).reshape(4, 1, 1, 1)
     clean = 0.1 * rng.standard_normal((count, *SHAPE)).astype(np.float32)
     latents = np.stack([clean + level * velocity for level in levels], axis=1).astype(np.float16)
-    prompts = ["a red circle moving left on a black background"] * count
     student = Student()
-    distil(student, build_tokenizer(), Paths(latents, prompts), tmp_path, steps=400, seed=0)
-    rows = list(read_record(tmp_path))
-    assert rows[-1]["loss"] < 0.2 * rows[0]["loss"]
-    assert {f"segment_{number}" for number in range(1, STUDENT_STEPS + 1)} < set(rows[0])
+    nn.init.zeros_(student.mixing.weight)
+    nn.init.zeros_(student.mixing.bias)
+    student.bias.data = torch.from_numpy(velocity)
+    prompts = ["a red circle moving left on a black background"] * count
+    distil(student, build_tokenizer(), Paths(latents, prompts), tmp_path, steps=20, seed=0)
+    (row,) = read_record(tmp_path)
+    assert all(row[name] < 0.02 for name in ("loss", *(f"segment_{n}" for n in range(1, STUDENT_STEPS + 1))))
