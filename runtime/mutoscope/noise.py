@@ -34,7 +34,7 @@ def standard_normal(seed: int, shape: tuple[int, ...]) -> Floats:
 
     Raises ValueError for a seed that torch refuses, or a negative size.
     """
-    return standard_normals(seed, shape, 1)[0]
+    return standard_normals(seed, shape, 1).reshape(shape)
 
 
 def standard_normals(seed: int, shape: tuple[int, ...], draws: int) -> Floats:
