@@ -165,11 +165,13 @@ def measure(sides: list[Any], count: int, keep: Callable[[list[dict[str, Any]]],
     for index, scene in enumerate(choose_scenes(count)):
         prompt, seed = scene.prompt(), FIRST_UNSEEN_SEED + index
         for side in sides:
-            missing = [name for name in side.settings() if (side.name, name, seed) not in done]
+            missing = [
+                name
+                for name in side.settings()
+                if (side.name, name, seed) not in done and (side.name, name) not in failed
+            ]
             whole: Clip | None = None
             for setting in [WHOLE, *(name for name in missing if name != WHOLE)] if missing else []:
-                if (side.name, setting) in failed:
-                    continue
                 row: dict[str, Any] = {"implementation": side.name, "setting": setting, "seed": seed}
                 try:
                     clip, facts = side.make(setting, prompt, seed)
