@@ -55,7 +55,16 @@ DIFFUSERS: dict[str, tuple[str, dict[str, Any]] | None] = {
     "SeaCache 0.1": ("SeaCacheConfig", {"threshold": 0.1}),
     "SeaCache 0.25": ("SeaCacheConfig", {"threshold": 0.25}),
     "MagCache 0.06": ("MagCacheConfig", {"threshold": 0.06, "num_inference_steps": 20}),
-    "TaylorSeer every 2nd": ("TaylorSeerCacheConfig", {"cache_interval": 2, "disable_cache_before_step": 6}),
+    # Its usual mode names no module of this model, and so caches nothing; the lite mode predicts the last projection.
+    "TaylorSeer lite, every 2nd": (
+        "TaylorSeerCacheConfig",
+        {
+            "cache_interval": 2,
+            "disable_cache_before_step": 6,
+            "use_lite_mode": True,
+            "taylor_factors_dtype": torch.float32,
+        },
+    ),
     "PyramidAttentionBroadcast 2": ("PyramidAttentionBroadcastConfig", {"spatial_attention_block_skip_range": 2}),
     "FasterCache": ("FasterCacheConfig", {"spatial_attention_block_skip_range": 2, "tensor_format": "BCFHW"}),
 }
