@@ -39,6 +39,8 @@ from .prompt_following import ASPECTS, FIRST_UNSEEN_SEED, choose_scenes, judge
 
 Clip = NDArray[np.float32]  # [T, H, W, 3] in levels of 0 to 255, not rounded where the program does not
 WHOLE = "whole"
+DOCUMENT = Path(__file__).parents[1] / "docs/fewer-steps.md"
+TABLE_BEGINS, TABLE_ENDS = "<!-- begin of the measured table -->\n", "<!-- end of the measured table -->\n"
 OURS: dict[str, dict[str, Any]] = {
     WHOLE: {},
     "cache_interval 2": {"cache_interval": 2},
@@ -223,13 +225,42 @@ def summarise(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
     return summary
 
 
+def document_table(summary: list[dict[str, Any]]) -> str:
+    """The summary as Markdown, for docs/fewer-steps.md."""
+    prompts = max(row.get("prompts", 0) for row in summary)
+    lines = [
+        f"| {prompts} prompts | | calls | denoising, s | times faster | PSNR, mean / worst, dB | prompts followed |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    for row in summary:
+        told = f"| {row['implementation']} | {row['setting']} | "
+        if "note" in row:
+            lines.append(told + f"cannot: {row['note']} | | | | |")
+            continue
+        likeness = "-" if row["setting"] == WHOLE else f"{row['psnr_db']:.1f} / {row['worst_psnr_db']:.1f}"
+        lines.append(
+            told + f"{row['calls']:g} | {row['denoiser_s']:.2f} | {row['speedup']:.2f} | {likeness} "
+            f"| {row['followed']:.1%} |"
+        )
+    return "\n".join(lines) + "\n"
+
+
+def publish(summary: list[dict[str, Any]], document: Path) -> None:
+    """Replaces the table in a document."""
+    before, _, rest = document.read_text("utf-8").partition(TABLE_BEGINS)
+    _, _, after = rest.partition(TABLE_ENDS)
+    document.write_text(before + TABLE_BEGINS + document_table(summary) + TABLE_ENDS + after, "utf-8")
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--count", type=int, default=60, help="prompts")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--checkpoint", type=Path, default=BUILTIN_CHECKPOINT)
     parser.add_argument("--bundle", type=Path, default=BUILTIN_BUNDLE)
-    parser.add_argument("--output", type=Path, required=True)
+    parser.add_argument(
+        "--output", type=Path, required=True, help="the result as JSON; the table goes into docs/fewer-steps.md, too"
+    )
     arguments = parser.parse_args()
 
     torch.set_num_threads(arguments.threads)
@@ -249,7 +280,9 @@ def main() -> None:
         arguments.output.write_text(text.replace('{"implementation"', '\n{"implementation"') + "\n")
 
     measure([ours, Diffusers(arguments.checkpoint, plan)], arguments.count, keep, rows)
-    print(table(summarise(rows)))
+    summary = summarise(rows)
+    print(table(summary))
+    publish(summary, DOCUMENT)
 
 
 if __name__ == "__main__":

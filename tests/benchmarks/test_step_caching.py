@@ -1,12 +1,26 @@
 """What is compared with what, and what an interrupted run keeps; the programs themselves are stood in for."""
 
 import copy
+import json
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
-from benchmarks.step_caching import WHOLE, measure, psnr_db, summarise
+from benchmarks.step_caching import (
+    DOCUMENT,
+    TABLE_BEGINS,
+    TABLE_ENDS,
+    WHOLE,
+    document_table,
+    measure,
+    psnr_db,
+    publish,
+    summarise,
+)
+
+RESULT = Path(__file__).parents[2] / "benchmarks/results/step_caching.json"
 
 
 class Side:
@@ -60,6 +74,22 @@ def test_an_interrupted_run_goes_on_to_the_same_rows(stop_after: int) -> None:
     again = rows_of(Side(), rows)
     assert again[: len(kept)] == kept and again == rows_of(Side())
     assert not (done := Side()).made and rows_of(done, rows) == again and not done.made
+
+
+def test_publishing_replaces_the_table_and_nothing_else(tmp_path: Path) -> None:
+    document = tmp_path / "document.md"
+    document.write_text(f"before\n{TABLE_BEGINS}old\n{TABLE_ENDS}after\n")
+    for _ in range(2):
+        publish(summarise(rows_of(Side())), document)
+    lines = document.read_text().splitlines()
+    assert (lines[0], lines[-1]) == ("before", "after") and "old" not in lines
+    assert "| stand-in | half | 10 | 1.00 | 2.00 | 28.1 / 28.1 | " in document.read_text()
+    assert "| stand-in | impossible | cannot: ValueError: needs another pipeline | | | | |" in lines
+
+
+@pytest.mark.skipif(not RESULT.exists(), reason="no result is committed yet")
+def test_the_documents_table_is_that_of_the_committed_result() -> None:
+    assert document_table(json.loads(RESULT.read_text())["summary"]) in DOCUMENT.read_text("utf-8")
 
 
 def test_psnr_is_that_of_eight_bits() -> None:
