@@ -131,6 +131,25 @@ def test_the_video_is_that_of_diffusers(subjects: dict[str, Subject], case: str)
     assert psnr_db(video.frames, expected) >= MIN_PSNR_DB
 
 
+def test_cached_steps_are_those_of_diffusers_taylorseer_in_its_lite_mode(subjects: dict[str, Subject]) -> None:
+    request = DEFAULTS | {"num_inference_steps": 10}
+    transformer = subjects[SMALL].reference.transformer
+    transformer.enable_cache(
+        diffusers.TaylorSeerCacheConfig(
+            cache_interval=2, disable_cache_before_step=3, disable_cache_after_step=9, use_lite_mode=True,
+            taylor_factors_dtype=torch.float32,
+        )
+    )  # fmt: skip
+    try:
+        expected = subjects[SMALL].reference_frames(**request)
+    finally:
+        transformer.disable_cache()
+    whole = subjects[SMALL].reference_frames(**request)
+    video = subjects[SMALL].ours.generate(**request, cache_interval=2)
+    assert len(video.plan.timesteps) == 7
+    assert psnr_db(video.frames, expected) >= MIN_PSNR_DB > psnr_db(video.frames, whole)
+
+
 @pytest.mark.parametrize("change", [{"seed": 8}, {"prompt": "the blue square"}, {"num_inference_steps": 4}])
 def test_another_request_gives_a_video_that_the_comparison_tells_apart(
     subjects: dict[str, Subject], change: dict[str, Any]

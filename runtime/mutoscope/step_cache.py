@@ -3,8 +3,8 @@
 Knows schedules. Knows nothing of latents, graphs or devices.
 
 A velocity that is a weighted sum of the last two computed ones leaves every step linear, so the steps between two calls
-are folded into the matrices of the first. First-order Taylor prediction as in Liu et al. 2025, "TaylorSeer" (arXiv
-2503.06923), but of the velocity instead of each block's output, and over noise levels instead of step numbers.
+are folded into the matrices of the first. Over step numbers, this is the first order of Liu et al. 2025, "TaylorSeer"
+(arXiv 2503.06923), in the lite mode of Diffusers, which predicts the network's last projection.
 """
 
 from __future__ import annotations
@@ -47,17 +47,17 @@ def cached(schedule: Schedule, interval: int) -> Schedule:
 
 def _folded(schedule: Schedule, computed: Sequence[int]) -> tuple[Step, ...]:
     """One step for each of `computed`, which also takes the steps up to the next of them."""
-    sigma_before = math.inf  # of the call before: from so far away the line is level
+    index_before = -1  # of the call before; the first two steps are computed
     folded = []
     for index, following in pairwise([*computed, len(schedule.steps)]):
         call = schedule.steps[index]
         *rows, velocity_before, v = np.eye(schedule.state_rows + 2)
         state = np.stack(rows)
-        for step in schedule.steps[index:following]:
-            velocity = v + (step.sigma - call.sigma) / (call.sigma - sigma_before) * (v - velocity_before)
+        for distance, step in enumerate(schedule.steps[index:following]):
+            velocity = v + distance / (index - index_before) * (v - velocity_before)
             state = step.solver_a @ state + np.outer(step.solver_b, velocity)
         matrix = np.vstack([state, v]).astype(np.float32)
         matrix.setflags(write=False)
         folded.append(replace(call, solver_a=matrix[:, :-1], solver_b=matrix[:, -1]))
-        sigma_before = call.sigma
+        index_before = index
     return tuple(folded)

@@ -266,11 +266,10 @@ def test_cached_steps_follow_diffusers_with_the_guided_velocity_extrapolated(
     scheduler.set_timesteps(10)
     x, seen = torch.randn((1, 4, 3, 4, 6), generator=torch.Generator().manual_seed(3)), []
     for index, t in enumerate(scheduler.timesteps):
-        sigma = scheduler.sigmas[index]
         if index in (0, 1, 2, 5, 8, 9):
-            seen.append((sigma, guided(x, t, embeds_of(bundle), 4.0)))
-        (earlier, before), (later, last) = seen[-2:] if len(seen) > 1 else [(2.0, seen[0][1]), seen[0]]
-        x = scheduler.step(last + (last - before) * (sigma - later) / (later - earlier), t, x).prev_sample
+            seen.append((index, guided(x, t, embeds_of(bundle), 4.0)))
+        (earlier, before), (later, last) = seen[-2:] if len(seen) > 1 else [(-1, seen[0][1]), seen[0]]
+        x = scheduler.step(last + (last - before) * (index - later) / (later - earlier), t, x).prev_sample
     np.testing.assert_allclose(decoded(backend), x.numpy(), atol=2e-5)
     assert plan.num_inference_steps == 10 and plan.timesteps == tuple(
         float(scheduler.timesteps[index]) for index in (0, 1, 2, 5, 8, 9)
