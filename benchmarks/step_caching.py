@@ -45,6 +45,7 @@ OURS: dict[str, dict[str, Any]] = {
     WHOLE: {},
     "cache_interval 2": {"cache_interval": 2},
     "cache_interval 3": {"cache_interval": 3},
+    "cache_interval 4": {"cache_interval": 4},
     "14 steps": {"num_inference_steps": 14},
     "12 steps": {"num_inference_steps": 12},
     "10 steps": {"num_inference_steps": 10},

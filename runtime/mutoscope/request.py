@@ -43,8 +43,8 @@ class VideoRequest:
         unit="LEVEL,...",
     )
     cache_interval: int = parameter(
-        "after the first three tenths of the steps the network computes every Nth, and its velocity is extrapolated "
-        "for the others; 1 computes all",
+        "how many steps it may be from one call of the network to the next, after the first three tenths of the steps; "
+        "in between, the velocity is extrapolated",
         1,
         unit="N",
     )

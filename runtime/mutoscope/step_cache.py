@@ -9,10 +9,10 @@ are folded into the matrices of the first. Over step numbers, this is the first 
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Sequence
 from dataclasses import replace
-from itertools import pairwise
 
 import numpy as np
 
@@ -22,9 +22,15 @@ RETAINED_SHARE = 0.3  # of the steps, from the first: the velocity turns there, 
 
 
 def computed_steps(count: int, interval: int) -> tuple[int, ...]:
-    """Which of `count` steps call the network: the first three tenths, then every `interval`th, and the last."""
-    retained = min(count, max(2, math.ceil(RETAINED_SHARE * count)))
-    return tuple(sorted({*range(retained), *range(retained - 1, count, interval), count - 1}))
+    """Which of `count` steps call the network: the first three tenths, some of those that follow, and the last.
+
+    From call to call it is 2 steps, twice, then 3, twice, and so on, up to `interval`: the later, the straighter.
+    """
+    computed = list(range(min(count, max(2, math.ceil(RETAINED_SHARE * count)))))
+    gaps = (min(interval, 2 + index // 2) for index in itertools.count())
+    while (following := computed[-1] + next(gaps)) < count:
+        computed.append(following)
+    return tuple(sorted({*computed, count - 1}))
 
 
 def cached(schedule: Schedule, interval: int) -> Schedule:
@@ -49,7 +55,7 @@ def _folded(schedule: Schedule, computed: Sequence[int]) -> tuple[Step, ...]:
     """One step for each of `computed`, which also takes the steps up to the next of them."""
     index_before = -1  # of the call before; the first two steps are computed
     folded = []
-    for index, following in pairwise([*computed, len(schedule.steps)]):
+    for index, following in itertools.pairwise([*computed, len(schedule.steps)]):
         call = schedule.steps[index]
         *rows, velocity_before, v = np.eye(schedule.state_rows + 2)
         state = np.stack(rows)

@@ -260,19 +260,19 @@ def test_cached_steps_follow_diffusers_with_the_guided_velocity_extrapolated(
 ) -> None:
     bundle, told = make_bundle(), []
     with Pipeline.load(bundle.root, branches_per_call=branches_per_call) as pipeline:
-        asked = {"seed": 3, "guidance_scale": 4.0, "num_inference_steps": 10, "cache_interval": 3}
+        asked = {"seed": 3, "guidance_scale": 4.0, "num_inference_steps": 10, "cache_interval": 4}
         plan = pipeline.generate(PROMPT, on_step=told.append, **asked).plan
     scheduler = UniPCMultistepScheduler.from_config(bundle.manifest.scheduler)
     scheduler.set_timesteps(10)
     x, seen = torch.randn((1, 4, 3, 4, 6), generator=torch.Generator().manual_seed(3)), []
     for index, t in enumerate(scheduler.timesteps):
-        if index in (0, 1, 2, 5, 8, 9):
+        if index in (0, 1, 2, 4, 6, 9):
             seen.append((index, guided(x, t, embeds_of(bundle), 4.0)))
         (earlier, before), (later, last) = seen[-2:] if len(seen) > 1 else [(-1, seen[0][1]), seen[0]]
         x = scheduler.step(last + (last - before) * (index - later) / (later - earlier), t, x).prev_sample
     np.testing.assert_allclose(decoded(backend), x.numpy(), atol=2e-5)
     assert plan.num_inference_steps == 10 and plan.timesteps == tuple(
-        float(scheduler.timesteps[index]) for index in (0, 1, 2, 5, 8, 9)
+        float(scheduler.timesteps[index]) for index in (0, 1, 2, 4, 6, 9)
     )
     assert [(event.step, event.total) for event in told] == [(number, 6) for number in range(1, 7)]
 

@@ -88,8 +88,9 @@ def test_a_velocity_on_a_straight_line_makes_a_cached_run_equal_to_a_whole_one()
 
 def test_the_first_three_tenths_and_the_last_step_are_always_computed() -> None:
     assert computed_steps(20, 2) == (0, 1, 2, 3, 4, 5, 7, 9, 11, 13, 15, 17, 19)
-    assert computed_steps(20, 4) == (0, 1, 2, 3, 4, 5, 9, 13, 17, 19)
-    assert computed_steps(5, 1000) == (0, 1, 4)
+    assert computed_steps(20, 3) == (0, 1, 2, 3, 4, 5, 7, 9, 12, 15, 18, 19)
+    assert computed_steps(20, 4) == (0, 1, 2, 3, 4, 5, 7, 9, 12, 15, 19)
+    assert computed_steps(5, 1000) == (0, 1, 3, 4)
     for count in range(1, 60):
         for interval in range(1, 12):
             computed = computed_steps(count, interval)
