@@ -25,6 +25,7 @@ SCHEDULERS = {
     "unipc": "UniPCMultistepScheduler",
     "euler": "FlowMatchEulerDiscreteScheduler",
     "dpmpp_2m": "DPMSolverMultistepScheduler",
+    "lcm": "FlowMatchLCMScheduler",
 }
 CHECKPOINTS: dict[str, dict[str, Any]] = {
     "small": {},
@@ -66,7 +67,7 @@ class Subject:
         if scheduler is not None:
             name = SCHEDULERS[scheduler]
             self.reference.scheduler = getattr(diffusers, name)(**SCHEDULER_OPTIONS[name])
-        generator = torch.Generator("cpu").manual_seed(seed)
+        generator = torch.default_generator.manual_seed(seed)  # from which the pipeline lets its scheduler draw, too
         result = self.reference(
             **request, generator=generator, output_type="np", max_sequence_length=MAX_SEQUENCE_LENGTH
         )
@@ -104,6 +105,7 @@ REQUESTS: dict[str, tuple[str, dict[str, Any]]] = {
         SMALL, {"scheduler": "euler", "negative_prompt": "the &amp; blue  circle", "guidance_scale": 2.5},
     ),
     "DPM-Solver++ on UniPC's checkpoint, large seed": (SMALL, {"scheduler": "dpmpp_2m", "seed": 2**40 + 17}),
+    "noise anew after each step": (SMALL, {"scheduler": "lcm", "num_inference_steps": 4, "guidance_scale": 1.0}),
     "one step": (SMALL, {"num_inference_steps": 1, "num_frames": 1}),
     "Wan 2.2's VAE, its own Euler": (WAN_2_2, {"height": 64, "width": 96, "num_frames": 9}),
     "Wan 2.2's VAE, UniPC": (WAN_2_2, {"height": 32, "width": 64, "scheduler": "unipc", "num_inference_steps": 5}),
@@ -141,6 +143,25 @@ def test_frames_decoded_in_tiles_are_those_of_the_whole_and_of_diffusers(
     apart = np.abs(tiled.frames.astype(int) - whole.frames)
     assert apart.max() <= 1 and (apart > 0).mean() < 1e-3  # another kernel for another size may round another way
     assert psnr_db(tiled.frames, subjects[name].reference_frames(**request)) >= MIN_PSNR_DB
+
+
+def test_cached_steps_are_those_of_diffusers_taylorseer_in_its_lite_mode(subjects: dict[str, Subject]) -> None:
+    request = DEFAULTS | {"num_inference_steps": 10}
+    transformer = subjects[SMALL].reference.transformer
+    transformer.enable_cache(
+        diffusers.TaylorSeerCacheConfig(
+            cache_interval=2, disable_cache_before_step=3, disable_cache_after_step=9, use_lite_mode=True,
+            taylor_factors_dtype=torch.float32,
+        )
+    )  # fmt: skip
+    try:
+        expected = subjects[SMALL].reference_frames(**request)
+    finally:
+        transformer.disable_cache()
+    whole = subjects[SMALL].reference_frames(**request)
+    video = subjects[SMALL].ours.generate(**request, cache_interval=2)
+    assert len(video.plan.timesteps) == 7
+    assert psnr_db(video.frames, expected) >= MIN_PSNR_DB > psnr_db(video.frames, whole)
 
 
 @pytest.mark.parametrize("change", [{"seed": 8}, {"prompt": "the blue square"}, {"num_inference_steps": 4}])

@@ -163,7 +163,7 @@ def _refuse_impossible_defaults(name: str, defaults: Defaults, geometry: Geometr
                 f"of {allowed.step}. Set another one under defaults in {OVERRIDES} in the checkpoint's folder"
             )
     try:
-        build_schedule(defaults.scheduler, scheduler, defaults.num_inference_steps)
+        build_schedule(defaults.scheduler, scheduler, defaults.num_inference_steps, defaults.sigmas)
     except ScheduleError as error:
         raise ExportError(f"the defaults of {name} give no schedule: {error}") from error
 

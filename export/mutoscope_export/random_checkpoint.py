@@ -25,6 +25,7 @@ SCHEDULER_OPTIONS: dict[str, Mapping[str, Any]] = {
     "UniPCMultistepScheduler": _UNIPC,
     "DPMSolverMultistepScheduler": _UNIPC,
     "FlowMatchEulerDiscreteScheduler": {"shift": 3.0},
+    "FlowMatchLCMScheduler": {"shift": 3.0},
 }
 
 _VAES: dict[str, Mapping[str, Any]] = {

@@ -45,6 +45,17 @@ def real(name: str, value: Any, *, minimum: float, maximum: float) -> float:
     return float(value)
 
 
+def numbers(name: str, value: Any) -> tuple[float, ...]:
+    """Numbers with commas between them, or a sequence of numbers."""
+    try:
+        given = tuple(map(float, value.split(",") if isinstance(value, str) else value))
+    except (TypeError, ValueError):
+        given = ()
+    if not given:
+        raise RequestError(f"{name} must be numbers with commas between them, such as 1,0.75,0.5; got {value!r}")
+    return given
+
+
 def memory_size(name: str, value: Any) -> int:
     """Bytes: a number with kB, MB or GB of 1000, or kiB, MiB or GiB of 1024."""
     count = parse_bytes(value) if isinstance(value, str) else None

@@ -13,6 +13,7 @@ from typing import Annotated, Any
 import msgspec
 
 from .errors import BundleError
+from .schedule import MAX_STATE_ROWS
 
 FORMAT_VERSION = 2
 MANIFEST = "manifest.json"
@@ -23,7 +24,6 @@ TILED = ("vae_decoder_first", "vae_decoder_next")  # may run window by window
 MAX_STEPS = 1000  # the training timesteps of every model so far
 MAX_FPS = 240
 MAX_BRANCHES = 2  # guidance: (negative, positive)
-MAX_STATE_ROWS = 5  # UniPC of third order
 # A network that int8 or FP8 does not narrow runs in the type that these widen to.
 BASE_PRECISIONS = {"int8": "fp32", "fp8": "bf16"}
 
@@ -85,7 +85,7 @@ class Text(_Record, frozen=True):
     pad_token_id: Annotated[int, msgspec.Meta(ge=0, lt=1 << 31)]
 
 
-class Defaults(_Record, frozen=True):
+class Defaults(_Record, frozen=True, omit_defaults=True):
     """What a request gets where it says nothing."""
 
     height: Positive
@@ -96,6 +96,7 @@ class Defaults(_Record, frozen=True):
     fps: Annotated[int, msgspec.Meta(ge=1, le=MAX_FPS)]
     negative_prompt: str
     scheduler: str
+    sigmas: tuple[float, ...] | None = None  # of a model that was distilled for them
 
 
 class Provenance(_Record, frozen=True):

@@ -34,13 +34,24 @@ def standard_normal(seed: int, shape: tuple[int, ...]) -> Floats:
 
     Raises ValueError for a seed that torch refuses, or a negative size.
     """
+    return standard_normals(seed, shape, 1).reshape(shape)
+
+
+def standard_normals(seed: int, shape: tuple[int, ...], draws: int) -> Floats:
+    """What as many calls of `torch.randn` in a row give, with one generator: f32 `[draws, *shape]`.
+
+    Raises ValueError for a seed that torch refuses, or a negative size.
+    """
     if any(size < 0 for size in shape):
         raise ValueError(f"shape must have no negative size; got {tuple(shape)}")
     # The generator keeps 64 bits of seed, and its Mersenne Twister is started with the low 32 of them.
     words = np.random.RandomState(_checked_seed(seed) & 0xFFFFFFFF)  # a stream that NumPy has frozen (NEP 19)
     count = math.prod(shape)
-    values = _fill_blocks(words, count) if count >= _BLOCK else _fill_pairs(words, count)
-    return values.reshape(shape)
+    if count < _BLOCK:  # torch keeps the second value of a pair for the next call
+        values = _fill_pairs(words, draws * count)
+    else:
+        values = np.concatenate([_fill_blocks(words, count) for _ in range(draws)])
+    return values.reshape(draws, *shape)
 
 
 def _checked_seed(seed: int) -> int:

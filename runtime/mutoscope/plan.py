@@ -21,6 +21,7 @@ from .manifest import MAX_FPS, MAX_STEPS, TILED, Manifest
 from .noise import SEED_MAX, SEED_MIN
 from .request import VideoRequest
 from .schedule import Schedule, ScheduleError, build_schedule, flow_shift_of
+from .step_cache import cached
 from .text import Tokenizer, Tokens
 from .tiles import num_tiles
 
@@ -41,9 +42,10 @@ class Plan:
     network_tokens: int
     state_rows: int  # K
     num_inference_steps: int
+    cache_interval: int
     scheduler: str
     flow_shift: float
-    timesteps: tuple[float, ...]
+    timesteps: tuple[float, ...]  # at which the network is called
     guidance_scale: float
     guidance_weights: tuple[float, ...]  # one a branch: (negative, positive), or (1,)
     branches_per_call: int
@@ -132,7 +134,7 @@ def refuse_impossible_defaults(manifest: Manifest, family: Family) -> None:
         allowed = f"{counts[0]} to {counts[-1]} in steps of {counts.step}"
         raise BundleError(f"defaults.num_frames is {defaults.num_frames}; its networks take {allowed}. {remedy}")
     try:
-        build_schedule(defaults.scheduler, manifest.scheduler, defaults.num_inference_steps)
+        build_schedule(defaults.scheduler, manifest.scheduler, defaults.num_inference_steps, defaults.sigmas)
     except ScheduleError as error:
         raise BundleError(f"the bundle's defaults give no schedule: {error}. {remedy}") from error
 
@@ -181,7 +183,8 @@ def make_job(request: VideoRequest, execution: Execution, bundle: Bundle, family
         width // geometry.vae_scale_factor_spatial,
     )
 
-    schedule, flow_shift = _schedule(request, bundle)
+    solver, flow_shift = _solver(request, bundle)
+    schedule = _cached(solver, request.cache_interval)
     limits.fits_in_memory(4 * schedule.state_rows * math.prod(latents_shape), num_frames * height * width * 3)
     max_sequence_length = limits.whole(
         "max_sequence_length",
@@ -212,7 +215,8 @@ def make_job(request: VideoRequest, execution: Execution, bundle: Bundle, family
         latents_shape=latents_shape,
         network_tokens=math.prod(latents_shape[1:]) // math.prod(geometry.patch_size),
         state_rows=schedule.state_rows,
-        num_inference_steps=len(schedule.steps),
+        num_inference_steps=len(solver.steps),
+        cache_interval=request.cache_interval,
         scheduler=schedule.name,
         flow_shift=flow_shift,
         timesteps=tuple(step.timestep for step in schedule.steps),
@@ -254,21 +258,31 @@ def _either(given: Any, default: Any) -> Any:
     return default if given is None else given
 
 
-def _schedule(request: VideoRequest, bundle: Bundle) -> tuple[Schedule, float]:
-    """The schedule, and the shift of its noise levels."""
+def _solver(request: VideoRequest, bundle: Bundle) -> tuple[Schedule, float]:
+    """The schedule with all its steps, and the shift of its noise levels."""
     defaults = bundle.manifest.defaults
     config = dict(bundle.manifest.scheduler)
     if request.flow_shift is not None:
         shift = limits.real("flow_shift", request.flow_shift, minimum=1e-3, maximum=1000.0)
         config |= {"flow_shift": shift, "shift": shift}
+    sigmas, count = defaults.sigmas, defaults.num_inference_steps
+    if request.sigmas is not None:
+        sigmas = limits.numbers("sigmas", request.sigmas)
+        count = len(sigmas)
     steps = limits.whole(
-        "num_inference_steps",
-        _either(request.num_inference_steps, defaults.num_inference_steps),
-        minimum=1,
-        maximum=MAX_STEPS,
+        "num_inference_steps", _either(request.num_inference_steps, count), minimum=1, maximum=MAX_STEPS
     )
     name = str(_either(request.scheduler, defaults.scheduler))
     try:
-        return build_schedule(name, config, steps), flow_shift_of(name, config)
+        return build_schedule(name, config, steps, sigmas), flow_shift_of(name, config)
+    except ScheduleError as error:
+        raise RequestError(str(error)) from error
+
+
+def _cached(solver: Schedule, cache_interval: int) -> Schedule:
+    """The steps that call the network."""
+    interval = limits.whole("cache_interval", cache_interval, minimum=1, maximum=MAX_STEPS)
+    try:
+        return cached(solver, interval)
     except ScheduleError as error:
         raise RequestError(str(error)) from error

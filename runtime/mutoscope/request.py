@@ -6,6 +6,7 @@ plan finds best. Knows no bundle: limits that depend on one are checked by the p
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -33,8 +34,20 @@ class VideoRequest:
     guidance_scale: float | None = parameter("how closely to follow the prompt; 1 or less turns guidance off")
     seed: int | None = parameter("the noise to start from; drawn at random when not given")
     fps: int | None = parameter("frames per second of playback")
-    scheduler: str | None = parameter("the solver", choices=tuple(SCHEDULERS))
+    scheduler: str | None = parameter(
+        "the solver; lcm for few-step models that return to noise after each step", choices=tuple(SCHEDULERS)
+    )
     flow_shift: float | None = parameter("shift of the noise levels towards noise; higher suits larger videos")
+    sigmas: str | Sequence[float] | None = parameter(
+        "noise levels, one a step, before the shift, such as 1,0.75,0.5,0.25; evenly spaced when not given",
+        unit="LEVEL,...",
+    )
+    cache_interval: int = parameter(
+        "how many steps it may be from one call of the network to the next, after the first three tenths of the steps; "
+        "in between, the velocity is extrapolated",
+        1,
+        unit="N",
+    )
     max_sequence_length: int | None = parameter("text tokens the network sees, padding included", unit="TOKENS")
 
 

@@ -5,7 +5,8 @@ A solver here is run once on coefficients instead of on latents: every quantity 
 rows before the step and, last, the velocity `v`. The rows of the next state, stacked, are then the step's matrix.
 
 Sources: Zhao et al. 2023, "UniPC" (arXiv 2302.04867), its B(h) variants; Lu et al. 2022, "DPM-Solver++" (arXiv
-2211.01095), its second-order multistep solver; noise levels, warm-up and the last step as in Diffusers' schedulers.
+2211.01095), its second-order multistep solver; Luo et al. 2023, "LCM" (arXiv 2310.04378), its multistep sampling; noise
+levels, warm-up and the last step as in Diffusers' schedulers.
 """
 
 import math
@@ -18,6 +19,8 @@ from numpy.typing import NDArray
 
 Config = Mapping[str, Any]
 Vector = NDArray[np.float64]  # [K + 1]: what a quantity owes to each state row and to v
+
+MAX_STATE_ROWS = 8  # that denoisers take, and engines are built for: 8 steps of `lcm`; third order UniPC has 5
 
 
 class ScheduleError(ValueError):
@@ -43,24 +46,37 @@ class Schedule:
     name: str
     steps: tuple[Step, ...]
     state_rows: int
-    """K. Row 0 is what the network sees; the others may start as zeros."""
+    """K. Row 0 is what the network sees."""
+    noise_rows: int = 1
+    """As many rows, from the first, start as noise, each drawn after the one before. The others may start as zeros."""
 
 
-def build_schedule(name: str, config: Config, num_inference_steps: int) -> Schedule:
+def build_schedule(
+    name: str, config: Config, num_inference_steps: int, sigmas: Sequence[float] | None = None
+) -> Schedule:
     """The matrices of solver `name` for the noise levels of `config`.
 
     `config` is the content of Diffusers' scheduler_config.json, of any of the classes in `CLASSES`. An option under the
-    solver's own name wins over the same option under another solver's name (`shift` and `flow_shift`).
+    solver's own name wins over the same option under another solver's name (`shift` and `flow_shift`). `sigmas` are
+    noise levels to use in place of evenly spaced ones: one a step, before the shift, as Diffusers' `set_timesteps`
+    takes them.
 
-    Raises ScheduleError for an unknown name, and for an option or number of steps that cannot be honoured.
+    Raises ScheduleError for an unknown name, and for an option, number of steps or levels that cannot be honoured.
     """
     if name not in SCHEDULERS:
         raise ScheduleError(f"scheduler is {name!r}; supported: {', '.join(SCHEDULERS)}")
     if isinstance(num_inference_steps, bool) or not isinstance(num_inference_steps, int) or num_inference_steps < 1:
         raise ScheduleError(f"num_inference_steps must be an integer of at least 1; got {num_inference_steps!r}")
     options = _checked_options(name, config)
+    if sigmas is not None:
+        options = {**options, SIGMAS: _checked_sigmas(name, sigmas, num_inference_steps)}
     with np.errstate(divide="ignore", invalid="ignore"):  # a level of 0 has an infinite log-SNR, and that is in order
         schedule = SCHEDULERS[name](options, num_inference_steps)
+    if schedule.state_rows > MAX_STATE_ROWS:
+        raise ScheduleError(
+            f"{name} with {num_inference_steps} steps keeps {schedule.state_rows} states, and denoisers take "
+            f"{MAX_STATE_ROWS}; ask for at most {MAX_STATE_ROWS} steps"
+        )
     for index, step in enumerate(schedule.steps):
         if not (np.isfinite(step.solver_a).all() and np.isfinite(step.solver_b).all()):
             raise ScheduleError(
@@ -76,6 +92,8 @@ def from_diffusers(config: Config) -> str:
     Raises ScheduleError if its class or one of its options cannot be honoured.
     """
     name = CLASSES[_checked_class(config.get("_class_name"))]
+    if name == "euler" and config.get("stochastic_sampling"):
+        name = "lcm"  # the same arithmetic under another name
     _checked_options(name, config)
     return name
 
@@ -86,7 +104,9 @@ CLASSES = {
     "UniPCMultistepScheduler": "unipc",
     "FlowMatchEulerDiscreteScheduler": "euler",
     "DPMSolverMultistepScheduler": "dpmpp_2m",
+    "FlowMatchLCMScheduler": "lcm",
 }
+SIGMAS = "sigmas"  # among checked options: levels that the caller gave
 
 # What Diffusers assumes in a config that leaves the option out; the flow-matching class knows only flows.
 _CLASS_DEFAULTS: dict[str, Config] = {
@@ -105,7 +125,6 @@ _ALLOWED_ALWAYS: dict[str, tuple[Any, ...]] = {
     "use_beta_sigmas": _OFF,
     "use_lu_lambdas": _OFF,
     "invert_sigmas": _OFF,
-    "stochastic_sampling": _OFF,
     "rescale_betas_zero_snr": _OFF,
     "trained_betas": (None,),
     "solver_p": (None,),
@@ -121,7 +140,8 @@ _ALLOWED: dict[str, dict[str, tuple[Any, ...]]] = {
         "solver_type": ("bh1", "bh2", "midpoint", "heun", "logrho"),
         "final_sigmas_type": _ENDS,
     },
-    "euler": {"final_sigmas_type": ("zero",)},
+    "euler": {"final_sigmas_type": ("zero",), "stochastic_sampling": _OFF},
+    "lcm": {"final_sigmas_type": ("zero",), "scale_factors": (None, [])},
     "dpmpp_2m": {
         "algorithm_type": ("dpmsolver++",),
         "solver_order": (1, 2),
@@ -136,7 +156,8 @@ _NUMBERS = {"num_train_timesteps", "flow_shift", "shift", "shift_terminal", "bet
 _INERT = {
     *("beta_end", "beta_schedule", "timestep_spacing", "steps_offset", "dynamic_thresholding_ratio", "time_shift_type"),
     *("sample_max_value", "lambda_min_clipped", "variance_type", "sigma_min", "sigma_max", "base_shift", "max_shift"),
-    *("base_image_seq_len", "max_image_seq_len", "algorithm_type", "solver_order", "solver_type"),
+    *("base_image_seq_len", "max_image_seq_len", "algorithm_type", "solver_order", "solver_type", "upscale_mode"),
+    "stochastic_sampling",
 }
 
 
@@ -179,9 +200,21 @@ def _check_numbers(options: Config) -> None:
         raise ScheduleError(f"scheduler option disable_corrector must be a list of step numbers; got {uncorrected!r}")
 
 
+def _checked_sigmas(name: str, sigmas: Sequence[float], count: int) -> Vector:
+    """Levels [count], falling from at most 1 to above 0."""
+    if name not in TAKES_SIGMAS:
+        raise ScheduleError(f"{name} takes no sigmas; schedulers that do: {', '.join(TAKES_SIGMAS)}")
+    levels = np.asarray(sigmas, np.float64)
+    if levels.ndim != 1 or not (np.diff(levels, prepend=1 + 1e-9, append=0) < 0).all():
+        raise ScheduleError(f"sigmas must fall from at most 1 to above 0; got {', '.join(f'{x:g}' for x in sigmas)}")
+    if len(levels) != count:
+        raise ScheduleError(f"there are {len(levels)} sigmas for {count} steps; give one for each step")
+    return levels
+
+
 def flow_shift_of(name: str, options: Config) -> float:
     """The shift that solver `name` uses: under the solver's own name for it, else under the other's, else none (1)."""
-    names = ("shift", "flow_shift") if name == "euler" else ("flow_shift", "shift")
+    names = ("shift", "flow_shift") if name in ("euler", "lcm") else ("flow_shift", "shift")
     return next((float(options[key]) for key in names if options.get(key) is not None), 1.0)
 
 
@@ -206,7 +239,8 @@ def _stretched_to_terminal(sigmas: Vector, options: Config) -> Vector:
 def _unipc_levels(options: Config, count: int) -> tuple[Vector, Vector]:
     """Timesteps [count] and sigmas [count + 1]."""
     train_steps = options.get("num_train_timesteps", 1000)
-    sigmas = _shifted(np.linspace(1, 1 / train_steps, count + 1)[:-1], flow_shift_of("unipc", options))
+    sigmas = options[SIGMAS] if SIGMAS in options else np.linspace(1, 1 / train_steps, count + 1)[:-1]
+    sigmas = _shifted(sigmas, flow_shift_of("unipc", options))
     sigmas = _stretched_to_terminal(sigmas, options)
     if abs(sigmas[0] - 1) < 1e-6:
         sigmas[0] -= 1e-6  # log-SNR stays finite
@@ -218,7 +252,8 @@ def _euler_levels(options: Config, count: int) -> tuple[Vector, Vector]:
     """Timesteps [count] and sigmas [count + 1]. As in Diffusers both ends are shifted twice, at first in float32."""
     train_steps, shift = options.get("num_train_timesteps", 1000), flow_shift_of("euler", options)
     low, high = (float(_shifted(np.float32(level) / np.float32(train_steps), shift)) for level in (1, train_steps))
-    sigmas = _shifted(np.linspace(high * train_steps, low * train_steps, count) / train_steps, shift)
+    evenly = np.linspace(high * train_steps, low * train_steps, count) / train_steps
+    sigmas = _shifted(options[SIGMAS].astype(np.float32) if SIGMAS in options else evenly, shift)
     sigmas = _as_stored(_stretched_to_terminal(sigmas, options), 0.0)
     return (sigmas[:-1].astype(np.float32) * np.float32(train_steps)).astype(np.float64), sigmas
 
@@ -264,6 +299,19 @@ def _euler(options: Config, count: int) -> Schedule:
     (x,), v = _coefficients(1)
     steps = (_step(timesteps[i], sigmas[i], [x + (sigmas[i + 1] - sigmas[i]) * v]) for i in range(count))
     return Schedule("euler", tuple(steps), 1)
+
+
+def _lcm(options: Config, count: int) -> Schedule:
+    """State: the sample, and the noise to which each step but the last returns from the clean sample it predicts."""
+    timesteps, sigmas = _euler_levels(options, count)
+    (x, *noises), v = _coefficients(count)
+    steps = []
+    for i in range(count):
+        renewed = (1 - sigmas[i + 1]) * (x - sigmas[i] * v)
+        if i < count - 1:
+            renewed = renewed + sigmas[i + 1] * noises[i]
+        steps.append(_step(timesteps[i], sigmas[i], [renewed, *noises]))
+    return Schedule("lcm", tuple(steps), count, noise_rows=count)
 
 
 def _dpmpp_2m(options: Config, count: int) -> Schedule:
@@ -356,4 +404,6 @@ SCHEDULERS: dict[str, Callable[[Config, int], Schedule]] = {
     "unipc": _unipc,
     "euler": _euler,
     "dpmpp_2m": _dpmpp_2m,
+    "lcm": _lcm,
 }
+TAKES_SIGMAS = ("unipc", "euler", "lcm")

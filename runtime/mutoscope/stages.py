@@ -20,7 +20,7 @@ from .bundle import Bundle
 from .errors import NumericalError, ShapeError
 from .loaded import LoadedGraphs
 from .manifest import TILED
-from .noise import standard_normal
+from .noise import standard_normals
 from .plan import Job, Plan
 from .preview import latents_to_rgb
 from .tiles import tiles_of
@@ -30,7 +30,7 @@ Frames = NDArray[np.uint8]
 
 @dataclass(frozen=True)
 class StepEvent:
-    """What `on_step` is told after each denoising step. `step` counts from 1 to `total`."""
+    """What `on_step` is told after each denoising step that calls the network. `step` counts from 1 to `total`."""
 
     step: int
     total: int
@@ -71,7 +71,7 @@ def denoise(graphs: LoadedGraphs, job: Job, prompt_embeds: NDArray[Any], on_step
     """
     plan, schedule = job.plan, job.schedule
     host_state = np.zeros((schedule.state_rows, *plan.latents_shape), np.float32)
-    host_state[0] = standard_normal(plan.seed, (1, *plan.latents_shape))[0]
+    host_state[: schedule.noise_rows] = standard_normals(plan.seed, plan.latents_shape, schedule.noise_rows)
     weights = np.asarray(plan.guidance_weights, np.float32)
     calls = [slice(i, i + plan.branches_per_call) for i in range(0, len(weights), plan.branches_per_call)]
     keep = np.eye(schedule.state_rows, dtype=np.float32)
@@ -161,6 +161,6 @@ def _preview(latents: Tensor, bundle: Bundle) -> Frames | None:
 def _check_peak(peak: float, number: int, plan: Plan) -> None:
     if not math.isfinite(peak):
         raise NumericalError(
-            f"step {number} of {plan.num_inference_steps} gave {peak}: the network overflowed in {plan.precision}. "
+            f"step {number} of {len(plan.timesteps)} gave {peak}: the network overflowed in {plan.precision}. "
             "Try another --precision or seed, or export the checkpoint again in fp32"
         )

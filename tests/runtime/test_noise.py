@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from mutoscope.noise import SEED_MAX, SEED_MIN, standard_normal
+from mutoscope.noise import SEED_MAX, SEED_MIN, standard_normal, standard_normals
 
 SEEDS = (0, 1, 7, 2**31, 2**32 - 1, 2**40 + 3, -1, SEED_MIN, SEED_MAX)
 SHAPES = [(size,) for size in range(1, 41)] + [(), (0,), (3, 0), (1000,), (7, 11, 13), (1, 16, 3, 5, 9), (2, 3, 4, 5)]
@@ -63,3 +63,12 @@ def test_a_seed_that_is_no_integer_is_refused(seed: Any) -> None:
 def test_a_negative_size_is_refused() -> None:
     with pytest.raises(ValueError, match=r"negative size; got \(2, -1\)"):
         standard_normal(0, (2, -1))
+
+
+@pytest.mark.parametrize("shape", [(1, 4, 3, 4, 6), (5, 7), (3,), (2, 2)])
+def test_draws_in_a_row_are_those_of_one_generator(shape: tuple[int, ...]) -> None:
+    generator = torch.Generator("cpu").manual_seed(9)
+    expected = np.stack([torch.randn(shape, generator=generator).numpy() for _ in range(4)])
+    given = standard_normals(9, shape, 4)
+    np.testing.assert_array_equal(given[0], standard_normal(9, shape))
+    np.testing.assert_allclose(given, expected, rtol=0, atol=0 if HAS_X86_VECTORS or expected[0].size < 16 else 4e-6)

@@ -14,7 +14,7 @@ import mutoscope.memory_plan
 import numpy as np
 import pytest
 import torch
-from diffusers import UniPCMultistepScheduler
+from diffusers import FlowMatchLCMScheduler, UniPCMultistepScheduler
 from mutoscope import CancelledError, NumericalError, Pipeline, RequestError
 from mutoscope.errors import OutOfMemoryError, ShapeError
 from mutoscope.text import Tokenizer
@@ -240,6 +240,60 @@ def test_latents_are_those_of_diffusers_scheduler_and_torch_noise(
     np.testing.assert_allclose(decoded, x.numpy(), atol=2e-5)
 
 
+def guided(x: Any, timestep: Any, embeds: list[Any], guidance_scale: float) -> Any:
+    negative, positive = (network(x, float(timestep), each) for each in embeds)
+    return negative + guidance_scale * (positive - negative)
+
+
+def embeds_of(bundle: Any) -> list[Any]:
+    tokens = Tokenizer(bundle).encode({"negative_prompt": "a black background", "prompt": PROMPT}, 24)
+    return [encode(ids, mask) for ids, mask in zip(tokens.input_ids, tokens.attention_mask, strict=True)]
+
+
+def decoded(backend: Any) -> Any:
+    return np.concatenate([fed["latents"] for role, fed in backend.fed if role.startswith("vae")], axis=2)
+
+
+@pytest.mark.parametrize("branches_per_call", [1, 2])
+def test_a_few_step_model_returns_to_the_noise_that_torch_draws_next(
+    backend, make_bundle, branches_per_call: int
+) -> None:
+    """A distilled bundle: its defaults name the solver, the levels, and as many steps."""
+    defaults = {"scheduler": "lcm", "sigmas": (1.0, 0.75, 0.5, 0.25)}
+    bundle = make_bundle(defaults=defaults)
+    with Pipeline.load(bundle.root, branches_per_call=branches_per_call) as pipeline:
+        pipeline.generate(PROMPT, seed=3, guidance_scale=4.0)
+    scheduler, generator = FlowMatchLCMScheduler(shift=3.0), torch.Generator().manual_seed(3)
+    scheduler.set_timesteps(sigmas=list(defaults["sigmas"]))
+    x = torch.randn((1, 4, 3, 4, 6), generator=generator)
+    for t in scheduler.timesteps:
+        x = scheduler.step(guided(x, t, embeds_of(bundle), 4.0), t, x, generator=generator).prev_sample
+    np.testing.assert_allclose(decoded(backend), x.numpy(), atol=2e-5)
+
+
+@pytest.mark.parametrize("branches_per_call", [1, 2])
+def test_cached_steps_follow_diffusers_with_the_guided_velocity_extrapolated(
+    backend, make_bundle, branches_per_call: int
+) -> None:
+    bundle, told = make_bundle(), []
+    with Pipeline.load(bundle.root, branches_per_call=branches_per_call) as pipeline:
+        asked = {"seed": 3, "guidance_scale": 4.0, "num_inference_steps": 10, "cache_interval": 4}
+        plan = pipeline.generate(PROMPT, on_step=told.append, **asked).plan
+    scheduler = UniPCMultistepScheduler.from_config(bundle.manifest.scheduler)
+    scheduler.set_timesteps(10)
+    x, seen = torch.randn((1, 4, 3, 4, 6), generator=torch.Generator().manual_seed(3)), []
+    for index, t in enumerate(scheduler.timesteps):
+        if index in (0, 1, 2, 4, 6, 9):
+            seen.append((index, guided(x, t, embeds_of(bundle), 4.0)))
+        (earlier, before), (later, last) = seen[-2:] if len(seen) > 1 else [(-1, seen[0][1]), seen[0]]
+        x = scheduler.step(last + (last - before) * (index - later) / (later - earlier), t, x).prev_sample
+    np.testing.assert_allclose(decoded(backend), x.numpy(), atol=2e-5)
+    assert plan.num_inference_steps == 10 and plan.timesteps == tuple(
+        float(scheduler.timesteps[index]) for index in (0, 1, 2, 4, 6, 9)
+    )
+    assert [(event.step, event.total) for event in told] == [(number, 6) for number in range(1, 7)]
+
+
 def test_guidance_in_two_calls_adds_the_second_branch_to_what_the_first_left(backend, make_bundle) -> None:
     with Pipeline.load(make_bundle().root, branches_per_call=1) as pipeline:
         pipeline.generate(PROMPT, guidance_scale=4.0)
@@ -448,7 +502,7 @@ def test_running_out_of_memory_anywhere_in_a_run_says_what_to_lower(backend, pip
     def exhausted(*_: Any) -> Any:
         raise MemoryError("Unable to allocate 9 GiB")
 
-    monkeypatch.setattr("mutoscope.stages.standard_normal", exhausted)
+    monkeypatch.setattr("mutoscope.stages.standard_normals", exhausted)
     with pytest.raises(OutOfMemoryError, match="Unable to allocate 9 GiB; ask for a smaller height"):
         pipeline.generate(PROMPT)
 

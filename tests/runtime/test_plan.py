@@ -183,6 +183,40 @@ def test_a_plan_names_the_shift_that_gives_its_timesteps_again(job, scheduler: s
     assert job(scheduler=scheduler, flow_shift=7, bundle={"scheduler": base | config}).plan.flow_shift == 7.0
 
 
+@pytest.mark.parametrize("given", ["1, 0.75,0.5,0.25", (1, 0.75, 0.5, 0.25), np.array([1, 0.75, 0.5, 0.25])])
+def test_levels_of_the_callers_choice_are_shifted_and_say_how_many_steps_there_are(job, given) -> None:
+    plan = job(sigmas=given, scheduler="euler", flow_shift=5.0).plan
+    np.testing.assert_allclose(plan.timesteps, [1000, 937.5, 2500 / 3, 625], rtol=1e-6)
+    assert plan.num_inference_steps == 4 and plan.cache_interval == 1
+
+
+@pytest.mark.parametrize(
+    ("asked", "message"),
+    [
+        ({"sigmas": "1;0.5"}, r"sigmas must be numbers with commas between them, such as 1,0.75,0.5; got '1;0.5'"),
+        ({"sigmas": 3}, "sigmas must be numbers with commas between them"),
+        ({"sigmas": ()}, "sigmas must be numbers with commas between them"),
+        ({"sigmas": "1,0.5", "num_inference_steps": 3}, "there are 2 sigmas for 3 steps; give one for each step"),
+        ({"sigmas": "0.5,1"}, r"sigmas must fall from at most 1 to above 0; got 0\.5, 1"),
+        ({"sigmas": "1,0.5", "scheduler": "dpmpp_2m"}, "dpmpp_2m takes no sigmas"),
+        ({"scheduler": "lcm", "num_inference_steps": 9}, "ask for at most 8 steps"),
+        ({"cache_interval": 0}, "cache_interval must be a whole number from 1 to 1000; got 0"),
+        ({"scheduler": "lcm", "num_inference_steps": 8, "cache_interval": 2}, "cache_interval must be 1 with lcm"),
+    ],
+)
+def test_steps_that_cannot_be_are_refused(job, asked: dict[str, Any], message: str) -> None:
+    with pytest.raises(RequestError, match=message):
+        job(**asked)
+
+
+def test_a_distilled_bundle_runs_at_its_own_levels_until_the_caller_names_others(job) -> None:
+    bundle = {"defaults": {"scheduler": "lcm", "sigmas": (1.0, 0.75, 0.5, 0.25), "num_inference_steps": 4}}
+    assert job(bundle=bundle).plan.timesteps == job(scheduler="lcm", sigmas="1,0.75,0.5,0.25").plan.timesteps
+    assert job(bundle=bundle, sigmas="1,0.5").plan.num_inference_steps == 2
+    with pytest.raises(RequestError, match="there are 4 sigmas for 3 steps"):
+        job(bundle=bundle, num_inference_steps=3)
+
+
 def test_flow_shift_moves_the_timesteps_and_both_names_of_it_agree(job) -> None:
     assert job(flow_shift=3.0).plan.timesteps == job().plan.timesteps
     for scheduler in ("unipc", "euler", "dpmpp_2m"):
@@ -244,8 +278,10 @@ def test_the_latents_of_every_possible_video_lie_in_the_ranges_of_the_symbols(jo
         zip(smallest.latents_shape[1:], largest.latents_shape[1:], strict=True)
     )
     assert (ranges["B"], ranges["L"]) == ((1, len(largest.guidance_weights)), (1, largest.max_sequence_length))
-    third_order = build_schedule("unipc", manifest.scheduler | {"solver_order": 3}, 8)
-    assert ranges["K"] == (build_schedule("euler", manifest.scheduler, 8).state_rows, third_order.state_rows)
+    assert ranges["K"] == (
+        build_schedule("euler", manifest.scheduler, 8).state_rows,
+        job(scheduler="lcm", num_inference_steps=8).plan.state_rows,
+    )
 
 
 def test_a_bundle_whose_defaults_cannot_be_is_refused_as_a_bundle(make_bundle) -> None:
@@ -253,6 +289,7 @@ def test_a_bundle_whose_defaults_cannot_be_is_refused_as_a_bundle(make_bundle) -
     for change, complaint in (
         ({"num_frames": 18}, r"defaults\.num_frames is 18; its networks take 1 to 253 in steps of 4"),
         ({"scheduler": "heun"}, "give no schedule: .*heun"),
+        ({"sigmas": (1.0, 0.5)}, "give no schedule: there are 2 sigmas for 4 steps"),
     ):
         defaults = msgspec.structs.replace(manifest.defaults, **change)
         with pytest.raises(BundleError, match=complaint):

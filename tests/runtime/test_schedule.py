@@ -8,11 +8,21 @@ import diffusers
 import numpy as np
 import pytest
 import torch
-from mutoscope.schedule import SCHEDULERS, Schedule, ScheduleError, build_schedule, from_diffusers
+from mutoscope.schedule import (
+    MAX_STATE_ROWS,
+    SCHEDULERS,
+    TAKES_SIGMAS,
+    Schedule,
+    ScheduleError,
+    build_schedule,
+    from_diffusers,
+)
 
 SHAPE = (1, 2, 1, 2, 3)
 FLOW = {"use_flow_sigmas": True, "prediction_type": "flow_prediction"}
 UNIPC, EULER, DPM = "UniPCMultistepScheduler", "FlowMatchEulerDiscreteScheduler", "DPMSolverMultistepScheduler"
+LCM = "FlowMatchLCMScheduler"
+NOISE_SEED = 11  # of what the steps of a stochastic solver draw
 
 
 def reference(class_name: str, **options: Any) -> tuple[Any, dict[str, Any]]:
@@ -36,21 +46,29 @@ class Network:
         )
 
 
-def reference_path(scheduler: Any, count: int, network: Network, dtype: torch.dtype) -> list[np.ndarray]:
-    scheduler.set_timesteps(count)
+def reference_path(
+    scheduler: Any, count: int, network: Network, dtype: torch.dtype, sigmas: list[float] | None = None
+) -> list[np.ndarray]:
+    if sigmas is None:
+        scheduler.set_timesteps(count)
+    else:
+        scheduler.set_timesteps(sigmas=np.asarray(sigmas))
     scheduler.set_begin_index(0)
+    draws = {} if scheduler.__class__.__name__ == UNIPC else {"generator": torch.Generator().manual_seed(NOISE_SEED)}
     scheduler.sigmas = scheduler.sigmas.to(dtype)
     x, path = torch.from_numpy(network.noise).to(dtype), []
     for t in scheduler.timesteps:
         velocity = torch.from_numpy(network(x.numpy(), float(t)))
-        x = scheduler.step(velocity, t, x, return_dict=False)[0]
+        x = scheduler.step(velocity, t, x, return_dict=False, **draws)[0]
         path.append(x.numpy())
     return path
 
 
 def matrix_path(schedule: Schedule, network: Network, dtype: Any, other_rows: float = 0.0) -> list[np.ndarray]:
     state, path = np.full((schedule.state_rows, *SHAPE), other_rows, dtype), []
-    state[0] = network.noise
+    state[0], generator = network.noise, torch.Generator().manual_seed(NOISE_SEED)
+    for row in range(1, schedule.noise_rows):
+        state[row] = torch.randn(SHAPE, generator=generator).numpy()
     for step in schedule.steps:
         velocity = network(state[0], step.timestep)
         state = np.tensordot(step.solver_a.astype(dtype), state, 1) + np.multiply.outer(
@@ -104,15 +122,21 @@ def random_dpm(draw: random.Random, count: int) -> dict[str, Any]:
     } | FLOW
 
 
-KINDS = {"unipc": (UNIPC, random_unipc), "euler": (EULER, random_euler), "dpmpp_2m": (DPM, random_dpm)}
+KINDS = {
+    "unipc": (UNIPC, random_unipc),
+    "euler": (EULER, random_euler),
+    "dpmpp_2m": (DPM, random_dpm),
+    "lcm": (LCM, random_euler),
+}
+MOST_STEPS = {"lcm": MAX_STATE_ROWS}
 
 
-@pytest.mark.parametrize(("name", "configurations"), [("unipc", 180), ("euler", 60), ("dpmpp_2m", 100)])
+@pytest.mark.parametrize(("name", "configurations"), [("unipc", 180), ("euler", 60), ("dpmpp_2m", 100), ("lcm", 60)])
 def test_matrices_follow_diffusers_for_random_configurations(name: str, configurations: int) -> None:
     class_name, random_options = KINDS[name]
     draw = random.Random(f"schedule {name}")
     for index in range(configurations):
-        count = draw.randint(1, 30)
+        count = draw.randint(1, MOST_STEPS.get(name, 30))
         options = random_options(draw, count) | {"num_train_timesteps": draw.choice([1000, 1000, 1000, 500])}
         scheduler, config = reference(class_name, **options)
         where = f"configuration {index}: {count} steps, {options}"
@@ -126,14 +150,16 @@ def test_matrices_follow_diffusers_for_random_configurations(name: str, configur
         assert largest_difference(expected, matrix_path(schedule, network, np.float32)) < 1e-5, where
 
 
+def of_shift_5(class_name: str) -> dict[str, Any]:
+    return {"shift": 5.0} if class_name in (EULER, LCM) else {"flow_shift": 5.0, **FLOW}
+
+
 @pytest.mark.parametrize("name", SCHEDULERS)
-@pytest.mark.parametrize("class_name", [UNIPC, EULER, DPM])
+@pytest.mark.parametrize("class_name", [UNIPC, EULER, DPM, LCM])
 def test_every_solver_takes_the_config_of_every_class(name: str, class_name: str) -> None:
     native_class, count, network = KINDS[name][0], 7, Network(4)
-    flow = {} if class_name == EULER else FLOW
-    _, config = reference(class_name, **{"shift" if class_name == EULER else "flow_shift": 5.0}, **flow)
-    native_flow = {} if native_class == EULER else FLOW
-    scheduler, _ = reference(native_class, **{"shift" if native_class == EULER else "flow_shift": 5.0}, **native_flow)
+    _, config = reference(class_name, **of_shift_5(class_name))
+    scheduler, _ = reference(native_class, **of_shift_5(native_class))
     schedule = build_schedule(name, config, count)
     assert schedule.name == name
     expected = reference_path(scheduler, count, network, torch.float32)
@@ -160,9 +186,9 @@ def test_matrices_have_as_many_rows_as_the_state_and_are_float32(name: str, orde
 @pytest.mark.parametrize("name", SCHEDULERS)
 def test_rows_below_the_latents_may_start_as_anything(name: str) -> None:
     for options in ({}, {"solver_order": 1}, {"lower_order_final": False, "final_sigmas_type": "sigma_min"}):
-        if name == "euler" and "final_sigmas_type" in options:
+        if name in ("euler", "lcm") and "final_sigmas_type" in options:
             continue
-        schedule, network = build_schedule(name, options, 9), Network(2)
+        schedule, network = build_schedule(name, options, MOST_STEPS.get(name, 9)), Network(2)
         from_zeros = matrix_path(schedule, network, np.float32)
         np.testing.assert_array_equal(from_zeros, matrix_path(schedule, network, np.float32, other_rows=100.0))
 
@@ -171,15 +197,66 @@ def test_rows_below_the_latents_may_start_as_anything(name: str) -> None:
 def test_a_network_that_knows_the_answer_is_followed_to_it_exactly(name: str) -> None:
     """With v = noise - clean at every level, the path is straight, and every solver ends at the clean sample."""
     noise, clean = np.array([0.5, -2.0]), np.array([1.5, 0.25])
-    for count in (1, 3, 20, 50):
+    for count in (1, 3, 8) if name in MOST_STEPS else (1, 3, 20, 50):
         schedule = build_schedule(name, {"flow_shift": 3.0}, count)
         state = np.zeros((schedule.state_rows, 2))
+        state[: schedule.noise_rows] = noise
         state[0] = first = clean + schedule.steps[0].sigma * (noise - clean)
         for step in schedule.steps:
             np.testing.assert_allclose(state[0], clean + step.sigma * (noise - clean), atol=1e-5)
             state = step.solver_a @ state + np.multiply.outer(step.solver_b, noise - clean)
         assert not np.allclose(first, clean)
         np.testing.assert_allclose(state[0], clean, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", TAKES_SIGMAS)
+def test_levels_of_the_callers_choice_are_shifted_and_followed_as_diffusers_does(name: str) -> None:
+    draw = random.Random(f"levels {name}")
+    for index in range(20):
+        sigmas = sorted((draw.uniform(0.01, 1) for _ in range(draw.randint(2, 8))), reverse=True)
+        sigmas[0] = draw.choice([1.0, sigmas[0]])
+        class_name, random_options = KINDS[name]
+        scheduler, config = reference(class_name, **random_options(draw, len(sigmas)))
+        schedule, network = build_schedule(name, config, len(sigmas), sigmas), Network(index)
+        expected = reference_path(scheduler, len(sigmas), network, torch.float32, sigmas)
+        assert [step.timestep for step in schedule.steps] == scheduler.timesteps.tolist()
+        assert largest_difference(expected, matrix_path(schedule, network, np.float32)) < 1e-5
+
+
+def test_four_steps_of_a_distilled_model_stand_where_its_authors_trained_them() -> None:
+    """Steps 1000, 750, 500 and 250 with a shift of 5, as LightX2V's distilled Wan 2.1 takes them."""
+    schedule = build_schedule("lcm", {"shift": 5.0}, 4, [1, 0.75, 0.5, 0.25])
+    np.testing.assert_allclose([step.timestep for step in schedule.steps], [1000, 937.5, 2500 / 3, 625], rtol=1e-6)
+
+
+def test_eulers_scheduler_with_stochastic_sampling_is_lcm() -> None:
+    scheduler, config = reference(EULER, shift=5.0, stochastic_sampling=True)
+    assert from_diffusers(config) == "lcm" and from_diffusers(reference(LCM)[1]) == "lcm"
+    schedule, network = build_schedule("lcm", config, 4), Network(6)
+    expected = reference_path(scheduler, 4, network, torch.float32)
+    assert largest_difference(expected, matrix_path(schedule, network, np.float32)) < 1e-5
+
+
+@pytest.mark.parametrize(
+    ("name", "sigmas", "message"),
+    [
+        ("dpmpp_2m", [1, 0.5], "dpmpp_2m takes no sigmas; schedulers that do: unipc, euler, lcm"),
+        ("euler", [0.5, 1], "sigmas must fall from at most 1 to above 0; got 0.5, 1"),
+        ("euler", [1.5, 1], "sigmas must fall from at most 1"),
+        ("euler", [1, 0], "sigmas must fall from at most 1"),
+        ("euler", [1, float("nan")], "sigmas must fall from at most 1"),
+        ("lcm", [1], "there are 1 sigmas for 2 steps; give one for each step"),
+    ],
+)
+def test_levels_that_cannot_be_are_refused(name: str, sigmas: list[float], message: str) -> None:
+    with pytest.raises(ScheduleError, match=message):
+        build_schedule(name, {}, 2, sigmas)
+
+
+def test_more_steps_of_lcm_than_there_are_states_are_refused() -> None:
+    assert build_schedule("lcm", {}, MAX_STATE_ROWS).noise_rows == MAX_STATE_ROWS
+    with pytest.raises(ScheduleError, match=r"lcm with 9 steps keeps 9 states, .*ask for at most 8 steps"):
+        build_schedule("lcm", {}, 9)
 
 
 def test_bh1_ends_at_the_clean_sample_where_diffusers_multiplies_zero_by_infinity() -> None:
@@ -206,6 +283,7 @@ def test_a_last_step_that_divides_by_zero_is_refused(order: int, end: str) -> No
     [
         *((name, "thresholding", True, "False") for name in SCHEDULERS),
         *((name, "use_dynamic_shifting", True, "False") for name in SCHEDULERS),
+        ("lcm", "scale_factors", [0.5], "None, []"),
         *((name, "use_karras_sigmas", True, "False") for name in SCHEDULERS),
         *((name, "use_exponential_sigmas", True, "False") for name in SCHEDULERS),
         *((name, "use_beta_sigmas", True, "False") for name in SCHEDULERS),
@@ -247,7 +325,7 @@ def test_an_option_that_cannot_be_honoured_is_refused_by_name(
         ({"shift_terminal": 1.0}, "shift_terminal must be a number above 0 and below 1"),
         ({"num_train_timesteps": 1}, "num_train_timesteps must be an integer of at least 2; got 1"),
         ({"disable_corrector": "all"}, "disable_corrector must be a list of step numbers; got 'all'"),
-        ({"_class_name": "DDIMScheduler"}, f"'DDIMScheduler'; supported: {UNIPC}, {EULER}, {DPM}"),
+        ({"_class_name": "DDIMScheduler"}, f"'DDIMScheduler'; supported: {UNIPC}, {EULER}, {DPM}, {LCM}"),
         ({"flow_shift": 1e9}, "smaller shift"),
     ],
 )
@@ -268,7 +346,7 @@ def test_one_step_cannot_be_stretched_to_a_terminal_level() -> None:
 
 
 def test_an_unknown_scheduler_lists_the_known() -> None:
-    with pytest.raises(ScheduleError, match="'ddim'; supported: unipc, euler, dpmpp_2m"):
+    with pytest.raises(ScheduleError, match="'ddim'; supported: unipc, euler, dpmpp_2m, lcm"):
         build_schedule("ddim", {}, 5)
 
 

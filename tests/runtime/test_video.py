@@ -40,6 +40,7 @@ def make_plan(num_frames: int = T, height: int = H, width: int = W, fps: int = 1
         network_tokens=18,
         state_rows=1,
         num_inference_steps=2,
+        cache_interval=1,
         scheduler="euler",
         flow_shift=3.0,
         timesteps=(999.0, 500.0),

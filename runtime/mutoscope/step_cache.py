@@ -1,0 +1,69 @@
+"""Fewer calls of the network: between two of them the velocity goes on along a straight line, inside the matrices.
+
+Knows schedules. Knows nothing of latents, graphs or devices.
+
+A velocity that is a weighted sum of the last two computed ones leaves every step linear, so the steps between two calls
+are folded into the matrices of the first. Over step numbers, this is the first order of Liu et al. 2025, "TaylorSeer"
+(arXiv 2503.06923), in the lite mode of Diffusers, which predicts the network's last projection.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Sequence
+from dataclasses import replace
+
+import numpy as np
+
+from .schedule import MAX_STATE_ROWS, Schedule, ScheduleError, Step
+
+RETAINED_SHARE = 0.3  # of the steps, from the first: the velocity turns there, as layout and motion are decided
+
+
+def computed_steps(count: int, interval: int) -> tuple[int, ...]:
+    """Which of `count` steps call the network: the first three tenths, some of those that follow, and the last.
+
+    From call to call it is 2 steps, twice, then 3, twice, and so on, up to `interval`: the later, the straighter.
+    """
+    computed = list(range(min(count, max(2, math.ceil(RETAINED_SHARE * count)))))
+    gaps = (min(interval, 2 + index // 2) for index in itertools.count())
+    while (following := computed[-1] + next(gaps)) < count:
+        computed.append(following)
+    return tuple(sorted({*computed, count - 1}))
+
+
+def cached(schedule: Schedule, interval: int) -> Schedule:
+    """The schedule with `computed_steps` alone; an interval of 1 gives it back as it is.
+
+    It needs one more state row, for the velocity of the call before.
+
+    Raises:
+        ScheduleError: the schedule begins each step from new noise, or has as many state rows as there may be.
+    """
+    computed = computed_steps(len(schedule.steps), interval)
+    if len(computed) == len(schedule.steps):
+        return schedule
+    if schedule.noise_rows > 1:
+        raise ScheduleError(f"cache_interval must be 1 with {schedule.name}, whose every step begins from new noise")
+    if schedule.state_rows == MAX_STATE_ROWS:
+        raise ScheduleError(f"cache_interval needs a state row, and this schedule has all {MAX_STATE_ROWS}")
+    return replace(schedule, steps=_folded(schedule, computed), state_rows=schedule.state_rows + 1)
+
+
+def _folded(schedule: Schedule, computed: Sequence[int]) -> tuple[Step, ...]:
+    """One step for each of `computed`, which also takes the steps up to the next of them."""
+    index_before = -1  # of the call before; the first two steps are computed
+    folded = []
+    for index, following in itertools.pairwise([*computed, len(schedule.steps)]):
+        call = schedule.steps[index]
+        *rows, velocity_before, v = np.eye(schedule.state_rows + 2)
+        state = np.stack(rows)
+        for distance, step in enumerate(schedule.steps[index:following]):
+            velocity = v + distance / (index - index_before) * (v - velocity_before)
+            state = step.solver_a @ state + np.outer(step.solver_b, velocity)
+        matrix = np.vstack([state, v]).astype(np.float32)
+        matrix.setflags(write=False)
+        folded.append(replace(call, solver_a=matrix[:, :-1], solver_b=matrix[:, -1]))
+        index_before = index
+    return tuple(folded)
