@@ -15,10 +15,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from mutoscope.bench.measuring import Answer, MeasurementError, Run, measure_once, serve
 from mutoscope.bundle import Bundle
+from mutoscope_peers.random_models import SIZES_13B, SIZES_TINY, TINY, WIDTH_13B, make_denoiser, random_feeds
 
-from .graph_cases import SIZES_13B, SIZES_TINY, TINY, WIDTH_13B, make_denoiser, random_feeds
-from .measuring import Answer, MeasurementError, Run, arguments, measure_once, serve, summary, write_result
+from .reporting import arguments, summary, write_result
 
 # By name: `attributes` and `config` entries of SessionOptions, `run_config` entries of RunOptions, how `weights` come.
 SETTINGS: dict[str, dict[str, Any]] = {

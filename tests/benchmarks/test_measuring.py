@@ -6,9 +6,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from benchmarks.measuring import MeasurementError, measure_in_turn, peak_rss_bytes, reset_peak_rss
 
 from benchmarks.decode_memory import FRAMES, KEPT, OURS, THEIRS, growth, passes
-from benchmarks.measuring import MeasurementError, measure_in_turn, peak_rss_bytes, reset_peak_rss
 
 WORKER = """
 import json, os, sys

@@ -1,29 +1,24 @@
-"""Fresh processes that load once and run when they are told, and the tables that come of it.
+"""Fresh processes that load once and run when they are told.
 
 Knows processes, seconds and bytes. Knows nothing of what is measured.
 
-A benchmark is one module for both sides. Its main process starts a `Worker` for each thing it compares and lets them
-run in turn, so that whatever slows the machine slows all alike. Called with `--worker`, the same module is that worker
-and calls `serve`.
+The main process starts a `Worker` for each thing it compares and lets them run in turn, so that whatever slows the
+machine slows all alike. A module called with `--worker` is such a worker, and calls `serve`.
 """
 
 from __future__ import annotations
 
-import argparse
 import json
 import os
 import re
 import resource
-import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
-
-from .machine import describe
+from typing import IO, Any
 
 Answer = dict[str, Any]
 Run = Callable[[], Answer]
@@ -36,12 +31,25 @@ class MeasurementError(Exception):
 class Worker:
     """A fresh process of `module`, which is given `spec` and has loaded and run once when the constructor returns.
 
-    `first` is its first answer, with `load_s` (imports included) and `first_s`.
+    `first` is its first answer, with `prepare_s`, `load_s` and `first_s`.
+
+    Args:
+        log: takes what the process prints; its last line is part of the error of a process that ends.
+        on_start: told the id of the process before it has loaded.
     """
 
-    def __init__(self, module: str, spec: Mapping[str, Any]) -> None:
+    def __init__(
+        self,
+        module: str,
+        spec: Mapping[str, Any],
+        *,
+        log: IO[bytes] | None = None,
+        on_start: Callable[[int], object] = lambda pid: None,
+    ) -> None:
         command = [sys.executable, "-m", module, "--worker", json.dumps(spec)]
-        self._process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        self._log = log
+        self._process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=log, text=True)
+        on_start(self._process.pid)
         self.first = self._answer()
 
     def run(self) -> Answer:
@@ -56,26 +64,47 @@ class Worker:
         with suppress(BrokenPipeError):
             self._process.communicate()
 
+    def kill(self) -> None:
+        """Ends it whatever it does."""
+        self._process.kill()
+        self._process.wait()
+
     def _answer(self) -> Answer:
         assert self._process.stdout is not None
         line = self._process.stdout.readline()
-        answer = json.loads(line) if line else {"error": f"ended with exit code {self._process.wait()}"}
+        answer = (
+            json.loads(line) if line else {"error": f"ended with exit code {self._process.wait()}{self._last_words()}"}
+        )
         if "error" in answer:
             self.close()
             raise MeasurementError(answer["error"])
         return dict(answer)
 
+    def _last_words(self) -> str:
+        if self._log is None:
+            return ""
+        self._log.seek(0)
+        lines = [line for line in self._log.read().decode(errors="replace").splitlines() if line.strip()]
+        return f": {lines[-1].strip()}" if lines else ""
 
-def serve(load: Callable[[], Run]) -> None:
-    """The worker's side: loads, runs once, answers; then runs and answers for every line it is sent."""
+
+def serve(load: Callable[[], Run], prepare: Callable[[], object] = lambda: None) -> None:
+    """The worker's side: loads, runs once, answers; then runs and answers for every line it is sent.
+
+    Args:
+        prepare: what comes before, such as importing libraries, and is not part of loading.
+    """
     answers = os.fdopen(os.dup(1), "w", buffering=1)
     os.dup2(2, 1)  # what libraries print must not end up between the answers
     try:
+        begun = time.perf_counter()
+        prepare()
         started = time.perf_counter()
         run = load()
         load_s = time.perf_counter() - started
         first = _timed(run)
-        answers.write(json.dumps(first | {"load_s": load_s, "first_s": first["elapsed_s"]}) + "\n")
+        times = {"prepare_s": started - begun, "load_s": load_s, "first_s": first["elapsed_s"]}
+        answers.write(json.dumps(first | times) + "\n")
         for _ in sys.stdin:
             answers.write(json.dumps(_timed(run)) + "\n")
     except Exception as error:
@@ -118,20 +147,6 @@ def measure_in_turn(
     return {name: results[name] for name in specs}
 
 
-def summary(first: Answer, answers: Sequence[Answer]) -> Answer:
-    """The columns that all tables share; seconds to four digits."""
-    seconds = [answer["elapsed_s"] for answer in answers]
-    last = answers[-1] if answers else first
-    return {
-        "median_s": round(statistics.median(seconds), 4) if seconds else None,
-        "min_s": round(min(seconds), 4) if seconds else None,
-        "runs": len(seconds),
-        "load_s": round(first["load_s"], 4),
-        "first_s": round(first["first_s"], 4),
-        "peak_rss_bytes": last["peak_rss_bytes"],
-    }
-
-
 def peak_rss_bytes() -> int:
     """Largest resident memory of this process so far, pages of mapped files included."""
     # Linux carries `ru_maxrss` over from the process that started this one, so its own mark comes first.
@@ -141,52 +156,6 @@ def peak_rss_bytes() -> int:
 def reset_peak_rss() -> None:
     """From here on `peak_rss_bytes` counts anew, from what is resident now. Linux only."""
     Path("/proc/self/clear_refs").write_text("5")
-
-
-def arguments(description: str | None, default_rounds: int) -> argparse.ArgumentParser:
-    """The flags that all these benchmarks have."""
-    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--output", type=Path, help="JSON file for the result")
-    parser.add_argument("--quick", action="store_true", help="tiny sizes and one run: shows that it works, no more")
-    parser.add_argument("--rounds", type=int, default=default_rounds, help="measured runs of each, after a warm-up")
-    parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)))
-    parser.add_argument("--checkpoint", type=Path, default=BUILTIN_CHECKPOINT, help="default: the built-in model's")
-    parser.add_argument("--bundle", type=Path, default=BUILTIN_BUNDLE, help="its bundle; default: the built-in one")
-    parser.add_argument("--worker", type=json.loads, help=argparse.SUPPRESS)
-    return parser
-
-
-_REPOSITORY = Path(__file__).parents[1]
-BUILTIN_CHECKPOINT = _REPOSITORY / "export/mutoscope_export/builtin/checkpoint"
-BUILTIN_BUNDLE = _REPOSITORY / "runtime/mutoscope/builtin/bundle"
-
-
-def write_result(output: Path | None, rows: Iterable[Answer], **facts: Any) -> None:
-    """Prints the rows as a table and writes them with the machine and other facts."""
-    rows = list(rows)
-    print(table(rows))
-    if output:
-        load = {"load_average_1_5_15_minutes": os.getloadavg()}
-        output.write_text(json.dumps({"machine": describe(), **load, **facts, "rows": rows}, indent=1) + "\n")
-
-
-def table(rows: Sequence[Answer]) -> str:
-    """The rows aligned for a terminal; bytes in MB, nested values left to the JSON."""
-    names = list(dict.fromkeys(name for row in rows for name, value in row.items() if not isinstance(value, dict)))
-    names.sort(key=lambda name: name == "note")  # last, for it is long
-    cells = [[name.replace("_bytes", "_MB") for name in names]]
-    cells += [[_cell(name, row.get(name)) for name in names] for row in rows]
-    widths = [max(len(line[column]) for line in cells) for column in range(len(names))]
-    return "\n".join("  ".join(f"{cell:<{width}}" for cell, width in zip(line, widths, strict=True)).rstrip()
-                     for line in cells)  # fmt: skip
-
-
-def _cell(name: str, value: Any) -> str:
-    if value is None:
-        return "-"
-    if name.endswith("_bytes"):
-        return f"{value / 1e6:.1f}"
-    return f"{value:.3g}" if isinstance(value, float) else str(value)
 
 
 def _timed(run: Run) -> Answer:

@@ -1,0 +1,538 @@
+"""Measures cases: prepares the work, starts the processes, lets them run in turn, and puts the rows together.
+
+Knows the order of everything. Knows nothing of any implementation, or of how a result is shown.
+"""
+
+from __future__ import annotations
+
+import shutil
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from .. import Pipeline
+from ..builtin import bundle_path
+from ..bundle import Bundle
+from ..errors import MutoscopeError, RequestError
+from ..execution import Execution
+from ..request import RuntimeOptions
+from ..version import __version__
+from . import energy, machine, page_cache
+from .cases import CASES, PROMPT, QUICK_REQUESTS, QUICK_TEXT_TOKENS, SEED, Case
+from .difference import Difference, difference
+from .implementation import Variant, Work
+from .implementations import OURS, REFERENCE, load_implementation
+from .measuring import Answer, MeasurementError, Worker
+from .memory_trace import MemoryTrace
+from .noise import NoiseWatch
+from .result import SCHEMA_VERSION, RatioRow, Result, Row, Series, figures
+from .statistics import paired_ratio
+
+WORKER = "mutoscope.bench.worker"
+BATCH = 4  # videos of the scenario Offline
+SCENARIOS = {
+    "SingleStream": "one video after the other: the latency of one",
+    "Offline": f"{BATCH} videos at once: how many a second",
+}
+MAIN_STAGE = {"clip": "whole_run", "forward": "forward", "decode": "decode"}
+IMPORTS, IMPORTS_BUDGET_S = 3, 10.0  # processes that import, as many as fit
+LEAST_ROUNDS, ROUNDS_BUDGET_S = 3, 45.0  # a slow comparison stops early, but not before
+Tell = Callable[[str], object]
+
+
+@dataclass(frozen=True)
+class Options:
+    """What was asked for. `cases` and `against` are names of `CASES` and `PEERS`."""
+
+    cases: tuple[str, ...]
+    against: tuple[str, ...] = ()
+    bundle: Path | None = None
+    checkpoint: Path | None = None
+    backends: tuple[str, ...] = ("auto",)
+    precisions: tuple[str, ...] = ()  # all that the bundle has and the backend runs, when empty
+    scenario: str = "SingleStream"
+    rounds: int = 5
+    threads: int = 1
+    quick: bool = False
+    models: Path | None = None  # folder that keeps models with random weights
+    request: dict[str, Any] = field(default_factory=dict)
+    runtime: dict[str, Any] = field(default_factory=dict)
+
+    def settings(self) -> dict[str, Any]:
+        """What two results must share to be compared, and what a reader wants to know."""
+        return {
+            "cases": list(self.cases),
+            "against": list(self.against),
+            "rounds": self.rounds,
+            "threads": self.threads,
+            "quick": self.quick,
+            "request": self.request,
+            "runtime": self.runtime,
+            "batch": self._batch,
+        }
+
+    @property
+    def _batch(self) -> int:
+        return BATCH if self.scenario == "Offline" else 1
+
+
+class _Unmeasurable(Exception):
+    """A case cannot be prepared; the message says why and what to do."""
+
+
+def run(options: Options, tell: Tell) -> Result:
+    """Measures everything. What cannot be measured is a row whose note says why.
+
+    Args:
+        tell: told what happens now, in a few words.
+
+    Raises:
+        BundleError: the bundle that was named is refused.
+        RequestError: nothing could be measured at all; says why.
+    """
+    watch = NoiseWatch()
+    started = datetime.now(UTC).isoformat(timespec="seconds")
+    rows: list[Row] = []
+    ratios: list[RatioRow] = []
+    series: list[Series] = []
+    reference: dict[str, str | None] = {}
+    with tempfile.TemporaryDirectory(prefix="mutoscope-bench-") as name:
+        for case_name in options.cases:
+            case = CASES[case_name]
+            measured = _Measured(case, options, Path(name) / case.name, watch, tell)
+            try:
+                measured.measure()
+            except _Unmeasurable as error:
+                rows.append(Row(case=case.name, stage=None, implementation=OURS, precision=None, note=str(error)))
+                continue
+            finally:
+                shutil.rmtree(measured.folder, ignore_errors=True)
+            rows += measured.rows
+            ratios += measured.ratios
+            series += measured.series
+            reference[case.name] = measured.reference
+    if not any(row.seconds for row in rows):
+        raise RequestError("nothing could be measured: " + "; ".join(row.note or "" for row in rows))
+    main_stages = set(MAIN_STAGE.values()) | {"batch"}
+    spreads = {
+        f"{row.case} in {row.implementation} {row.precision}": row.spread
+        for row in rows
+        if row.stage in main_stages and row.implementation.startswith(OURS) and row.spread is not None
+    }
+    return Result(
+        schema_version=SCHEMA_VERSION,
+        mutoscope=__version__,
+        started=started,
+        scenario=options.scenario,
+        machine=machine.describe(),
+        settings=options.settings() | {"energy": energy.why_not() or "measured, of the whole machine"},
+        noise=watch.verdict(spreads),
+        reference=reference,
+        rows=tuple(rows),
+        ratios=tuple(ratios),
+        series=tuple(series),
+    )
+
+
+@dataclass
+class _Runs:
+    """What one variant's processes answered."""
+
+    variant: Variant
+    worker: Worker
+    trace: MemoryTrace
+    pid: int
+    result: Path
+    cold_s: float | None
+    cold_note: str | None
+    answers: list[Answer] = field(default_factory=list)
+
+    @property
+    def first(self) -> Answer:
+        return self.worker.first
+
+
+class _Measured:
+    """One case: its rows, ratios and series, once `measure` has returned."""
+
+    def __init__(self, case: Case, options: Options, folder: Path, watch: NoiseWatch, tell: Tell) -> None:
+        self.folder = folder
+        self.rows: list[Row] = []
+        self.ratios: list[RatioRow] = []
+        self.series: list[Series] = []
+        self.reference: str | None = None
+        self._case = case
+        self._options = options
+        self._watch = watch
+        self._say = lambda text: tell(f"{case.name}: {text}")
+        self._imports: dict[str, list[float]] = {}
+        self._differences: dict[Path, Difference] = {}
+
+    def measure(self) -> None:
+        """Raises `_Unmeasurable`."""
+        self.folder.mkdir()
+        bundle, checkpoint = self._model()
+        self._bundle, self._checkpoint = bundle, checkpoint
+        ours = self._our_variants(bundle)
+        work = self._work(ours[0], bundle, checkpoint)
+        theirs = list(self._peer_variants(work))
+        cold = {variant: self._cold(variant, work) for variant in (*ours, *theirs)} if self._is_clip else {}
+        if self._is_clip:
+            self._measure_imports([*ours, *theirs])
+        with ExitStack() as stack:
+            kept = [runs for variant in ours if (runs := self._started(stack, variant, work, cold.get(variant)))]
+            if not kept:
+                return
+            if not theirs:
+                self._rounds(kept)
+            for variant in theirs:
+                with ExitStack() as once:
+                    peer = self._started(once, variant, work, cold.get(variant))
+                    if peer is None:
+                        continue
+                    before = [len(runs.answers) for runs in kept]
+                    self._rounds([*kept, peer])
+                    self._finish(peer)
+                    for runs, start in zip(kept, before, strict=True):
+                        self._add_ratios(runs, runs.answers[start:], peer)
+            if not any(runs.answers for runs in kept):  # no peer could be started
+                self._rounds(kept)
+            for runs in kept:
+                self._finish(runs)
+        self._judge(work)
+
+    # The work
+
+    @property
+    def _is_clip(self) -> bool:
+        return self._case.kind == "clip"
+
+    def _model(self) -> tuple[Path, Path | None]:
+        """The bundle and, where there is one, the checkpoint it was exported from."""
+        options, case = self._options, self._case
+        if case.model is None:
+            if case.needs_bundle and options.bundle is None:
+                raise _Unmeasurable(f"needs a real model: mutoscope bench BUNDLE --case {case.name}")
+            return options.bundle or bundle_path(), options.checkpoint or self._builtin_checkpoint()
+        name = "tiny" if options.quick else case.model
+        folder = (options.models or self.folder) / name
+        self._say(f"making a model with random weights ({name})")
+        command = [sys.executable, "-m", "mutoscope_peers.random_models", name, str(folder)]
+        made = subprocess.run(command, capture_output=True, text=True)
+        if made.returncode:
+            last = (made.stderr.strip().splitlines() or ["no reason given"])[-1]
+            raise _Unmeasurable(
+                f"its model with random weights could not be made ({last}); that needs: pip install 'mutoscope[export]'"
+            )
+        return folder / "bundle", folder / "checkpoint"
+
+    def _builtin_checkpoint(self) -> Path | None:
+        """Beside the sources, which an installation does not have."""
+        if self._options.bundle is not None:
+            return None
+        for parent in bundle_path().parents:
+            path = parent / "export" / "mutoscope_export" / "builtin" / "checkpoint"
+            if path.is_dir():
+                return path
+        return None
+
+    @property
+    def _request(self) -> dict[str, Any]:
+        quick = QUICK_REQUESTS[self._case.kind] if self._options.quick else {}
+        start = {"prompt": PROMPT, "seed": SEED}
+        given = self._options.request if self._case.model is None else {}
+        return start | dict(self._case.request) | dict(quick) | given
+
+    def _our_variants(self, root: Path) -> list[Variant]:
+        """Every backend asked for, with every precision asked for that it runs; the one that a user gets first."""
+        options = self._options
+        bundle = Bundle.open(root)
+        found: list[Variant] = []
+        for name in options.backends:
+            runtime = RuntimeOptions(**(options.runtime | {"backend": name, "threads": options.threads}))
+            try:
+                execution = Execution.choose(runtime, bundle)
+            except MutoscopeError as error:
+                self._note(f"{OURS} {name}", None, str(error))
+                continue
+            backend = execution.backend
+            there = bundle.manifest.precisions("denoiser")
+            wanted = options.precisions or (execution.precision, *there)
+            for precision in dict.fromkeys(wanted):
+                variant = Variant(f"{OURS} {backend.name}", precision)
+                if precision in there and backend.supports(precision) and variant not in found:
+                    found.append(variant)
+                elif options.precisions and variant not in found:
+                    self._note(variant.implementation, precision, f"not run: the bundle has {', '.join(there)}, "
+                               f"and {backend.name} must run it")  # fmt: skip
+        if not found:
+            raise _Unmeasurable("no backend can run it: " + "; ".join(row.note or "" for row in self.rows))
+        return found
+
+    def _work(self, main: Variant, bundle: Path, checkpoint: Path | None) -> Work:
+        options, request = self._options, self._request
+        backend = main.implementation.removeprefix(f"{OURS} ")
+        runtime = options.runtime | {"backend": backend, "precision": main.precision, "threads": options.threads}
+        try:
+            with Pipeline.load(bundle, **runtime) as pipeline:
+                plan = pipeline.plan(**request)
+        except MutoscopeError as error:
+            raise _Unmeasurable(str(error)) from error
+        return Work(
+            kind=self._case.kind,
+            bundle=str(bundle),
+            checkpoint=None if checkpoint is None else str(checkpoint),
+            plan=plan.to_dict(),
+            request=request,
+            text_tokens=QUICK_TEXT_TOKENS if options.quick else self._case.text_tokens or 0,
+            text_width=Bundle.open(bundle, verify=False).manifest.text.width,
+            threads=options.threads,
+            batch=options.settings()["batch"] if self._is_clip else 1,
+            result=str(self.folder / "output.npy"),
+            video=str(self.folder / "video.mp4"),
+            runtime=options.runtime,
+        )
+
+    def _peer_variants(self, work: Work) -> Iterator[Variant]:
+        """Those that can do the work, the reference first; a row for each that cannot."""
+        for name in sorted(self._options.against, key=lambda name: name != REFERENCE[0]):
+            if name in self._case.left_out:
+                self._note(name, None, f"left out: {self._case.left_out[name]}")
+                continue
+            try:
+                peer = load_implementation(name)
+            except ModuleNotFoundError as error:
+                self._note(name, None, f"needs {error.name}; run: pip install 'mutoscope[bench]'")
+                continue
+            reason = peer.unavailable_because()
+            if reason is not None:
+                self._note(name, None, reason)
+                continue
+            for precision in peer.variants:
+                reason = peer.cannot(work, precision)
+                if reason is None:
+                    yield Variant(name, precision)
+                else:
+                    self._note(name, precision, reason)
+
+    # The processes
+
+    def _cold(self, variant: Variant, work: Work) -> tuple[float | None, str | None]:
+        """Seconds of loading with nothing in the page cache, and what kept it from being cold."""
+        implementation = load_implementation(variant.implementation)
+        self._say(f"loading {variant} cold")
+        folder = Path(work.bundle if implementation.files_of == "bundle" else work.checkpoint or work.bundle)
+        note = page_cache.drop(folder)
+        with tempfile.TemporaryFile() as log:
+            try:
+                worker = Worker(WORKER, self._spec(variant, work) | {"load_only": True}, log=log)
+            except MeasurementError:
+                return None, None  # the warm start meets the same, and tells
+            worker.close()
+        return worker.first["load_s"], note
+
+    def _measure_imports(self, variants: Sequence[Variant]) -> None:
+        for name in dict.fromkeys(variant.implementation for variant in variants):
+            statement = load_implementation(name).import_statement
+            code = f"import time; s = time.perf_counter()\n{statement}\nprint(time.perf_counter() - s)"
+            self._say(f"importing {name}")
+            taken: list[float] = []
+            begun = time.monotonic()
+            while len(taken) < IMPORTS and (not taken or time.monotonic() - begun < IMPORTS_BUDGET_S):
+                done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+                if done.returncode:
+                    break
+                taken.append(float(done.stdout.split()[-1]))
+            if taken:
+                self._imports[name] = taken
+
+    @contextmanager
+    def _process(self, variant: Variant, work: Work) -> Iterator[tuple[Worker, MemoryTrace, int]]:
+        trace, pids = MemoryTrace(), []
+
+        def on_start(pid: int) -> None:
+            pids.append(pid)
+            trace.start(pid)
+
+        with tempfile.TemporaryFile() as log:
+            try:
+                worker = Worker(WORKER, self._spec(variant, work), log=log, on_start=on_start)
+            finally:
+                trace.stop()
+            try:
+                yield worker, trace, pids[0]
+                worker.close()
+            finally:
+                worker.kill()
+
+    def _spec(self, variant: Variant, work: Work) -> dict[str, Any]:
+        result = str(self._result_file(variant))
+        video = str(self._result_file(variant).with_suffix(".mp4"))
+        values = work.to_dict() | {"result": result, "video": video}
+        return {"implementation": variant.implementation, "precision": variant.precision, "work": values}
+
+    def _result_file(self, variant: Variant) -> Path:
+        return self.folder / f"{variant.implementation}-{variant.precision}.npy".replace(" ", "-")
+
+    def _started(
+        self, stack: ExitStack, variant: Variant, work: Work, cold: tuple[float | None, str | None] | None
+    ) -> _Runs | None:
+        self._say(f"starting {variant}")
+        try:
+            worker, trace, pid = stack.enter_context(self._process(variant, work))
+        except MeasurementError as error:
+            self._note(variant.implementation, variant.precision, f"not measured: {error}")
+            return None
+        return _Runs(variant, worker, trace, pid, self._result_file(variant), *(cold or (None, None)))
+
+    def _rounds(self, together: Sequence[_Runs]) -> None:
+        """A B A B ...; one that fails keeps what it has."""
+        begun = time.monotonic()
+        pids = [runs.pid for runs in together]
+        for number in range(self._options.rounds):
+            if number >= LEAST_ROUNDS and time.monotonic() - begun > ROUNDS_BUDGET_S:
+                break
+            self._say(f"{together[-1].variant}, round {number + 1} of {self._options.rounds}")
+            self._watch.before(pids)
+            for runs in together:
+                before = energy.counters()
+                try:
+                    answer = runs.worker.run()
+                except MeasurementError as error:
+                    self._note(runs.variant.implementation, runs.variant.precision, f"stopped: {error}")
+                    return
+                runs.answers.append(answer | {"energy_j": energy.difference_j(before, energy.counters())})
+            self._watch.after(pids)
+
+    # The rows
+
+    def _note(self, implementation: str, precision: str | None, note: str) -> None:
+        self.rows.append(
+            Row(case=self._case.name, stage=None, implementation=implementation, precision=precision, note=note)
+        )
+
+    @property
+    def _main_stage(self) -> str:
+        return "batch" if self._options.scenario == "Offline" and self._is_clip else MAIN_STAGE[self._case.kind]
+
+    def _finish(self, runs: _Runs) -> None:
+        """Its rows and series. Errors are filled in when all outputs are there."""
+        if not runs.answers:
+            return
+        first, answers = runs.first, runs.answers
+        samples: dict[str, list[float]] = {}
+        if runs.variant.implementation in self._imports:
+            samples["import"] = self._imports[runs.variant.implementation]
+        if runs.cold_s is not None:
+            samples["load_cold"] = [runs.cold_s]
+        samples["load_warm"] = [first["load_s"]]
+        samples["first_run"] = [first["first_s"]]
+        samples |= _stage_samples(answers, self._main_stage)
+        for stage, seconds in samples.items():
+            facts: dict[str, Any] = {"note": runs.cold_note} if stage == "load_cold" else {}
+            if stage == self._main_stage:
+                taken = [answer["energy_j"] for answer in answers if answer["energy_j"] is not None]
+                facts = {
+                    "peak_rss_bytes": max(answer["peak_rss_bytes"] for answer in answers),
+                    "device_memory_bytes": runs.trace.device_bytes,
+                    "energy_j": round(statistics.median(taken), 3) if taken else None,
+                    "output_sha256": first.get("sha256"),
+                    "note": first.get("note"),
+                }
+                if stage == "batch":
+                    facts["videos_per_s"] = round(BATCH / statistics.median(seconds), 4)
+            self.rows.append(
+                Row(
+                    case=self._case.name,
+                    stage=stage,
+                    implementation=runs.variant.implementation,
+                    precision=runs.variant.precision,
+                    **figures(seconds),
+                    **facts,
+                )
+            )
+        steps = [answer["steps"] for answer in answers if answer.get("steps")]
+        self.series.append(
+            Series(
+                case=self._case.name,
+                implementation=runs.variant.implementation,
+                precision=runs.variant.precision,
+                step_s=tuple(round(statistics.median(each), 5) for each in zip(*steps, strict=True)) if steps else (),
+                memory=runs.trace.points,
+            )
+        )
+
+    def _add_ratios(self, ours: _Runs, answers: Sequence[Answer], peer: _Runs) -> None:
+        count = min(len(answers), len(peer.answers))
+        if not count:
+            return
+        mine = _stage_samples(answers[:count], self._main_stage)
+        theirs = _stage_samples(peer.answers[:count], self._main_stage)
+        pairs = {stage: (theirs[stage], mine[stage]) for stage in mine if stage in theirs and stage != "step"}
+        pairs["load_warm"] = [peer.first["load_s"]], [ours.first["load_s"]]
+        for stage, (their_seconds, our_seconds) in pairs.items():
+            found = paired_ratio(their_seconds, our_seconds)
+            self.ratios.append(
+                RatioRow(
+                    case=self._case.name,
+                    stage=stage,
+                    implementation=ours.variant.implementation,
+                    precision=ours.variant.precision,
+                    against=peer.variant.implementation,
+                    against_precision=peer.variant.precision,
+                    ratio=round(found.ratio, 4),
+                    low=round(found.low, 4),
+                    high=round(found.high, 4),
+                )
+            )
+
+    def _judge(self, work: Work) -> None:
+        """Fills in how far each output is from the reference: Diffusers in fp32 where it ran, else ours in fp32."""
+        files = {
+            Variant(row.implementation, row.precision or ""): self._result_file(Variant(row.implementation, row.precision or ""))
+            for row in self.rows
+            if row.stage == self._main_stage
+        }  # fmt: skip
+        there = {variant: file for variant, file in files.items() if file.exists()}
+        ours = [variant for variant in there if variant.implementation.startswith(OURS) and variant.precision == "fp32"]
+        reference = next((variant for variant in (Variant(*REFERENCE), *ours) if variant in there), None)
+        if reference is None:
+            return
+        self.reference = str(reference)
+        expected = np.load(there[reference], mmap_mode="r")
+        found = {
+            variant: difference(np.load(file, mmap_mode="r"), expected)
+            for variant, file in there.items()
+            if variant != reference
+        }
+        self.rows = [_with_difference(row, found, self._main_stage) for row in self.rows]
+
+
+def _with_difference(row: Row, found: dict[Variant, Difference], stage: str) -> Row:
+    import msgspec
+
+    given = found.get(Variant(row.implementation, row.precision or ""))
+    if given is None or row.stage != stage:
+        return row
+    return msgspec.structs.replace(row, relative_error=given.relative_error, psnr_db=given.psnr_db)
+
+
+def _stage_samples(answers: Sequence[Answer], main_stage: str) -> dict[str, list[float]]:
+    """Seconds by stage, one for each answer; of `step`, all steps of all answers."""
+    samples: dict[str, list[float]] = {}
+    for answer in answers:
+        for stage, seconds in answer.get("stages", {}).items():
+            samples.setdefault(stage, []).append(seconds)
+        samples.setdefault("step", []).extend(answer.get("steps", ()))
+        samples.setdefault(main_stage, []).append(answer["elapsed_s"])
+    return {stage: seconds for stage, seconds in samples.items() if seconds}
