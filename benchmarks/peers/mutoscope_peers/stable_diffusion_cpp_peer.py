@@ -1,9 +1,9 @@
 """stable-diffusion.cpp (GGML) through its Python package, with the same weights under the names its loader knows.
 
-Knows its loader and what its one entry for videos gives. Its loader has the sizes of Wan 2.1 1.3B and 14B written in, and
-stops the process at any other number of blocks; its text encoder is UMT5-XXL. So it can run the case that has 30 real
-blocks, without a text encoder, which leaves it with prompt embeddings of the usual shape, all of them zero. What it gives back are
-images, never a velocity: times can be compared, errors cannot.
+Knows its loader and what its one entry for videos gives. Its loader has the sizes of Wan 2.1 1.3B and 14B written in,
+and stops the process at any other number of blocks; its text encoder is UMT5-XXL. So it can run the case that has 30
+real blocks, without a text encoder, which leaves it with prompt embeddings of the usual shape, all of them zero. What
+it gives back are images, never a velocity: times can be compared, errors cannot.
 """
 
 from __future__ import annotations

@@ -11,6 +11,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
@@ -41,7 +42,7 @@ class Work:
 
     def planned(self) -> Plan:
         """The plan again, for what takes one, such as the writer of videos."""
-        return Plan(**{name: tuple(value) if isinstance(value, list) else value for name, value in self.plan.items()})
+        return msgspec.convert(self.plan, Plan)
 
 
 @dataclass(frozen=True)

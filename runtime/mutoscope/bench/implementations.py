@@ -21,12 +21,16 @@ OURS = "mutoscope"  # followed by the backend
 REFERENCE = ("diffusers", "fp32")  # whose outputs errors are measured against, where it is there
 
 
-def load_implementation(name: str) -> Implementation:
-    """An implementation by its name in the result: a peer, or "mutoscope BACKEND"."""
+def load_implementation(name: str, path: str | None = None) -> Implementation:
+    """An implementation by its name in the result: a peer, or "mutoscope BACKEND".
+
+    Args:
+        path: of a peer, where it lies, for a process that was told; else that of the table.
+    """
     if name.startswith(f"{OURS} "):
         from .ours import Ours
 
         return Ours(name.removeprefix(f"{OURS} "))
-    module, _, attribute = PEERS[name].partition(":")
+    module, _, attribute = (path or PEERS[name]).partition(":")
     loaded: Implementation = getattr(import_module(module), attribute)()
     return loaded

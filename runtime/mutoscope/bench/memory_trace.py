@@ -1,4 +1,4 @@
-"""Watches the memory of another process while it starts. Knows /proc and NVML. Knows nothing of what the process does."""
+"""Watches the memory of another process while it starts. Knows /proc and NVML. Knows nothing of what that does."""
 
 from __future__ import annotations
 

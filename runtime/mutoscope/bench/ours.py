@@ -6,6 +6,7 @@ import hashlib
 import time
 from collections.abc import Iterator
 from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
 from typing import IO, Any
 
@@ -95,7 +96,7 @@ def _clip(pipeline: Pipeline, work: Work, seed: int, file: Path, output: _Output
         "first_frame": first_frame[0],
         "encode": elapsed - sum(seconds.values()),
     }
-    return {"stages": stages, "steps": [later - earlier for earlier, later in zip(marks, marks[1:], strict=False)]}
+    return {"stages": stages, "steps": [later - earlier for earlier, later in pairwise(marks)]}
 
 
 class _Output:

@@ -66,7 +66,7 @@ def _head(result: Result, cases: Sequence[str]) -> str:
     if not result.noise.quiet:
         reasons = "; ".join(result.noise.reasons)
         noise = (
-            f'<p class="warning"><strong>The machine was too noisy.</strong> {escape(reasons[:1].upper() + reasons[1:])}. '
+            f'<p class="warning"><strong>The machine was too noisy:</strong> {escape(reasons)}. '
             "Small differences here may be chance.</p>"
         )
     if result.settings["quick"]:
@@ -89,7 +89,7 @@ def _card(result: Result, case: str) -> str:
     else:
         nearest = min(ratios, key=lambda ratio: ratio.ratio)
         peer = f"{nearest.against} {nearest.against_precision}"
-        big = f"{nearest.ratio:.2f}×"
+        big = f"{nearest.ratio:.2f}\N{MULTIPLICATION SIGN}"
         small = f"{'faster than' if nearest.ratio >= 1 else 'the speed of'} {peer}, the fastest other"
     kind = "card behind" if ratios and min(ratio.ratio for ratio in ratios) < 1 else "card"
     error = "" if ours.relative_error is None else f", error {ours.relative_error:.2g}"
@@ -152,7 +152,7 @@ def _plots(result: Result, case: str, rows: Sequence[Row]) -> Iterator[str]:
                 x_title="denoising step",
                 y_title="time of a step",
                 y_text=seconds_text,
-            ),  # fmt: skip
+            ),
             _legend([(f"{kinds[_title(one)]} swatch", _title(one)) for one in steps]),
             "",
         )
@@ -170,7 +170,7 @@ def _plots(result: Result, case: str, rows: Sequence[Row]) -> Iterator[str]:
                 y_title="resident memory",
                 y_text=lambda value: format_bytes(int(value)).replace(".00", ""),
                 log_x=True,
-            ),  # fmt: skip
+            ),
             _legend([(f"{kinds[_title(one)]} swatch", _title(one)) for one in memory]),
             "Importing, loading and the first run, which warms up or compiles. Mapped weights count.",
         )
@@ -203,7 +203,7 @@ def _ratio_bar(ratio: RatioRow) -> svg.Bar:
     return svg.Bar(
         f"{ratio.against} {ratio.against_precision}",
         (svg.Part(ratio.ratio, "ours" if ratio.ratio >= 1 else "behind", f"{ratio.ratio:.2f} times"),),
-        f"{ratio.ratio:.2f}×",
+        f"{ratio.ratio:.2f}\N{MULTIPLICATION SIGN}",
         low=ratio.low,
         high=ratio.high,
     )
@@ -246,9 +246,10 @@ def _details(result: Result, case: str, rows: Sequence[Row]) -> str:
     head = "".join(f"<th>{escape(name)}</th>" for name in heads)
     reference = result.reference.get(case)
     said = f"Errors are against {escape(reference)}. " if reference else ""
+    table = f"<table><thead><tr>{head}</tr></thead><tbody>{''.join(lines)}</tbody></table>"
     return (
         f"<details><summary>Every figure</summary>\n<p>{said}A stage: {_glossary(rows)}.</p>\n"
-        f'<div class="wide"><table><thead><tr>{head}</tr></thead><tbody>{"".join(lines)}</tbody></table></div></details>'
+        f'<div class="wide">{table}</div></details>'
     )
 
 

@@ -20,7 +20,8 @@ STYLE = f"""
 --ours:#60a5fa;--peer:#5b626c;--behind:#fb923c;--warn:#33290f;--warn-ink:#f5d38a;--p0:#64748b;--p1:#60a5fa;
 --p2:#2dd4bf;--p3:#fbbf24}}}}
 *{{box-sizing:border-box}}
-body{{margin:0;background:var(--page);color:var(--ink);font:16px/1.5 system-ui,-apple-system,"Segoe UI",Roboto,sans-serif}}
+body{{margin:0;background:var(--page);color:var(--ink);
+font:16px/1.5 system-ui,-apple-system,"Segoe UI",Roboto,sans-serif}}
 main{{max-width:920px;margin:0 auto;padding:40px 24px 64px}}
 h1{{font-size:30px;letter-spacing:-.02em;margin:0}}
 h2{{font-size:22px;letter-spacing:-.01em;margin:0}}
@@ -45,7 +46,8 @@ text.strong{{font-weight:650}}
 rect{{rx:2px}}
 rect.ours{{fill:var(--ours)}}rect.peer{{fill:var(--peer)}}rect.behind{{fill:var(--behind)}}
 .part-0{{fill:var(--p0)}}.part-1{{fill:var(--p1)}}.part-2{{fill:var(--p2)}}.part-3{{fill:var(--p3)}}
-i.part-0{{background:var(--p0)}}i.part-1{{background:var(--p1)}}i.part-2{{background:var(--p2)}}i.part-3{{background:var(--p3)}}
+i.part-0{{background:var(--p0)}}i.part-1{{background:var(--p1)}}
+i.part-2{{background:var(--p2)}}i.part-3{{background:var(--p3)}}
 .grid{{stroke:var(--rule)}}
 .mark{{stroke:var(--ink);stroke-dasharray:3 3}}
 .whisker{{stroke:var(--ink);stroke-width:1.2;fill:none;opacity:.75}}

@@ -18,6 +18,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import numpy as np
 
 from .. import Pipeline
@@ -31,7 +32,7 @@ from . import energy, machine, page_cache
 from .cases import CASES, PROMPT, QUICK_REQUESTS, QUICK_TEXT_TOKENS, SEED, Case
 from .difference import Difference, difference
 from .implementation import Variant, Work
-from .implementations import OURS, REFERENCE, load_implementation
+from .implementations import OURS, PEERS, REFERENCE, load_implementation
 from .measuring import Answer, MeasurementError, Worker
 from .memory_trace import MemoryTrace
 from .noise import NoiseWatch
@@ -86,7 +87,7 @@ class Options:
         return BATCH if self.scenario == "Offline" else 1
 
 
-class _Unmeasurable(Exception):
+class _UnmeasurableError(Exception):
     """A case cannot be prepared; the message says why and what to do."""
 
 
@@ -112,7 +113,7 @@ def run(options: Options, tell: Tell) -> Result:
             measured = _Measured(case, options, Path(name) / case.name, watch, tell)
             try:
                 measured.measure()
-            except _Unmeasurable as error:
+            except _UnmeasurableError as error:
                 rows.append(Row(case=case.name, stage=None, implementation=OURS, precision=None, note=str(error)))
                 continue
             finally:
@@ -174,12 +175,12 @@ class _Measured:
         self._case = case
         self._options = options
         self._watch = watch
-        self._say = lambda text: tell(f"{case.name}: {text}")
+        self._tell = tell
         self._imports: dict[str, list[float]] = {}
         self._differences: dict[Path, Difference] = {}
 
     def measure(self) -> None:
-        """Raises `_Unmeasurable`."""
+        """Raises `_UnmeasurableError`."""
         self.folder.mkdir()
         bundle, checkpoint = self._model()
         self._bundle, self._checkpoint = bundle, checkpoint
@@ -211,6 +212,9 @@ class _Measured:
                 self._finish(runs)
         self._judge(work)
 
+    def _say(self, text: str) -> None:
+        self._tell(f"{self._case.name}: {text}")
+
     # The work
 
     @property
@@ -222,7 +226,7 @@ class _Measured:
         options, case = self._options, self._case
         if case.model is None:
             if case.needs_bundle and options.bundle is None:
-                raise _Unmeasurable(f"needs a real model: mutoscope bench BUNDLE --case {case.name}")
+                raise _UnmeasurableError(f"needs a real model: mutoscope bench BUNDLE --case {case.name}")
             return options.bundle or bundle_path(), options.checkpoint or self._builtin_checkpoint()
         name = "tiny" if options.quick else case.model
         folder = (options.models or self.folder) / name
@@ -231,7 +235,7 @@ class _Measured:
         made = subprocess.run(command, capture_output=True, text=True)
         if made.returncode:
             last = (made.stderr.strip().splitlines() or ["no reason given"])[-1]
-            raise _Unmeasurable(
+            raise _UnmeasurableError(
                 f"its model with random weights could not be made ({last}); that needs: pip install 'mutoscope[export]'"
             )
         return folder / "bundle", folder / "checkpoint"
@@ -276,7 +280,7 @@ class _Measured:
                     self._note(variant.implementation, precision, f"not run: the bundle has {', '.join(there)}, "
                                f"and {backend.name} must run it")  # fmt: skip
         if not found:
-            raise _Unmeasurable("no backend can run it: " + "; ".join(row.note or "" for row in self.rows))
+            raise _UnmeasurableError("no backend can run it: " + "; ".join(row.note or "" for row in self.rows))
         return found
 
     def _work(self, main: Variant, bundle: Path, checkpoint: Path | None) -> Work:
@@ -287,7 +291,7 @@ class _Measured:
             with Pipeline.load(bundle, **runtime) as pipeline:
                 plan = pipeline.plan(**request)
         except MutoscopeError as error:
-            raise _Unmeasurable(str(error)) from error
+            raise _UnmeasurableError(str(error)) from error
         return Work(
             kind=self._case.kind,
             bundle=str(bundle),
@@ -379,7 +383,8 @@ class _Measured:
         result = str(self._result_file(variant))
         video = str(self._result_file(variant).with_suffix(".mp4"))
         values = work.to_dict() | {"result": result, "video": video}
-        return {"implementation": variant.implementation, "precision": variant.precision, "work": values}
+        path = PEERS.get(variant.implementation)
+        return {"implementation": variant.implementation, "path": path, "precision": variant.precision, "work": values}
 
     def _result_file(self, variant: Variant) -> Path:
         return self.folder / f"{variant.implementation}-{variant.precision}.npy".replace(" ", "-")
@@ -498,11 +503,10 @@ class _Measured:
 
     def _judge(self, work: Work) -> None:
         """Fills in how far each output is from the reference: Diffusers in fp32 where it ran, else ours in fp32."""
-        files = {
-            Variant(row.implementation, row.precision or ""): self._result_file(Variant(row.implementation, row.precision or ""))
-            for row in self.rows
-            if row.stage == self._main_stage
-        }  # fmt: skip
+        variants = [
+            Variant(row.implementation, row.precision or "") for row in self.rows if row.stage == self._main_stage
+        ]
+        files = {variant: self._result_file(variant) for variant in variants}
         there = {variant: file for variant, file in files.items() if file.exists()}
         ours = [variant for variant in there if variant.implementation.startswith(OURS) and variant.precision == "fp32"]
         reference = next((variant for variant in (Variant(*REFERENCE), *ours) if variant in there), None)
@@ -519,8 +523,6 @@ class _Measured:
 
 
 def _with_difference(row: Row, found: dict[Variant, Difference], stage: str) -> Row:
-    import msgspec
-
     given = found.get(Variant(row.implementation, row.precision or ""))
     if given is None or row.stage != stage:
         return row

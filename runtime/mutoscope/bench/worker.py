@@ -7,20 +7,24 @@ import sys
 from functools import partial
 from typing import Any
 
-from .implementation import work_of
+from .implementation import Implementation, work_of
 from .implementations import load_implementation
 from .measuring import Run, serve
 
 
 def load(spec: dict[str, Any]) -> Run:
-    run = load_implementation(spec["implementation"]).load(work_of(spec["work"]), spec["precision"])
+    run = _implementation(spec).load(work_of(spec["work"]), spec["precision"])
     return dict if spec.get("load_only") else run  # a run that does nothing
 
 
 def prepare(spec: dict[str, Any]) -> None:
-    implementation = load_implementation(spec["implementation"])
+    implementation = _implementation(spec)
     exec(implementation.import_statement, {})
     implementation.prepare(work_of(spec["work"]))
+
+
+def _implementation(spec: dict[str, Any]) -> Implementation:
+    return load_implementation(spec["implementation"], spec["path"])
 
 
 if __name__ == "__main__":

@@ -62,25 +62,26 @@ def _parser() -> Parser:
     )
     add_bundle(parser)
     parser.add_argument("--case", nargs="+", metavar="NAME", default=[], help="what to measure, of the cases below")
+    peers = f"what to compare with: {', '.join(PEERS)}, or all"
+    parser.add_argument("--against", metavar="PEER,...", default="", help=peers)
+    backends = f"what executes our graphs: {', '.join(BACKENDS)} (default: auto)"
+    parser.add_argument("--backend", nargs="+", metavar="NAME", default=["auto"], help=backends)
+    precisions = "precisions of our denoiser (default: all that the bundle has and the backend runs)"
+    parser.add_argument("--precision", nargs="+", metavar="NAME", default=[], help=precisions)
+    scenarios = "; ".join(f"{name}, {what}" for name, what in SCENARIOS.items())
     parser.add_argument(
-        "--against", metavar="PEER,...", default="", help=f"what to compare with: {', '.join(PEERS)}, or all"
-    )
-    parser.add_argument("--backend", nargs="+", metavar="NAME", default=["auto"],
-                        help=f"what executes our graphs: {', '.join(BACKENDS)} (default: auto)")  # fmt: skip
-    parser.add_argument("--precision", nargs="+", metavar="NAME", default=[],
-                        help="precisions of our denoiser (default: all that the bundle has and the backend runs)")  # fmt: skip
-    parser.add_argument("--scenario", metavar="{" + ",".join(SCENARIOS) + "}", default="SingleStream",
-                        help="MLPerf's: " + "; ".join(f"{name}, {what}" for name, what in SCENARIOS.items())
-                        + " (default: SingleStream)")  # fmt: skip
-    parser.add_argument("--rounds", type=int, metavar="N", default=5,
-                        help="runs of each after a warm-up; a slow comparison stops after three (default: 5)")  # fmt: skip
+        "--scenario", metavar="{" + ",".join(SCENARIOS) + "}", default="SingleStream",
+        help=f"MLPerf's: {scenarios} (default: SingleStream)",
+    )  # fmt: skip
+    rounds = "runs of each after a warm-up; a slow comparison stops after three (default: 5)"
+    parser.add_argument("--rounds", type=int, metavar="N", default=5, help=rounds)
     parser.add_argument("--quick", action="store_true", help="tiny sizes and one run: shows that it works, no more")
-    parser.add_argument("--checkpoint", type=Path, metavar="FOLDER",
-                        help="what BUNDLE was exported from, for peers that read checkpoints")  # fmt: skip
-    parser.add_argument("--models", type=Path, metavar="FOLDER",
-                        help="keep models with random weights there, and take those that are (default: made anew)")  # fmt: skip
+    checkpoint = "what BUNDLE was exported from, for peers that read checkpoints"
+    parser.add_argument("--checkpoint", type=Path, metavar="FOLDER", help=checkpoint)
+    models = "keep models with random weights there, and take those that are there (default: made anew)"
+    parser.add_argument("--models", type=Path, metavar="FOLDER", help=models)
     parser.add_argument(
-        "--json", type=Path, metavar="FILE", help="write the result, in the schema of docs/benchmarking.md"
+        "--json", type=Path, metavar="FILE", help="write the result; docs/benchmarking.md has its schema"
     )
     parser.add_argument("--html", type=Path, metavar="FILE", help="write a report to look at")
     parser.add_argument("--compare", type=Path, metavar="OLD.json", help="tell what got slower since, on this machine")
@@ -129,6 +130,9 @@ def _options(arguments: argparse.Namespace) -> Options:
 
 def _refuse_unwritable(path: Path | None) -> None:
     """Before minutes of measuring."""
-    if path is not None and (path.is_dir() or not path.parent.is_dir()):
-        raise OutputError(f"{path} cannot be written: {'it is' if path.is_dir() else 'there is no'} folder "
-                          f"{path if path.is_dir() else path.parent}")  # fmt: skip
+    if path is None:
+        return
+    if path.is_dir():
+        raise OutputError(f"{path} is a folder; name a file in it")
+    if not path.parent.is_dir():
+        raise OutputError(f"there is no folder {path.parent} to write {path.name!r} into; make it first")
