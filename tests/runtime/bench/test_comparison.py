@@ -29,7 +29,7 @@ def test_more_memory_is_worse() -> None:
 @pytest.mark.parametrize("changed", [{"cpu": "another"}, {"cores": 4}, {"memory_bytes": 1}, {"gpus": ["a GPU"]}])
 def test_another_machine_is_refused_and_named(changed: dict[str, object]) -> None:
     (name,) = changed
-    with pytest.raises(RequestError, match=f"another machine.*{name}"):
+    with pytest.raises(RequestError, match=rf"another machine.*{name}"):
         refuse_other_machine(MACHINE | changed, result(), "old.json")
 
 
