@@ -61,6 +61,9 @@ class Worker:
         return self._answer()
 
     def close(self) -> None:
+        """Lets it end. Closing it again does nothing."""
+        if self._process.returncode is not None:
+            return
         with suppress(BrokenPipeError):
             self._process.communicate()
 

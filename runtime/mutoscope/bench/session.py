@@ -47,8 +47,9 @@ SCENARIOS = {
 }
 MAIN_STAGE = {"clip": "whole_run", "forward": "forward", "decode": "decode"}
 IMPORTS, IMPORTS_BUDGET_S = 3, 10.0  # processes that import, as many as fit
-LEAST_ROUNDS, ROUNDS_BUDGET_S = 3, 45.0  # a slow comparison stops early, but not before
+LEAST_ROUNDS, ROUNDS_BUDGET_S = 3, 20.0  # a slow comparison stops early, but not before
 Tell = Callable[[str], object]
+Cold = dict["Variant", tuple[float | None, str | None]]  # seconds, and why it was not cold
 
 
 @dataclass(frozen=True)
@@ -183,34 +184,39 @@ class _Measured:
         """Raises `_UnmeasurableError`."""
         self.folder.mkdir()
         bundle, checkpoint = self._model()
-        self._bundle, self._checkpoint = bundle, checkpoint
         ours = self._our_variants(bundle)
         work = self._work(ours[0], bundle, checkpoint)
         theirs = list(self._peer_variants(work))
-        cold = {variant: self._cold(variant, work) for variant in (*ours, *theirs)} if self._is_clip else {}
+        cold: Cold = {}
         if self._is_clip:
-            self._measure_imports([*ours, *theirs])
+            self._measure_starts([*ours, *theirs], work, cold)
         with ExitStack() as stack:
-            kept = [runs for variant in ours if (runs := self._started(stack, variant, work, cold.get(variant)))]
-            if not kept:
+            fastest = self._fastest_of_ours(stack, ours, work, cold)
+            if fastest is None:
                 return
-            if not theirs:
-                self._rounds(kept)
             for variant in theirs:
                 with ExitStack() as once:
-                    peer = self._started(once, variant, work, cold.get(variant))
+                    peer = self._started(once, variant, work, cold)
                     if peer is None:
                         continue
-                    before = [len(runs.answers) for runs in kept]
-                    self._rounds([*kept, peer])
+                    before = len(fastest.answers)
+                    self._rounds([fastest, peer], least=2)
                     self._finish(peer)
-                    for runs, start in zip(kept, before, strict=True):
-                        self._add_ratios(runs, runs.answers[start:], peer)
-            if not any(runs.answers for runs in kept):  # no peer could be started
-                self._rounds(kept)
-            for runs in kept:
+                    self._add_ratios(fastest, fastest.answers[before:], peer)
+            self._finish(fastest)
+        self._judge()
+
+    def _fastest_of_ours(self, stack: ExitStack, ours: Sequence[Variant], work: Work, cold: Cold) -> _Runs | None:
+        """Ours in turn. The fastest stays open, to be compared with the peers; the others are finished."""
+        together = [runs for variant in ours if (runs := self._started(stack, variant, work, cold))]
+        self._rounds(together, least=1)
+        ran = [runs for runs in together if runs.answers]
+        fastest = min(ran, key=lambda runs: statistics.median(_elapsed(runs)), default=None)
+        for runs in together:
+            if runs is not fastest:
                 self._finish(runs)
-        self._judge(work)
+                runs.worker.close()
+        return fastest
 
     def _say(self, text: str) -> None:
         self._tell(f"{self._case.name}: {text}")
@@ -331,11 +337,25 @@ class _Measured:
 
     # The processes
 
-    def _cold(self, variant: Variant, work: Work) -> tuple[float | None, str | None]:
+    def _measure_starts(self, variants: Sequence[Variant], work: Work, cold: Cold) -> None:
+        """Imports and cold loads, each in fresh processes; what would load the same again is left out."""
+        loaded: set[tuple[str, str]] = set()
+        imported: dict[str, list[float]] = {}
+        for variant in variants:
+            implementation = load_implementation(variant.implementation)
+            statement = implementation.import_statement
+            if statement not in imported:
+                self._say(f"importing {variant.implementation}")
+                imported[statement] = _import_seconds(statement)
+            self._imports[variant.implementation] = imported[statement]
+            if (statement, variant.precision) not in loaded:
+                loaded.add((statement, variant.precision))
+                reads = work.bundle if implementation.files_of == "bundle" else work.checkpoint
+                self._say(f"loading {variant} cold")
+                cold[variant] = self._cold(variant, work, Path(reads or work.bundle))
+
+    def _cold(self, variant: Variant, work: Work, folder: Path) -> tuple[float | None, str | None]:
         """Seconds of loading with nothing in the page cache, and what kept it from being cold."""
-        implementation = load_implementation(variant.implementation)
-        self._say(f"loading {variant} cold")
-        folder = Path(work.bundle if implementation.files_of == "bundle" else work.checkpoint or work.bundle)
         note = page_cache.drop(folder)
         with tempfile.TemporaryFile() as log:
             try:
@@ -344,21 +364,6 @@ class _Measured:
                 return None, None  # the warm start meets the same, and tells
             worker.close()
         return worker.first["load_s"], note
-
-    def _measure_imports(self, variants: Sequence[Variant]) -> None:
-        for name in dict.fromkeys(variant.implementation for variant in variants):
-            statement = load_implementation(name).import_statement
-            code = f"import time; s = time.perf_counter()\n{statement}\nprint(time.perf_counter() - s)"
-            self._say(f"importing {name}")
-            taken: list[float] = []
-            begun = time.monotonic()
-            while len(taken) < IMPORTS and (not taken or time.monotonic() - begun < IMPORTS_BUDGET_S):
-                done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
-                if done.returncode:
-                    break
-                taken.append(float(done.stdout.split()[-1]))
-            if taken:
-                self._imports[name] = taken
 
     @contextmanager
     def _process(self, variant: Variant, work: Work) -> Iterator[tuple[Worker, MemoryTrace, int]]:
@@ -389,35 +394,37 @@ class _Measured:
     def _result_file(self, variant: Variant) -> Path:
         return self.folder / f"{variant.implementation}-{variant.precision}.npy".replace(" ", "-")
 
-    def _started(
-        self, stack: ExitStack, variant: Variant, work: Work, cold: tuple[float | None, str | None] | None
-    ) -> _Runs | None:
+    def _started(self, stack: ExitStack, variant: Variant, work: Work, cold: Cold) -> _Runs | None:
         self._say(f"starting {variant}")
         try:
             worker, trace, pid = stack.enter_context(self._process(variant, work))
         except MeasurementError as error:
             self._note(variant.implementation, variant.precision, f"not measured: {error}")
             return None
-        return _Runs(variant, worker, trace, pid, self._result_file(variant), *(cold or (None, None)))
+        return _Runs(variant, worker, trace, pid, self._result_file(variant), *cold.get(variant, (None, None)))
 
-    def _rounds(self, together: Sequence[_Runs]) -> None:
-        """A B A B ...; one that fails keeps what it has."""
+    def _rounds(self, given: Sequence[_Runs], least: int) -> None:
+        """A B A B ...; one that fails keeps what it has, and fewer than `least` do not go on."""
+        together = list(given)
         begun = time.monotonic()
-        pids = [runs.pid for runs in together]
         for number in range(self._options.rounds):
             if number >= LEAST_ROUNDS and time.monotonic() - begun > ROUNDS_BUDGET_S:
                 break
-            self._say(f"{together[-1].variant}, round {number + 1} of {self._options.rounds}")
+            self._say(f"{given[-1].variant}, round {number + 1} of {self._options.rounds}")
+            pids = [runs.pid for runs in together]
             self._watch.before(pids)
-            for runs in together:
+            for runs in list(together):
                 before = energy.counters()
                 try:
                     answer = runs.worker.run()
                 except MeasurementError as error:
                     self._note(runs.variant.implementation, runs.variant.precision, f"stopped: {error}")
-                    return
+                    together.remove(runs)
+                    continue
                 runs.answers.append(answer | {"energy_j": energy.difference_j(before, energy.counters())})
             self._watch.after(pids)
+            if len(together) < least:
+                break
 
     # The rows
 
@@ -436,7 +443,7 @@ class _Measured:
             return
         first, answers = runs.first, runs.answers
         samples: dict[str, list[float]] = {}
-        if runs.variant.implementation in self._imports:
+        if self._imports.get(runs.variant.implementation):
             samples["import"] = self._imports[runs.variant.implementation]
         if runs.cold_s is not None:
             samples["load_cold"] = [runs.cold_s]
@@ -501,7 +508,7 @@ class _Measured:
                 )
             )
 
-    def _judge(self, work: Work) -> None:
+    def _judge(self) -> None:
         """Fills in how far each output is from the reference: Diffusers in fp32 where it ran, else ours in fp32."""
         variants = [
             Variant(row.implementation, row.precision or "") for row in self.rows if row.stage == self._main_stage
@@ -520,6 +527,23 @@ class _Measured:
             if variant != reference
         }
         self.rows = [_with_difference(row, found, self._main_stage) for row in self.rows]
+
+
+def _import_seconds(statement: str) -> list[float]:
+    """Of as many fresh processes as the budget allows; empty where the libraries do not import."""
+    code = f"import time; s = time.perf_counter()\n{statement}\nprint(time.perf_counter() - s)"
+    taken: list[float] = []
+    begun = time.monotonic()
+    while len(taken) < IMPORTS and (not taken or time.monotonic() - begun < IMPORTS_BUDGET_S):
+        done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+        if done.returncode:
+            break
+        taken.append(float(done.stdout.split()[-1]))
+    return taken
+
+
+def _elapsed(runs: _Runs) -> list[float]:
+    return [answer["elapsed_s"] for answer in runs.answers]
 
 
 def _with_difference(row: Row, found: dict[Variant, Difference], stage: str) -> Row:

@@ -81,9 +81,8 @@ def ratios_of(result: Result, row: Row) -> list[RatioRow]:
 
 def seconds_text(seconds: float) -> str:
     """Three digits that matter, in ms below a second."""
-    if seconds < 1:
-        return f"{seconds * 1000:.3g} ms" if seconds < 0.9995 else "1.00 s"
-    return f"{seconds:.3g} s" if seconds < 1000 else f"{seconds:.0f} s"
+    value, unit = (seconds * 1000, "ms") if seconds < 0.9995 else (seconds, "s")
+    return f"{value:#.3g}".rstrip(".") + f" {unit}" if 0 < value < 999.5 else f"{value:.0f} {unit}"
 
 
 def _case(result: Result, name: str) -> str:
