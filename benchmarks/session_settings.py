@@ -44,7 +44,7 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "optimized graph from disk": {"weights": "optimized"},
     "optimized graph and packed weights from disk": {"weights": "packed"},
 }
-# 512 tokens: fewer than in cpu_speed, so that all settings fit into some minutes.
+# 512 tokens: fewer than a forward of `mutoscope bench` has, so that all settings fit into some minutes.
 SIZES = SIZES_13B | {"F": 2}
 
 

@@ -10,11 +10,14 @@ from dataclasses import dataclass
 from typing import Any
 
 from ..errors import RequestError
+from .implementations import OURS
 from .result import Result, Row
 from .statistics import slowed_beyond_noise
 
-# Faster changes than this are not worth stopping for, however quiet the machine.
+# Smaller changes are not worth stopping for, however quiet the machine; of what was measured once or twice, nothing
+# tells the noise.
 LEAST_GROWTH = 0.05
+LEAST_GROWTH_OF_FEW, FEW = 0.5, 2
 LEAST_MEMORY_GROWTH = 0.1
 # What must be the same for two times to mean the same. Versions of libraries are not among them: they may be the cause.
 SAME_MACHINE = ("cpu", "cores", "memory_bytes", "system", "gpus")
@@ -62,12 +65,12 @@ def refuse_other_settings(settings: dict[str, Any], scenario: str, old: Result, 
 
 
 def compare(old: Result, new: Result) -> list[Change]:
-    """Every row that both have, the worst first.
+    """Every row of ours that both have, the worst first.
 
     Raises:
         RequestError: there is none.
     """
-    then = {_key(row): row for row in old.rows if row.seconds}
+    then = {_key(row): row for row in old.rows if row.seconds and row.implementation.startswith(OURS)}
     changes = [
         change for row in new.rows if row.seconds and _key(row) in then for change in _changes(then[_key(row)], row)
     ]
@@ -79,9 +82,8 @@ def compare(old: Result, new: Result) -> list[Change]:
 def _changes(old: Row, new: Row) -> Iterator[Change]:
     assert old.median_s is not None and new.median_s is not None
     names = (new.case, new.stage or "", new.implementation, new.precision)
-    yield Change(
-        *names, "time", old.median_s, new.median_s, slowed_beyond_noise(old.seconds, new.seconds, LEAST_GROWTH)
-    )
+    least = LEAST_GROWTH_OF_FEW if min(len(old.seconds), len(new.seconds)) <= FEW else LEAST_GROWTH
+    yield Change(*names, "time", old.median_s, new.median_s, slowed_beyond_noise(old.seconds, new.seconds, least))
     if old.peak_rss_bytes and new.peak_rss_bytes and new.stage in ("whole_run", "forward", "decode", "batch"):
         grown = new.peak_rss_bytes / old.peak_rss_bytes - 1 > LEAST_MEMORY_GROWTH
         yield Change(*names, "memory", old.peak_rss_bytes, new.peak_rss_bytes, grown)

@@ -1,10 +1,12 @@
 """The regression gate, both ways."""
 
+import msgspec
 import pytest
 from mutoscope.bench.comparison import compare, refuse_other_machine, refuse_other_settings
+from mutoscope.bench.result import Result, Row, figures
 from mutoscope.errors import RequestError
 
-from tests.runtime.bench.results import MACHINE, result
+from tests.runtime.bench.results import MACHINE, OURS, result
 
 
 def test_nothing_is_worse_when_nothing_changed() -> None:
@@ -15,6 +17,25 @@ def test_what_got_slower_beyond_the_noise_comes_first_and_what_did_not_is_not_wo
     changes = compare(result(), result(factor=1.5))
     assert {change.implementation for change in changes if change.worse} == {"mutoscope onnxruntime"}
     assert changes[0].worse and changes[0].ratio == pytest.approx(1.5, rel=1e-3)
+
+
+def test_one_measurement_alone_says_little() -> None:
+    def once(factor: float) -> Result:
+        rows = [Row(case="default-clip", stage="load_cold", **OURS, **figures([factor]))]
+        return result(rows=tuple(rows))
+
+    assert not any(change.worse for change in compare(once(1.0), once(1.3)))
+    assert any(change.worse for change in compare(once(1.0), once(1.7)))
+
+
+def test_what_a_peer_takes_is_not_our_regression() -> None:
+    old, new = result(), result()
+    rows = [
+        msgspec.structs.replace(row, **figures([9.0, 9.0, 9.0]))
+        for row in new.rows
+        if row.implementation == "diffusers"
+    ]
+    assert not any(change.worse for change in compare(old, result(rows=(*rows, *result().rows))))
 
 
 def test_faster_is_not_worse() -> None:
