@@ -1,7 +1,7 @@
 """OpenVINO GenAI's pipeline for videos. Knows which models it takes, which Wan is not among.
 
-Its `Text2VideoPipeline` reads a folder that optimum-intel exported, and builds the pipeline that `model_index.json`
-names; the one class it knows is `LTXPipeline`.
+Tried with 2026.4.1: the one class inside its `Text2VideoPipeline` is that of LTX-Video; given a checkpoint of Wan it
+stops at the scheduler ("Unsupported value for 'scheduler' UniPCMultistepScheduler").
 """
 
 from __future__ import annotations

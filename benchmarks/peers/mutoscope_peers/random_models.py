@@ -96,7 +96,7 @@ def make_model(name: str, folder: Path) -> None:
     else:
         small = _checkpoint(_small(model), folder / ".small")
         _export(small, partial, model)
-        _replace_denoisers(partial, checkpoint, model)
+        replace_denoisers(partial, checkpoint)
         shutil.rmtree(small)
     os.replace(partial, folder / "bundle")
 
@@ -123,18 +123,16 @@ def _export(checkpoint: Path, bundle: Path, model: RandomModel) -> None:
     export_checkpoint(checkpoint, bundle, precisions=model.precisions)
 
 
-def _replace_denoisers(bundle: Path, checkpoint: Path, model: RandomModel) -> None:
-    """The graphs of the checkpoint's transformer, not compared with it, in place of those of the small one."""
-    import torch
-    from diffusers import WanTransformer3DModel
+def replace_denoisers(bundle: Path, checkpoint: Path) -> None:
+    """The graphs of the checkpoint's transformer, not compared with it, in place of those that the bundle has."""
+    from mutoscope_export.checkpoint import open_checkpoint
 
     opened = Bundle.open(bundle, verify=False)
     graphs = [graph for graph in opened.manifest.graphs if graph.role == "denoiser"]
     folders = {graph.precision: opened.path(graph.file).parent for graph in graphs}
     for folder in folders.values():
         shutil.rmtree(folder)
-    network = WanTransformer3DModel.from_pretrained(checkpoint / "transformer", torch_dtype=torch.bfloat16).eval()
-    write_graphs("denoiser", network, folders)
+    write_graphs("denoiser", open_checkpoint(checkpoint).load("transformer"), folders)
     write_manifest(bundle, opened.manifest)
 
 

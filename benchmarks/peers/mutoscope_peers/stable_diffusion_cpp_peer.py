@@ -103,7 +103,7 @@ class StableDiffusionCpp(Implementation):
 
         transformer, vae = _files(work)
         model = StableDiffusion(
-            diffusion_model_path=str(transformer), vae_path=str(vae), vae_decode_only=True, n_threads=work.threads,
+            diffusion_model_path=str(transformer), vae_path=str(vae), n_threads=work.threads,
             wtype=precision, flash_attn=True, verbose=False,
         )  # fmt: skip
         branches = len(work.plan["guidance_weights"])
@@ -138,7 +138,7 @@ def renamed(name: str, rules: tuple[tuple[str, Any], ...]) -> str:
 
 
 def write_renamed(checkpoint: Path) -> None:
-    """The transformer and the decoder's half of the VAE beside the checkpoint, in the types they have there."""
+    """The transformer and the VAE beside the checkpoint, in the types they have there."""
     for component, rules, target in (
         ("transformer", _TRANSFORMER, "wan-transformer.safetensors"),
         ("vae", _VAE, "wan-vae.safetensors"),
@@ -146,8 +146,6 @@ def write_renamed(checkpoint: Path) -> None:
         tensors = {}
         for file in sorted((checkpoint / component).glob("*.safetensors")):
             tensors |= {renamed(name, rules): tensor for name, tensor in _loaded(file).items()}
-        if component == "vae":
-            tensors = {name: tensor for name, tensor in tensors.items() if not name.startswith(("encoder.", "conv1."))}
         _save(tensors, checkpoint.parent / target)
 
 

@@ -123,33 +123,6 @@ def measure_once(module: str, spec: Mapping[str, Any], runs: int = 0) -> tuple[A
     return worker.first, answers
 
 
-def measure_in_turn(
-    module: str, specs: Mapping[str, Mapping[str, Any]], rounds: int
-) -> dict[str, tuple[Answer, list[Answer]] | MeasurementError]:
-    """Loads one worker for each of `specs`, one after the other, then lets them run in turn: A B C, A B C, ..."""
-    workers: dict[str, Worker] = {}
-    results: dict[str, tuple[Answer, list[Answer]] | MeasurementError] = {}
-    for name, spec in specs.items():
-        print(f"loading {name}", file=sys.stderr)
-        try:
-            workers[name] = Worker(module, spec)
-        except MeasurementError as error:
-            results[name] = error
-    answers: dict[str, list[Answer]] = {name: [] for name in workers}
-    for number in range(rounds):
-        print(f"round {number + 1} of {rounds}", file=sys.stderr)
-        for name, worker in list(workers.items()):
-            try:
-                answers[name].append(worker.run())
-            except MeasurementError as error:
-                results[name] = error
-                del workers[name]
-    for name, worker in workers.items():
-        worker.close()
-        results[name] = worker.first, answers[name]
-    return {name: results[name] for name in specs}
-
-
 def peak_rss_bytes() -> int:
     """Largest resident memory of this process so far, pages of mapped files included."""
     # Linux carries `ru_maxrss` over from the process that started this one, so its own mark comes first.

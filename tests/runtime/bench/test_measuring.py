@@ -2,10 +2,12 @@
 
 import os
 import sys
+import tempfile
+from pathlib import Path
 
 import numpy as np
 import pytest
-from mutoscope.bench.measuring import MeasurementError, measure_in_turn, peak_rss_bytes, reset_peak_rss
+from mutoscope.bench.measuring import MeasurementError, Worker, peak_rss_bytes, reset_peak_rss
 
 WORKER = """
 import json, os, sys
@@ -21,6 +23,7 @@ def load():
         if runs > 2 and spec["fails"] == "raises":
             raise ValueError("no more")
         if runs > 2 and spec["fails"] == "ends":
+            os.write(2, b"my last words")
             os._exit(3)
         return {"runs_so_far": runs}
     return run
@@ -29,15 +32,30 @@ serve(load)
 """
 
 
-def test_a_worker_that_fails_in_a_round_does_not_end_the_others(tmp_path, monkeypatch):
+@pytest.fixture
+def small_worker(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
     (tmp_path / "small_worker.py").write_text(WORKER)
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(tmp_path), os.environ.get("PYTHONPATH", "")]))
-    specs = {name: {"fails": name} for name in ("raises", "never", "ends")}
-    measured = measure_in_turn("small_worker", specs, rounds=3)
-    assert list(measured) == list(specs)
-    assert [answer["runs_so_far"] for answer in measured["never"][1]] == [2, 3, 4]
-    assert isinstance(measured["raises"], MeasurementError) and "no more" in str(measured["raises"])
-    assert isinstance(measured["ends"], MeasurementError) and "exit code 3" in str(measured["ends"])
+    return "small_worker"
+
+
+def test_a_worker_has_run_once_when_it_is_there_and_runs_when_it_is_told(small_worker: str) -> None:
+    pids: list[int] = []
+    worker = Worker(small_worker, {"fails": "never"}, on_start=pids.append)
+    assert worker.first["runs_so_far"] == 1 and worker.first["load_s"] >= 0
+    assert [worker.run()["runs_so_far"] for _ in range(3)] == [2, 3, 4]
+    assert pids[0] != os.getpid()
+    worker.close()
+    worker.close()
+
+
+@pytest.mark.parametrize(("fails", "message"), [("raises", "no more"), ("ends", "exit code 3: my last words")])
+def test_a_worker_that_fails_says_why(small_worker: str, fails: str, message: str) -> None:
+    with tempfile.TemporaryFile() as log:
+        worker = Worker(small_worker, {"fails": fails}, log=log)
+        worker.run()
+        with pytest.raises(MeasurementError, match=message):
+            worker.run()
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="the peak can be reset on Linux only")
