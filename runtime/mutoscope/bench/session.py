@@ -23,7 +23,7 @@ import numpy as np
 
 from .. import Pipeline
 from ..builtin import bundle_path
-from ..bundle import Bundle
+from ..bundle import Bundle, base_precision
 from ..errors import MutoscopeError, RequestError
 from ..execution import Execution
 from ..request import RuntimeOptions
@@ -119,7 +119,7 @@ def run(options: Options, tell: Tell) -> Result:
                 continue
             finally:
                 shutil.rmtree(measured.folder, ignore_errors=True)
-            rows += measured.rows
+            rows += sorted(measured.rows, key=lambda row: not row.implementation.startswith(OURS))
             ratios += measured.ratios
             series += measured.series
             reference[case.name] = measured.reference
@@ -278,6 +278,8 @@ class _Measured:
             backend = execution.backend
             there = bundle.manifest.precisions("denoiser")
             wanted = options.precisions or (execution.precision, *there)
+            if self._case.kind == "decode":  # what narrows the denoiser alone decodes as what it is based on
+                wanted = tuple(dict.fromkeys(map(base_precision, wanted)))
             for precision in dict.fromkeys(wanted):
                 variant = Variant(f"{OURS} {backend.name}", precision)
                 if precision in there and backend.supports(precision) and variant not in found:

@@ -124,7 +124,7 @@ def _facts(row: Row | None, reference: str | None) -> Iterator[str]:
         yield from ("", "", "", "")
         return
     is_reference = f"{row.implementation} {row.precision}" == reference
-    yield "" if row.spread is None else f"{row.spread:.0%}"
+    yield "" if row.spread is None or len(row.seconds) < 2 else f"{row.spread:.0%}"
     yield "" if row.peak_rss_bytes is None else format_bytes(row.peak_rss_bytes)
     yield "reference" if is_reference else "" if row.relative_error is None else f"{row.relative_error:.2g}"
     yield "" if row.psnr_db is None else f"{row.psnr_db:.1f} dB"
