@@ -29,10 +29,13 @@ from .measuring import Answer, Run
 
 class Ours(Implementation):
     variants = ("fp32", "int8", "bf16", "fp16", "fp8")
-    import_statement = "import mutoscope, tokenizers, av, onnxruntime"
 
     def __init__(self, backend: str) -> None:
         self.name = f"mutoscope {backend}"
+        self.import_statement = (
+            "import mutoscope, tokenizers, av; from mutoscope_engines.backends import load_backend; "
+            f"load_backend({backend!r}).version()"  # which loads the library that executes
+        )
         self._backend = backend
 
     def unavailable_because(self) -> str | None:

@@ -2,6 +2,7 @@
 
 import hashlib
 import os
+import statistics
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -54,7 +55,7 @@ def measured(wan_bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> Iter
         patch.syspath_prepend(folder)
         patch.setenv("PYTHONPATH", os.pathsep.join([str(folder), os.environ.get("PYTHONPATH", "")]))
         options = Options(
-            cases=("default-clip", "mlperf-text-to-video"), against=("fake",), bundle=wan_bundle, precisions=("fp32",),
+            cases=("default-clip",), against=("fake",), bundle=wan_bundle, precisions=("fp32",),
             backends=("onnxruntime",), rounds=3, threads=2, quick=True, request=REQUEST,
         )  # fmt: skip
         yield run(options, lambda text: None)
@@ -66,10 +67,11 @@ def test_every_stage_of_ours_has_its_seconds(measured: Result) -> None:
         "import", "load_cold", "load_warm", "first_run", "text_encoder", "step", "denoiser", "decode", "first_frame",
         "encode", "whole_run",
     }  # fmt: skip
-    assert len(stages["whole_run"].seconds) == 3
-    assert len(stages["step"].seconds) == 3 * 2
-    parts = sum(stages[stage].median_s or 0.0 for stage in ("text_encoder", "denoiser", "decode", "encode"))
-    assert parts == pytest.approx(stages["whole_run"].median_s, rel=0.3)
+    assert len(stages["whole_run"].seconds) == 3 + 3  # alone, and beside the peer
+    assert len(stages["step"].seconds) == 6 * 2
+    parts = [stages[stage].seconds for stage in ("text_encoder", "denoiser", "decode", "encode")]
+    sums = [sum(of_one_run) for of_one_run in zip(*parts, strict=True)]
+    assert sums == pytest.approx(stages["whole_run"].seconds, rel=0.02)
 
 
 def test_the_hash_is_that_of_the_frames_of_the_pipeline(measured: Result, wan_bundle: Path) -> None:
@@ -87,7 +89,7 @@ def test_a_ratio_is_the_time_of_the_peer_over_ours(measured: Result) -> None:
     (ours,) = (row for row in measured.rows if (row.case, row.implementation, row.stage) ==
                ("default-clip", OURS, "whole_run"))  # fmt: skip
     assert ratio.against == "fake"
-    assert ratio.ratio == pytest.approx(2.0 / (ours.median_s or 0.0), rel=1e-3)
+    assert ratio.ratio == pytest.approx(2.0 / statistics.median(ours.seconds[3:]), rel=1e-3)
     assert ratio.low <= ratio.ratio <= ratio.high
 
 
@@ -105,11 +107,6 @@ def test_what_fails_or_cannot_is_a_row_that_says_so(measured: Result) -> None:
     assert notes["unable"] == "does not do that"
 
 
-def test_a_case_that_the_bundle_cannot_serve_is_a_row_that_says_so(measured: Result) -> None:
-    (row,) = (row for row in measured.rows if row.case == "mlperf-text-to-video")
-    assert row.note and not row.seconds
-
-
 def test_steps_and_memory_over_time_are_there(measured: Result) -> None:
     (ours,) = (one for one in measured.series if one.implementation == OURS and one.case == "default-clip")
     assert len(ours.step_s) == 2
@@ -122,7 +119,9 @@ def test_the_result_survives_its_json(measured: Result, tmp_path: Path) -> None:
     assert read_result(tmp_path / "a.json") == measured
 
 
-def test_nothing_measured_is_an_error(wan_bundle: Path) -> None:
-    options = Options(cases=("default-clip",), bundle=wan_bundle, precisions=("fp32",), request={"height": 31})
+def test_nothing_measured_is_an_error_that_says_why(wan_bundle: Path) -> None:
+    odd = Options(cases=("default-clip",), bundle=wan_bundle, precisions=("fp32",), request={"height": 31})
     with pytest.raises(RequestError, match=r"nothing could be measured.*height"):
-        run(options, lambda text: None)
+        run(odd, lambda text: None)
+    with pytest.raises(RequestError, match="needs a real model"):
+        run(Options(cases=("mlperf-text-to-video",)), lambda text: None)
