@@ -22,6 +22,8 @@ from mutoscope_engines.session import Backend, Binding, Feeds, Session, SessionO
 # A precision of this peer: the graph that it reads, and the hint that it is given.
 _PRECISIONS = {"fp32": ("fp32", "f32"), "bf16 hint": ("fp32", "bf16"), "default hint": ("fp32", None),
                "int8": ("int8", None)}  # fmt: skip
+_DEFAULT = "default hint"
+_ROW_OF_HINT = {hint: precision for precision, (graph, hint) in _PRECISIONS.items() if graph == "fp32" and hint}
 _BACKEND = "openvino-as-it-is"
 
 
@@ -40,6 +42,8 @@ class OpenVino(Implementation):
             return f"the bundle has no graphs in {graph}; it has {', '.join(there)}"
         if work.kind == "decode" and graph != "fp32":
             return "the VAE has no graphs in int8"
+        if precision == _DEFAULT and (chosen := _default_hint()) in _ROW_OF_HINT:
+            return f"without a hint it runs in {chosen} on this processor: see {_ROW_OF_HINT[chosen]}"
         return None
 
     def load(self, work: Work, precision: str) -> Run:
@@ -49,6 +53,14 @@ class OpenVino(Implementation):
         _AsItIs.hint = hint
         BACKENDS[_BACKEND] = f"{__name__}:{_AsItIs.__name__}"
         return Ours(_BACKEND).load(work, graph)
+
+
+def _default_hint() -> str:
+    """The type that OpenVINO takes on this processor when it is told none, in the words of its hints."""
+    import openvino as ov
+
+    names = {ov.Type.f32: "f32", ov.Type.bf16: "bf16", ov.Type.f16: "f16"}
+    return names.get(ov.Core().get_property("CPU", "INFERENCE_PRECISION_HINT"), "another type")
 
 
 class _AsItIs(Backend):

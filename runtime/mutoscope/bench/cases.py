@@ -79,6 +79,7 @@ CASES = {
         Case(
             "wan-vae", "decode", "the Wan 2.1 VAE at real width: 5 frames of 256x256, the first chunk and a next one",
             "wan-1.3b-width", {"height": 256, "width": 256, "num_frames": 5},
+            left_out={"diffusers-compiled": "compiling the decoder, anew for each kind of chunk, takes minutes"},
         ),
         Case(
             # Of mlcommons/inference, text_to_video: 20 steps, guidance 4 (its second network's 3 has no counterpart),

@@ -121,7 +121,7 @@ def _plots(result: Result, case: str, rows: Sequence[Row]) -> Iterator[str]:
         (group for group in by_implementation(rows).values() if main_row(group)),
         key=lambda group: getattr(main_row(group), "median_s", None) or 0.0,
     )
-    stacked = any(row.stage == "encode" for row in rows)
+    stacked = any(row.stage == "whole_run" for row in rows)
     yield _figure(
         "Time of each stage"
         if stacked
@@ -181,7 +181,7 @@ def _time_bar(group: Sequence[Row], reference: str | None) -> svg.Bar:
     assert main is not None and main.median_s is not None
     medians = {row.stage: row.median_s for row in group if row.median_s is not None}
     ours = main.implementation.startswith(OURS)
-    if "encode" in medians:
+    if main.stage == "whole_run":
         parts = tuple(
             svg.Part(medians[stage], f"part-{index}", f"{text}: {seconds_text(medians[stage])}")
             for index, (stage, text) in enumerate(_STRETCHES.items())
