@@ -103,7 +103,8 @@ def _times(result: Result, name: str, rows: Sequence[Row]) -> str:
     ratios = {} if fastest is None else {
         (ratio.against, ratio.against_precision): ratio for ratio in ratios_of(result, fastest)
     }  # fmt: skip
-    heads = ["", "", *columns.values(), "+-", "peak RSS", "error", "PSNR"]
+    throughput = any(row.videos_per_s for row in rows)
+    heads = ["", "", *columns.values(), *(["videos/s"] if throughput else []), "+-", "peak RSS", "error", "PSNR"]
     if ratios:
         heads.append("ours is faster by")
     lines = []
@@ -111,6 +112,8 @@ def _times(result: Result, name: str, rows: Sequence[Row]) -> str:
         main = main_row(of_one)
         times = {row.stage: seconds_text(row.median_s) for row in of_one if row.median_s is not None}
         line = [implementation, precision or "", *(times.get(stage, "") for stage in columns)]
+        if throughput:
+            line.append(f"{main.videos_per_s:.3g}" if main and main.videos_per_s else "")
         line += list(_facts(main, result.reference.get(name)))
         if ratios:
             found = ratios.get((implementation, precision or ""))
