@@ -13,13 +13,9 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
-
-import msgspec
-import numpy as np
 
 from .. import Pipeline
 from ..builtin import bundle_path
@@ -30,62 +26,20 @@ from ..request import RuntimeOptions
 from ..version import __version__
 from . import energy, machine, page_cache
 from .cases import CASES, PROMPT, QUICK_REQUESTS, QUICK_TEXT_TOKENS, SEED, Case
-from .difference import Difference, difference
 from .implementation import Variant, Work
 from .implementations import OURS, PEERS, REFERENCE, load_implementation
-from .measuring import Answer, MeasurementError, Worker
+from .measuring import MeasurementError, Worker
 from .memory_trace import MemoryTrace
 from .noise import NoiseWatch
-from .result import SCHEMA_VERSION, RatioRow, Result, Row, Series, figures
-from .statistics import paired_ratio
+from .options import Options
+from .result import SCHEMA_VERSION, RatioRow, Result, Row, Series
+from .rows import MAIN_STAGE, Runs, elapsed_s, ratios_between, rows_of, series_of, with_differences
 
 WORKER = "mutoscope.bench.worker"
-BATCH = 4  # videos of the scenario Offline
-SCENARIOS = {
-    "SingleStream": "one video after the other: the latency of one",
-    "Offline": f"{BATCH} videos at once: how many a second",
-}
-MAIN_STAGE = {"clip": "whole_run", "forward": "forward", "decode": "decode"}
 IMPORTS, IMPORTS_BUDGET_S = 3, 10.0  # processes that import, as many as fit
 LEAST_ROUNDS, ROUNDS_BUDGET_S = 3, 20.0  # a slow comparison stops early, but not before
 Tell = Callable[[str], object]
 Cold = dict["Variant", tuple[float | None, str | None]]  # seconds, and why it was not cold
-
-
-@dataclass(frozen=True)
-class Options:
-    """What was asked for. `cases` and `against` are names of `CASES` and `PEERS`."""
-
-    cases: tuple[str, ...]
-    against: tuple[str, ...] = ()
-    bundle: Path | None = None
-    checkpoint: Path | None = None
-    backends: tuple[str, ...] = ("auto",)
-    precisions: tuple[str, ...] = ()  # all that the bundle has and the backend runs, when empty
-    scenario: str = "SingleStream"
-    rounds: int = 5
-    threads: int = 1
-    quick: bool = False
-    models: Path | None = None  # folder that keeps models with random weights
-    request: dict[str, Any] = field(default_factory=dict)
-    runtime: dict[str, Any] = field(default_factory=dict)
-
-    def settings(self) -> dict[str, Any]:
-        """What two results must share to be compared, and what a reader wants to know."""
-        return {
-            "cases": list(self.cases),
-            "against": list(self.against),
-            "rounds": self.rounds,
-            "threads": self.threads,
-            "quick": self.quick,
-            "request": self.request,
-            "runtime": self.runtime,
-            "batch": self._batch,
-        }
-
-    @property
-    def _batch(self) -> int:
-        return BATCH if self.scenario == "Offline" else 1
 
 
 class _UnmeasurableError(Exception):
@@ -146,24 +100,6 @@ def run(options: Options, tell: Tell) -> Result:
     )
 
 
-@dataclass
-class _Runs:
-    """What one variant's processes answered."""
-
-    variant: Variant
-    worker: Worker
-    trace: MemoryTrace
-    pid: int
-    result: Path
-    cold_s: float | None
-    cold_note: str | None
-    answers: list[Answer] = field(default_factory=list)
-
-    @property
-    def first(self) -> Answer:
-        return self.worker.first
-
-
 class _Measured:
     """One case: its rows, ratios and series, once `measure` has returned."""
 
@@ -178,7 +114,6 @@ class _Measured:
         self._watch = watch
         self._tell = tell
         self._imports: dict[str, list[float]] = {}
-        self._differences: dict[Path, Difference] = {}
 
     def measure(self) -> None:
         """Raises `_UnmeasurableError`."""
@@ -202,16 +137,18 @@ class _Measured:
                     before = len(fastest.answers)
                     self._rounds([fastest, peer], least=2)
                     self._finish(peer)
-                    self._add_ratios(fastest, fastest.answers[before:], peer)
+                    self.ratios += ratios_between(
+                        self._case.name, fastest, fastest.answers[before:], peer, self._main_stage
+                    )
             self._finish(fastest)
         self._judge()
 
-    def _fastest_of_ours(self, stack: ExitStack, ours: Sequence[Variant], work: Work, cold: Cold) -> _Runs | None:
+    def _fastest_of_ours(self, stack: ExitStack, ours: Sequence[Variant], work: Work, cold: Cold) -> Runs | None:
         """Ours in turn. The fastest stays open, to be compared with the peers; the others are finished."""
         together = [runs for variant in ours if (runs := self._started(stack, variant, work, cold))]
         self._rounds(together, least=1)
         ran = [runs for runs in together if runs.answers]
-        fastest = min(ran, key=lambda runs: statistics.median(_elapsed(runs)), default=None)
+        fastest = min(ran, key=lambda runs: statistics.median(elapsed_s(runs)), default=None)
         for runs in together:
             if runs is not fastest:
                 self._finish(runs)
@@ -309,7 +246,7 @@ class _Measured:
             text_tokens=QUICK_TEXT_TOKENS if options.quick else self._case.text_tokens or 0,
             text_width=Bundle.open(bundle, verify=False).manifest.text.width,
             threads=options.threads,
-            batch=options.settings()["batch"] if self._is_clip else 1,
+            batch=options.batch if self._is_clip else 1,
             result=str(self.folder / "output.npy"),
             video=str(self.folder / "video.mp4"),
             runtime=options.runtime,
@@ -396,16 +333,16 @@ class _Measured:
     def _result_file(self, variant: Variant) -> Path:
         return self.folder / f"{variant.implementation}-{variant.precision}.npy".replace(" ", "-")
 
-    def _started(self, stack: ExitStack, variant: Variant, work: Work, cold: Cold) -> _Runs | None:
+    def _started(self, stack: ExitStack, variant: Variant, work: Work, cold: Cold) -> Runs | None:
         self._say(f"starting {variant}")
         try:
             worker, trace, pid = stack.enter_context(self._process(variant, work))
         except MeasurementError as error:
             self._note(variant.implementation, variant.precision, f"not measured: {error}")
             return None
-        return _Runs(variant, worker, trace, pid, self._result_file(variant), *cold.get(variant, (None, None)))
+        return Runs(variant, worker, trace, pid, self._result_file(variant), *cold.get(variant, (None, None)))
 
-    def _rounds(self, given: Sequence[_Runs], least: int) -> None:
+    def _rounds(self, given: Sequence[Runs], least: int) -> None:
         """A B A B ...; one that fails keeps what it has, and fewer than `least` do not go on."""
         together = list(given)
         begun = time.monotonic()
@@ -439,96 +376,24 @@ class _Measured:
     def _main_stage(self) -> str:
         return "batch" if self._options.scenario == "Offline" and self._is_clip else MAIN_STAGE[self._case.kind]
 
-    def _finish(self, runs: _Runs) -> None:
+    def _finish(self, runs: Runs) -> None:
         """Its rows and series. Errors are filled in when all outputs are there."""
-        if not runs.answers:
-            return
-        first, answers = runs.first, runs.answers
-        samples: dict[str, list[float]] = {}
-        if self._imports.get(runs.variant.implementation):
-            samples["import"] = self._imports[runs.variant.implementation]
-        if runs.cold_s is not None:
-            samples["load_cold"] = [runs.cold_s]
-        samples["load_warm"] = [first["load_s"]]
-        samples["first_run"] = [first["first_s"]]
-        samples |= _stage_samples(answers, self._main_stage)
-        for stage, seconds in samples.items():
-            facts: dict[str, Any] = {"note": runs.cold_note} if stage == "load_cold" else {}
-            if stage == self._main_stage:
-                taken = [answer["energy_j"] for answer in answers if answer["energy_j"] is not None]
-                facts = {
-                    "peak_rss_bytes": max(answer["peak_rss_bytes"] for answer in answers),
-                    "device_memory_bytes": runs.trace.device_bytes,
-                    "energy_j": round(statistics.median(taken), 3) if taken else None,
-                    "output_sha256": first.get("sha256"),
-                    "note": first.get("note"),
-                }
-                if stage == "batch":
-                    facts["videos_per_s"] = round(BATCH / statistics.median(seconds), 4)
-            self.rows.append(
-                Row(
-                    case=self._case.name,
-                    stage=stage,
-                    implementation=runs.variant.implementation,
-                    precision=runs.variant.precision,
-                    **figures(seconds),
-                    **facts,
-                )
-            )
-        steps = [answer["steps"] for answer in answers if answer.get("steps")]
-        self.series.append(
-            Series(
-                case=self._case.name,
-                implementation=runs.variant.implementation,
-                precision=runs.variant.precision,
-                step_s=tuple(round(statistics.median(each), 5) for each in zip(*steps, strict=True)) if steps else (),
-                memory=runs.trace.points,
-            )
-        )
-
-    def _add_ratios(self, ours: _Runs, answers: Sequence[Answer], peer: _Runs) -> None:
-        count = min(len(answers), len(peer.answers))
-        if not count:
-            return
-        mine = _stage_samples(answers[:count], self._main_stage)
-        theirs = _stage_samples(peer.answers[:count], self._main_stage)
-        pairs = {stage: (theirs[stage], mine[stage]) for stage in mine if stage in theirs and stage != "step"}
-        pairs["load_warm"] = [peer.first["load_s"]], [ours.first["load_s"]]
-        for stage, (their_seconds, our_seconds) in pairs.items():
-            found = paired_ratio(their_seconds, our_seconds)
-            self.ratios.append(
-                RatioRow(
-                    case=self._case.name,
-                    stage=stage,
-                    implementation=ours.variant.implementation,
-                    precision=ours.variant.precision,
-                    against=peer.variant.implementation,
-                    against_precision=peer.variant.precision,
-                    ratio=round(found.ratio, 4),
-                    low=round(found.low, 4),
-                    high=round(found.high, 4),
-                )
-            )
+        if runs.answers:
+            name = self._case.name
+            self.rows += rows_of(name, runs, self._main_stage, self._imports.get(runs.variant.implementation, []))
+            self.series.append(series_of(name, runs))
 
     def _judge(self) -> None:
         """Fills in how far each output is from the reference: Diffusers in fp32 where it ran, else ours in fp32."""
         variants = [
             Variant(row.implementation, row.precision or "") for row in self.rows if row.stage == self._main_stage
         ]
-        files = {variant: self._result_file(variant) for variant in variants}
-        there = {variant: file for variant, file in files.items() if file.exists()}
+        there = {variant: file for variant in variants if (file := self._result_file(variant)).exists()}
         ours = [variant for variant in there if variant.implementation.startswith(OURS) and variant.precision == "fp32"]
         reference = next((variant for variant in (Variant(*REFERENCE), *ours) if variant in there), None)
-        if reference is None:
-            return
-        self.reference = str(reference)
-        expected = np.load(there[reference], mmap_mode="r")
-        found = {
-            variant: difference(np.load(file, mmap_mode="r"), expected)
-            for variant, file in there.items()
-            if variant != reference
-        }
-        self.rows = [_with_difference(row, found, self._main_stage) for row in self.rows]
+        if reference is not None:
+            self.reference = str(reference)
+            self.rows = with_differences(self.rows, there, reference, self._main_stage)
 
 
 def _import_seconds(statement: str) -> list[float]:
@@ -542,25 +407,3 @@ def _import_seconds(statement: str) -> list[float]:
             break
         taken.append(float(done.stdout.split()[-1]))
     return taken
-
-
-def _elapsed(runs: _Runs) -> list[float]:
-    return [answer["elapsed_s"] for answer in runs.answers]
-
-
-def _with_difference(row: Row, found: dict[Variant, Difference], stage: str) -> Row:
-    given = found.get(Variant(row.implementation, row.precision or ""))
-    if given is None or row.stage != stage:
-        return row
-    return msgspec.structs.replace(row, relative_error=given.relative_error, psnr_db=given.psnr_db)
-
-
-def _stage_samples(answers: Sequence[Answer], main_stage: str) -> dict[str, list[float]]:
-    """Seconds by stage, one for each answer; of `step`, all steps of all answers."""
-    samples: dict[str, list[float]] = {}
-    for answer in answers:
-        for stage, seconds in answer.get("stages", {}).items():
-            samples.setdefault(stage, []).append(seconds)
-        samples.setdefault("step", []).extend(answer.get("steps", ()))
-        samples.setdefault(main_stage, []).append(answer["elapsed_s"])
-    return {stage: seconds for stage, seconds in samples.items() if seconds}

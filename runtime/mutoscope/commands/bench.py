@@ -13,9 +13,10 @@ from mutoscope_engines.machine import usable_cores
 from ..bench import comparison, machine
 from ..bench.cases import CASES, COMPARED, DEFAULT_CLIP
 from ..bench.implementations import PEERS
+from ..bench.options import SCENARIOS, Options
 from ..bench.report import write_report
 from ..bench.result import read_result, write_result
-from ..bench.session import SCENARIOS, Options, run
+from ..bench.session import run
 from ..bench.table import describe, describe_changes
 from ..errors import OutputError, RequestError
 from ..progress import Progress

@@ -10,8 +10,9 @@ import mutoscope
 import pytest
 from mutoscope.bench.cases import PROMPT, SEED
 from mutoscope.bench.implementations import PEERS
+from mutoscope.bench.options import Options
 from mutoscope.bench.result import Result, read_result, write_result
-from mutoscope.bench.session import Options, run
+from mutoscope.bench.session import run
 from mutoscope.errors import RequestError
 
 PEER = """
