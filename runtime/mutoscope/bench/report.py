@@ -16,7 +16,7 @@ from .cases import CASES
 from .implementations import OURS
 from .report_style import STYLE
 from .result import STAGES, RatioRow, Result, Row, Series
-from .table import by_implementation, fastest_of_ours, main_row, ratios_of, seconds_text
+from .table import by_implementation, compared_of_ours, main_row, ratios_of, seconds_text
 
 # The stretches of a whole run, in the order in which they happen, and how a reader knows them.
 _STRETCHES = {
@@ -80,7 +80,7 @@ def _head(result: Result, cases: Sequence[str]) -> str:
 
 
 def _card(result: Result, case: str) -> str:
-    ours = fastest_of_ours(result, case)
+    ours = compared_of_ours(result, case)
     if ours is None or ours.median_s is None:
         return ""
     ratios = ratios_of(result, ours)
@@ -130,11 +130,11 @@ def _plots(result: Result, case: str, rows: Sequence[Row]) -> Iterator[str]:
         _legend([(f"part-{index}", text) for index, text in enumerate(_STRETCHES.values())]) if stacked else "",
         "Medians, warm. The whisker reaches to the 90th percentile.",
     )
-    fastest = fastest_of_ours(result, case)
-    ratios = [] if fastest is None else sorted(ratios_of(result, fastest), key=lambda ratio: ratio.ratio)
-    if fastest is not None and ratios:
+    ours = compared_of_ours(result, case)
+    ratios = [] if ours is None else sorted(ratios_of(result, ours), key=lambda ratio: ratio.ratio)
+    if ours is not None and ratios:
         yield _figure(
-            f"How many times faster {_name(fastest)} is",
+            f"How many times faster {_name(ours)} is",
             svg.bars([_ratio_bar(ratio) for ratio in ratios], "ratio against peers", mark=1.0),
             "",
             "Each peer's time over ours, of runs taken in turn: median, with the least and the greatest round. "

@@ -60,13 +60,15 @@ def by_implementation(rows: Iterable[Row]) -> dict[tuple[str, str | None], list[
     return grouped
 
 
-def fastest_of_ours(result: Result, case: str) -> Row | None:
+def compared_of_ours(result: Result, case: str) -> Row | None:
+    """The one that ran beside the peers, because it was the fastest then; without peers, the fastest."""
     ours = [
         row
         for rows in by_implementation(row for row in result.rows if row.case == case).values()
         if (row := main_row(rows)) is not None and row.implementation.startswith(OURS)
     ]
-    return min(ours, key=lambda row: row.median_s or 0.0, default=None)
+    compared = [row for row in ours if ratios_of(result, row)]
+    return min(compared or ours, key=lambda row: row.median_s or 0.0, default=None)
 
 
 def ratios_of(result: Result, row: Row) -> list[RatioRow]:
@@ -99,14 +101,14 @@ def _case(result: Result, name: str) -> str:
 def _times(result: Result, name: str, rows: Sequence[Row]) -> str:
     stages = {row.stage for row in rows}
     columns = {stage: title for stage, title in _COLUMNS.items() if stage in stages}
-    fastest = fastest_of_ours(result, name)
-    ratios = {} if fastest is None else {
-        (ratio.against, ratio.against_precision): ratio for ratio in ratios_of(result, fastest)
+    ours = compared_of_ours(result, name)
+    ratios = {} if ours is None else {
+        (ratio.against, ratio.against_precision): ratio for ratio in ratios_of(result, ours)
     }  # fmt: skip
     throughput = any(row.videos_per_s for row in rows)
     heads = ["", "", *columns.values(), *(["videos/s"] if throughput else []), "+-", "peak RSS", "error", "PSNR"]
     if ratios:
-        heads.append("ours is faster by")
+        heads.append(f"ours ({ours.precision if ours else ''}) is faster by")
     lines = []
     for (implementation, precision), of_one in by_implementation(rows).items():
         main = main_row(of_one)

@@ -9,10 +9,11 @@ import msgspec
 import pytest
 from mutoscope.bench import svg
 from mutoscope.bench.report import html, write_report
+from mutoscope.bench.result import Row, figures
 from mutoscope.bench.table import describe, seconds_text
 from mutoscope.errors import OutputError
 
-from tests.runtime.bench.results import result
+from tests.runtime.bench.results import OURS, result
 
 SVG = "{http://www.w3.org/2000/svg}"
 
@@ -56,6 +57,15 @@ def test_the_table_names_ratio_reference_and_error() -> None:
     theirs = next(line for line in table.splitlines() if line.startswith("diffusers"))
     assert "4.00x (3.90 to 4.20)" in theirs and "reference" in theirs
     assert "0.01" in ours and "41.8 dB" in ours
+
+
+def test_the_ratios_shown_are_of_the_one_that_ran_beside_the_peers() -> None:
+    """Another of ours may look faster, from runs that no peer was beside."""
+    names = {"implementation": OURS["implementation"], "precision": "fp32"}
+    faster = Row(case="default-clip", stage="whole_run", **names, **figures([0.5, 0.5, 0.5]))
+    both = result(rows=(faster, *result().rows))
+    assert "4.00x" in describe(both)
+    assert "4.00\N{MULTIPLICATION SIGN}" in html(both).partition("<section")[0]
 
 
 def test_bars_are_as_long_as_their_values() -> None:
