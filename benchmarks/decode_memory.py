@@ -20,8 +20,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from mutoscope.bench.measuring import Answer, Run, measure_once, reset_peak_rss, serve
 
-from .measuring import Answer, Run, arguments, measure_once, reset_peak_rss, serve, summary, write_result
+from .reporting import arguments, summary, write_result
 
 FRAMES = (17, 81, 241)
 OURS, KEPT, THEIRS = "mutoscope", "mutoscope, all frames kept", "diffusers"

@@ -24,12 +24,11 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from mutoscope.bench.machine import PACKAGES, describe
 from mutoscope.manifest import ROLES, TILED, sized
 from mutoscope.tiles import num_tiles, window_within
 from mutoscope_engines.device import byte_size
-
-from .graph_cases import write_graphs
-from .machine import PACKAGES, describe
+from mutoscope_peers.random_models import write_graphs
 
 TRANSFORMERS: dict[str, dict[str, Any]] = {
     "1.3B": {"num_attention_heads": 12, "ffn_dim": 8960, "num_layers": 30},

@@ -14,9 +14,9 @@ import tempfile
 import time
 from pathlib import Path
 
-from .graph_cases import write_graphs
-from .machine import describe
-from .measuring import peak_rss_bytes
+from mutoscope.bench.machine import describe
+from mutoscope.bench.measuring import peak_rss_bytes
+from mutoscope_peers.random_models import write_graphs
 
 CONFIG = {
     "patch_size": (1, 2, 2), "num_attention_heads": 12, "attention_head_dim": 128, "in_channels": 16,

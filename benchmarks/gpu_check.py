@@ -22,11 +22,10 @@ from typing import Any
 
 import numpy as np
 from mutoscope import MutoscopeError, Pipeline, StepEvent
+from mutoscope.bench.machine import PACKAGES, describe
 from mutoscope_engines.backends import load_backend
 from mutoscope_engines.cuda_device import CudaDevice, compute_capability, cuda_unavailable_because
 from mutoscope_engines.errors import BackendUnavailableError
-
-from .machine import PACKAGES, describe
 
 PROMPT, SEED = "a red circle moving right on a black background", 7
 WARM_UP_STEPS = 3

@@ -18,10 +18,9 @@ from typing import Any, NamedTuple
 
 import mutoscope
 import numpy as np
+from mutoscope.bench.machine import describe
 from mutoscope_export.builtin.grammar import BACKGROUNDS, COLOURS, Scene, all_scenes
 from numpy.typing import NDArray
-
-from .machine import describe
 
 Frames = NDArray[np.uint8]
 ASPECTS = ("colour", "background", "motion", "shape")

@@ -24,6 +24,7 @@ import mutoscope
 import numpy as np
 import onnx_ir as ir
 import torch
+from mutoscope.bench.machine import describe
 from mutoscope.bundle import Bundle, write_manifest
 from mutoscope_engines.backends import load_backend
 from mutoscope_engines.session import Session, SessionOptions
@@ -37,7 +38,6 @@ from mutoscope_export.passes.in_float32 import InFloat32
 from mutoscope_export.weight_files import WeightFolder
 from numpy.typing import NDArray
 
-from .machine import describe
 from .prompt_following import ASPECTS, Frames, measure, summarise
 
 CHECKPOINT = Path(__file__).parents[1] / "export/mutoscope_export/builtin/checkpoint"

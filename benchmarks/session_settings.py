@@ -15,10 +15,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from mutoscope.bench.measuring import Answer, MeasurementError, PeakMemory, Run, measure_once, serve
 from mutoscope.bundle import Bundle
+from mutoscope_peers.random_models import SIZES_13B, SIZES_TINY, TINY, WIDTH_13B, make_denoiser, random_feeds
 
-from .graph_cases import SIZES_13B, SIZES_TINY, TINY, WIDTH_13B, make_denoiser, random_feeds
-from .measuring import Answer, MeasurementError, PeakMemory, Run, arguments, measure_once, serve, summary, write_result
+from .reporting import arguments, summary, write_result
 
 # By name: `attributes` and `config` entries of SessionOptions, `run_config` entries of RunOptions, how `weights` come.
 SETTINGS: dict[str, dict[str, Any]] = {
@@ -43,7 +44,7 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "optimized graph from disk": {"weights": "optimized"},
     "optimized graph and packed weights from disk": {"weights": "packed"},
 }
-# 512 tokens: fewer than in cpu_speed, so that all settings fit into some minutes.
+# 512 tokens: fewer than a forward of `mutoscope bench` has, so that all settings fit into some minutes.
 SIZES = SIZES_13B | {"F": 2}
 
 

@@ -30,22 +30,13 @@ from typing import Any
 
 import msgspec
 import numpy as np
+from mutoscope.bench.measuring import Answer, MeasurementError, PeakMemory, Run, measure_once, serve
 from mutoscope.bundle import TOKENIZER, Bundle, Geometry, Graph, Text, write_manifest
 from mutoscope.limits import memory_size
+from mutoscope_peers.random_models import random_feeds, write_graphs
 
 from .export_memory import CONFIG as DENOISER
-from .graph_cases import random_feeds, write_graphs
-from .measuring import (
-    BUILTIN_BUNDLE,
-    Answer,
-    MeasurementError,
-    PeakMemory,
-    Run,
-    arguments,
-    measure_once,
-    serve,
-    write_result,
-)
+from .reporting import BUILTIN_BUNDLE, arguments, write_result
 from .session_settings import load_session
 
 TEXT_ENCODER = {

@@ -31,11 +31,11 @@ import mutoscope
 import numpy as np
 import torch
 from diffusers import WanPipeline
+from mutoscope.bench.machine import describe
 from numpy.typing import NDArray
 
-from .machine import describe
-from .measuring import BUILTIN_BUNDLE, BUILTIN_CHECKPOINT, table
 from .prompt_following import ASPECTS, FIRST_UNSEEN_SEED, choose_scenes, judge
+from .reporting import BUILTIN_BUNDLE, BUILTIN_CHECKPOINT, table
 
 Clip = NDArray[np.float32]  # [T, H, W, 3] in whole levels of 0 to 255; rounding alone leaves 56 dB between two
 WHOLE = "whole"

@@ -21,7 +21,7 @@ def bare_python(tmp_path_factory: pytest.TempPathFactory) -> Run:
     """Runs the Python of a new virtual environment into which only `pip install .` was done, in an empty folder."""
     folder = tmp_path_factory.mktemp("bare")
     source = folder / "source"  # a build leaves files beside what it builds
-    for name in ("runtime", "engines", "export"):
+    for name in ("runtime", "engines", "export", "benchmarks/peers"):
         shutil.copytree(ROOT / name, source / name, ignore=shutil.ignore_patterns("__pycache__", "*.egg-info"))
     for name in ("pyproject.toml", "README.md", "LICENSE"):
         shutil.copy(ROOT / name, source)

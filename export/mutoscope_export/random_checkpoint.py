@@ -43,21 +43,23 @@ def random_checkpoint(
     max_shard_size: str | None = None,
     seed: int = 0,
     latent_channels: int = 4,
+    text_width: int = TEXT_WIDTH,
     vae_config: Mapping[str, Any] | None = None,
     **transformer: Any,
 ) -> Path:
     """Writes a checkpoint that `WanPipeline.from_pretrained(folder)` and `export_checkpoint` read; returns `folder`.
 
     `transformer` are parameters of `WanTransformer3DModel`, `vae_config` of `AutoencoderKLWan`, which differ from small
-    ones. `max_shard_size` splits weights into several files.
+    ones; `text_width` is what the text encoder gives and the transformer takes. `max_shard_size` splits weights into
+    several files.
     """
     torch_state = torch.random.get_rng_state()
     torch.manual_seed(seed)
     tokenizer = _tokenizer()
     pipeline = WanPipeline(
         tokenizer=tokenizer,
-        text_encoder=_randomised(_text_encoder(len(tokenizer))).to(dtype),
-        transformer=_randomised(_transformer(latent_channels, transformer)).to(dtype),
+        text_encoder=_randomised(_text_encoder(len(tokenizer), text_width)).to(dtype),
+        transformer=_randomised(_transformer(latent_channels, text_width, transformer)).to(dtype),
         vae=_randomised(_vae(latent_channels, {**_VAES[vae], **(vae_config or {})})).to(dtype),
         scheduler=getattr(diffusers, scheduler)(**SCHEDULER_OPTIONS[scheduler]),
     )
@@ -72,18 +74,18 @@ def _tokenizer() -> T5Tokenizer:
     return T5Tokenizer(vocab=vocabulary, extra_ids=0, model_max_length=MAX_SEQUENCE_LENGTH)
 
 
-def _text_encoder(num_tokens: int) -> UMT5EncoderModel:
+def _text_encoder(num_tokens: int, width: int) -> UMT5EncoderModel:
     config = UMT5Config(
-        vocab_size=num_tokens, d_model=TEXT_WIDTH, d_kv=8, d_ff=24, num_layers=2, num_heads=2,
+        vocab_size=num_tokens, d_model=width, d_kv=8, d_ff=24, num_layers=2, num_heads=2,
         feed_forward_proj="gated-gelu",
     )  # fmt: skip
     return UMT5EncoderModel(config)
 
 
-def _transformer(latent_channels: int, given: Mapping[str, Any]) -> WanTransformer3DModel:
+def _transformer(latent_channels: int, text_width: int, given: Mapping[str, Any]) -> WanTransformer3DModel:
     config = {
         "patch_size": (1, 2, 2), "num_attention_heads": 2, "attention_head_dim": 12, "num_layers": 2, "ffn_dim": 40,
-        "freq_dim": 32, "text_dim": TEXT_WIDTH, "in_channels": latent_channels, "out_channels": latent_channels,
+        "freq_dim": 32, "text_dim": text_width, "in_channels": latent_channels, "out_channels": latent_channels,
     }  # fmt: skip
     return WanTransformer3DModel(**(config | dict(given)))
 

@@ -25,6 +25,7 @@ COMMANDS = {
     "inspect": ("mutoscope.commands.inspect:main", "show what a bundle holds", ""),
     "verify": ("mutoscope.commands.verify:main", "check every file of a bundle", ""),
     "doctor": ("mutoscope.commands.doctor:main", "show what this machine and installation can do", ""),
+    "bench": ("mutoscope.commands.bench:main", "measure how fast it is here, alone or beside others", ""),
     "build": ("mutoscope.commands.build:main", "compile a bundle for GPUs; needs none", ""),
     "export": ("mutoscope_export.cli:main", "turn a checkpoint into a bundle", "export"),
 }

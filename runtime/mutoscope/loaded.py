@@ -6,7 +6,7 @@ Knows bundles, backends and sessions. Knows nothing of stages.
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Hashable, Iterator
+from collections.abc import Callable, Hashable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 
@@ -14,7 +14,7 @@ from mutoscope_engines.session import Backend, Feeds, Session, SessionOptions, T
 
 from .bundle import Bundle
 from .errors import CancelledError
-from .footprints import wanted_engine
+from .footprints import GRAPHS, wanted_engine
 from .plan import Plan
 
 Run = Callable[[Feeds], dict[str, Tensor]]
@@ -72,6 +72,13 @@ class LoadedGraphs:
                 self._users[key] -= 1
                 if self._users[key] == 0 and (self.closed or not plan.keep_loaded):
                     self._open.pop(key).close()
+
+    def preload(self, plan: Plan, stages: Sequence[str] = tuple(GRAPHS)) -> None:
+        """Opens the graphs of stages; they stay open only where the plan says `keep_loaded`."""
+        for stage in stages:
+            for role in GRAPHS[stage]:
+                with self.use(role, plan):
+                    pass
 
     def _close_idle(self, file: str) -> None:
         """Closes the sessions of a graph that nobody uses, such as over an engine for other sizes."""

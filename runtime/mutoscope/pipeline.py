@@ -85,6 +85,18 @@ class Pipeline:
         """
         return self._job(prompt, parameters).plan
 
+    def preload(self, prompt: str | None = None, /, **parameters: Any) -> Plan:
+        """Opens the graphs of a video before it is asked for. Where its plan keeps none loaded, opens none.
+
+        Raises:
+            RequestError: a value that cannot be served; names the nearest that can.
+            OutOfMemoryError: they do not fit.
+        """
+        plan = self._job(prompt, parameters).plan
+        if plan.keep_loaded:
+            self._graphs.preload(plan)
+        return plan
+
     def generate(
         self,
         prompt: str | None = None,

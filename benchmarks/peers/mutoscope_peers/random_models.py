@@ -1,12 +1,13 @@
-"""What several benchmarks run: a denoiser of Wan 2.1 1.3B's width with two blocks, and random feeds for any graph.
+"""Models with random weights, for cases of `mutoscope bench` and for other benchmarks, and random feeds for any graph.
 
-Knows how to export one, and shapes. Knows nothing of time. The weights are random: neither speed nor memory depends on
-them. Two blocks of the thirty, because all blocks are alike.
+Knows how to export one, and shapes. Knows nothing of time. Neither speed nor memory depends on the weights' values.
 """
 
 from __future__ import annotations
 
 import json
+import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
@@ -14,6 +15,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from mutoscope.bench.cases import MODELS, RandomModel
+from mutoscope.bundle import Bundle, write_manifest
 from mutoscope.manifest import sized
 from numpy.typing import NDArray
 
@@ -83,6 +86,62 @@ def random_feeds(inputs: Sequence[tuple[str, str, tuple[int | str, ...]]], sizes
     return {name: random.standard_normal(sized(shape, sizes)).astype(dtype) for name, dtype, shape in inputs}
 
 
+def make_model(name: str, folder: Path) -> None:
+    """Writes `checkpoint/` and `bundle/` of one of `MODELS` into a folder; what is there already is kept."""
+    if (folder / "bundle").is_dir():
+        return
+    model = MODELS[name]
+    checkpoint = _checkpoint(model, folder / "checkpoint")
+    partial = folder / ".bundle.partial"
+    shutil.rmtree(partial, ignore_errors=True)
+    if model.compared:
+        _export(checkpoint, partial, model)
+    else:
+        small = _checkpoint(_small(model), folder / ".small")
+        _export(small, partial, model)
+        replace_denoisers(partial, checkpoint)
+        shutil.rmtree(small)
+    os.replace(partial, folder / "bundle")
+
+
+def _checkpoint(model: RandomModel, folder: Path) -> Path:
+    import torch
+    from mutoscope_export.random_checkpoint import random_checkpoint
+
+    shutil.rmtree(folder, ignore_errors=True)
+    return random_checkpoint(
+        folder, latent_channels=model.latent_channels, text_width=model.text_width, vae_config=model.vae,
+        dtype=getattr(torch, model.dtype), **model.transformer,
+    )  # fmt: skip
+
+
+def _small(model: RandomModel) -> RandomModel:
+    """Of the same inputs and outputs, with two blocks of nothing."""
+    return RandomModel(latent_channels=model.latent_channels, text_width=model.text_width, precisions=model.precisions)
+
+
+def _export(checkpoint: Path, bundle: Path, model: RandomModel) -> None:
+    from mutoscope_export.export import export_checkpoint
+
+    export_checkpoint(checkpoint, bundle, precisions=model.precisions)
+
+
+def replace_denoisers(bundle: Path, checkpoint: Path) -> None:
+    """The graphs of the checkpoint's transformer, not compared with it, in place of those that the bundle has."""
+    from mutoscope_export.checkpoint import open_checkpoint
+
+    opened = Bundle.open(bundle, verify=False)
+    graphs = [graph for graph in opened.manifest.graphs if graph.role == "denoiser"]
+    folders = {graph.precision: opened.path(graph.file).parent for graph in graphs}
+    for folder in folders.values():
+        shutil.rmtree(folder)
+    write_graphs("denoiser", open_checkpoint(checkpoint).load("transformer"), folders)
+    write_manifest(bundle, opened.manifest)
+
+
 if __name__ == "__main__":
-    given_folder, *given = json.loads(sys.argv[1])
-    _make_denoiser(Path(given_folder), *given)
+    if len(sys.argv) == 3:
+        make_model(sys.argv[1], Path(sys.argv[2]))
+    else:
+        given_folder, *given = json.loads(sys.argv[1])
+        _make_denoiser(Path(given_folder), *given)

@@ -7,15 +7,21 @@ from collections.abc import Sequence
 from importlib import metadata
 from pathlib import Path
 
-PACKAGES = ("torch", "diffusers", "transformers", "onnx", "onnx-ir", "onnxscript", "onnxruntime", "numpy", "av")
+from .nvml import gpu_names
+
+PACKAGES = (
+    "torch", "diffusers", "transformers", "onnx", "onnx-ir", "onnxscript", "onnxruntime", "onnxruntime-gpu", "openvino",
+    "openvino-genai", "stable-diffusion-cpp-python", "tensorrt-rtx-cu13", "tensorrt-cu13", "numpy", "av",
+)  # fmt: skip
 
 
 def describe(packages: Sequence[str] = PACKAGES) -> dict[str, object]:
-    """Processor, cores this process may use, memory in bytes, system, and versions of the installed `packages`."""
+    """Processor, cores this process may use, GPUs, memory in bytes, system, versions of the installed `packages`."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     return {
         "cpu": _cpu_model(),
         "cores": cores,
+        "gpus": gpu_names(),
         "memory_bytes": os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"),
         "system": f"{platform.system()} {platform.machine()}",
         "python": platform.python_version(),

@@ -1,0 +1,1 @@
+"""What `mutoscope bench` compares with, and the models with random weights that it measures. Needs torch and others."""

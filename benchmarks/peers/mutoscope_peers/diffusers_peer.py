@@ -1,0 +1,201 @@
+"""Diffusers on PyTorch, eager and compiled: the reference, and what most people run.
+
+Knows Diffusers' pipeline and networks. The VAE stays in float32 in every precision, as Diffusers advises for Wan.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import time
+from collections.abc import Callable
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from mutoscope.bench.implementation import (
+    Implementation,
+    Work,
+    batch_plans,
+    decode_latents,
+    forward_feeds,
+    needs_checkpoint,
+    with_seed,
+)
+from mutoscope.bench.measuring import Answer, Run
+from mutoscope.bundle import Bundle
+from mutoscope.video import write_video
+from mutoscope.video_formats.encoders import silence
+
+# Fields of a request by which Diffusers would do other work than ours, or none.
+_REFUSED = {"scheduler", "flow_shift"}
+
+
+class Eager(Implementation):
+    name = "diffusers"
+    variants = ("fp32", "bf16")
+    import_statement = "import torch; from diffusers import AutoencoderKLWan, WanPipeline, WanTransformer3DModel"
+    files_of = "checkpoint"
+    compiled = False
+
+    def unavailable_because(self) -> str | None:
+        missing = [name for name in ("torch", "diffusers", "transformers") if find_spec(name) is None]
+        return f"needs {', '.join(missing)}; run: pip install 'mutoscope[bench]'" if missing else None
+
+    def cannot(self, work: Work, precision: str) -> str | None:
+        manifest = Bundle.open(work.bundle, verify=False).manifest
+        if work.plan["family"] != "wan":
+            return f"this adapter knows Wan; the bundle's family is {work.plan['family']}"
+        changed = sorted(_REFUSED & set(work.request))
+        if work.plan["scheduler"] != manifest.defaults.scheduler or "flow_shift" in changed:
+            return f"runs the checkpoint's own schedule; this request changes {', '.join(changed)}"
+        if work.kind == "decode" and precision != "fp32":
+            return "decodes in float32 alone, as Diffusers advises for this VAE"
+        return needs_checkpoint(work)
+
+    def load(self, work: Work, precision: str) -> Run:
+        import torch
+
+        torch.set_num_threads(work.threads)
+        torch.set_grad_enabled(False)
+        dtype = {"fp32": torch.float32, "bf16": torch.bfloat16}[precision]
+        load = {"clip": _load_clip, "forward": _load_forward, "decode": _load_decode}[work.kind]
+        return load(work, dtype, self.compiled)
+
+
+class Compiled(Eager):
+    """The network that dominates is compiled: the transformer, or the VAE where that alone is measured."""
+
+    name = "diffusers-compiled"
+    compiled = True
+
+    def unavailable_because(self) -> str | None:
+        from shutil import which
+
+        if which("c++") is None and which("g++") is None and which("clang++") is None:
+            return "torch.compile needs a C++ compiler; install g++"
+        return super().unavailable_because()
+
+
+def _load_clip(work: Work, dtype: Any, compiled: bool) -> Run:
+    """`WanPipeline` from the prompt to frames, written by our writer, which every implementation shares."""
+    import torch
+    from diffusers import WanPipeline
+
+    silence()
+    pipeline = WanPipeline.from_pretrained(work.checkpoint, torch_dtype={"vae": torch.float32, "default": dtype})
+    pipeline.set_progress_bar_config(disable=True)
+    if compiled:
+        pipeline.transformer.compile()
+    marks: dict[str, list[float]] = {}
+    pipeline.encode_prompt = _marked(pipeline.encode_prompt, "text_encoder", marks)
+    pipeline.vae.decode = _marked(pipeline.vae.decode, "decode", marks)
+    plan = work.planned()
+    request = {
+        name: work.plan[name]
+        for name in ("height", "width", "num_frames", "num_inference_steps", "guidance_scale", "max_sequence_length")
+    }
+
+    def video(seed: int, file: Path) -> Answer:
+        marks.clear()
+        steps: list[float] = []
+
+        def on_step(pipeline: Any, index: int, timestep: Any, tensors: dict[str, Any]) -> dict[str, Any]:
+            steps.append(time.perf_counter())
+            return {}
+
+        started = time.perf_counter()
+        frames = pipeline(
+            work.plan["prompt"], work.plan["negative_prompt"], generator=torch.Generator().manual_seed(seed),
+            output_type="np", callback_on_step_end=on_step, **request,
+        ).frames[0]  # fmt: skip
+        frames = np.rint(frames * 255).astype(np.uint8)
+        made = time.perf_counter()
+        write_video(file, iter([frames]), with_seed(plan, seed))
+        ended = time.perf_counter()
+        begun = [marks["text_encoder"][1], *steps]
+        return {
+            "frames": frames,
+            "elapsed_s": ended - started,
+            "steps": [later - earlier for earlier, later in zip(begun, steps, strict=False)],
+            "stages": {
+                "text_encoder": marks["text_encoder"][1] - marks["text_encoder"][0],
+                "denoiser": steps[-1] - marks["text_encoder"][1],
+                "decode": made - steps[-1],
+                "first_frame": made - started,
+                "encode": ended - made,
+            },
+        }
+
+    def run() -> Answer:
+        answers = [video(seed, file) for seed, file in batch_plans(work)]
+        frames = [answer.pop("frames") for answer in answers]
+        elapsed = sum(answer["elapsed_s"] for answer in answers)
+        return answers[0] | {"elapsed_s": elapsed} | _kept(work, np.concatenate(frames))
+
+    return run
+
+
+def _load_forward(work: Work, dtype: Any, compiled: bool) -> Run:
+    """`WanTransformer3DModel` on all branches at once, and the guided sum."""
+    import torch
+    from diffusers import WanTransformer3DModel
+
+    transformer = WanTransformer3DModel.from_pretrained(f"{work.checkpoint}/transformer", torch_dtype=dtype).eval()
+    if compiled:
+        transformer.compile()
+    feeds = {name: torch.from_numpy(value) for name, value in forward_feeds(work).items()}
+    weights = torch.tensor(work.plan["guidance_weights"])
+    latents = feeds["latents"].to(dtype).expand(len(weights), -1, -1, -1, -1)
+    embeds = feeds["prompt_embeds"].to(dtype)
+
+    def run() -> Answer:
+        started = time.perf_counter()
+        velocity = transformer(latents, feeds["timestep"].expand(len(weights)), embeds, return_dict=False)[0].float()
+        torch.einsum("b,bcfhw->cfhw", weights, velocity)
+        elapsed = time.perf_counter() - started
+        if not Path(work.result).exists():
+            np.save(work.result, velocity.numpy())
+        return {"elapsed_s": elapsed}
+
+    return run
+
+
+def _load_decode(work: Work, dtype: Any, compiled: bool) -> Run:
+    import torch
+    from diffusers import AutoencoderKLWan
+
+    vae = AutoencoderKLWan.from_pretrained(f"{work.checkpoint}/vae", torch_dtype=dtype).eval()
+    if compiled:
+        vae.decoder.compile()
+    latents = torch.from_numpy(decode_latents(work))[None]
+    mean, std = (torch.tensor(vae.config[name]).view(1, -1, 1, 1, 1) for name in ("latents_mean", "latents_std"))
+
+    def run() -> Answer:
+        started = time.perf_counter()
+        frames = vae.decode((latents * std + mean).to(dtype), return_dict=False)[0][0]
+        pixels = (frames.float().clamp(-1, 1) * 127.5 + 127.5).round().to(torch.uint8)
+        pixels = pixels.permute(1, 2, 3, 0).numpy()
+        return {"elapsed_s": time.perf_counter() - started, **_kept(work, pixels)}
+
+    return run
+
+
+def _kept(work: Work, frames: np.ndarray) -> Answer:
+    """Of the first run the frames, in a file, and their hash."""
+    if Path(work.result).exists():
+        return {}
+    np.save(work.result, frames)
+    return {"sha256": hashlib.sha256(frames.tobytes()).hexdigest()}
+
+
+def _marked(function: Callable[..., Any], stage: str, marks: dict[str, list[float]]) -> Callable[..., Any]:
+    """The same function, which leaves behind when it began and ended."""
+
+    def marked(*args: Any, **kwargs: Any) -> Any:
+        started = time.perf_counter()
+        result = function(*args, **kwargs)
+        marks[stage] = [started, time.perf_counter()]
+        return result
+
+    return marked

@@ -1,0 +1,1 @@
+"""Measures latency: what is measured, how, and what comes of it. Importing it imports nothing else of it."""

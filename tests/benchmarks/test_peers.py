@@ -1,0 +1,126 @@
+"""The peers do the same work as ours: the same velocity, the same frames, by paths that share no code."""
+
+import shutil
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import mutoscope
+import numpy as np
+import pytest
+from diffusers import AutoencoderKLWan, WanTransformer3DModel
+from diffusers.loaders.single_file_utils import convert_wan_transformer_to_diffusers, convert_wan_vae_to_diffusers
+from mutoscope.bench.cases import PROMPT, SEED
+from mutoscope.bench.difference import difference
+from mutoscope.bench.implementation import Implementation, Work
+from mutoscope.bench.implementations import PEERS, load_implementation
+from mutoscope.bundle import Bundle
+from mutoscope_export.random_checkpoint import random_checkpoint
+from mutoscope_peers.random_models import replace_denoisers
+from mutoscope_peers.stable_diffusion_cpp_peer import _TRANSFORMER, _VAE, renamed
+
+Make = Any
+
+
+@pytest.fixture
+def work(wan_bundle: Path, wan_checkpoint: Path, tmp_path: Path) -> Make:
+    """The work of a kind, tiny, on the small random model."""
+    request = {"prompt": PROMPT, "seed": SEED, "height": 32, "width": 48, "num_frames": 9, "num_inference_steps": 2}
+
+    def make(kind: str, **changes: Any) -> Work:
+        with mutoscope.Pipeline.load(wan_bundle, backend="onnxruntime", precision="fp32") as pipeline:
+            plan = pipeline.plan(**request)
+        whole = Work(
+            kind=kind, bundle=str(wan_bundle), checkpoint=str(wan_checkpoint), plan=plan.to_dict(), request=request,
+            text_tokens=6, text_width=Bundle.open(wan_bundle, verify=False).manifest.text.width, threads=2, batch=1,
+            result=str(tmp_path / "result.npy"), video=str(tmp_path / "video.mp4"), runtime={},
+        )  # fmt: skip
+        return replace(whole, **changes)
+
+    return make
+
+
+def output(implementation: Implementation, work: Work, precision: str = "fp32") -> np.ndarray:
+    Path(work.result).unlink(missing_ok=True)
+    assert implementation.cannot(work, precision) is None
+    answer = implementation.load(work, precision)()
+    assert answer["elapsed_s"] > 0
+    return np.load(work.result)
+
+
+@pytest.mark.parametrize(("kind", "most"), [("forward", 1e-5), ("decode", 2e-3), ("clip", 2e-3)])
+def test_ours_gives_what_diffusers_gives(work: Make, kind: str, most: float) -> None:
+    ours = output(load_implementation("mutoscope onnxruntime"), work(kind))
+    theirs = output(load_implementation("diffusers"), work(kind))
+    assert ours.shape == theirs.shape
+    assert float(np.std(theirs)) > 0.1
+    found = difference(ours, theirs).relative_error
+    assert found is not None and found < most
+
+
+def test_a_forward_is_compared_branch_by_branch(work: Make) -> None:
+    velocity = output(load_implementation("mutoscope onnxruntime"), work("forward"))
+    assert velocity.shape == (2, *work("forward").plan["latents_shape"])
+    assert not np.allclose(velocity[0], velocity[1])
+
+
+def test_openvino_gives_what_ours_gives(work: Make) -> None:
+    pytest.importorskip("openvino")
+    ours = output(load_implementation("mutoscope onnxruntime"), work("forward"))
+    theirs = output(load_implementation("openvino"), work("forward"))
+    found = difference(theirs, ours).relative_error
+    assert found is not None and found < 1e-4
+
+
+@pytest.mark.parametrize("kind", ["clip", "forward", "decode"])
+@pytest.mark.parametrize("name", ["openvino-genai", "stable-diffusion.cpp"])
+def test_what_a_peer_cannot_do_it_says(work: Make, name: str, kind: str) -> None:
+    peer = load_implementation(name)
+    assert all(peer.cannot(work(kind), precision) for precision in peer.variants)
+
+
+def test_without_a_checkpoint_diffusers_says_what_it_needs(work: Make) -> None:
+    assert "--checkpoint" in (load_implementation("diffusers").cannot(work("clip", checkpoint=None), "fp32") or "")
+
+
+def test_diffusers_refuses_another_schedule_than_its_own(work: Make) -> None:
+    euler = work("clip")
+    euler = replace(euler, plan=euler.plan | {"scheduler": "euler"}, request=euler.request | {"scheduler": "euler"})
+    assert "scheduler" in (load_implementation("diffusers").cannot(euler, "fp32") or "")
+
+
+def test_every_peer_of_the_table_is_there_and_named_so() -> None:
+    assert {name: load_implementation(name).name for name in PEERS} == {name: name for name in PEERS}
+
+
+def test_the_names_for_stable_diffusion_cpp_are_those_that_diffusers_renames_back() -> None:
+    """Diffusers reads the authors' files; what it makes of our names must be its own again."""
+    transformer = WanTransformer3DModel(
+        num_attention_heads=2, attention_head_dim=12, num_layers=2, ffn_dim=8, freq_dim=8, text_dim=8, in_channels=4,
+        out_channels=4,
+    )  # fmt: skip
+    vae = AutoencoderKLWan(base_dim=8, z_dim=4, num_res_blocks=2)
+    for network, rules, back in (
+        (transformer, _TRANSFORMER, convert_wan_transformer_to_diffusers),
+        (vae, _VAE, convert_wan_vae_to_diffusers),
+    ):
+        own = network.state_dict()
+        given = {renamed(name, rules): tensor for name, tensor in own.items()}
+        returned = back(given)
+        assert set(returned) == set(own)
+        assert all(torch_equal(returned[name], own[name]) for name in own)
+
+
+def torch_equal(one: Any, other: Any) -> bool:
+    return bool((one == other).all())
+
+
+def test_a_larger_denoiser_takes_the_place_of_a_small_one(wan_bundle: Path, tmp_path: Path, work: Make) -> None:
+    bundle = Path(shutil.copytree(wan_bundle, tmp_path / "bundle"))
+    checkpoint = random_checkpoint(tmp_path / "checkpoint", num_layers=3, vae_config={"num_res_blocks": 0})
+    replace_denoisers(bundle, checkpoint)
+    Bundle.open(bundle)  # every hash agrees
+    larger = work("forward", bundle=str(bundle), checkpoint=str(checkpoint))
+    ours = output(load_implementation("mutoscope onnxruntime"), larger)
+    found = difference(ours, output(load_implementation("diffusers"), larger)).relative_error
+    assert found is not None and found < 1e-5
