@@ -13,6 +13,7 @@ BACKENDS = {
     "tensorrt-rtx": "mutoscope_engines.tensorrt_backend:TensorRtRtx",
     "tensorrt": "mutoscope_engines.tensorrt_backend:ClassicTensorRt",
     "onnxruntime-cuda": "mutoscope_engines.onnxruntime_cuda:OnnxRuntimeCuda",
+    "openvino": "mutoscope_engines.openvino_cpu:OpenVinoCpu",
     "onnxruntime": "mutoscope_engines.onnxruntime_cpu:OnnxRuntimeCpu",
 }
 
