@@ -36,13 +36,14 @@ def choose_backend(
     precisions: Sequence[str],
     lacking: Callable[[Backend, str], str | None] = lambda backend, precision: None,
 ) -> tuple[Backend, str, list[str]]:
-    """The backend asked for, or for "auto" the first that can run here, and of `precisions` the one it prefers, or the
-    first that it runs.
+    """The backend asked for, or for "auto" the first that can run here and is not slower than one after it, and of
+    `precisions` the one it prefers, or the first that it runs.
 
     Args:
         lacking: what a backend lacks for the graphs of a precision, such as engines; `None` if nothing.
 
-    Returns: the backend, the precision, and for each that could run here but for what it lacks, what that is.
+    Returns: the backend, the precision, and for each that could run here, why it does not: what it lacks, or what is
+        faster.
 
     Raises:
         BackendUnavailableError: there is none; says for each why not.
@@ -57,7 +58,8 @@ def choose_backend(
             runs.sort(key=lambda precision: precision != backend.preferred_precision)
             reason = f"it does not run graphs in {' or '.join(precisions)}"
             for precision in runs:
-                reason = lacking(backend, precision)
+                slower = backend.slower_because(precision) if name == "auto" else None
+                reason = slower or lacking(backend, precision)
                 if reason is None:
                     return backend, precision, lacks
                 lacks.append(f"{candidate} in {precision}: {reason}")

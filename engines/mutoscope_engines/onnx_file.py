@@ -51,9 +51,9 @@ def read_onnx_file(path: Path) -> OnnxFile:
     name = f"{path.parent.name}/{path.name}"
     advice = "check with `mutoscope verify`, or export again"
     try:
-        with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
-            with memoryview(content) as view:
-                read = _read(view)
+        with path.open("rb") as file:
+            # Unmapped with the last view of it, which an error's traceback may hold.
+            read = _read(memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)))
     except (OSError, ValueError, IndexError, RecursionError) as error:
         raise GraphError(f"{name} is no ONNX graph: {error}; {advice}") from error
     folder = path.parent.resolve()
