@@ -50,6 +50,7 @@ def choose_backend(
     """
     refusals: list[str] = []
     lacks: list[str] = []
+    slower: list[tuple[Backend, str]] = []
     for candidate in BACKENDS if name == "auto" else (name,):
         backend = load_backend(candidate)
         reason = backend.unavailable_because()
@@ -58,10 +59,14 @@ def choose_backend(
             runs.sort(key=lambda precision: precision != backend.preferred_precision)
             reason = f"it does not run graphs in {' or '.join(precisions)}"
             for precision in runs:
-                slower = backend.slower_because(precision) if name == "auto" else None
-                reason = slower or lacking(backend, precision)
+                reason = lacking(backend, precision)
+                if reason is None and name == "auto":
+                    reason = backend.slower_because(precision)
+                    slower += [(backend, precision)] if reason else []
                 if reason is None:
                     return backend, precision, lacks
                 lacks.append(f"{candidate} in {precision}: {reason}")
         refusals.append(f"{candidate}: {reason}")
+    if slower:
+        return *slower[0], lacks[1:]
     raise BackendUnavailableError("no backend can run this here; tried " + "; ".join(refusals))

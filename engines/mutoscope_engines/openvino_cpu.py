@@ -28,7 +28,7 @@ _LONGEST_MESSAGE = 300
 
 class OpenVinoCpu(Backend):
     name = "openvino"
-    preferred_precision = "bf16"
+    preferred_precision = "bf16-cpu"
 
     def unavailable_because(self) -> str | None:
         if find_spec("openvino") is None:
@@ -40,13 +40,16 @@ class OpenVinoCpu(Backend):
 
     def supports(self, precision: str) -> bool:
         # It runs int8 graphs, too, but multiplies their integers as float32.
-        return precision in ("fp32", "bf16")
+        return precision in ("fp32", "bf16", "bf16-cpu")
 
     def slower_because(self, precision: str) -> str | None:
         """By docs/decisions/0011-openvino-on-the-cpu.md."""
-        if precision == "bf16" and BF16_PRODUCTS in cpu_flags():
+        if precision == self.preferred_precision and BF16_PRODUCTS in cpu_flags():
             return None
-        return f"ONNX Runtime is no slower but for bf16 on a CPU with {BF16_PRODUCTS}; ask for {self.name} by name"
+        return (
+            f"ONNX Runtime is no slower, except in {self.preferred_precision} on a CPU with {BF16_PRODUCTS}; "
+            f"ask for {self.name} by name"
+        )
 
     def settings(self, options: SessionOptions) -> dict[str, str]:
         return {"inference precision": "as in the graph"}

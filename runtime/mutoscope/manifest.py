@@ -19,8 +19,9 @@ MAX_STEPS = 1000  # the training timesteps of every model so far
 MAX_FPS = 240
 MAX_BRANCHES = 2  # guidance: (negative, positive)
 MAX_STATE_ROWS = 5  # UniPC of third order
-# What int8 and FP8 narrow is the denoiser; beside it, every other network runs in the type that these widen to.
-BASE_PRECISIONS = {"int8": "fp32", "fp8": "bf16"}
+# What int8 and FP8 narrow is the denoiser; beside it, every other network runs in the type that these widen to. The
+# text encoder runs once, and on a CPU stays in the type that loses nothing.
+BASE_PRECISIONS = {"int8": "fp32", "fp8": "bf16", "bf16-cpu": "fp32"}
 
 Positive = Annotated[int, msgspec.Meta(ge=1, le=1 << 20)]
 

@@ -57,6 +57,12 @@ def test_auto_passes_over_a_backend_that_is_slower_than_another_and_tells_it(pre
     assert choose_backend("slower_than_slow", ["fp32"])[0].name == "slower_than_slow"
 
 
+def test_auto_takes_the_slower_backend_where_the_faster_cannot_run(pretend) -> None:
+    pretend(slower_than_slow=(None, ("bf16",)), slow=(None, ("fp32",)))
+    backend, precision, told = choose_backend("auto", ["bf16"])
+    assert (backend.name, precision, told) == ("slower_than_slow", "bf16", [])
+
+
 def test_auto_passes_over_a_backend_that_lacks_the_precision(pretend) -> None:
     pretend(first=(None, ("fp32",)), second=(None, ("fp32", "int8")))
     backend, precision, _ = choose_backend("auto", ["int8"])
