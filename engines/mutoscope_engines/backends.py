@@ -50,7 +50,7 @@ def choose_backend(
     """
     refusals: list[str] = []
     lacks: list[str] = []
-    slower: list[tuple[Backend, str]] = []
+    slower: list[tuple[Backend, str, list[str]]] = []  # what to return where nothing faster runs
     for candidate in BACKENDS if name == "auto" else (name,):
         backend = load_backend(candidate)
         reason = backend.unavailable_because()
@@ -60,13 +60,15 @@ def choose_backend(
             reason = f"it does not run graphs in {' or '.join(precisions)}"
             for precision in runs:
                 reason = lacking(backend, precision)
-                if reason is None and name == "auto":
+                runs_here = reason is None
+                if runs_here and name == "auto":
                     reason = backend.slower_because(precision)
-                    slower += [(backend, precision)] if reason else []
                 if reason is None:
                     return backend, precision, lacks
+                if runs_here:
+                    slower.append((backend, precision, list(lacks)))
                 lacks.append(f"{candidate} in {precision}: {reason}")
         refusals.append(f"{candidate}: {reason}")
     if slower:
-        return *slower[0], lacks[1:]
+        return slower[0]
     raise BackendUnavailableError("no backend can run this here; tried " + "; ".join(refusals))

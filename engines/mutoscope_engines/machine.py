@@ -1,4 +1,4 @@
-"""What this process may use of the machine: cores and what they can, memory. Knows Linux's limits where there are any."""
+"""What this process may use of the machine: cores, their instructions, memory. Knows Linux's limits, if any."""
 
 from __future__ import annotations
 

@@ -6,7 +6,6 @@ the library is told to keep every type as it is, where its own hint for bfloat16
 
 from __future__ import annotations
 
-import threading
 from functools import cache
 from importlib.metadata import version
 from importlib.util import find_spec
@@ -208,7 +207,9 @@ def translated(error: Exception, doing: str) -> MutoscopeError:
     """What the library raised while `doing`, as one of this project's errors."""
     text = str(error)
     # Where it was thrown comes before what was wrong.
-    lines = [line.strip() for line in text.splitlines() if not line.startswith(("Exception from", "Check ", "FrontEnd"))]
+    lines = [
+        line.strip() for line in text.splitlines() if not line.startswith(("Exception from", "Check ", "FrontEnd"))
+    ]
     message = " ".join(filter(None, lines))[:_LONGEST_MESSAGE] or type(error).__name__
     if "was canceled" in text:
         return CancelledError("the run was cancelled")

@@ -60,13 +60,14 @@ def test_caches_in_bfloat16_pass_from_run_to_run(make_graph) -> None:
     with open_graph(first) as session:
         start = session.run({"x": np.full((3, 2), 0.5, np.float32)})["narrow"]
     assert start.dtype == "bfloat16" and start.row(1).shape == (2,) and start.row(1).dtype == "bfloat16"
-    ends = [("x", FLOAT, ["n", 2]), ("cache", BFLOAT16, ["n", 2])], [("next_cache", BFLOAT16, ["n", 2]), ("y", FLOAT, ["n", 2])]  # fmt: skip
-    with open_graph(make_graph(nodes, *ends)) as session, session.bind() as binding:
+    inputs = [("x", FLOAT, ["n", 2]), ("cache", BFLOAT16, ["n", 2])]
+    outputs = [("next_cache", BFLOAT16, ["n", 2]), ("y", FLOAT, ["n", 2])]
+    with open_graph(make_graph(nodes, inputs, outputs)) as session, session.bind() as binding:
         feeds: dict[str, Any] = {"cache": start}
         for count in range(1, 6):
-            outputs = binding.run({"x": np.ones((3, 2), np.float32), **feeds})
-            feeds = {"cache": outputs["next_cache"]}
-            assert (outputs["y"].numpy() == count + 0.5).all()
+            made = binding.run({"x": np.ones((3, 2), np.float32), **feeds})
+            feeds = {"cache": made["next_cache"]}
+            assert (made["y"].numpy() == count + 0.5).all()
 
 
 def test_an_own_output_that_stays_fed_is_not_written_over(make_graph) -> None:

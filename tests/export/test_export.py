@@ -26,6 +26,9 @@ ROLES = {
     ("text_encoder", "fp32", "text_encoder/model.onnx"),
     ("denoiser", "fp32", "denoiser/model.onnx"),
     ("denoiser", "int8", "denoiser/model-int8.onnx"),
+    ("denoiser", "bf16-cpu", "denoiser/model-bf16-cpu.onnx"),
+    ("vae_decoder_first", "bf16-cpu", "vae_decoder_first/model-bf16-cpu.onnx"),
+    ("vae_decoder_next", "bf16-cpu", "vae_decoder_next/model-bf16-cpu.onnx"),
     ("vae_decoder_first", "fp32", "vae_decoder_first/model.onnx"),
     ("vae_decoder_next", "fp32", "vae_decoder_next/model.onnx"),
     ("text_encoder", "bf16", "text_encoder/model-bf16.onnx"),
@@ -42,7 +45,7 @@ class StopHereError(Exception):
 def test_a_bundle_is_whole_and_says_what_is_in_it(wan_bundle: Path, wan_checkpoint: Path) -> None:
     manifest = Bundle.open(wan_bundle).manifest
     assert {(graph.role, graph.precision, graph.file) for graph in manifest.graphs} == ROLES
-    assert manifest.precisions("denoiser") == ["fp32", "int8", "bf16"]
+    assert manifest.precisions("denoiser") == ["fp32", "int8", "bf16", "bf16-cpu"]
     geometry = manifest.geometry
     assert geometry.latent_channels == 4
     assert (geometry.vae_scale_factor_spatial, geometry.vae_scale_factor_temporal) == (8, 4)

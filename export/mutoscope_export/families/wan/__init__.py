@@ -18,6 +18,7 @@ from transformers import UMT5Config, UMT5EncoderModel
 
 from ...errors import ExportError
 from ...graph import Pass
+from ...passes.attention_in_tiles import attention_in_tiles
 from ...passes.convolve_over_time import convolve_over_time
 from ...passes.int8 import DynamicInt8
 from .. import Form, GraphSource
@@ -44,7 +45,7 @@ PREVIEWED = "vae"
 
 _DENOISER_PASSES: Mapping[str, tuple[Pass, ...]] = {
     "fp32": (),
-    "int8": (DynamicInt8(denoiser.QUANTIZABLE_WEIGHTS),),
+    "int8": (DynamicInt8(denoiser.QUANTIZABLE_WEIGHTS), attention_in_tiles),
     "bf16": (),
     "bf16-cpu": (),
     "fp16": (),
