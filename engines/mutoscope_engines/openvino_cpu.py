@@ -1,4 +1,4 @@
-"""OpenVINO on the CPU: the fastest there where the CPU multiplies matrices of bfloat16 (AMX).
+"""OpenVINO on the CPU: ahead there where the CPU multiplies matrices of bfloat16 in tiles (AMX).
 
 Its graphs in bf16 have float32 norms, softmax, residual sums and modulation by construction, and that is how they run:
 the library is told to keep every type as it is, where its own hint for bfloat16 would round them all.
@@ -46,7 +46,7 @@ class OpenVinoCpu(Backend):
         if precision == self.preferred_precision and BF16_PRODUCTS in cpu_flags():
             return None
         return (
-            f"ONNX Runtime is no slower, except in {self.preferred_precision} on a CPU with {BF16_PRODUCTS}; "
+            f"it was measured to be ahead only in {self.preferred_precision} on a CPU with {BF16_PRODUCTS}; "
             f"ask for {self.name} by name"
         )
 
