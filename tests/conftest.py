@@ -15,9 +15,9 @@ def wan_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def wan_bundle(wan_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The bundle of `wan_checkpoint`, in fp32, int8 and bf16. Not to be written to."""
+    """The bundle of `wan_checkpoint`, in fp32, int8, bf16 and bf16-cpu. Not to be written to."""
     from mutoscope_export.export import export_checkpoint
 
     destination = tmp_path_factory.mktemp("wan") / "bundle"
-    export_checkpoint(wan_checkpoint, destination, precisions=("fp32", "int8", "bf16"))
+    export_checkpoint(wan_checkpoint, destination, precisions=("fp32", "int8", "bf16", "bf16-cpu"))
     return destination

@@ -13,6 +13,7 @@ BACKENDS = {
     "tensorrt-rtx": "mutoscope_engines.tensorrt_backend:TensorRtRtx",
     "tensorrt": "mutoscope_engines.tensorrt_backend:ClassicTensorRt",
     "onnxruntime-cuda": "mutoscope_engines.onnxruntime_cuda:OnnxRuntimeCuda",
+    "openvino": "mutoscope_engines.openvino_cpu:OpenVinoCpu",
     "onnxruntime": "mutoscope_engines.onnxruntime_cpu:OnnxRuntimeCpu",
 }
 
@@ -35,19 +36,21 @@ def choose_backend(
     precisions: Sequence[str],
     lacking: Callable[[Backend, str], str | None] = lambda backend, precision: None,
 ) -> tuple[Backend, str, list[str]]:
-    """The backend asked for, or for "auto" the first that can run here, and of `precisions` the one it prefers, or the
-    first that it runs.
+    """The backend asked for, or for "auto" the first that can run here and is not slower than one after it, and of
+    `precisions` the one it prefers, or the first that it runs.
 
     Args:
         lacking: what a backend lacks for the graphs of a precision, such as engines; `None` if nothing.
 
-    Returns: the backend, the precision, and for each that could run here but for what it lacks, what that is.
+    Returns: the backend, the precision, and for each that could run here, why it does not: what it lacks, or what is
+        faster.
 
     Raises:
         BackendUnavailableError: there is none; says for each why not.
     """
     refusals: list[str] = []
     lacks: list[str] = []
+    slower: list[tuple[Backend, str, list[str]]] = []  # what to return where nothing faster runs
     for candidate in BACKENDS if name == "auto" else (name,):
         backend = load_backend(candidate)
         reason = backend.unavailable_because()
@@ -57,8 +60,15 @@ def choose_backend(
             reason = f"it does not run graphs in {' or '.join(precisions)}"
             for precision in runs:
                 reason = lacking(backend, precision)
+                runs_here = reason is None
+                if runs_here and name == "auto":
+                    reason = backend.slower_because(precision)
                 if reason is None:
                     return backend, precision, lacks
+                if runs_here:
+                    slower.append((backend, precision, list(lacks)))
                 lacks.append(f"{candidate} in {precision}: {reason}")
         refusals.append(f"{candidate}: {reason}")
+    if slower:
+        return slower[0]
     raise BackendUnavailableError("no backend can run this here; tried " + "; ".join(refusals))

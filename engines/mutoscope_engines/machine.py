@@ -1,10 +1,12 @@
-"""What this process may use of the machine: cores and memory. Knows Linux's limits where there are any."""
+"""What this process may use of the machine: cores, their instructions, memory. Knows Linux's limits, if any."""
 
 from __future__ import annotations
 
 import os
+from functools import cache
 from pathlib import Path
 
+CPU_INFO = Path("/proc/cpuinfo")
 CGROUP = Path("/sys/fs/cgroup")  # version 2, as a container sees its own
 
 
@@ -16,6 +18,17 @@ def usable_cores() -> int:
     if quota.isdecimal() and period.isdecimal() and int(period):
         cores = min(cores, int(quota) // int(period))
     return max(1, cores)
+
+
+@cache
+def cpu_flags() -> frozenset[str]:
+    """What the CPU says that it can, in Linux's words: "avx512_vnni", "amx_bf16"; none where Linux does not tell."""
+    try:
+        text = CPU_INFO.read_text()
+    except OSError:
+        return frozenset()
+    flags = next((line for line in text.splitlines() if line.startswith(("flags", "Features"))), "")
+    return frozenset(flags.partition(":")[2].split())
 
 
 def memory_bytes() -> int:

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
-from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +16,7 @@ import numpy as np
 import onnxruntime as ort
 
 from .errors import CancelledError
-from .machine import usable_cores
+from .machine import cpu_flags, usable_cores
 from .onnxruntime_library import DTYPES, open_session, specs, translated
 from .session import (
     Backend,
@@ -86,7 +85,7 @@ class OnnxRuntimeSession(Session):
         settings.enable_mem_pattern = False
         # It would take quantizations to FP8 for those to int8, and put operators there that do not know the type.
         settings.add_session_config_entry("session.disable_quant_qdq", "1")
-        if not _has_vnni():
+        if not cpu_flags() & {"avx512_vnni", "avx_vnni"}:
             # Without VNNI, sums of two uint8 x int8 products saturate at 16 bits. This makes int8 weights uint8 (with
             # the zero point moved alike), whose products do not; with VNNI it would only cost a quarter of the speed.
             settings.add_session_config_entry("session.x64quantprecision", "1")
@@ -145,15 +144,6 @@ class OnnxRuntimeBinding(Binding):
 
     def close(self) -> None:
         self._values = {}
-
-
-@cache
-def _has_vnni() -> bool:
-    """Whether this CPU says that it adds products of uint8 and int8 in 32 bits."""
-    try:
-        return "vnni" in Path("/proc/cpuinfo").read_text()
-    except OSError:
-        return False
 
 
 def _ort_value(fed: Host | Tensor) -> Any:

@@ -14,7 +14,8 @@ import onnxruntime as ort
 from .cuda_device import CudaDevice, cuda_unavailable_because
 from .device import Device, DeviceTensor
 from .device_session import DeviceSession, Slot
-from .onnxruntime_library import ONNX_TYPES, open_session, specs, translated
+from .onnx_file import ONNX_TYPES
+from .onnxruntime_library import open_session, specs, translated
 from .session import Backend, Session, SessionOptions, Shapes
 
 PROVIDER = "CUDAExecutionProvider"

@@ -23,8 +23,6 @@ DTYPES = {
     "tensor(bool)": "bool",
 }
 
-ONNX_TYPES = {"float32": 1, "uint8": 2, "int64": 7, "bool": 9, "float16": 10, "bfloat16": 16}  # TensorProto.DataType
-
 
 def open_session(graph: Path, settings: ort.SessionOptions, providers: list[Any], device: str) -> Any:
     """An `ort.InferenceSession`, or what refused it in this project's words."""

@@ -98,7 +98,9 @@ def _parser() -> Parser:
     parser = Parser("export", "Turns a checkpoint into a bundle, and checks every graph against its network.")
     parser.add_argument("checkpoint", help="a folder in the Diffusers layout, or a hub id")
     parser.add_argument("bundle", type=Path, help="the folder to write")
-    parser.add_argument("--precision", nargs="+", default=["fp32"], help="of the denoiser: fp32, int8, bf16, fp16, fp8")
+    parser.add_argument(
+        "--precision", nargs="+", default=["fp32"], help="of the denoiser: fp32, int8, bf16, bf16-cpu, fp16, fp8"
+    )
     parser.add_argument("--overwrite", action="store_true", help="replace a bundle that is there")
     parser.add_argument(
         "--compact", action="store_true", help="store weights that lose nothing by it in half precision; same frames"

@@ -104,7 +104,7 @@ def compare(file: Path, graph: Graph, samples: Sequence[Sample], stored_type: st
 def _checks(precision: str, stored_type: str) -> list[_Check]:
     if precision in TOLERANCES:
         return [_Check("as it is", TOLERANCES[precision])]
-    exact = (precision, stored_type) in (("bf16", "bfloat16"), ("fp16", "float16"))
+    exact = (precision, stored_type) in (("bf16", "bfloat16"), ("bf16-cpu", "bfloat16"), ("fp16", "float16"))
     in_float32 = _FP8 if precision == "fp8" else _EXACT if exact else _ROUNDED_WEIGHTS
     return [
         _Check("in float32", in_float32, InFloat32(rounded=False)),

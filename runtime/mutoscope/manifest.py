@@ -24,8 +24,8 @@ TILED = ("vae_decoder_first", "vae_decoder_next")  # may run window by window
 MAX_STEPS = 1000  # the training timesteps of every model so far
 MAX_FPS = 240
 MAX_BRANCHES = 2  # guidance: (negative, positive)
-# A network that int8 or FP8 does not narrow runs in the type that these widen to.
-BASE_PRECISIONS = {"int8": "fp32", "fp8": "bf16"}
+# A network that has no graph in a precision of the denoiser's runs in the type that this one widens to.
+BASE_PRECISIONS = {"int8": "fp32", "fp8": "bf16", "bf16-cpu": "fp32"}
 
 Positive = Annotated[int, msgspec.Meta(ge=1, le=1 << 20)]
 

@@ -22,6 +22,7 @@ def pretend(monkeypatch: pytest.MonkeyPatch):
                 unavailable_because=lambda r=reason: r,
                 supports=lambda p, all=precisions: p in all,
                 preferred_precision="bf16",
+                slower_because=lambda p, name=name: "slow is faster" if name == "slower_than_slow" else None,
             )
             setattr(module, name, lambda backend=backend: backend)
         monkeypatch.setitem(sys.modules, "pretended_backends", module)
@@ -47,6 +48,19 @@ def test_auto_takes_the_first_that_can_run(pretend) -> None:
     pretend(fast=("no GPU; use the CPU", ("fp32",)), slow=(None, ("fp32",)), slower=(None, ("fp32",)))
     backend, precision, _ = choose_backend("auto", ["fp32"])
     assert (backend.name, precision) == ("slow", "fp32")
+
+
+def test_auto_passes_over_a_backend_that_is_slower_than_another_and_tells_it(pretend) -> None:
+    pretend(slower_than_slow=(None, ("fp32",)), slow=(None, ("fp32",)))
+    backend, _, told = choose_backend("auto", ["fp32"])
+    assert (backend.name, told) == ("slow", ["slower_than_slow in fp32: slow is faster"])
+    assert choose_backend("slower_than_slow", ["fp32"])[0].name == "slower_than_slow"
+
+
+def test_auto_takes_the_slower_backend_where_the_faster_cannot_run(pretend) -> None:
+    pretend(slower_than_slow=(None, ("bf16",)), slow=(None, ("fp32",)))
+    backend, precision, told = choose_backend("auto", ["bf16"])
+    assert (backend.name, precision, told) == ("slower_than_slow", "bf16", [])
 
 
 def test_auto_passes_over_a_backend_that_lacks_the_precision(pretend) -> None:
@@ -92,6 +106,6 @@ def test_a_backend_asked_for_by_name_is_never_replaced_by_another(pretend) -> No
 
 
 def test_importing_the_table_imports_no_backend() -> None:
-    modules = {path.partition(":")[0] for path in BACKENDS.values()} | {"onnxruntime"}
+    modules = {path.partition(":")[0] for path in BACKENDS.values()} | {"onnxruntime", "openvino"}
     code = f"import sys, mutoscope_engines.backends; print([name for name in {modules} if name in sys.modules])"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "[]\n"

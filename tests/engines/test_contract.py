@@ -41,7 +41,7 @@ def backend(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> 
     return available(request.param)
 
 
-@pytest.fixture(params=["onnxruntime", "onnxruntime-cuda", "onnxruntime-cuda on host memory"])
+@pytest.fixture(params=["onnxruntime", "openvino", "onnxruntime-cuda", "onnxruntime-cuda on host memory"])
 def reader(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Backend:
     """Every backend that reads the graph itself, where others find the engine that was built of it."""
     if request.param in PRETENDED:

@@ -26,6 +26,8 @@ from mutoscope_export.parity import Sample, compare_with_own_class
 GRAPHS = {
     ("text_encoder", "int8", "text_encoder/model-int8.onnx"),
     ("denoiser", "int8", "denoiser/model-int8.onnx"),
+    ("denoiser", "bf16-cpu", "denoiser/model-bf16-cpu.onnx"),
+    *((role, "bf16-cpu", f"{role}/model-bf16-cpu.onnx") for role in ROLES if role.startswith("vae")),
     *((role, "fp32", f"{role}/model.onnx") for role in ROLES),
     *((role, "bf16", f"{role}/model-bf16.onnx") for role in ROLES),
 }
@@ -38,7 +40,7 @@ class StopHereError(Exception):
 def test_a_bundle_is_whole_and_says_what_is_in_it(wan_bundle: Path, wan_checkpoint: Path) -> None:
     manifest = Bundle.open(wan_bundle).manifest
     assert {(graph.role, graph.precision, graph.file) for graph in manifest.graphs} == GRAPHS
-    assert manifest.precisions("denoiser") == ["fp32", "int8", "bf16"]
+    assert manifest.precisions("denoiser") == ["fp32", "int8", "bf16", "bf16-cpu"]
     geometry = manifest.geometry
     assert geometry.latent_channels == 4
     assert (geometry.vae_scale_factor_spatial, geometry.vae_scale_factor_temporal) == (8, 4)

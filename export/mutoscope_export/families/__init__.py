@@ -22,8 +22,8 @@ if TYPE_CHECKING:
 FAMILIES = {"WanPipeline": "mutoscope_export.families.wan"}
 
 
-# The type of the network by the base of a graph's precision.
-_NETWORK_TYPES = {"fp32": "float32", "bf16": "bfloat16", "fp16": "float16"}
+# The type of the network by a graph's precision, or else by the base of it.
+_NETWORK_TYPES = {"fp32": "float32", "bf16": "bfloat16", "bf16-cpu": "bfloat16", "fp16": "float16"}
 
 
 @dataclass(frozen=True)
@@ -36,7 +36,7 @@ class Form:
     @property
     def network_type(self) -> str:
         """A name of NumPy's or torch's: "float32", "bfloat16", "float16"."""
-        return _NETWORK_TYPES[base_precision(self.precision)]
+        return _NETWORK_TYPES.get(self.precision) or _NETWORK_TYPES[base_precision(self.precision)]
 
     @property
     def file(self) -> str:

@@ -10,11 +10,12 @@ import onnxruntime
 import pytest
 from mutoscope_engines import onnxruntime_cpu
 from mutoscope_engines.backends import load_backend
+from mutoscope_engines.machine import cpu_flags
 from mutoscope_engines.session import SessionOptions
 from mutoscope_export.errors import ExportError
 from mutoscope_export.passes.int8 import DynamicInt8
 
-onnxruntime_cpu_has_vnni = onnxruntime_cpu._has_vnni
+CPU_FLAGS = cpu_flags()
 RANDOM = np.random.default_rng(5)
 BIAS = np.array([0.5, -1, 2], np.float32)
 
@@ -64,7 +65,7 @@ def test_the_backend_sums_the_largest_products_without_saturation(
     has_vnni: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """On every machine that runs this: what it is told of the CPU is never better than the truth."""
-    monkeypatch.setattr(onnxruntime_cpu, "_has_vnni", lambda: has_vnni and onnxruntime_cpu_has_vnni())
+    monkeypatch.setattr(onnxruntime_cpu, "cpu_flags", lambda: CPU_FLAGS if has_vnni else frozenset())
     x, w = np.full((2, 8), 255, np.float32), np.full((8, 3), 127, np.float32)
     x[0, 0] = 0
     model = parsed("{ y = MatMul(x, w) }", w=w)

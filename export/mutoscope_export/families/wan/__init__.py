@@ -18,6 +18,7 @@ from transformers import UMT5Config, UMT5EncoderModel
 
 from ...errors import ExportError
 from ...graph import Pass
+from ...passes.attention_in_tiles import attention_in_tiles
 from ...passes.convolve_over_time import convolve_over_time
 from ...passes.half_tables import half_tables
 from ...passes.int8 import DynamicInt8
@@ -49,8 +50,9 @@ _VAE_PARTS: Mapping[str, type[vae.Chunk]] = {"vae_features": vae.FeatureChunk, "
 _ENCODER_PASSES: Mapping[str, tuple[Pass, ...]] = {"int8": (half_tables, DynamicInt8(text.QUANTIZABLE_WEIGHTS, 2))}
 _DENOISER_PASSES: Mapping[str, tuple[Pass, ...]] = {
     "fp32": (),
-    "int8": (DynamicInt8(denoiser.QUANTIZABLE_WEIGHTS),),
+    "int8": (DynamicInt8(denoiser.QUANTIZABLE_WEIGHTS), attention_in_tiles),
     "bf16": (),
+    "bf16-cpu": (),
     "fp16": (),
     "fp8": (),  # they follow from its calibration
 }
@@ -151,6 +153,8 @@ def sources(precisions: Sequence[str]) -> list[GraphSource]:
         _denoiser_examples,
         tuple(Form(name, _DENOISER_PASSES[name]) for name in precisions),
     )
+    # On a CPU they are as much worth narrowing as the denoiser, and bfloat16 does not show in frames.
+    decoder_forms = (*base_forms, *(Form(name) for name in precisions if name == "bf16-cpu"))
     decoders = [
         GraphSource(
             f"{role}_first" if first else f"{role}_next",
@@ -159,7 +163,7 @@ def sources(precisions: Sequence[str]) -> list[GraphSource]:
             partial(vae.symbolic_inputs, part=part, first=first),
             partial(vae.symbolic_outputs, part=part, first=first),
             partial(_vae_examples, part=part, first=first),
-            tuple(Form(form.precision, _DECODER_PASSES.get(form.precision, ())) for form in base_forms),
+            tuple(Form(form.precision, _DECODER_PASSES.get(form.precision, ())) for form in decoder_forms),
         )
         for role, part in _VAE_PARTS.items()
         for first in (True, False)
