@@ -42,8 +42,23 @@ TEXT_TOKENS, STATE_ROWS, SPATIAL, TEMPORAL = 512, 4, 8, 4
 def write(role: str, model: str, blocks: int | None, precision: str, folder: Path) -> dict[str, Any]:
     """Writes the graph of a network with random bfloat16 weights; returns its inputs' shapes and what export took."""
     started = time.perf_counter()
-    inputs = write_graphs(role, _network(role, model, blocks), {precision: folder})
+    network = _network(role, model, blocks)
+    fp8 = _fp8_passes(network) if precision == "fp8" else ()
+    inputs = write_graphs(role, network, {precision: folder}, fp8)
     return {"inputs": [[name, shape] for name, _, shape in inputs], "export_s": round(time.perf_counter() - started, 1)}
+
+
+def _fp8_passes(network: Any) -> Sequence[Any]:
+    """Those of the family's default policy, with made-up scales."""
+    from mutoscope_export.families.wan.precision_policy import FP8
+    from mutoscope_export.passes.fp8 import StaticFp8
+    from mutoscope_export.passes.fp8_attention import AttentionScales, Fp8Attention
+
+    layers = FP8.layers([name for name, _ in network.named_modules()], FP8.default)
+    return (
+        Fp8Attention({FP8.values_weight.format(name): AttentionScales(0.01, 0.01, 0.01) for name in layers.attentions}),
+        StaticFp8({FP8.weight.format(name): 0.01 for name in layers.linears}),
+    )
 
 
 def _network(role: str, model: str, blocks: int | None) -> Any:
@@ -139,7 +154,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--blocks", type=int, help="of the denoiser and the text encoder; all when not given")
     parser.add_argument("--shapes", nargs="+", default=["480x832x81"], metavar="HxWxT")
     parser.add_argument("--branches", nargs="+", type=int, choices=(1, 2), default=[1])
-    parser.add_argument("--precision", choices=("bf16", "fp16"), default="bf16")
+    parser.add_argument("--precision", choices=("bf16", "fp16", "fp8"), default="bf16")
     parser.add_argument("--target", default="rtx40")
     parser.add_argument("--workspace", type=Path, help="folder for the graphs and engines; default: a temporary one")
     parser.add_argument("--output", type=Path)
