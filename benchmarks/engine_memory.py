@@ -21,7 +21,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from mutoscope.engine_shapes import sized
+from mutoscope.engine_shapes import sized, smallest_in_fp8
 
 from .graph_cases import write_graphs
 from .machine import PACKAGES, describe
@@ -36,6 +36,7 @@ UMT5_XXL = {
 }  # fmt: skip
 ROLES = ("text_encoder", "denoiser", "vae_decoder_first", "vae_decoder_next")
 SMALLEST = {"B": 1, "L": 1, "F": 1, "h": 2, "w": 2, "K": 1}
+PATCH = (1, 2, 2)
 TEXT_TOKENS, STATE_ROWS, SPATIAL, TEMPORAL = 512, 4, 8, 4
 
 
@@ -104,8 +105,9 @@ def build(
     from mutoscope_engines.tensorrt_library import LIBRARIES
 
     library = LIBRARIES["tensorrt-rtx"]
+    smallest = SMALLEST | (smallest_in_fp8(sizes, PATCH) if precision == "fp8" else {})
     profile = {
-        name: ShapeRange(min=sized(shape, SMALLEST), opt=sized(shape, sizes), max=sized(shape, sizes))
+        name: ShapeRange(min=sized(shape, smallest), opt=sized(shape, sizes), max=sized(shape, sizes))
         for name, shape in inputs
     }
     identity = library.identity(content_of(graph), precision, [find_target(target)], profile)

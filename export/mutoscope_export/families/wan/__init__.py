@@ -23,6 +23,7 @@ from ...passes.int8 import DynamicInt8
 from ...passes.norm_from_half import norm_from_half
 from ...passes.project_in_turn import project_in_turn
 from ...passes.slice_feed_forward import SliceFeedForward
+from ...passes.without_float32_gemm import without_float32_gemm
 from .. import Form, GraphSource
 from . import denoiser, own_classes, text, vae
 from .precision_policy import FP8 as FP8
@@ -51,7 +52,7 @@ _DENOISER_PASSES: Mapping[str, tuple[Pass, ...]] = {
     "fp32": (),
     "int8": (DynamicInt8(denoiser.QUANTIZABLE_WEIGHTS),),
     "bf16": _DENOISER_ON_GPUS,
-    "fp16": _DENOISER_ON_GPUS,
+    "fp16": (*_DENOISER_ON_GPUS, without_float32_gemm),
     "fp8": _DENOISER_ON_GPUS,  # after those that follow from its calibration
 }
 _DECODER_PASSES: Mapping[str, tuple[Pass, ...]] = {"bf16": (convolve_over_time,), "fp16": (convolve_over_time,)}
