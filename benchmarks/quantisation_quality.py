@@ -34,6 +34,7 @@ from mutoscope_export.fp8_preparation import calibrated, fp8_passes
 from mutoscope_export.fp8_quality import judge
 from mutoscope_export.graph import GRAPH_FILE, WEIGHTS_FILE, Pass
 from mutoscope_export.passes.in_float32 import InFloat32
+from mutoscope_export.passes.in_turn import out_of_turn
 from numpy.typing import NDArray
 
 from .machine import describe
@@ -191,7 +192,7 @@ def with_denoiser(base: Bundle, passes: Sequence[Pass], root: Path) -> Path:
     graph = base.manifest.graph("denoiser", "bf16")
     shutil.copytree(base.root, root, copy_function=os.link, ignore=shutil.ignore_patterns("denoiser*", "manifest.json"))
     model = ir.load(base.path(graph.file))
-    for change in (*passes, InFloat32(rounded=True)):
+    for change in (out_of_turn, *passes, InFloat32(rounded=True)):
         change(model)
     (root / "denoiser").mkdir()
     ir.save(model, root / "denoiser" / GRAPH_FILE, external_data=WEIGHTS_FILE, size_threshold_bytes=1024)

@@ -1,4 +1,4 @@
-"""Makes parts of a graph that do not depend on each other run one after the other, by a dependency that changes nothing.
+"""Makes independent parts of a graph run one after the other, by a dependency that changes nothing.
 
 A compiler for GPUs starts everything that it can start, and holds all that comes of it at once: with TensorRT-RTX, two
 branches of a network live side by side in memory though nothing is gained by it. Its scheduling cannot be told, but it
@@ -19,7 +19,7 @@ _WAITS = ".in_turn"
 
 
 def waits_for(graph: ir.Graph, before: ir.Node, value: ir.Value, on: ir.Value) -> ir.Value:
-    """`value`, not to be had before `on`, in nodes in front of `before`. `on` has one element at least in each dimension.
+    """`value`, not to be had before `on`, which is not empty; in nodes in front of `before`.
 
     A value that has become minus infinity makes this one wrong by 1: then the network has failed anyhow.
     """

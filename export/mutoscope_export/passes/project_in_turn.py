@@ -7,6 +7,7 @@ them and attention. Knows nothing of models.
 """
 
 from collections.abc import Iterator
+from itertools import pairwise
 
 import onnx_ir as ir
 
@@ -31,7 +32,7 @@ def project_in_turn(model: ir.Model) -> bool:
         if len(layers) > _SIDE_BY_SIDE:
             _wait_for_their_blocks(graph, value, layers, readers)
         else:
-            for earlier, later in zip(layers, layers[1:], strict=False):
+            for earlier, later in pairwise(layers):
                 _wait(graph, later, _finished(earlier))
         changed |= len(layers) > 1
     return changed

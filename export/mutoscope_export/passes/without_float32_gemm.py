@@ -1,8 +1,8 @@
 """Writes the float32 matrix products of a half-precision graph as operators that Turing has in float32.
 
-TensorRT-RTX has no float32 `MatMul` for SM75, and a network in float16 keeps a few: embeddings, the last projection, the
-solver's line. As a convolution by one pixel, or as products and a sum, it compiles them, and float32 they stay. Knows
-`MatMul` and `Gemm`. Knows nothing of models.
+TensorRT-RTX has no float32 `MatMul` for SM75, and a network in float16 keeps a few: embeddings, the last projection,
+the solver's line. As a convolution by one pixel, or as products and a sum, it compiles them, and float32 they stay.
+Knows `MatMul` and `Gemm`. Knows nothing of models.
 """
 
 import numpy as np
