@@ -25,6 +25,7 @@ from pathlib import Path
 from typing import Any
 
 from mutoscope.bench.machine import PACKAGES, describe
+from mutoscope.engine_shapes import smallest_in_fp8
 from mutoscope.manifest import ROLES, TILED, sized
 from mutoscope.tiles import num_tiles, window_within
 from mutoscope_engines.device import byte_size
@@ -39,6 +40,7 @@ UMT5_XXL = {
     "feed_forward_proj": "gated-gelu",
 }  # fmt: skip
 SMALLEST = {"B": 1, "L": 1, "F": 1, "h": 2, "w": 2, "K": 1}
+PATCH = (1, 2, 2)
 TEXT_TOKENS, STATE_ROWS, SPATIAL, TEMPORAL = 512, 4, 8, 4
 WHOLE = "whole"
 
@@ -53,13 +55,27 @@ def write(role: str, model: str, blocks: int | None, precision: str, folder: Pat
 
     started = time.perf_counter()
     network = _network(role, model, blocks)
-    inputs = write_graphs(role, network, {precision: folder})
+    fp8 = _fp8_passes(network) if precision == "fp8" else ()
+    inputs = write_graphs(role, network, {precision: folder}, fp8)
     export_s = round(time.perf_counter() - started, 1)
     (outputs,) = (source.outputs(network) for source in sources([precision]) if source.role == role)
-    half = {"bf16": "bfloat16", "fp16": "float16"}[precision]
+    half = {"bf16": "bfloat16", "fp16": "float16", "fp8": "bfloat16"}[precision]
     ends = [[[name, dtype.replace(NETWORK, half), shape] for name, dtype, shape in end] for end in (inputs, outputs)]
     halo = vae.DecoderChunk(network, first=True).halo() if role in TILED else 0
     return {"inputs": ends[0], "outputs": ends[1], "halo": halo, "export_s": export_s}
+
+
+def _fp8_passes(network: Any) -> Sequence[Any]:
+    """Those of the family's default policy, with made-up scales."""
+    from mutoscope_export.families.wan.precision_policy import FP8
+    from mutoscope_export.passes.fp8 import StaticFp8
+    from mutoscope_export.passes.fp8_attention import AttentionScales, Fp8Attention
+
+    layers = FP8.layers([name for name, _ in network.named_modules()], FP8.default)
+    return (
+        Fp8Attention({FP8.values_weight.format(name): AttentionScales(0.01, 0.01, 0.01) for name in layers.attentions}),
+        StaticFp8({FP8.weight.format(name): 0.01 for name in layers.linears}),
+    )
 
 
 def _network(role: str, model: str, blocks: int | None) -> Any:
@@ -121,8 +137,9 @@ def build(
     from mutoscope_engines.tensorrt_library import LIBRARIES
 
     library = LIBRARIES["tensorrt-rtx"]
+    smallest = SMALLEST | (smallest_in_fp8(sizes, PATCH) if precision == "fp8" else {})
     profile = {
-        name: ShapeRange(min=sized(shape, SMALLEST), opt=sized(shape, sizes), max=sized(shape, sizes))
+        name: ShapeRange(min=sized(shape, smallest), opt=sized(shape, sizes), max=sized(shape, sizes))
         for name, _, shape in inputs
     }
     files = content_of(graph, graph.with_name(f"{graph.name}.data"))
@@ -179,7 +196,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--shapes", nargs="+", default=["480x832x81"], metavar="HxWxT")
     parser.add_argument("--tile", nargs="+", default=[WHOLE], metavar="HxW", help=f"of the VAE's decoder; or {WHOLE}")
     parser.add_argument("--branches", nargs="+", type=int, choices=(1, 2), default=[1])
-    parser.add_argument("--precision", choices=("bf16", "fp16"), default="bf16")
+    parser.add_argument("--precision", choices=("bf16", "fp16", "fp8"), default="bf16")
     parser.add_argument("--target", default="rtx40")
     parser.add_argument("--workspace", type=Path, help="folder for the graphs and engines; default: a temporary one")
     parser.add_argument("--output", type=Path)

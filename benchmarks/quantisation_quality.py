@@ -35,6 +35,7 @@ from mutoscope_export.fp8_preparation import calibrated, fp8_passes
 from mutoscope_export.fp8_quality import judge
 from mutoscope_export.graph import GRAPH_FILE, Pass
 from mutoscope_export.passes.in_float32 import InFloat32
+from mutoscope_export.passes.in_turn import out_of_turn
 from mutoscope_export.weight_files import WeightFolder
 from numpy.typing import NDArray
 
@@ -192,7 +193,7 @@ def with_denoiser(base: Bundle, passes: Sequence[Pass], root: Path) -> Path:
     graph = base.manifest.graph("denoiser", "bf16")
     shutil.copytree(base.root, root, copy_function=os.link, ignore=shutil.ignore_patterns("denoiser*", "manifest.json"))
     model = ir.load(base.path(graph.file))
-    for change in (*passes, InFloat32(rounded=True)):
+    for change in (out_of_turn, *passes, InFloat32(rounded=True)):
         change(model)
     stored = WeightFolder(root / "denoiser").save(model, GRAPH_FILE)
     others = tuple(other for other in base.manifest.graphs if other.role != "denoiser")

@@ -4,7 +4,7 @@ Knows the roles of graphs and their sizes. Knows nothing of libraries and logs.
 
     text_encoder      20 hidden states of L tokens, in float32, and 3 times its scores: with the position bias that
                       these encoders add, attention has no fused kernel, and L is short
-    denoiser          20 hidden states of all video tokens, in 16 bits
+    denoiser          12 hidden states of all video tokens, in 16 bits
     vae_features_*    12 times the widest feature map of one call, and 3 times the scores of its attention, in 16 bits
     vae_decoder_*     12 times the widest feature map of one call, in 16 bits
 
@@ -26,7 +26,8 @@ from .errors import EngineError
 from .manifest import Geometry, Graph, sized
 
 NEVER_REFUSED_BYTES = 256 * 10**6
-HIDDEN_STATES = 20
+ENCODER_HIDDEN_STATES = 20
+DENOISER_HIDDEN_STATES = 12
 FEATURE_MAPS = 12
 SCORES = 3
 
@@ -36,10 +37,10 @@ def budget_bytes(graph: Graph, symbols: Mapping[str, int], geometry: Geometry, c
     width, heads = compiled.attention_width, compiled.attention_heads
     if graph.role == "denoiser":
         tokens = math.prod(symbols[name] for name in "Fhw") // math.prod(geometry.patch_size)
-        budget = HIDDEN_STATES * symbols["B"] * tokens * width * 2
+        budget = DENOISER_HIDDEN_STATES * symbols["B"] * tokens * width * 2
     elif graph.role == "text_encoder":
         tokens = symbols["L"]
-        budget = symbols["B"] * tokens * (HIDDEN_STATES * width + SCORES * heads * tokens) * 4
+        budget = symbols["B"] * tokens * (ENCODER_HIDDEN_STATES * width + SCORES * heads * tokens) * 4
     else:
         budget = FEATURE_MAPS * _widest_feature_map(graph, symbols) * 2
         if graph.role.startswith("vae_features"):

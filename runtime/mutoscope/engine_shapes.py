@@ -5,7 +5,9 @@ Knows geometry and symbols, no library.
 
 from __future__ import annotations
 
+import math
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from mutoscope_engines.engine_identity import Profile, ShapeRange
@@ -17,6 +19,9 @@ from .manifest import MAX_BRANCHES, TILED, Graph, Manifest, sized
 from .tiles import parse_tile, window_within
 
 EXACT_SYMBOLS = ("F", "h", "w", "L")
+# TensorRT-RTX fuses attention in FP8 only where no video that an engine takes has fewer tokens; measured at 8, 16, 17
+# (scores in memory: 39 GB at 480x832x81) and 32.
+FUSED_FP8_TOKENS = 32
 
 
 @dataclass(frozen=True)
@@ -80,16 +85,25 @@ class LargestVideo:
 def profile_of(graph: Graph, video: LargestVideo, manifest: Manifest, *, exact_size: bool = False) -> Profile:
     """From the smallest shapes that the graph takes to those of the largest video, for which the engine is tuned.
 
-    With `exact_size` no other height, width and length than those of the video; branches and solvers stay free.
+    With `exact_size` no other height, width and length than those of the video; branches and solvers stay free. In FP8
+    the smallest video is one whose attention can be fused.
     """
     largest = video.symbols(manifest, graph.role)
     smallest = {
         name: largest[name] if exact_size and name in EXACT_SYMBOLS else low
         for name, (low, _) in manifest.symbol_ranges.items()
     }
+    if graph.precision == "fp8":
+        smallest |= smallest_in_fp8(largest, manifest.geometry.patch_size)
     return {
         tensor.name: ShapeRange(
             sized(tensor.shape, smallest), opt=sized(tensor.shape, largest), max=sized(tensor.shape, largest)
         )
         for tensor in graph.inputs
     }
+
+
+def smallest_in_fp8(largest: Mapping[str, int], patch_size: tuple[int, int, int]) -> dict[str, int]:
+    """The smallest height and width of the latents whose single frames have the tokens that fusion asks for."""
+    side = math.isqrt(FUSED_FP8_TOKENS - 1) + 1
+    return {symbol: min(largest[symbol], side * patch) for symbol, patch in zip("hw", patch_size[1:], strict=True)}

@@ -16,7 +16,7 @@ import pytest
 from mutoscope import bundle as b
 from mutoscope import cli
 from mutoscope.build import BuildOptions, build_engine, plan_engines
-from mutoscope.engine_shapes import LargestVideo, profile_of
+from mutoscope.engine_shapes import LargestVideo, profile_of, smallest_in_fp8
 from mutoscope.errors import BundleError, EngineError, EngineMissingError, RequestError, TargetError
 from mutoscope.manifest import ROLES, sized
 from mutoscope_engines.engine_cache import EngineCache
@@ -179,6 +179,11 @@ def test_an_engine_of_exact_size_takes_the_frames_of_one_video_and_still_either_
     assert exact.max == sized(shape, video.symbols(manifest, "denoiser"))
     assert (exact.min[1:5], exact.min[0], exact.min[5]) == (exact.max[1:5], 1, 1)
     assert profile_of(graph, video, manifest)["x"].min != exact.min
+
+
+def test_an_fp8_engine_takes_no_video_too_short_for_fused_attention():
+    assert smallest_in_fp8({"h": 60, "w": 104}, (1, 2, 2)) == {"h": 12, "w": 12}  # 6 x 6 patches are 32 tokens or more
+    assert smallest_in_fp8({"h": 8, "w": 104}, (1, 2, 2)) == {"h": 8, "w": 12}
 
 
 def test_the_size_of_an_axis_may_be_a_product():

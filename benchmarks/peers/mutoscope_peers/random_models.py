@@ -10,7 +10,7 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -55,8 +55,13 @@ def _make_denoiser(folder: Path, config: Mapping[str, int], sizes: Mapping[str, 
     np.savez(folder / "feeds.npz", **feeds)
 
 
-def write_graphs(role: str, network: Any, folders: Mapping[str, Path]) -> list[tuple[str, str, tuple[int | str, ...]]]:
-    """Writes a network's graph in each precision into the folder named for it, as export does; returns its inputs."""
+def write_graphs(
+    role: str, network: Any, folders: Mapping[str, Path], fp8: Sequence[Callable[[Any], bool]] = ()
+) -> list[tuple[str, str, tuple[int | str, ...]]]:
+    """Writes a network's graph in each precision into the folder named for it, as export does; returns its inputs.
+
+    `fp8` are the passes that a calibration would give.
+    """
     import torch
     from mutoscope_export.families.wan import sources
     from mutoscope_export.graph import NETWORK, dynamic_shapes, trace, write_graph
@@ -74,9 +79,9 @@ def write_graphs(role: str, network: Any, folders: Mapping[str, Path]) -> list[t
         )
     for form in source.forms:
         if form.precision in folders:
-            write_graph(
-                traced, WeightFolder(folders[form.precision]), network_type=form.network_type, passes=form.passes
-            )
+            passes = (*(fp8 if form.precision == "fp8" else ()), *form.passes)
+            folder = WeightFolder(folders[form.precision])
+            write_graph(traced, folder, network_type=form.network_type, passes=passes)
     return list(inputs)
 
 

@@ -22,6 +22,10 @@ from ...passes.attention_in_tiles import attention_in_tiles
 from ...passes.convolve_over_time import convolve_over_time
 from ...passes.half_tables import half_tables
 from ...passes.int8 import DynamicInt8
+from ...passes.norm_from_half import norm_from_half
+from ...passes.project_in_turn import project_in_turn
+from ...passes.slice_feed_forward import SliceFeedForward
+from ...passes.without_float32_gemm import without_float32_gemm
 from .. import Form, GraphSource
 from . import denoiser, own_classes, text, vae
 from .precision_policy import FP8 as FP8
@@ -48,15 +52,16 @@ _VAE_PARTS: Mapping[str, type[vae.Chunk]] = {"vae_features": vae.FeatureChunk, "
 
 # In int8 it has a graph of its own, because it has most of the weights: 5.7 of 7.1 billion in Wan 2.1 1.3B.
 _ENCODER_PASSES: Mapping[str, tuple[Pass, ...]] = {"int8": (half_tables, DynamicInt8(text.QUANTIZABLE_WEIGHTS, 2))}
+# What runs on GPUs alone is written for them: the least memory, where the fp32 graph is written for speed on CPUs.
+_DENOISER_ON_GPUS: tuple[Pass, ...] = (SliceFeedForward(3), project_in_turn, norm_from_half)
 _DENOISER_PASSES: Mapping[str, tuple[Pass, ...]] = {
     "fp32": (),
     "int8": (DynamicInt8(denoiser.QUANTIZABLE_WEIGHTS), attention_in_tiles),
-    "bf16": (),
+    "bf16": _DENOISER_ON_GPUS,
     "bf16-cpu": (),
-    "fp16": (),
-    "fp8": (),  # they follow from its calibration
+    "fp16": (*_DENOISER_ON_GPUS, without_float32_gemm),
+    "fp8": _DENOISER_ON_GPUS,  # after those that follow from its calibration
 }
-# What runs on GPUs alone is written for them: the least memory, where the fp32 graph is written for speed on CPUs.
 _DECODER_PASSES: Mapping[str, tuple[Pass, ...]] = {"bf16": (convolve_over_time,), "fp16": (convolve_over_time,)}
 PRECISIONS = tuple(_DENOISER_PASSES)
 
