@@ -19,8 +19,8 @@ MAX_STEPS = 1000  # the training timesteps of every model so far
 MAX_FPS = 240
 MAX_BRANCHES = 2  # guidance: (negative, positive)
 MAX_STATE_ROWS = 5  # UniPC of third order
-# What int8 and FP8 narrow is the denoiser; beside it, every other network runs in the type that these widen to.
-BASE_PRECISIONS = {"int8": "fp32", "fp8": "bf16"}
+# What eight bits narrow is the denoiser; beside it, every other network runs in the type that these widen to.
+BASE_PRECISIONS = {"int8": "fp32", "fp8": "bf16", "int8-static": "bf16"}
 
 Positive = Annotated[int, msgspec.Meta(ge=1, le=1 << 20)]
 

@@ -22,7 +22,7 @@ from ...passes.convolve_over_time import convolve_over_time
 from ...passes.int8 import DynamicInt8
 from .. import Form, GraphSource
 from . import denoiser, own_classes, text, vae
-from .precision_policy import FP8 as FP8
+from .precision_policy import NARROWED as NARROWED
 from .reference import reference as reference
 
 if TYPE_CHECKING:
@@ -47,7 +47,7 @@ _DENOISER_PASSES: Mapping[str, tuple[Pass, ...]] = {
     "int8": (DynamicInt8(denoiser.QUANTIZABLE_WEIGHTS),),
     "bf16": (),
     "fp16": (),
-    "fp8": (),  # they follow from its calibration
+    **{name: () for name in NARROWED},  # they follow from its calibration
 }
 # What runs on GPUs alone is written for them: the least memory, where the fp32 graph is written for speed on CPUs.
 _DECODER_PASSES: Mapping[str, tuple[Pass, ...]] = {"bf16": (convolve_over_time,), "fp16": (convolve_over_time,)}
