@@ -1,9 +1,10 @@
-"""What int8, bfloat16 and every step of FP8 cost the built-in model: numbers, pixels and prompts.
+"""What bfloat16, int8 and every step of the static forms cost the built-in model: numbers, pixels and prompts.
 
     python -m benchmarks.quantisation_quality --work FOLDER --output benchmarks/results/quantisation_quality.json
 
-A run that was cut short goes on where it stopped when it is given the same folder. Every graph runs through ONNX Runtime on the CPU, which has no bfloat16: those graphs run in float32 with each of their
-values rounded to it. Knows how to make bundles whose denoiser is another graph. Knows nothing of what FP8 is.
+A run that was cut short goes on where it stopped when it is given the same folder. Every graph runs through ONNX
+Runtime on the CPU, which has no bfloat16: those graphs run in float32 with each of their values rounded to it.
+Knows how to make bundles whose denoiser is another graph. Knows nothing of what the formats are.
 """
 
 from __future__ import annotations
@@ -38,8 +39,8 @@ from mutoscope_export.calibration import (
 )
 from mutoscope_export.checkpoint import open_checkpoint
 from mutoscope_export.export import export_checkpoint
-from mutoscope_export.fp8_preparation import calibrated, fp8_passes
 from mutoscope_export.graph import GRAPH_FILE, WEIGHTS_FILE, Pass
+from mutoscope_export.narrowing import calibrated, passes_of
 from mutoscope_export.passes.in_float32 import InFloat32
 from numpy.typing import NDArray
 
@@ -232,10 +233,9 @@ def with_denoiser(base: Bundle, passes: Sequence[Pass], root: Path) -> Path:
 
 
 def rows(checkpoint: Path, work: Path, count: int, options: CalibrationOptions) -> Iterator[dict[str, Any]]:
-    """One a candidate: float32, bfloat16, int8, then FP8 step by step."""
+    """One a candidate: float32, bfloat16, int8, then the static forms step by step."""
     opened = open_checkpoint(checkpoint)
     base, names, ranges = prepared(checkpoint, work, options)
-    policy = opened.family.FP8
     baseline = Baseline(ranges.recordings, count, work / "clips")
 
     def changed(passes: Sequence[Pass]) -> BundleCandidate:
@@ -246,11 +246,13 @@ def rows(checkpoint: Path, work: Path, count: int, options: CalibrationOptions) 
     yield {"name": "bf16"} | baseline.judge(changed(()))
     yield {"name": "bf16 in Diffusers"} | baseline.judge(DiffusersCandidate(checkpoint, base))
     yield {"name": "int8"} | baseline.judge(BundleCandidate(base.root, "int8"))
-    for step in policy.steps:
-        layers = policy.layers(names, step)
-        row = {"name": f"fp8: {'and ' if step != policy.steps[0] else ''}{step}", "default": step == policy.default}
-        row |= {"linears": len(layers.linears), "attentions": len(layers.attentions)}
-        yield row | baseline.judge(changed(fp8_passes(policy, layers, ranges)))
+    for precision, policy in opened.family.NARROWED.items():
+        for step in policy.steps:
+            layers = policy.layers(names, step)
+            name = f"{precision}: {'and ' if step != policy.steps[0] else ''}{step}"
+            row = {"name": name, "default": step == policy.default}
+            row |= {"linears": len(layers.linears), "attentions": len(layers.attentions)}
+            yield row | baseline.judge(changed(passes_of(policy, layers, ranges)))
 
 
 def prepared(checkpoint: Path, work: Path, options: CalibrationOptions) -> tuple[Bundle, list[str], Ranges]:

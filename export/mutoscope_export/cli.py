@@ -109,7 +109,7 @@ def _parser() -> Parser:
         "--calibration-prompts",
         type=Path,
         metavar="FILE",
-        help="for fp8 and int8-static: prompts of what will be asked for, one a line",
+        help="for fp8 and int8-static: one prompt a line, of what will be asked for",
     )
     parser.add_argument(
         "--calibration-size", type=_size, metavar="HxWxT", help="for these: the size of use, when it is not the default"

@@ -86,7 +86,8 @@ def export_checkpoint(
         destination: the bundle's folder; must not exist, or be empty, or with `overwrite` be a bundle.
         precisions: of the denoiser; the first one that a backend supports is what it runs by default.
         compact: store weights that are exact in half precision so: half the size, and the same frames.
-        calibration: what the ranges of fp8 and int8-static are taken from; at the checkpoint's defaults where nothing else is said.
+        calibration: what the ranges of fp8 and int8-static are taken from; at the checkpoint's defaults where nothing
+            else is said.
         on_progress: told the stage that begins.
 
     Raises:
@@ -107,12 +108,11 @@ def export_checkpoint(
         if narrowed := [precision for precision in precisions if precision in opened.family.NARROWED]:
             narrowing = narrow(opened, manifest, narrowed, calibration or CalibrationOptions(), say)
             sources, judged = [narrowing.applied(source) for source in sources], narrowing.reports
-        graphs, report = _export_graphs(opened, sources, folder, say)
+        graphs, compared = _export_graphs(opened, sources, folder, say)
         say("preview")
         preview = _fit_preview(opened, manifest.geometry.latent_channels)
-        (folder / REPORT).write_text(
-            json.dumps({"made_with": _made_with(), "narrowed": judged, **report}, indent=1) + "\n"
-        )
+        report = {"made_with": _made_with(), "narrowed": judged, **compared}
+        (folder / REPORT).write_text(json.dumps(report, indent=1) + "\n")
         say("publish")
         write_manifest(folder, msgspec.structs.replace(manifest, graphs=tuple(graphs), preview=preview))
         _publish(folder, destination)

@@ -1,6 +1,7 @@
 """Prepares the statically quantized graphs of a checkpoint: calibrates, judges, and makes the passes.
 
-Knows the order. The arithmetic is in `passes/`, the watching in `calibration.py`, the figures in `narrowing_quality.py`.
+Knows the order. The arithmetic is in `passes/`, the watching in `calibration.py`, the figures in
+`narrowing_quality.py`.
 """
 
 from __future__ import annotations

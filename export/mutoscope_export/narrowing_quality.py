@@ -1,7 +1,7 @@
 """What eight bits cost a network, step by step of its policy and layer by layer, on inputs recorded in denoising runs.
 
-Knows the arithmetic of the quantized graphs, and does it in torch on the checkpoint's own network: no graph is needed, and a
-network of any size can be judged. Knows nothing of models, files or prompts.
+Knows the arithmetic of the quantized graphs, and does it in torch on the checkpoint's own network: no graph is needed,
+and a network of any size can be judged. Knows nothing of models, files or prompts.
 """
 
 from collections import defaultdict

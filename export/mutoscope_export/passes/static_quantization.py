@@ -1,8 +1,9 @@
 """Static quantization for GPUs: chosen linear layers with weights and activations in a format of eight bits.
 
 Knows the two forms a linear layer has in a graph, `MatMul` and `Gemm`, which stay, and around them the pair
-QuantizeLinear, DequantizeLinear, which TensorRT fuses into the product and ONNX Runtime computes as it stands. Knows nothing of models or of how scales
-are found. The dequantized side has the graph's own type: bfloat16 for GPUs, float32 to be judged on a CPU.
+QuantizeLinear, DequantizeLinear, which TensorRT fuses into the product and ONNX Runtime computes as it stands. Knows
+nothing of models or of how scales are found. The dequantized side has the graph's own type: bfloat16 for GPUs, float32
+to be judged on a CPU.
 """
 
 from collections.abc import Mapping
@@ -22,8 +23,8 @@ class StaticQuantization:
     """A pass over the linear layers whose weights are the keys of `activation_scales`.
 
     The value is the scale of what the layer reads, one for the whole tensor: `number_format.largest` times it is the
-    largest magnitude that is not cut off. Each output channel of a weight has a scale of its own. An activation that several
-    layers read with one scale is quantized once. Weights are quantized while they are written, one at a time.
+    largest magnitude that is not cut off. Each output channel of a weight has a scale of its own. An activation that
+    several layers read with one scale is quantized once. Weights are quantized while they are written, one at a time.
 
     Raises ValueError for a name that is no weight of the graph, or not that of a linear layer, and ExportError for a
     weight that is not finite.
