@@ -93,7 +93,8 @@ def build(
         name: ShapeRange(min=sized(shape, SMALLEST), opt=sized(shape, sizes), max=sized(shape, sizes))
         for name, shape in inputs
     }
-    identity = library.identity(content_of(graph), precision, [find_target(target)], profile)
+    files = content_of(graph, graph.with_name(f"{graph.name}.data"))
+    identity = library.identity(files, precision, [find_target(target)], profile)
     with tempfile.TemporaryDirectory(dir=graph.parent.parent) as folder:
         return asdict(compile_in_process(graph, Path(folder) / "engine", library.name, identity))
 

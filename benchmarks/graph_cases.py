@@ -58,6 +58,7 @@ def write_graphs(role: str, network: Any, folders: Mapping[str, Path]) -> list[t
     from mutoscope_export.families.wan import sources
     from mutoscope_export.graph import NETWORK, dynamic_shapes, trace, write_graph
     from mutoscope_export.passes.network_type import TRACED
+    from mutoscope_export.weight_files import WeightFolder
 
     (source,) = (source for source in sources(list(folders)) if source.role == role)
     inputs, examples = source.inputs(network), source.examples(network)[0]
@@ -70,7 +71,9 @@ def write_graphs(role: str, network: Any, folders: Mapping[str, Path]) -> list[t
         )
     for form in source.forms:
         if form.precision in folders:
-            write_graph(traced, folders[form.precision], network_type=form.network_type, passes=form.passes)
+            write_graph(
+                traced, WeightFolder(folders[form.precision]), network_type=form.network_type, passes=form.passes
+            )
     return list(inputs)
 
 

@@ -39,9 +39,10 @@ from mutoscope_export.calibration import (
 )
 from mutoscope_export.checkpoint import open_checkpoint
 from mutoscope_export.export import export_checkpoint
-from mutoscope_export.graph import GRAPH_FILE, WEIGHTS_FILE, Pass
+from mutoscope_export.graph import GRAPH_FILE, Pass
 from mutoscope_export.narrowing import calibrated, passes_of
 from mutoscope_export.passes.in_float32 import InFloat32
+from mutoscope_export.weight_files import WeightFolder
 from numpy.typing import NDArray
 
 from .machine import describe
@@ -224,10 +225,15 @@ def with_denoiser(base: Bundle, passes: Sequence[Pass], root: Path) -> Path:
     model = ir.load(base.path(graph.file))
     for change in (*passes, InFloat32(rounded=True)):
         change(model)
-    (root / "denoiser").mkdir()
-    ir.save(model, root / "denoiser" / GRAPH_FILE, external_data=WEIGHTS_FILE, size_threshold_bytes=1024)
+    stored = WeightFolder(root / "denoiser").save(model, GRAPH_FILE)
     others = tuple(other for other in base.manifest.graphs if other.role != "denoiser")
-    made = msgspec.structs.replace(graph, precision="fp32", file=f"denoiser/{GRAPH_FILE}")
+    made = msgspec.structs.replace(
+        graph,
+        precision="fp32",
+        file=f"denoiser/{GRAPH_FILE}",
+        weights=tuple(f"denoiser/{file}" for file in stored.files),
+        weight_bytes=stored.num_bytes,
+    )
     write_manifest(root, msgspec.structs.replace(base.manifest, graphs=(*others, made)))
     return root
 

@@ -107,12 +107,9 @@ def canonical_json(value: Any) -> bytes:
     return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=True).encode()
 
 
-def content_of(graph: Path) -> dict[str, str]:
-    """`EngineIdentity.files` of a graph that has a folder of its own, by reading it. A manifest may say the same."""
-    folder = graph.parent
-    return {
-        path.relative_to(folder).as_posix(): file_sha256(path) for path in sorted(folder.rglob("*")) if path.is_file()
-    }
+def content_of(graph: Path, *weights: Path) -> dict[str, str]:
+    """`EngineIdentity.files` of a graph and the files with its weights, by reading them. A manifest says the same."""
+    return {path.name: file_sha256(path) for path in (graph, *weights)}
 
 
 def file_sha256(path: Path) -> str:

@@ -64,6 +64,7 @@ class EngineWanted:
     precision: str
     files: Mapping[str, str]  # SHA-256 of the graph and its weights, by name in their folder
     shapes: Shapes  # that it must take; of an input that is not named, any
+    stored_bytes: int  # of the graph and its weights
 
 
 @dataclass(frozen=True)
@@ -183,7 +184,7 @@ class Backend(ABC):
         Raises:
             BackendUnavailableError: there is no engine of it; says how to build one.
         """
-        return Figures(weight_bytes=sum(file.stat().st_size for file in graph.parent.iterdir()))
+        return Figures(weight_bytes=wanted.stored_bytes)
 
     def settings(self, options: SessionOptions) -> dict[str, str]:
         """What was decided about the library beyond the options, for plans."""

@@ -39,13 +39,14 @@ from .calibration import CalibrationOptions
 from .checkpoint import OVERRIDES, UNKNOWN, Checkpoint, open_checkpoint
 from .errors import ExportError
 from .families import Form, GraphSource
-from .graph import GRAPH_FILE, NETWORK, SymbolicValue, dynamic_shapes, trace, write_graph
+from .graph import NETWORK, SymbolicValue, dynamic_shapes, trace, write_graph
 from .narrowing import narrow
 from .parity import Sample, compare, compare_with_own_class, record
 from .passes.half_weights import half_weights
 from .passes.network_type import TRACED
 from .preview import fit_preview
 from .sizes import allowed_sizes
+from .weight_files import WeightFolder
 
 REPORT = "export_report.json"
 
@@ -211,7 +212,7 @@ def _export_graphs(
         report["components"].append(beside_own_class)
         gc.collect()  # the exporter leaves cycles that hold the weights
         for graph, samples in made:
-            say(f"compare {Path(graph.file).parent}")
+            say(f"compare {graph.role} {graph.precision}")
             report["graphs"].append(compare(folder / graph.file, graph, samples, stored_type))
             graphs.append(graph)
     return graphs, report
@@ -233,13 +234,17 @@ def _export_component(
         traced = trace(
             source.module(model, TRACED), _traced_inputs(examples[0], inputs), dynamic_shapes(inputs), output_names
         )
+        destination = WeightFolder(folder / source.role)
         for form in source.forms:
-            say(f"write {source.folder(form)}")
-            write_graph(traced, folder / source.folder(form), network_type=form.network_type, passes=form.passes)
+            say(f"write {source.role} {form.precision}")
+            name = form.file
+            stored = write_graph(traced, destination, name=name, network_type=form.network_type, passes=form.passes)
             graph = Graph(
                 role=source.role,
                 precision=form.precision,
-                file=f"{source.folder(form)}/{GRAPH_FILE}",
+                file=f"{source.role}/{name}",
+                weights=tuple(f"{source.role}/{file}" for file in stored.files),
+                weight_bytes=stored.num_bytes,
                 inputs=_declared(inputs, form),
                 outputs=_declared(source.outputs(model), form),
             )

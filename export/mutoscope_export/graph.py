@@ -22,11 +22,11 @@ from torch import Tensor
 
 from mutoscope_export.passes.fold_weights import fold_weights
 from mutoscope_export.passes.network_type import NetworkType
+from mutoscope_export.weight_files import StoredWeights, WeightFolder
 
 OPSET = 23
 IR_VERSION = 10
 GRAPH_FILE = "model.onnx"
-WEIGHTS_FILE = "model.onnx.data"
 
 Pass = Callable[[ir.Model], bool]
 
@@ -38,7 +38,6 @@ The dtype `NETWORK` is that of the network, which each form of a graph chooses.
 """
 
 _TYPES = {"float32": ir.DataType.FLOAT, "float16": ir.DataType.FLOAT16, "bfloat16": ir.DataType.BFLOAT16}
-_INLINE_BYTES = 1024
 
 
 def export_graph(
@@ -51,7 +50,7 @@ def export_graph(
     passes: Sequence[Pass] = (),
 ) -> None:
     """Writes `module` as `destination/model.onnx` and `model.onnx.data`; the parameters are those of its two halves."""
-    write_graph(trace(module, inputs, dynamic_shapes, output_names), destination, passes=passes)
+    write_graph(trace(module, inputs, dynamic_shapes, output_names), WeightFolder(destination), passes=passes)
 
 
 def trace(
@@ -84,11 +83,16 @@ def trace(
 
 
 def write_graph(
-    traced: ir.Model, destination: Path, *, network_type: str | None = None, passes: Sequence[Pass] = ()
-) -> None:
-    """Writes a traced graph, which stays as it is, as `destination/model.onnx` and `model.onnx.data`.
+    traced: ir.Model,
+    destination: WeightFolder,
+    *,
+    name: str = GRAPH_FILE,
+    network_type: str | None = None,
+    passes: Sequence[Pass] = (),
+) -> StoredWeights:
+    """Writes a traced graph, which stays as it is, as `name` beside those that it may share weights with.
 
-    The folder is made where it is missing. Where it was traced in `TRACED`, `network_type` ("float32", "bfloat16" or
+    Where it was traced in `TRACED`, `network_type` ("float32", "bfloat16" or
     "float16") is what the network becomes. `passes` run in order on the finished graph. The same module and inputs give
     the same bytes.
     """
@@ -105,8 +109,7 @@ def write_graph(
     ClearMetadataAndDocStringPass()(model)
     model.graph.metadata_props.clear()
     model.ir_version = IR_VERSION
-    destination.mkdir(parents=True, exist_ok=True)
-    ir.save(model, destination / GRAPH_FILE, external_data=WEIGHTS_FILE, size_threshold_bytes=_INLINE_BYTES)
+    return destination.save(model, name)
 
 
 def dynamic_shapes(inputs: Sequence[SymbolicValue]) -> dict[str, dict[int, str]]:

@@ -95,7 +95,8 @@ class Bundle:
                 for a file beside a graph that the manifest does not list, because a graph could take weights from it.
         """
         listed = self.manifest.files
-        for needed in [TOKENIZER, *(graph.file for graph in self.manifest.graphs)]:
+        graphs = self.manifest.graphs
+        for needed in [TOKENIZER, *(file for graph in graphs for file in (graph.file, *graph.weights))]:
             if needed not in listed:
                 raise BundleError(f"the manifest of {self.root} does not list {needed}. Export the bundle again")
         for name, record in listed.items():
@@ -104,13 +105,18 @@ class Bundle:
             except OSError as error:
                 raise BundleError(f"{name} in {self.root} cannot be read: {error.strerror}") from error
             yield name
-        for graph in self.manifest.graphs:
-            self._refuse_unlisted_beside(graph)
+        for folder in {self._folder_of(graph) for graph in graphs}:
+            self._refuse_unlisted_in(folder)
 
-    def _refuse_unlisted_beside(self, graph: Graph) -> None:
+    def _folder_of(self, graph: Graph) -> Path:
         folder = self.path(graph.file).parent
         if folder == self.root:
-            raise BundleError(f"{graph.file} in {self.root} is a graph without a folder of its own; refused")
+            raise BundleError(f"{graph.file} in {self.root} is a graph outside of a folder for graphs; refused")
+        if elsewhere := [name for name in graph.weights if self.path(name).parent != folder]:
+            raise BundleError(f"{elsewhere[0]} in {self.root} has weights of {graph.file}, not beside it; refused")
+        return folder
+
+    def _refuse_unlisted_in(self, folder: Path) -> None:
         for path in folder.rglob("*"):
             name = path.relative_to(self.root).as_posix()
             if name not in self.manifest.files and (path.is_symlink() or not path.is_dir()):
@@ -144,18 +150,12 @@ class Bundle:
         return _safe_path(self.root, name)
 
     def size_of(self, graph: Graph) -> int:
-        """Bytes of a graph with its weights."""
-        folder = str(PurePosixPath(graph.file).parent) + "/"
-        return sum(record.size for name, record in self.manifest.files.items() if name.startswith(folder))
+        """Bytes of a graph with its weights. Those that it shares count for each graph that has them."""
+        return self.manifest.files[graph.file].size + graph.weight_bytes
 
     def content_of(self, graph: Graph) -> dict[str, str]:
-        """SHA-256 of a graph and its weights, by name in their folder."""
-        folder = PurePosixPath(graph.file).parent
-        return {
-            PurePosixPath(name).relative_to(folder).as_posix(): record.sha256
-            for name, record in self.manifest.files.items()
-            if PurePosixPath(name).is_relative_to(folder)
-        }
+        """SHA-256 of a graph and of the files with its weights, by name in their folder."""
+        return {PurePosixPath(name).name: self.manifest.files[name].sha256 for name in (graph.file, *graph.weights)}
 
 
 def write_manifest(root: Path, manifest: Manifest) -> Bundle:

@@ -12,7 +12,7 @@ import msgspec
 
 from .errors import BundleError
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 MANIFEST = "manifest.json"
 ROLES = ("text_encoder", "denoiser", "vae_decoder_first", "vae_decoder_next")
 MAX_STEPS = 1000  # the training timesteps of every model so far
@@ -45,6 +45,8 @@ class Graph(_Record, frozen=True):
     file: str
     inputs: tuple[GraphTensor, ...]
     outputs: tuple[GraphTensor, ...]
+    weights: tuple[str, ...] = ()  # the files that it takes weights from, which other graphs may share
+    weight_bytes: Annotated[int, msgspec.Meta(ge=0)] = 0  # of them, those that are its own weights
 
 
 class Geometry(_Record, frozen=True):

@@ -81,7 +81,7 @@ def build(backend: BackendOnHost, sum_and_product: Path):
 
 
 def wanted(graph: Path, *shape: int) -> EngineWanted:
-    return EngineWanted("bf16", content_of(graph), {"a": shape, "b": shape} if shape else {})
+    return EngineWanted("bf16", content_of(graph), {"a": shape, "b": shape} if shape else {}, stored_bytes=1000)
 
 
 def options(graph: Path, *shape: int, **given: Any) -> SessionOptions:

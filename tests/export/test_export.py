@@ -25,13 +25,13 @@ from mutoscope_export.parity import Sample, compare_with_own_class
 ROLES = {
     ("text_encoder", "fp32", "text_encoder/model.onnx"),
     ("denoiser", "fp32", "denoiser/model.onnx"),
-    ("denoiser", "int8", "denoiser-int8/model.onnx"),
+    ("denoiser", "int8", "denoiser/model-int8.onnx"),
     ("vae_decoder_first", "fp32", "vae_decoder_first/model.onnx"),
     ("vae_decoder_next", "fp32", "vae_decoder_next/model.onnx"),
-    ("text_encoder", "bf16", "text_encoder-bf16/model.onnx"),
-    ("denoiser", "bf16", "denoiser-bf16/model.onnx"),
-    ("vae_decoder_first", "bf16", "vae_decoder_first-bf16/model.onnx"),
-    ("vae_decoder_next", "bf16", "vae_decoder_next-bf16/model.onnx"),
+    ("text_encoder", "bf16", "text_encoder/model-bf16.onnx"),
+    ("denoiser", "bf16", "denoiser/model-bf16.onnx"),
+    ("vae_decoder_first", "bf16", "vae_decoder_first/model-bf16.onnx"),
+    ("vae_decoder_next", "bf16", "vae_decoder_next/model-bf16.onnx"),
 }
 
 
@@ -62,6 +62,27 @@ def test_graphs_are_what_the_manifest_declares(wan_bundle: Path) -> None:
             assert [tensor.name for tensor in declared] == [value.name for value in values]
 
 
+def test_the_manifest_says_where_the_weights_of_each_graph_lie_and_how_large_they_are(wan_bundle: Path) -> None:
+    for graph in Bundle.open(wan_bundle).manifest.graphs:
+        model = onnx.load(wan_bundle / graph.file, load_external_data=False)
+        places = {
+            tuple((entry.key, entry.value) for entry in tensor.external_data)
+            for tensor in model.graph.initializer
+            if tensor.external_data
+        }
+        locations = {f"{graph.role}/{dict(place)['location']}" for place in places}
+        assert locations == set(graph.weights)
+        assert graph.weight_bytes == sum(int(dict(place)["length"]) for place in places)
+
+
+def test_what_several_precisions_have_in_common_is_stored_once(wan_bundle: Path) -> None:
+    manifest = Bundle.open(wan_bundle).manifest
+    denoisers = [graph for graph in manifest.graphs if graph.role == "denoiser"]
+    assert all("denoiser/model.onnx.data" in graph.weights for graph in denoisers)
+    stored = {name: manifest.files[name].size for graph in denoisers for name in graph.weights}
+    assert sum(stored.values()) < sum(graph.weight_bytes for graph in denoisers)
+
+
 def test_every_graph_was_compared_at_several_shapes_and_the_report_is_in_the_bundle(wan_bundle: Path) -> None:
     bundle = Bundle.open(wan_bundle)
     report = json.loads(bundle.path("export_report.json").read_text())
@@ -89,7 +110,7 @@ def test_what_a_host_feeds_and_reads_has_the_same_type_in_every_precision(wan_bu
 def test_products_are_bfloat16_and_norms_float32_in_bf16(wan_bundle: Path) -> None:
     types: dict[str, set[int]] = {}
     for role in ("text_encoder", "denoiser", "vae_decoder_next"):
-        graph = onnx.load(wan_bundle / f"{role}-bf16" / "model.onnx", load_external_data=False).graph
+        graph = onnx.load(wan_bundle / role / "model-bf16.onnx", load_external_data=False).graph
         stored = {weight.name: weight.data_type for weight in graph.initializer}
         for node in graph.node:
             if len(node.input) > 1 and node.input[1] in stored:

@@ -11,6 +11,7 @@ from mutoscope_export.errors import ExportError
 from mutoscope_export.graph import export_graph, trace, write_graph
 from mutoscope_export.parity import Sample, compare, compare_with_own_class, difference, record
 from mutoscope_export.passes.network_type import TRACED
+from mutoscope_export.weight_files import WeightFolder
 from torch import Tensor, nn
 
 GRAPH = Graph(
@@ -92,7 +93,9 @@ def half(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Graph, list[Sa
             return y, (y.clamp(0, 1) * 100 + 20).to(torch.uint8)
 
     samples = record(Traced(torch.float32), examples, names)
-    write_graph(trace(Traced(TRACED), examples[0], {"x": {0: "B"}}, names), folder, network_type="bfloat16")
+    write_graph(
+        trace(Traced(TRACED), examples[0], {"x": {0: "B"}}, names), WeightFolder(folder), network_type="bfloat16"
+    )
     graph = msgspec.structs.replace(GRAPH, precision="bf16")
     return folder / "model.onnx", graph, samples
 

@@ -54,11 +54,50 @@ def test_verify_names_every_file(make_bundle) -> None:
     assert sorted(bundle.verify()) == sorted(bundle.manifest.files)
 
 
-def test_the_size_of_a_graph_is_that_of_its_folder(make_bundle) -> None:
-    bundle = make_bundle()
-    (bundle.root / "denoiser" / "model.onnx.data").write_bytes(bytes(1000))
+def with_two_denoisers(bundle: Bundle) -> Bundle:
+    """A second denoiser takes 300 bytes from the 1000 of the first, and has 50 of its own."""
+    (bundle.root / "denoiser" / "model-int8.onnx").write_bytes(b"int8")
+    for name, size in (("model.onnx.data", 1000), ("model-int8.onnx.data", 50)):
+        (bundle.root / "denoiser" / name).write_bytes(bytes(size))
+    encoder, denoiser, *others = bundle.manifest.graphs
+    first, second = "denoiser/model.onnx.data", "denoiser/model-int8.onnx.data"
+    changed = (
+        {"weights": (first,), "weight_bytes": 1000},
+        {"precision": "int8", "file": "denoiser/model-int8.onnx", "weights": (first, second), "weight_bytes": 350},
+    )
+    denoisers = [msgspec.structs.replace(denoiser, **change) for change in changed]
+    return write_manifest(bundle.root, msgspec.structs.replace(bundle.manifest, graphs=(encoder, *denoisers, *others)))
+
+
+def test_the_size_of_a_graph_counts_of_shared_files_what_it_needs(make_bundle) -> None:
+    bundle = Bundle.open(with_two_denoisers(make_bundle()).root)
+    sizes = {name: bundle.size_of(bundle.manifest.graph("denoiser", name)) for name in ("fp32", "int8")}
+    assert sizes == {"fp32": 1000 + len("the graph of the denoiser"), "int8": 350 + len("int8")}
+
+
+def test_the_content_of_a_graph_is_its_own_file_and_those_it_takes_weights_from(make_bundle) -> None:
+    bundle = with_two_denoisers(make_bundle())
+    files = {name: content_of(bundle, name) for name in ("fp32", "int8")}
+    assert list(files["fp32"]) == ["model.onnx", "model.onnx.data"]
+    assert list(files["int8"]) == ["model-int8.onnx", "model.onnx.data", "model-int8.onnx.data"]
+    (bundle.root / "denoiser" / "model-int8.onnx.data").write_bytes(b"others")
     bundle = write_manifest(bundle.root, bundle.manifest)
-    assert bundle.size_of(bundle.manifest.graph("denoiser", "fp32")) == 1000 + len("the graph of the denoiser")
+    assert content_of(bundle, "fp32") == files["fp32"]
+    changed = {name for name, digest in content_of(bundle, "int8").items() if digest != files["int8"][name]}
+    assert changed == {"model-int8.onnx.data"}
+
+
+def content_of(bundle: Bundle, precision: str) -> dict[str, str]:
+    return bundle.content_of(bundle.manifest.graph("denoiser", precision))
+
+
+@pytest.mark.parametrize("name", ["text_encoder/weights", "weights"])
+def test_weights_that_do_not_lie_beside_their_graph_are_refused(make_bundle, name: str) -> None:
+    bundle = with_two_denoisers(make_bundle())
+    (bundle.root / name).write_bytes(b"elsewhere")
+    write_manifest(bundle.root, bundle.manifest)
+    edit_manifest(bundle.root, lambda manifest: manifest["graphs"][1].update(weights=[name]))
+    assert f"{name} in {bundle.root} has weights of denoiser/model.onnx, not beside it; refused" == refusal(bundle.root)
 
 
 def test_what_nobody_listed_does_no_harm(make_bundle) -> None:
@@ -101,7 +140,7 @@ def test_a_graph_in_the_top_folder_is_refused(make_bundle) -> None:
         for graph in bundle.manifest.graphs
     ]
     write_manifest(bundle.root, msgspec.structs.replace(bundle.manifest, graphs=tuple(moved)))
-    assert "without a folder of its own" in refusal(bundle.root)
+    assert "outside of a folder for graphs" in refusal(bundle.root)
 
 
 def test_a_manifest_that_is_a_link_out_of_the_folder_is_refused(make_bundle) -> None:
@@ -195,8 +234,8 @@ def test_a_damaged_manifest_is_refused(make_bundle, damage: Callable[[bytes], by
 @pytest.mark.parametrize(
     ("edit", "complaint"),
     [
-        (lambda m: m.update(format_version=2), "format version 2, this Mutoscope reads 1"),
-        (lambda m: m.update(format_version="1"), "format version 1"),
+        (lambda m: m.update(format_version=1), "format version 1, this Mutoscope reads 2. Export it again"),
+        (lambda m: m.update(format_version="2"), "format version 2"),
         (lambda m: m.pop("format_version"), "format_version"),
         (lambda m: m.update(engine="x"), "unknown field `engine`"),
         (lambda m: m["geometry"].update(depth=1), "unknown field `depth` - at `$.geometry`"),
@@ -204,6 +243,8 @@ def test_a_damaged_manifest_is_refused(make_bundle, damage: Callable[[bytes], by
         (lambda m: m["defaults"].pop("fps"), "missing required field `fps`"),
         (lambda m: m["files"].pop(GRAPH), f"does not list {GRAPH}"),
         (lambda m: m["files"].pop("tokenizer.json"), "does not list tokenizer.json"),
+        (lambda m: m["graphs"][1].update(weights=["denoiser/gone"]), "does not list denoiser/gone"),
+        (lambda m: m["graphs"][1].update(weight_bytes=-1), "`$.graphs[1].weight_bytes`"),
         (lambda m: m["files"][GRAPH].update(size=-1), f"{GRAPH} in"),
     ],
 )

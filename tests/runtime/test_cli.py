@@ -20,6 +20,7 @@ import pytest
 import tokenizers
 from mutoscope import cli
 from mutoscope.bundle import (
+    FORMAT_VERSION,
     Bundle,
     Defaults,
     Demonstration,
@@ -57,7 +58,7 @@ def bundle(tmp_path: Path) -> Path:
     tokenizer.pre_tokenizer = tokenizers.pre_tokenizers.Whitespace()
     tokenizer.save(str(root / "tokenizer.json"))
     manifest = Manifest(
-        format_version=1,
+        format_version=FORMAT_VERSION,
         family="wan",
         provenance=Provenance(
             checkpoint="someone/model", license="Apache-2.0", attribution="by someone", exported_by="a test", files={}

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from msgspec.structs import replace as replaced
 from mutoscope import bundle as b
 from mutoscope.errors import BackendUnavailableError, RequestError
 from mutoscope.execution import Execution, planned_memory
@@ -139,6 +140,18 @@ def peak(bundle: b.Bundle, stage: str) -> int:
     """Of one branch at `SIZES`."""
     stages = {stage.name: stage for stage in stages_of(bundle, "fp32", Engines(), SIZES, (1,))}
     return stages[stage].ways[0].peak_bytes
+
+
+def test_without_figures_of_its_own_a_backend_takes_weights_as_large_as_the_bundle_stores_them(bundle) -> None:
+    class Plain(Engines):
+        figures = Backend.figures
+
+    graphs = tuple(replaced(graph, weight_bytes=1000) for graph in bundle.manifest.graphs)
+    bundle = replace(bundle, manifest=replaced(bundle.manifest, graphs=graphs))
+    _, denoiser, decoder = (stage.ways[0] for stage in stages_of(bundle, "fp32", Plain(), SIZES, (2,)))
+    assert denoiser.weight_bytes == 1000 + len("the graph of the denoiser")
+    names = ("vae_decoder_first", "vae_decoder_next")
+    assert decoder.weight_bytes == sum(1000 + len(f"the graph of the {name}") for name in names)
 
 
 def test_what_does_not_fit_however_short_is_refused_with_the_limit_that_would_do(bundle) -> None:

@@ -11,7 +11,7 @@ import torch
 from mutoscope.bundle import Defaults, Geometry, Text, base_precision
 from torch import Tensor, nn
 
-from ..graph import Pass, SymbolicValue
+from ..graph import GRAPH_FILE, Pass, SymbolicValue
 from ..narrowing_policy import NarrowingPolicy
 
 if TYPE_CHECKING:
@@ -38,6 +38,11 @@ class Form:
         """A name of NumPy's or torch's: "float32", "bfloat16", "float16"."""
         return _NETWORK_TYPES[base_precision(self.precision)]
 
+    @property
+    def file(self) -> str:
+        """Its name in the folder of its role."""
+        return GRAPH_FILE if self.precision == "fp32" else f"model-{self.precision}.onnx"
+
 
 @dataclass(frozen=True)
 class GraphSource:
@@ -53,9 +58,6 @@ class GraphSource:
     outputs: Callable[[Any], Sequence[SymbolicValue]]
     examples: Callable[[Any], Sequence[Mapping[str, Tensor]]]  # the first is traced, all are compared
     forms: tuple[Form, ...]
-
-    def folder(self, form: Form) -> str:
-        return self.role if form.precision == "fp32" else f"{self.role}-{form.precision}"
 
 
 class Family(Protocol):

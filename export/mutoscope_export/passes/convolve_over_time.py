@@ -9,7 +9,7 @@ import numpy as np
 import onnx_ir as ir
 from onnx_ir.passes.common import RemoveUnusedNodesPass
 
-from mutoscope_export.passes.fold_weights import lazy
+from mutoscope_export.passes.fold_weights import laid_out
 
 
 def convolve_over_time(model: ir.Model) -> bool:
@@ -60,7 +60,7 @@ def _replace(graph: ir.Graph, convolution: ir.Node, frames: ir.Value) -> None:
         return array.reshape(wide, taps, channels // taps, *kernel).swapaxes(1, 2)
 
     stored = ir.Value(name=f"{weight.name}.over_time")
-    stored.const_value = lazy(over_time, weight.const_value, weight.const_value.dtype, shape)
+    stored.const_value = laid_out(over_time, weight.const_value, shape)
     stored.shape, stored.dtype = ir.Shape(shape), weight.dtype
     graph.register_initializer(stored)
     batch = ir.Value(name=f"{output.name}.batch", const_value=ir.tensor([0]))

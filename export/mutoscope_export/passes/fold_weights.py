@@ -1,7 +1,8 @@
 """Folds casts, transposes and reshapes of weights into the weights, without computing them.
 
 The new weight is a lazy tensor: its value exists only while it is written, so a graph of any size is folded in no
-memory, and no reader of the graph holds a weight twice. Knows nothing of what the weights belong to.
+memory, and no reader of the graph holds a weight twice. One that was narrowed still knows what it was made from, so
+that it may be stored as that instead. Knows nothing of what the weights belong to.
 """
 
 from collections.abc import Callable
@@ -47,7 +48,34 @@ def lazy(change: Change, source: ir.TensorProtocol, dtype: ir.DataType, shape: t
     )
 
 
-def _folded(node: ir.Node) -> ir.LazyTensor | None:
+class Folded(ir.LazyTensor):
+    """A weight in another type or layout; `exact` is the same in the same layout, before any value was rounded."""
+
+    __slots__ = ("exact",)
+
+    def __init__(self, made: ir.LazyTensor, exact: ir.TensorProtocol) -> None:
+        super().__init__(made.raw, made.dtype, made.shape)
+        self.exact = exact
+
+
+def converted(source: ir.TensorProtocol, dtype: ir.DataType) -> Folded:
+    """`source` in another type."""
+    made = lazy(lambda array: array.astype(dtype.numpy()), source, dtype, source.shape.numpy())
+    return Folded(made, exact(source))
+
+
+def laid_out(change: Change, source: ir.TensorProtocol, shape: tuple[int, ...]) -> Folded:
+    """`source` with its values moved by `change`."""
+    made, unrounded = (lazy(change, tensor, tensor.dtype, shape) for tensor in (source, exact(source)))
+    return Folded(made, unrounded)
+
+
+def exact(tensor: ir.TensorProtocol) -> ir.TensorProtocol:
+    """The values that a tensor was rounded from; itself where nothing is known of that."""
+    return tensor.exact if isinstance(tensor, Folded) else tensor
+
+
+def _folded(node: ir.Node) -> Folded | None:
     source = node.inputs[0] if node.inputs else None
     if source is None or not source.is_initializer() or source.const_value is None:
         return None
@@ -56,13 +84,12 @@ def _folded(node: ir.Node) -> ir.LazyTensor | None:
     tensor = source.const_value
     shape = tensor.shape.numpy()
     if node.op_type == "Cast":
-        dtype = ir.DataType(node.attributes["to"].as_int())
-        return lazy(lambda array: array.astype(dtype.numpy()), tensor, dtype, shape)
+        return converted(tensor, ir.DataType(node.attributes["to"].as_int()))
     if node.op_type == "Transpose":
         order = tuple(node.attributes["perm"].as_ints())
-        return lazy(lambda array: array.transpose(order), tensor, tensor.dtype, tuple(shape[axis] for axis in order))
+        return laid_out(lambda array: array.transpose(order), tensor, tuple(shape[axis] for axis in order))
     new_shape = node.outputs[0].shape
     if node.op_type == "Reshape" and new_shape is not None and new_shape.is_static():
         target = tuple(new_shape.numpy())
-        return lazy(lambda array: array.reshape(target), tensor, tensor.dtype, target)
+        return laid_out(lambda array: array.reshape(target), tensor, target)
     return None

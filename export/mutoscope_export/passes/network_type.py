@@ -8,11 +8,10 @@ its network's type is stays as it is. Knows nothing of models.
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-import numpy as np
 import onnx_ir as ir
 import torch
 
-from mutoscope_export.passes.fold_weights import lazy
+from mutoscope_export.passes.fold_weights import converted
 
 TRACED = torch.float64
 _PLACEHOLDER = ir.DataType.DOUBLE
@@ -33,7 +32,7 @@ class NetworkType:
         for value in changed:
             value.type = ir.TensorType(self.dtype)  # a clone of a graph shares the old one
             if value.const_value is not None and value.is_initializer():
-                value.const_value = self._converted(value.const_value)
+                value.const_value = converted(value.const_value, self.dtype)
         for node in graph:
             self._convert_attributes(node)
         for node in list(graph):
@@ -47,10 +46,6 @@ class NetworkType:
                 node.attributes[attribute.name] = ir.AttrTensor(attribute.name, ir.Tensor(array, dtype=self.dtype))
         if node.op_type == "Cast" and node.attributes["to"].as_int() == _PLACEHOLDER:
             node.attributes["to"] = ir.AttrInt64("to", self.dtype)
-
-    def _converted(self, tensor: ir.TensorProtocol) -> ir.LazyTensor:
-        to: np.dtype = self.dtype.numpy()
-        return lazy(lambda array: array.astype(to), tensor, self.dtype, tensor.shape.numpy())
 
 
 def _values(graph: ir.Graph) -> Iterator[ir.Value]:

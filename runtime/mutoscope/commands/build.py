@@ -53,9 +53,9 @@ def _parser() -> Parser:
     parser = Parser(
         "build",
         "Compiles every graph of a bundle for GPUs. Needs no GPU.",
-        epilog="The bundle needs graphs in the precision, which the built-in one does not have yet. Engines lie in "
-        "MUTOSCOPE_CACHE (default: ~/.cache/mutoscope), up to MUTOSCOPE_CACHE_GB (64). One that is there is not "
-        "built again. Ctrl-C keeps those that are finished.",
+        epilog="The bundle needs graphs in the precision; the built-in one has bf16. Engines lie in MUTOSCOPE_CACHE "
+        "(default: ~/.cache/mutoscope), up to MUTOSCOPE_CACHE_GB (64). One that is there is not built again. "
+        "Ctrl-C keeps those that are finished.",
     )
     add_bundle(parser)
     parser.add_argument("--report", action="store_true", help="print a table of memory, size and time")

@@ -5,7 +5,7 @@ import onnx
 import onnx_ir as ir
 import onnxruntime
 import pytest
-from mutoscope_export.passes.fold_weights import fold_weights
+from mutoscope_export.passes.fold_weights import exact, fold_weights
 
 HEADER = '<ir_version: 10, opset_import: ["" : 23]> folding (float[S, 3] x) => (float[S, 2] y)'
 WEIGHT = np.array([[1.5, -2, 3], [4, 5.25, -6]], np.float32)
@@ -65,6 +65,17 @@ def test_the_folded_weight_is_computed_only_when_it_is_read():
     assert Counted.reads == 0
     np.testing.assert_array_equal(model.graph.initializers["w"].const_value.numpy(), WEIGHT.T)
     assert Counted.reads == 1
+
+
+def test_a_rounded_weight_knows_what_it_was_in_its_own_layout():
+    weight = np.array([[1.0009765625, -2, 3], [4, 5.25, -6]], np.float16)  # the first has no bfloat16
+    body = "{ t = Cast<to=16>(w) u = Transpose<perm=[1, 0]>(t) v = Cast<to=1>(u) y = MatMul(x, v) }"
+    model = parsed(body, weight)
+    assert fold_weights(model)
+    folded = model.graph.initializers["w"].const_value
+    np.testing.assert_array_equal(folded.numpy()[0], [1, 4])
+    assert exact(folded).dtype == ir.DataType.FLOAT16
+    np.testing.assert_array_equal(exact(folded).numpy(), weight.T)
 
 
 def test_a_weight_that_is_an_output_stays_as_it_is():

@@ -1,0 +1,22 @@
+"""The bundle that the package carries: what it holds, and that it stays small."""
+
+from pathlib import Path
+
+from mutoscope.builtin import bundle_path
+from mutoscope.bundle import Bundle
+
+CHECKPOINT = Path(__file__).parents[2] / "export/mutoscope_export/builtin/checkpoint"
+
+
+def test_its_graphs_for_gpus_read_the_weights_of_those_for_cpus() -> None:
+    manifest = Bundle.open(bundle_path(), verify=False).manifest
+    assert manifest.precisions("denoiser") == ["fp32", "int8", "bf16"]
+    for role in ("text_encoder", "denoiser", "vae_decoder_first"):
+        assert (
+            manifest.graph(role, "bf16").weights == manifest.graph(role, "fp32").weights == (f"{role}/model.onnx.data",)
+        )
+
+
+def test_it_takes_less_than_60_mb_with_its_checkpoint() -> None:
+    files = [path for root in (bundle_path(), CHECKPOINT) for path in root.rglob("*") if path.is_file()]
+    assert sum(path.stat().st_size for path in files) < 60_000_000
