@@ -42,8 +42,23 @@ TEXT_TOKENS, STATE_ROWS, SPATIAL, TEMPORAL = 512, 4, 8, 4
 def write(role: str, model: str, blocks: int | None, precision: str, folder: Path) -> dict[str, Any]:
     """Writes the graph of a network with random bfloat16 weights; returns its inputs' shapes and what export took."""
     started = time.perf_counter()
-    inputs = write_graphs(role, _network(role, model, blocks), {precision: folder})
+    network = _network(role, model, blocks)
+    inputs = write_graphs(role, network, {precision: folder}, _calibrated_passes(network, precision))
     return {"inputs": [[name, shape] for name, _, shape in inputs], "export_s": round(time.perf_counter() - started, 1)}
+
+
+def _calibrated_passes(network: Any, precision: str) -> Sequence[Any]:
+    """Those of the family's default policy for a precision that it calibrates, with made-up ranges."""
+    from mutoscope_export.calibration import Ranges, Spread
+    from mutoscope_export.families.wan import NARROWED
+    from mutoscope_export.narrowing import passes_of
+
+    if precision not in NARROWED:
+        return ()
+    policy, spread = NARROWED[precision], Spread(largest=4.0)
+    layers = policy.layers([name for name, _ in network.named_modules()], policy.default)
+    ranges = Ranges(dict.fromkeys(layers.linears, spread), dict.fromkeys(layers.attentions, 3 * (spread,)), [])
+    return passes_of(policy, layers, ranges)
 
 
 def _network(role: str, model: str, blocks: int | None) -> Any:
@@ -140,7 +155,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--blocks", type=int, help="of the denoiser and the text encoder; all when not given")
     parser.add_argument("--shapes", nargs="+", default=["480x832x81"], metavar="HxWxT")
     parser.add_argument("--branches", nargs="+", type=int, choices=(1, 2), default=[1])
-    parser.add_argument("--precision", choices=("bf16", "fp16"), default="bf16")
+    parser.add_argument("--precision", choices=("bf16", "fp16", "fp8", "int8-static"), default="bf16")
     parser.add_argument("--target", default="rtx40")
     parser.add_argument("--workspace", type=Path, help="folder for the graphs and engines; default: a temporary one")
     parser.add_argument("--output", type=Path)

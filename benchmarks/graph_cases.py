@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -52,10 +52,15 @@ def _make_denoiser(folder: Path, config: Mapping[str, int], sizes: Mapping[str, 
     np.savez(folder / "feeds.npz", **feeds)
 
 
-def write_graphs(role: str, network: Any, folders: Mapping[str, Path]) -> list[tuple[str, str, tuple[int | str, ...]]]:
-    """Writes a network's graph in each precision into the folder named for it, as export does; returns its inputs."""
+def write_graphs(
+    role: str, network: Any, folders: Mapping[str, Path], calibrated: Sequence[Callable[[Any], bool]] = ()
+) -> list[tuple[str, str, tuple[int | str, ...]]]:
+    """Writes a network's graph in each precision into the folder named for it, as export does; returns its inputs.
+
+    `calibrated` are the passes that a calibration would give.
+    """
     import torch
-    from mutoscope_export.families.wan import sources
+    from mutoscope_export.families.wan import NARROWED, sources
     from mutoscope_export.graph import NETWORK, dynamic_shapes, trace, write_graph
     from mutoscope_export.passes.network_type import TRACED
     from mutoscope_export.weight_files import WeightFolder
@@ -71,9 +76,8 @@ def write_graphs(role: str, network: Any, folders: Mapping[str, Path]) -> list[t
         )
     for form in source.forms:
         if form.precision in folders:
-            write_graph(
-                traced, WeightFolder(folders[form.precision]), network_type=form.network_type, passes=form.passes
-            )
+            passes = (*(calibrated if form.precision in NARROWED else ()), *form.passes)
+            write_graph(traced, WeightFolder(folders[form.precision]), network_type=form.network_type, passes=passes)
     return list(inputs)
 
 

@@ -20,6 +20,9 @@ from ...errors import ExportError
 from ...graph import Pass
 from ...passes.convolve_over_time import convolve_over_time
 from ...passes.int8 import DynamicInt8
+from ...passes.norm_from_half import norm_from_half
+from ...passes.project_in_turn import project_in_turn
+from ...passes.slice_feed_forward import SliceFeedForward
 from .. import Form, GraphSource
 from . import denoiser, own_classes, text, vae
 from .precision_policy import NARROWED as NARROWED
@@ -42,14 +45,15 @@ DEFAULTS = Defaults(
 )  # fmt: skip
 PREVIEWED = "vae"
 
+# What runs on GPUs alone is written for them: the least memory, where the fp32 graph is written for speed on CPUs.
+_DENOISER_ON_GPUS: tuple[Pass, ...] = (SliceFeedForward(3), project_in_turn, norm_from_half)
 _DENOISER_PASSES: Mapping[str, tuple[Pass, ...]] = {
     "fp32": (),
     "int8": (DynamicInt8(denoiser.QUANTIZABLE_WEIGHTS),),
-    "bf16": (),
-    "fp16": (),
-    **{name: () for name in NARROWED},  # they follow from its calibration
+    "bf16": _DENOISER_ON_GPUS,
+    "fp16": _DENOISER_ON_GPUS,
+    **{name: _DENOISER_ON_GPUS for name in NARROWED},  # after those that follow from its calibration
 }
-# What runs on GPUs alone is written for them: the least memory, where the fp32 graph is written for speed on CPUs.
 _DECODER_PASSES: Mapping[str, tuple[Pass, ...]] = {"bf16": (convolve_over_time,), "fp16": (convolve_over_time,)}
 PRECISIONS = tuple(_DENOISER_PASSES)
 
