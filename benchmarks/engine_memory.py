@@ -55,27 +55,27 @@ def write(role: str, model: str, blocks: int | None, precision: str, folder: Pat
 
     started = time.perf_counter()
     network = _network(role, model, blocks)
-    fp8 = _fp8_passes(network) if precision == "fp8" else ()
-    inputs = write_graphs(role, network, {precision: folder}, fp8)
+    inputs = write_graphs(role, network, {precision: folder}, _calibrated_passes(network, precision))
     export_s = round(time.perf_counter() - started, 1)
     (outputs,) = (source.outputs(network) for source in sources([precision]) if source.role == role)
-    half = {"bf16": "bfloat16", "fp16": "float16", "fp8": "bfloat16"}[precision]
+    half = "float16" if precision == "fp16" else "bfloat16"
     ends = [[[name, dtype.replace(NETWORK, half), shape] for name, dtype, shape in end] for end in (inputs, outputs)]
     halo = vae.DecoderChunk(network, first=True).halo() if role in TILED else 0
     return {"inputs": ends[0], "outputs": ends[1], "halo": halo, "export_s": export_s}
 
 
-def _fp8_passes(network: Any) -> Sequence[Any]:
-    """Those of the family's default policy, with made-up scales."""
-    from mutoscope_export.families.wan.precision_policy import FP8
-    from mutoscope_export.passes.fp8 import StaticFp8
-    from mutoscope_export.passes.fp8_attention import AttentionScales, Fp8Attention
+def _calibrated_passes(network: Any, precision: str) -> Sequence[Any]:
+    """Those of the family's default policy for a precision that it calibrates, with made-up ranges."""
+    from mutoscope_export.calibration import Ranges, Spread
+    from mutoscope_export.families.wan import NARROWED
+    from mutoscope_export.narrowing import passes_of
 
-    layers = FP8.layers([name for name, _ in network.named_modules()], FP8.default)
-    return (
-        Fp8Attention({FP8.values_weight.format(name): AttentionScales(0.01, 0.01, 0.01) for name in layers.attentions}),
-        StaticFp8({FP8.weight.format(name): 0.01 for name in layers.linears}),
-    )
+    if precision not in NARROWED:
+        return ()
+    policy, spread = NARROWED[precision], Spread(largest=4.0)
+    layers = policy.layers([name for name, _ in network.named_modules()], policy.default)
+    ranges = Ranges(dict.fromkeys(layers.linears, spread), dict.fromkeys(layers.attentions, 3 * (spread,)), [])
+    return passes_of(policy, layers, ranges)
 
 
 def _network(role: str, model: str, blocks: int | None) -> Any:
@@ -196,7 +196,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--shapes", nargs="+", default=["480x832x81"], metavar="HxWxT")
     parser.add_argument("--tile", nargs="+", default=[WHOLE], metavar="HxW", help=f"of the VAE's decoder; or {WHOLE}")
     parser.add_argument("--branches", nargs="+", type=int, choices=(1, 2), default=[1])
-    parser.add_argument("--precision", choices=("bf16", "fp16", "fp8"), default="bf16")
+    parser.add_argument("--precision", choices=("bf16", "fp16", "fp8", "int8-static"), default="bf16")
     parser.add_argument("--target", default="rtx40")
     parser.add_argument("--workspace", type=Path, help="folder for the graphs and engines; default: a temporary one")
     parser.add_argument("--output", type=Path)

@@ -1,15 +1,17 @@
-"""What int8, bfloat16 and every step of FP8 cost the built-in model: numbers, pixels and prompts.
+"""What bfloat16, int8 and every step of the static forms cost the built-in model: numbers, pixels and prompts.
 
-    python -m benchmarks.quantisation_quality --output benchmarks/results/quantisation_quality.json
+    python -m benchmarks.quantisation_quality --work FOLDER --output benchmarks/results/quantisation_quality.json
 
-Every graph runs through ONNX Runtime on the CPU, which has no bfloat16: those graphs run in float32 with each of their
-values rounded to it. Knows how to make bundles whose denoiser is another graph. Knows nothing of what FP8 is.
+A run that was cut short goes on where it stopped when it is given the same folder. Every graph runs through ONNX
+Runtime on the CPU, which has no bfloat16: those graphs run in float32 with each of their values rounded to it.
+Knows how to make bundles whose denoiser is another graph. Knows nothing of what the formats are.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import math
 import os
 import shutil
 import sys
@@ -28,12 +30,18 @@ from mutoscope.bench.machine import describe
 from mutoscope.bundle import Bundle, write_manifest
 from mutoscope_engines.backends import load_backend
 from mutoscope_engines.session import Session, SessionOptions
-from mutoscope_export.calibration import CalibrationOptions, Recording, plan_calibration
+from mutoscope_export.calibration import (
+    GRAMMAR_PROMPTS,
+    CalibrationOptions,
+    Ranges,
+    Recording,
+    Spread,
+    plan_calibration,
+)
 from mutoscope_export.checkpoint import open_checkpoint
 from mutoscope_export.export import export_checkpoint
-from mutoscope_export.fp8_preparation import calibrated, fp8_passes
-from mutoscope_export.fp8_quality import judge
 from mutoscope_export.graph import GRAPH_FILE, Pass
+from mutoscope_export.narrowing import calibrated, passes_of
 from mutoscope_export.passes.in_float32 import InFloat32
 from mutoscope_export.passes.in_turn import out_of_turn
 from mutoscope_export.weight_files import WeightFolder
@@ -49,6 +57,8 @@ Velocities = list[NDArray[np.float32]]
 
 class Candidate(Protocol):
     """A model to be judged. Closing it frees its memory."""
+
+    identity: str  # of what makes its clips, as the name of a folder
 
     def velocity(self, recording: Recording, branch: int) -> NDArray[np.float32]:
         """Of one branch of a recorded step, `[C, F, h, w]`."""
@@ -80,6 +90,7 @@ class BundleCandidate:
     def __init__(self, root: Path, precision: str) -> None:
         self._pipeline = mutoscope.Pipeline.load(root, precision=precision)
         bundle = Bundle.open(root, verify=False)
+        self.identity = f"{bundle.sha256[:16]}-{precision}"
         graph = bundle.manifest.graph("denoiser", precision)
         self._denoiser = load_backend("onnxruntime").open(bundle.path(graph.file), SessionOptions())
 
@@ -105,6 +116,7 @@ class DiffusersCandidate:
         types = {"transformer": torch.bfloat16, "default": torch.float32}
         self._pipeline = WanPipeline.from_pretrained(checkpoint, torch_dtype=types)
         self._pipeline.set_progress_bar_config(disable=True)
+        self.identity = f"{bundle.sha256[:16]}-diffusers"
         defaults = bundle.manifest.defaults
         names = ("height", "width", "num_frames", "num_inference_steps", "guidance_scale")
         self._request = {name: getattr(defaults, name) for name in names}
@@ -130,10 +142,10 @@ class DiffusersCandidate:
 
 
 class Baseline:
-    """What float32 makes, that others are compared with."""
+    """What float32 makes, that others are compared with. Clips are kept in `folder`, and made once."""
 
-    def __init__(self, recordings: Sequence[Recording], count: int) -> None:
-        self._recordings, self._count = recordings, count
+    def __init__(self, recordings: Sequence[Recording], count: int, folder: Path) -> None:
+        self._recordings, self._count, self._folder = recordings, count, folder
         self._exact: Velocities = []
         self._clips: list[Frames] = []
         self._rows: list[dict[str, Any]] = []
@@ -148,9 +160,8 @@ class Baseline:
         clips: list[Frames] = []
 
         def generate(prompt: str, *, seed: int) -> Any:
-            video = candidate.generate(prompt, seed=seed)
-            clips.append(video.frames)
-            return video
+            clips.append(kept(self._folder / candidate.identity / f"{seed}.npy", prompt, seed, candidate))
+            return SimpleNamespace(frames=clips[-1], plan=SimpleNamespace(seed=seed))
 
         rows = measure(SimpleNamespace(generate=generate), self._count)  # type: ignore[arg-type]
         candidate.close()
@@ -158,15 +169,35 @@ class Baseline:
             self._exact, self._clips, self._rows = velocities, clips, rows
         psnr = [psnr_db(clip, exact) for clip, exact in zip(clips, self._clips, strict=True)]
         pairs = [(_whole(row), _whole(other)) for row, other in zip(rows, self._rows, strict=True)]
+        lost, gained = (sum(now == gain and before != gain for now, before in pairs) for gain in (False, True))
         return {
             "relative_l2": relative_l2(velocities, self._exact),
             "psnr_db_median": finite(float(np.median(psnr))),
             "psnr_db_least": finite(min(psnr)),
             "right": summarise(rows)["all"],
             "all_right": float(np.mean([now for now, _ in pairs]).round(4)),
-            "lost": sum(before and not now for now, before in pairs),
-            "gained": sum(now and not before for now, before in pairs),
+            "lost": lost,
+            "gained": gained,
+            "p": round(sign_test(lost, gained), 4),
+            "wrong": {aspect: [index for index, row in enumerate(rows) if not row[aspect]] for aspect in ASPECTS},
         }
+
+
+def kept(file: Path, prompt: str, seed: int, candidate: Candidate) -> Frames:
+    """The frames in `file`, made and written there if it is not there."""
+    if not file.exists():
+        file.parent.mkdir(parents=True, exist_ok=True)
+        partial = file.with_suffix(f".{os.getpid()}.npy")
+        np.save(partial, candidate.generate(prompt, seed=seed).frames)
+        partial.rename(file)
+    frames: Frames = np.load(file)
+    return frames
+
+
+def sign_test(lost: int, gained: int) -> float:
+    """How likely counts as unequal as these, or more so, are where losing and gaining are equally likely (McNemar)."""
+    tail = sum(math.comb(lost + gained, fewer) for fewer in range(min(lost, gained) + 1))
+    return min(1.0, 2 * tail / 2 ** (lost + gained))
 
 
 def relative_l2(given: Velocities, exact: Velocities) -> float:
@@ -209,25 +240,42 @@ def with_denoiser(base: Bundle, passes: Sequence[Pass], root: Path) -> Path:
 
 
 def rows(checkpoint: Path, work: Path, count: int, options: CalibrationOptions) -> Iterator[dict[str, Any]]:
-    """One a candidate: float32, bfloat16, int8, then FP8 step by step."""
+    """One a candidate: float32, bfloat16, int8, then the static forms step by step."""
     opened = open_checkpoint(checkpoint)
-    base = export_checkpoint(checkpoint, work / "base", precisions=("fp32", "int8", "bf16"))
-    manifest, policy = base.manifest, opened.family.FP8
-    planned = plan_calibration(options, manifest.defaults, manifest.geometry, manifest.demonstration)
-    reference, ranges = calibrated(opened, manifest, planned, _say)
-    in_torch = {step["step"]: step for step in judge(reference.network, policy, ranges, policy.default)["steps"]}
-    baseline = Baseline(ranges.recordings, count)
+    base, names, ranges = prepared(checkpoint, work, options)
+    baseline = Baseline(ranges.recordings, count, work / "clips")
+
+    def changed(passes: Sequence[Pass]) -> BundleCandidate:
+        shutil.rmtree(work / "changed", ignore_errors=True)
+        return BundleCandidate(with_denoiser(base, passes, work / "changed"), "fp32")
+
     yield {"name": "fp32"} | baseline.judge(BundleCandidate(base.root, "fp32"))
-    yield {"name": "bf16"} | baseline.judge(BundleCandidate(with_denoiser(base, (), work / "bf16"), "fp32"))
+    yield {"name": "bf16"} | baseline.judge(changed(()))
     yield {"name": "bf16 in Diffusers"} | baseline.judge(DiffusersCandidate(checkpoint, base))
     yield {"name": "int8"} | baseline.judge(BundleCandidate(base.root, "int8"))
-    for step in policy.steps:
-        layers = policy.layers(reference.layer_names, step)
-        root = with_denoiser(base, fp8_passes(policy, layers, ranges), work / f"step{policy.steps.index(step)}")
-        row = {"name": f"fp8: {'and ' if step != policy.steps[0] else ''}{step}", "default": step == policy.default}
-        row |= {"linears": len(layers.linears), "attentions": len(layers.attentions)}
-        row |= {"relative_l2_in_torch": in_torch[step]["relative_l2"]}
-        yield row | baseline.judge(BundleCandidate(root, "fp32"))
+    for precision, policy in opened.family.NARROWED.items():
+        for step in policy.steps:
+            layers = policy.layers(names, step)
+            name = f"{precision}: {'and ' if step != policy.steps[0] else ''}{step}"
+            row = {"name": name, "default": step == policy.default}
+            row |= {"linears": len(layers.linears), "attentions": len(layers.attentions)}
+            yield row | baseline.judge(changed(passes_of(policy, layers, ranges)))
+
+
+def prepared(checkpoint: Path, work: Path, options: CalibrationOptions) -> tuple[Bundle, list[str], Ranges]:
+    """What takes longest before the first clip, found in `work` or put there: base bundle, names of layers, ranges."""
+    if not (work / "base").exists():
+        export_checkpoint(checkpoint, work / "base", precisions=("fp32", "int8", "bf16"), on_progress=_say)
+    base, file = Bundle.open(work / "base"), work / "ranges.pt"
+    if not file.exists():
+        opened, manifest = open_checkpoint(checkpoint), base.manifest
+        planned = plan_calibration(options, manifest.defaults, manifest.geometry, manifest.demonstration)
+        reference, ranges = calibrated(opened, manifest, planned, _say)
+        torch.save((reference.layer_names, ranges), file.with_suffix(".partial"))
+        file.with_suffix(".partial").rename(file)
+    with torch.serialization.safe_globals([Ranges, Spread, Recording]):
+        names, ranges = torch.load(file)
+    return base, names, ranges
 
 
 def table(result: dict[str, Any]) -> str:
@@ -241,6 +289,7 @@ def table(result: dict[str, Any]) -> str:
         *ASPECTS,
         "all four",
         "lost / gained",
+        "p",
     )
     cells = [head, ["---"] * len(head)]
     for row in result["rows"]:
@@ -254,6 +303,7 @@ def table(result: dict[str, Any]) -> str:
                 *(f"{row['right'][aspect]:.1%}" for aspect in ASPECTS),
                 f"{row['all_right']:.1%}",
                 f"{row['lost']} / {row['gained']}",
+                f"{row['p']:.2g}",
             ]
         )
     return "".join(f"| {' | '.join(line)} |\n" for line in cells)
@@ -273,26 +323,25 @@ def _say(stage: str, fraction: float | None = None) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--checkpoint", type=Path, default=CHECKPOINT, help="default: the built-in model's")
-    parser.add_argument("--count", type=int, default=60, help="prompts to generate")
+    parser.add_argument("--count", type=int, default=96, help="prompts to generate")
     parser.add_argument("--calibration-prompts", type=int, help="how many of them; all when not given")
     parser.add_argument("--calibration-steps", type=int)
+    parser.add_argument(
+        "--work", type=Path, help="keeps what is made on the way, to go on there with the same code, model and options"
+    )
     parser.add_argument("--output", type=Path, help="the result as JSON; the table goes into docs/quantisation.md, too")
     arguments = parser.parse_args()
-    prompts = None
-    if arguments.calibration_prompts:
-        from mutoscope_export.calibration import GRAMMAR_PROMPTS
-
-        prompts = GRAMMAR_PROMPTS[: arguments.calibration_prompts]
+    prompts = GRAMMAR_PROMPTS[: arguments.calibration_prompts] if arguments.calibration_prompts else None
     options = CalibrationOptions(prompts=prompts, num_inference_steps=arguments.calibration_steps)
-    result: dict[str, Any] = {"machine": describe(), "count": arguments.count, "rows": []}
-    with tempfile.TemporaryDirectory() as work:
-        for row in rows(arguments.checkpoint, Path(work), arguments.count, options):
+    weights = open_checkpoint(arguments.checkpoint).sha256_of_files()
+    digest = next(digest for name, digest in weights.items() if name.startswith("transformer/diff"))
+    result: dict[str, Any] = {"machine": describe(), "transformer_sha256": digest, "count": arguments.count, "rows": []}
+    with tempfile.TemporaryDirectory() as temporary:
+        work = arguments.work or Path(temporary)
+        work.mkdir(parents=True, exist_ok=True)
+        for row in rows(arguments.checkpoint, work, arguments.count, options):
             _say(json.dumps(row))
             result["rows"].append(row)
-        weights = open_checkpoint(arguments.checkpoint).sha256_of_files()
-    result["transformer_sha256"] = next(
-        digest for name, digest in weights.items() if name.startswith("transformer/diff")
-    )
     print(table(result))
     if arguments.output:
         arguments.output.write_text(json.dumps(result, indent=1) + "\n")

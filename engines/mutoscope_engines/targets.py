@@ -23,7 +23,7 @@ class Target:
         """The precisions of graphs that its tensor cores compute, the default first."""
         if self.compute_capability < 80:
             return ("fp16",)
-        return ("bf16", "fp16") if self.compute_capability < 89 else ("bf16", "fp16", "fp8")
+        return ("bf16", "fp16", "int8-static", *(("fp8",) if self.compute_capability >= 89 else ()))
 
 
 TARGETS = {

@@ -17,9 +17,9 @@ from torch import Tensor, nn
 
 from .builtin.grammar import all_scenes
 from .errors import ExportError
-from .fp8_policy import Fp8Layers
 from .layer_watch import watch
-from .passes.fp8 import activation_scale
+from .narrowing_policy import NarrowedLayers
+from .number_formats import NumberFormat
 from .sizes import allowed_sizes
 
 PROMPTS = (
@@ -111,7 +111,7 @@ class Spread:
         largest = float(magnitudes.max())
         if not isfinite(largest):
             raise ExportError(
-                "the reference computes NaN or infinity; FP8 has no range for it. Get the checkpoint again"
+                "the reference computes NaN or infinity, for which there is no range. Get the checkpoint again"
             )
         self.largest = max(self.largest, largest)
         self.total += float(magnitudes.sum(dtype=torch.float64))
@@ -121,10 +121,8 @@ class Spread:
     def mean(self) -> float:
         return self.total / max(1, self.count)
 
-    @property
-    def scale(self) -> float:
-        """Of its E4M3 form."""
-        return activation_scale(self.largest, MARGIN)
+    def scale(self, number_format: NumberFormat) -> float:
+        return number_format.scale(self.largest, MARGIN)
 
 
 @dataclass(frozen=True)
@@ -145,7 +143,7 @@ class Ranges:
     recordings: Sequence[Recording]  # early, in the middle and late in the first run
 
 
-def calibrate(reference: Reference, layers: Fp8Layers, say: Callable[[str], None] = lambda stage: None) -> Ranges:
+def calibrate(reference: Reference, layers: NarrowedLayers, say: Callable[[str], None] = lambda stage: None) -> Ranges:
     """Runs the reference, and notes what these layers of its network read."""
     linears = {name: Spread() for name in layers.linears}
     attentions = {name: (Spread(), Spread(), Spread()) for name in layers.attentions}

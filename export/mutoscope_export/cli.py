@@ -18,7 +18,7 @@ def main(argv: Sequence[str]) -> int:
     arguments = _parser().parse(argv)
     from .calibration import CalibrationOptions  # here, so that --help need not wait for torch
     from .export import REPORT, export_checkpoint
-    from .fp8_preparation import quality_table
+    from .narrowing import quality_table
 
     _silence_libraries()
     bundle = export_checkpoint(
@@ -34,11 +34,11 @@ def main(argv: Sequence[str]) -> int:
         ),
         on_progress=_Progress() if sys.stderr.isatty() else None,
     )
-    judged = json.loads(bundle.path(REPORT).read_text()).get("fp8")
+    judged = json.loads(bundle.path(REPORT).read_text())["narrowed"]
     if arguments.json:
-        tell(json.dumps(_facts(bundle) | ({"fp8": judged} if judged else {})))
+        tell(json.dumps(_facts(bundle) | judged))
     else:
-        tell("\n\n".join([quality_table(judged), str(bundle.root)]) if judged else str(bundle.root))
+        tell("\n\n".join([*(quality_table(*report) for report in judged.items()), str(bundle.root)]))
     return 0
 
 
@@ -99,18 +99,24 @@ def _parser() -> Parser:
     parser.add_argument("checkpoint", help="a folder in the Diffusers layout, or a hub id")
     parser.add_argument("bundle", type=Path, help="the folder to write")
     parser.add_argument(
-        "--precision", nargs="+", default=["fp32"], help="of the denoiser: fp32, int8, bf16, bf16-cpu, fp16, fp8"
+        "--precision",
+        nargs="+",
+        default=["fp32"],
+        help="of the denoiser: fp32, int8, bf16-cpu on CPUs; bf16, fp16, fp8, int8-static on GPUs",
     )
     parser.add_argument("--overwrite", action="store_true", help="replace a bundle that is there")
     parser.add_argument(
         "--compact", action="store_true", help="store weights that lose nothing by it in half precision; same frames"
     )
     parser.add_argument(
-        "--calibration-prompts", type=Path, metavar="FILE", help="for fp8: one prompt a line, of what will be asked for"
+        "--calibration-prompts",
+        type=Path,
+        metavar="FILE",
+        help="for fp8 and int8-static: one prompt a line, of what will be asked for",
     )
     parser.add_argument(
-        "--calibration-size", type=_size, metavar="HxWxT", help="for fp8: the size of use, when it is not the default"
+        "--calibration-size", type=_size, metavar="HxWxT", help="for these: the size of use, when it is not the default"
     )
-    parser.add_argument("--calibration-steps", type=int, metavar="N", help="for fp8: of each denoising run")
+    parser.add_argument("--calibration-steps", type=int, metavar="N", help="for these: of each denoising run")
     parser.add_argument("--json", action="store_true", help="print what was made as one JSON object")
     return parser

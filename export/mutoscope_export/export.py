@@ -39,8 +39,8 @@ from .calibration import CalibrationOptions
 from .checkpoint import OVERRIDES, UNKNOWN, Checkpoint, open_checkpoint
 from .errors import ExportError
 from .families import Form, GraphSource
-from .fp8_preparation import prepare_fp8
 from .graph import NETWORK, SymbolicValue, dynamic_shapes, trace, write_graph
+from .narrowing import narrow
 from .parity import Sample, compare, compare_with_own_class, record
 from .passes.half_weights import half_weights
 from .passes.network_type import TRACED
@@ -87,7 +87,8 @@ def export_checkpoint(
         destination: the bundle's folder; must not exist, or be empty, or with `overwrite` be a bundle.
         precisions: of the denoiser; the first one that a backend supports is what it runs by default.
         compact: store weights that are exact in half precision so: half the size, and the same frames.
-        calibration: what the ranges of fp8 are taken from; at the checkpoint's defaults where nothing else is said.
+        calibration: what the ranges of fp8 and int8-static are taken from; at the checkpoint's defaults where nothing
+            else is said.
         on_progress: told the stage that begins.
 
     Raises:
@@ -104,14 +105,15 @@ def export_checkpoint(
         sources = [replace(source, forms=tuple(map(_compact, source.forms))) for source in sources]
     with _partial_folder(destination) as folder:
         manifest = _describe(opened, folder, say)
-        judged: dict[str, Any] = {}
-        if "fp8" in precisions:
-            fp8 = prepare_fp8(opened, manifest, calibration or CalibrationOptions(), say)
-            sources, judged["fp8"] = [fp8.applied(source) for source in sources], fp8.report
-        graphs, report = _export_graphs(opened, sources, folder, say)
+        judged: Mapping[str, Any] = {}
+        if narrowed := [precision for precision in precisions if precision in opened.family.NARROWED]:
+            narrowing = narrow(opened, manifest, narrowed, calibration or CalibrationOptions(), say)
+            sources, judged = [narrowing.applied(source) for source in sources], narrowing.reports
+        graphs, compared = _export_graphs(opened, sources, folder, say)
         say("preview")
         preview = _fit_preview(opened, manifest.geometry.latent_channels)
-        (folder / REPORT).write_text(json.dumps({"made_with": _made_with(), **judged, **report}, indent=1) + "\n")
+        report = {"made_with": _made_with(), "narrowed": judged, **compared}
+        (folder / REPORT).write_text(json.dumps(report, indent=1) + "\n")
         say("publish")
         write_manifest(folder, msgspec.structs.replace(manifest, graphs=tuple(graphs), preview=preview))
         _publish(folder, destination)

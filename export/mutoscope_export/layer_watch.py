@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 
-from .fp8_policy import Fp8Layers
+from .narrowing_policy import NarrowedLayers
 
 OnLinear = Callable[[str, nn.Linear, Tensor, Tensor], Tensor | None]
 """Name, layer, what it read and what it gave; a tensor replaces the latter."""
@@ -21,7 +21,7 @@ OnAttention = Callable[[str, Tensor, Tensor, Tensor], Tensor | None]
 
 
 @contextmanager
-def watch(network: nn.Module, layers: Fp8Layers, on_linear: OnLinear, on_attention: OnAttention) -> Iterator[None]:
+def watch(network: nn.Module, layers: NarrowedLayers, on_linear: OnLinear, on_attention: OnAttention) -> Iterator[None]:
     """Calls the two functions for every call of these layers. An attention layer calls torch's attention once."""
     running: list[str] = []
 

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import onnx_ir as ir
 import torch
-from mutoscope.bundle import Graph
+from mutoscope.bundle import Graph, base_precision
 from mutoscope_engines.backends import load_backend
 from mutoscope_engines.session import SessionOptions
 from numpy.typing import NDArray
@@ -37,12 +37,15 @@ class Tolerance:
 # In fp32 the order of sums alone gives up to some 1e-6, and a lost bias, a wrong axis or another epsilon above 1e-3.
 # Integers are rounded from floats, and a value halfway between two may fall to either.
 _EXACT = Tolerance(1e-4, 1)
-# Dynamic int8 gives 1.3e-2 at the width of Wan 1.3B and more in narrower layers; a wrong scale gives about 1.
-TOLERANCES = {"fp32": _EXACT, "int8": Tolerance(5e-2, 1)}
-# Weights of a float32 checkpoint rounded to half precision, in arithmetic that is not.
-_ROUNDED_WEIGHTS = Tolerance(5e-2, 13)
-# E4M3 has a step of 6 to 12 %, which sums over many products average to 1 to 4 % of a network's output.
-_FP8 = Tolerance(2e-1, 1)
+# Weights of a checkpoint of another type rounded to half precision, in arithmetic that is not. UMT5 does not scale its
+# scores, so that words in random order move the built-in model's by 6e-2 in bfloat16, and torch's own by as much;
+# prompts by 2e-3.
+_ROUNDED_WEIGHTS = Tolerance(2e-1, 13)
+# Eight bits: E4M3 has a step of 6 to 12 %, which sums over many products average to 1 to 4 % of a network's output. int8
+# gives 1.3e-2 at the width of Wan 1.3B, more in narrower layers, and 7e-2 in a text encoder with outliers. A wrong scale
+# gives about 1.
+_NARROWED = Tolerance(2e-1, 1)
+TOLERANCES = {"fp32": _EXACT, "int8": _NARROWED}
 # Half precision throughout. Rounding alone moves 2 layers of a random UMT5 in bfloat16 by 2e-2 and 24 by half, so this
 # tells only another network; unrelated outputs differ by about 1.4.
 _ROUNDED = Tolerance(1.0, 255)
@@ -105,7 +108,8 @@ def _checks(precision: str, stored_type: str) -> list[_Check]:
     if precision in TOLERANCES:
         return [_Check("as it is", TOLERANCES[precision])]
     exact = (precision, stored_type) in (("bf16", "bfloat16"), ("bf16-cpu", "bfloat16"), ("fp16", "float16"))
-    in_float32 = _FP8 if precision == "fp8" else _EXACT if exact else _ROUNDED_WEIGHTS
+    narrowed = precision != "bf16" and base_precision(precision) == "bf16"
+    in_float32 = _NARROWED if narrowed else _EXACT if exact else _ROUNDED_WEIGHTS
     return [
         _Check("in float32", in_float32, InFloat32(rounded=False)),
         _Check("with each value rounded", _ROUNDED, InFloat32(rounded=True)),

@@ -22,7 +22,7 @@ from .errors import EngineError, TargetError
 from .manifest import ROLES, Graph
 from .request import parameter
 
-PRECISIONS = ("bf16", "fp16", "fp8")
+PRECISIONS = ("bf16", "fp16", "fp8", "int8-static")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -25,7 +25,7 @@ MAX_STEPS = 1000  # the training timesteps of every model so far
 MAX_FPS = 240
 MAX_BRANCHES = 2  # guidance: (negative, positive)
 # A network that has no graph in a precision of the denoiser's runs in the type that this one widens to.
-BASE_PRECISIONS = {"int8": "fp32", "fp8": "bf16", "bf16-cpu": "fp32"}
+BASE_PRECISIONS = {"int8": "fp32", "bf16-cpu": "fp32", "fp8": "bf16", "int8-static": "bf16"}
 
 Positive = Annotated[int, msgspec.Meta(ge=1, le=1 << 20)]
 

@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -13,9 +14,9 @@ RESULT = REPOSITORY / "benchmarks/results/quantisation_quality.json"
 RIGHT = {"colour": 1.0, "background": 0.5, "motion": 1.0, "shape": 0.25, "n": 4}
 ROWS = [
     {"name": "fp32", "relative_l2": 0.0, "psnr_db_median": None, "psnr_db_least": None, "right": RIGHT,
-     "all_right": 0.25, "lost": 0, "gained": 0},
+     "all_right": 0.25, "lost": 0, "gained": 0, "p": 1.0},
     {"name": "fp8: all", "default": True, "linears": 8, "attentions": 1, "relative_l2": 0.0213, "psnr_db_median": 30.04,
-     "psnr_db_least": 21.0, "right": RIGHT, "all_right": 0.25, "lost": 1, "gained": 1},
+     "psnr_db_least": 21.0, "right": RIGHT, "all_right": 0.25, "lost": 1, "gained": 1, "p": 1.0},
 ]  # fmt: skip
 
 
@@ -27,7 +28,7 @@ def test_the_documents_table_is_that_of_the_committed_result() -> None:
 
 def test_a_row_of_the_table_reads_as_its_result() -> None:
     lines = quality.table({"rows": ROWS}).splitlines()
-    assert lines[2] == "| fp32 |  |  | 0 | same / same | 100.0% | 50.0% | 100.0% | 25.0% | 25.0% | 0 / 0 |"
+    assert lines[2] == "| fp32 |  |  | 0 | same / same | 100.0% | 50.0% | 100.0% | 25.0% | 25.0% | 0 / 0 | 1 |"
     assert lines[3].startswith("| **fp8: all** | 8 | 1 | 2.13% | 30.0 / 21.0 | ")
     assert len({line.count("|") for line in lines}) == 1
 
@@ -54,3 +55,23 @@ def test_psnr_of_equal_clips_is_infinite_and_of_a_step_of_one_48_db() -> None:
 def test_relative_l2_is_of_all_together() -> None:
     exact = [np.array([3.0], np.float32), np.array([4.0], np.float32)]
     assert quality.relative_l2([exact[0] + 1, exact[1]], exact) == pytest.approx(0.2)
+
+
+@pytest.mark.parametrize(("lost", "gained", "p"), [(0, 0, 1.0), (3, 3, 1.0), (6, 0, 2 / 64), (1, 8, 20 / 512)])
+def test_the_sign_test_is_that_of_a_fair_coin(lost: int, gained: int, p: float) -> None:
+    assert quality.sign_test(lost, gained) == quality.sign_test(gained, lost) == pytest.approx(p)
+
+
+def test_a_clip_is_made_once(tmp_path: Path) -> None:
+    class Candidate:
+        made = 0
+
+        def generate(self, prompt: str, *, seed: int) -> SimpleNamespace:
+            self.made += 1
+            return SimpleNamespace(frames=np.full((1, 2, 2, 3), seed, np.uint8))
+
+    candidate = Candidate()
+    for _ in range(2):
+        frames = quality.kept(tmp_path / "clips" / "7.npy", "a red circle", 7, candidate)  # type: ignore[arg-type]
+        assert frames.max() == 7
+    assert candidate.made == 1 and [file.name for file in (tmp_path / "clips").iterdir()] == ["7.npy"]

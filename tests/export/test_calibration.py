@@ -17,7 +17,7 @@ from mutoscope_export.calibration import (
     plan_calibration,
 )
 from mutoscope_export.errors import ExportError
-from mutoscope_export.fp8_policy import Fp8Layers
+from mutoscope_export.narrowing_policy import NarrowedLayers
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -68,7 +68,7 @@ def reference(prompts: int = 2, steps: int = 12) -> tuple[Reference, list[Tensor
     return Reference(network, [partial(run, prompt) for prompt in range(prompts)]), given
 
 
-LAYERS = Fp8Layers(("linear",), ("attention",))
+LAYERS = NarrowedLayers(("linear",), ("attention",))
 
 
 def test_ranges_cover_every_step_prompt_and_branch() -> None:

@@ -212,7 +212,7 @@ def test_a_graph_that_differs_from_its_network_prevents_publishing(
 
 @pytest.mark.parametrize("precisions", [("fp32", "fp7"), (), "fp32"])
 def test_an_unknown_precision_is_refused_with_the_list(wan_checkpoint: Path, tmp_path: Path, precisions: Any) -> None:
-    with pytest.raises(RequestError, match="precisions must be some of: fp32, int8, bf16, fp16, fp8; got"):
+    with pytest.raises(RequestError, match="precisions must be some of: fp32, int8, bf16, fp16, fp8, int8-static; got"):
         export_checkpoint(wan_checkpoint, tmp_path / "bundle", precisions=precisions)
     assert_nothing_was_left(tmp_path)
 
@@ -317,7 +317,7 @@ def test_the_command_line_tells_errors_by_exit_code_and_in_words(
     for arguments, code, message in (
         ([], 2, "required: checkpoint, bundle"),
         ([nowhere, bundle], 3, "nowhere"),
-        ([str(wan_checkpoint), bundle, "--precision", "fp7"], 2, "some of: fp32, int8, bf16, fp16, fp8"),
+        ([str(wan_checkpoint), bundle, "--precision", "fp7"], 2, "some of: fp32, int8, bf16, fp16, fp8, int8-static"),
         ([nowhere, bundle, "--over"], 2, "no flag '--over'; did you mean --overwrite?"),
     ):
         assert mutoscope.cli.main(["export", *arguments]) == code

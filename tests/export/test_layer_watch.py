@@ -2,8 +2,8 @@
 
 import pytest
 import torch
-from mutoscope_export.fp8_policy import Fp8Layers
 from mutoscope_export.layer_watch import watch
+from mutoscope_export.narrowing_policy import NarrowedLayers
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -22,7 +22,7 @@ class Network(nn.Module):
         return self.watched(self.linear(x)) + self.other(x)
 
 
-LAYERS = Fp8Layers(("linear",), ("watched",))
+LAYERS = NarrowedLayers(("linear",), ("watched",))
 
 
 @pytest.fixture

@@ -131,7 +131,7 @@ def test_targets_share_an_engine_but_for_those_without_bfloat16(engine_bundle: M
     [
         ({"target": "rtx60"}, TargetError, "there are: rtx20, rtx30"),
         ({"target": "rtx20,rtx40", "precision": "bf16"}, TargetError, "rtx20 has no bf16; it has: fp16"),
-        ({"target": "rtx30", "precision": "fp8"}, TargetError, "rtx30 has no fp8; it has: bf16, fp16"),
+        ({"target": "rtx30", "precision": "fp8"}, TargetError, "rtx30 has no fp8; it has: bf16, fp16, int8-static"),
         ({"target": "rtx40,rtx50", "backend": "tensorrt"}, TargetError, "GPU of this machine alone"),
         ({"target": "rtx40", "precision": "fp8"}, BundleError, "it has: bf16, fp16"),
         ({"target": "rtx40", "shapes": "480x832"}, RequestError, "such as 480x832x81; got '480x832'"),

@@ -56,14 +56,14 @@ def _make_denoiser(folder: Path, config: Mapping[str, int], sizes: Mapping[str, 
 
 
 def write_graphs(
-    role: str, network: Any, folders: Mapping[str, Path], fp8: Sequence[Callable[[Any], bool]] = ()
+    role: str, network: Any, folders: Mapping[str, Path], calibrated: Sequence[Callable[[Any], bool]] = ()
 ) -> list[tuple[str, str, tuple[int | str, ...]]]:
     """Writes a network's graph in each precision into the folder named for it, as export does; returns its inputs.
 
-    `fp8` are the passes that a calibration would give.
+    `calibrated` are the passes that a calibration would give.
     """
     import torch
-    from mutoscope_export.families.wan import sources
+    from mutoscope_export.families.wan import NARROWED, sources
     from mutoscope_export.graph import NETWORK, dynamic_shapes, trace, write_graph
     from mutoscope_export.passes.network_type import TRACED
     from mutoscope_export.weight_files import WeightFolder
@@ -79,9 +79,8 @@ def write_graphs(
         )
     for form in source.forms:
         if form.precision in folders:
-            passes = (*(fp8 if form.precision == "fp8" else ()), *form.passes)
-            folder = WeightFolder(folders[form.precision])
-            write_graph(traced, folder, network_type=form.network_type, passes=passes)
+            passes = (*(calibrated if form.precision in NARROWED else ()), *form.passes)
+            write_graph(traced, WeightFolder(folders[form.precision]), network_type=form.network_type, passes=passes)
     return list(inputs)
 
 

@@ -11,8 +11,8 @@ import torch
 from mutoscope.bundle import Defaults, Geometry, Text, base_precision
 from torch import Tensor, nn
 
-from ..fp8_policy import Fp8Policy
 from ..graph import GRAPH_FILE, Pass, SymbolicValue
+from ..narrowing_policy import NarrowingPolicy
 
 if TYPE_CHECKING:
     from ..calibration import Calibration, Reference
@@ -68,7 +68,7 @@ class Family(Protocol):
     DEFAULTS: Defaults  # `scheduler` is taken from the checkpoint
     PRECISIONS: Sequence[str]  # of the denoiser
     PREVIEWED: str  # the component whose `decode` the preview imitates
-    FP8: Fp8Policy  # of the denoiser
+    NARROWED: Mapping[str, NarrowingPolicy]  # of the denoiser, for the precisions that are calibrated
 
     def refuse_unsupported(self, checkpoint: Checkpoint, index: Mapping[str, Any]) -> None:
         """Refuses, from the configuration alone, what only looks like a checkpoint of this family.
@@ -98,7 +98,7 @@ class Family(Protocol):
     def reference(
         self, checkpoint: Checkpoint, calibration: Calibration, geometry: Geometry, max_tokens: int
     ) -> Reference:
-        """Denoising runs as the family's authors make them, to be watched for FP8's ranges; loads the denoiser."""
+        """Denoising runs as the family's authors make them, to be watched for ranges; loads the denoiser."""
         ...
 
     def decode(self, component: Any, latents: Tensor) -> Iterator[Tensor]:

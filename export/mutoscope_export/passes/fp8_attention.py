@@ -14,9 +14,10 @@ import numpy as np
 import onnx_ir as ir
 from onnx_ir.passes.common import RemoveUnusedNodesPass
 
-from mutoscope_export.passes.fp8 import E4M3_MAX, constant, describe, quantize_dequantize
+from mutoscope_export.number_formats import E4M3
+from mutoscope_export.passes.static_quantization import constant, describe, quantize_dequantize
 
-PROBABILITY_SCALE = 1 / E4M3_MAX  # softmax gives at most 1
+PROBABILITY_SCALE = 1 / E4M3.largest  # softmax gives at most 1
 
 
 @dataclass(frozen=True)
@@ -103,7 +104,7 @@ class _Writer:
         return made.outputs[0]
 
     def narrowed(self, x: ir.Value, scale: float) -> ir.Value:
-        return quantize_dequantize(self.graph, self.replaced, x, scale)
+        return quantize_dequantize(self.graph, self.replaced, x, scale, E4M3)
 
     def scaled(self, x: ir.Value, factor: float) -> ir.Value:
         assert x.dtype is not None

@@ -13,7 +13,7 @@ import numpy as np
 import onnx_ir as ir
 from onnx_ir.passes.common import RemoveUnusedNodesPass
 
-from mutoscope_export.passes.fp8 import constant, describe
+from mutoscope_export.passes.static_quantization import constant, describe
 
 _WAITS = ".in_turn"
 

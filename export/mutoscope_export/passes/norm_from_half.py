@@ -11,7 +11,7 @@ import onnx_ir as ir
 from onnx_ir.passes.common import RemoveUnusedNodesPass
 
 from mutoscope_export.passes.fold_weights import lazy
-from mutoscope_export.passes.fp8 import constant, describe
+from mutoscope_export.passes.static_quantization import constant, describe
 
 _HALVES = (ir.DataType.BFLOAT16, ir.DataType.FLOAT16)
 

@@ -11,8 +11,8 @@ from itertools import pairwise
 
 import onnx_ir as ir
 
-from mutoscope_export.passes.fp8 import describe
 from mutoscope_export.passes.in_turn import waits_for
+from mutoscope_export.passes.static_quantization import describe
 
 _SIDE_BY_SIDE = 3  # queries, keys and values; what more layers read, several blocks read
 _FINISHING = ("Add", "Cast", "RMSNormalization", "RotaryEmbedding")

@@ -12,8 +12,8 @@ import numpy as np
 import onnx_ir as ir
 from onnx_ir.passes.common import RemoveUnusedNodesPass
 
-from mutoscope_export.passes.fp8 import constant, describe
 from mutoscope_export.passes.in_turn import waits_for
+from mutoscope_export.passes.static_quantization import constant, describe
 
 _ON_EACH_ELEMENT = ("Add", "Cast", "Gelu", "Mul", "QuantizeLinear", "DequantizeLinear")
 

@@ -10,7 +10,7 @@ import onnx_ir as ir
 from onnx_ir.passes.common import RemoveUnusedNodesPass
 
 from mutoscope_export.passes.fold_weights import lazy
-from mutoscope_export.passes.fp8 import constant, describe
+from mutoscope_export.passes.static_quantization import constant, describe
 
 
 def without_float32_gemm(model: ir.Model) -> bool:

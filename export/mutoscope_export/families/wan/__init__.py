@@ -28,7 +28,7 @@ from ...passes.slice_feed_forward import SliceFeedForward
 from ...passes.without_float32_gemm import without_float32_gemm
 from .. import Form, GraphSource
 from . import denoiser, own_classes, text, vae
-from .precision_policy import FP8 as FP8
+from .precision_policy import NARROWED as NARROWED
 from .reference import reference as reference
 
 if TYPE_CHECKING:
@@ -60,7 +60,7 @@ _DENOISER_PASSES: Mapping[str, tuple[Pass, ...]] = {
     "bf16": _DENOISER_ON_GPUS,
     "bf16-cpu": (),
     "fp16": (*_DENOISER_ON_GPUS, without_float32_gemm),
-    "fp8": _DENOISER_ON_GPUS,  # after those that follow from its calibration
+    **{name: _DENOISER_ON_GPUS for name in NARROWED},  # after those that follow from its calibration
 }
 _DECODER_PASSES: Mapping[str, tuple[Pass, ...]] = {"bf16": (convolve_over_time,), "fp16": (convolve_over_time,)}
 PRECISIONS = tuple(_DENOISER_PASSES)

@@ -3,9 +3,11 @@
 import itertools
 
 import pytest
-from mutoscope_export.families.wan.precision_policy import FP8
-from mutoscope_export.fp8_policy import Fp8Policy, Widening
+from mutoscope_export.families.wan.precision_policy import NARROWED
+from mutoscope_export.narrowing_policy import NarrowingPolicy, Widening
+from mutoscope_export.number_formats import E4M3
 
+FP8 = NARROWED["fp8"]
 LINEARS = ("attn1.to_q", "attn1.to_k", "attn1.to_v", "attn1.to_out.0", "attn2.to_q", "attn2.to_k", "attn2.to_v",
            "attn2.to_out.0", "ffn.net.0.proj", "ffn.net.2")  # fmt: skip
 OUTSIDE = ("patch_embedding", "condition_embedder.time_proj", "condition_embedder.text_embedder.linear_1", "proj_out")
@@ -46,6 +48,6 @@ def test_a_network_whose_blocks_are_all_kept_is_refused() -> None:
 
 
 def test_an_unknown_step_is_refused_with_the_list() -> None:
-    policy = Fp8Policy(r"b(\d)\.(.*)", 0.1, (Widening("one", "x"), Widening("two", "y")), "one", "{}", "{}")
+    policy = NarrowingPolicy(E4M3, r"b(\d)\.(.*)", 0.1, (Widening("one", "x"), Widening("two", "y")), "one", "{}", "{}")
     with pytest.raises(ValueError, match="no step 'three'; there are: one, two"):
         policy.layers(["b0.x"], "three")

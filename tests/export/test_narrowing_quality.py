@@ -1,15 +1,18 @@
 """The judge's arithmetic against that of the ml_dtypes package, and what it says of networks that are easy or hard."""
 
+from dataclasses import replace
+
 import ml_dtypes
 import numpy as np
 import pytest
 import torch
 from mutoscope_export.calibration import Ranges, Recording, Spread
-from mutoscope_export.fp8_policy import Fp8Policy, Widening
-from mutoscope_export.fp8_quality import _outliers, judge, narrowed_weight, through_e4m3
+from mutoscope_export.narrowing_policy import NarrowingPolicy, Widening
+from mutoscope_export.narrowing_quality import _outliers, judge, narrowed_weight, through
+from mutoscope_export.number_formats import E4M3, INT8
 from torch import Tensor, nn
 
-POLICY = Fp8Policy(r"blocks\.(\d)\.(.+)", 0.1, (Widening("a", "a"), Widening("b", "b")), "b", "{}", "{}")
+POLICY = NarrowingPolicy(E4M3, r"blocks\.(\d)\.(.+)", 0.1, (Widening("a", "a"), Widening("b", "b")), "b", "{}", "{}")
 
 
 class Network(nn.Module):
@@ -44,12 +47,17 @@ def ranges(largest: float = 4.0) -> Ranges:
 def test_through_e4m3_is_the_rounding_of_ml_dtypes_cut_off_at_448() -> None:
     x = np.random.default_rng(0).standard_normal(1000).astype(np.float32) * 100
     expected = np.clip(x / np.float32(0.3), -448, 448).astype(ml_dtypes.float8_e4m3fn).astype(np.float32) * 0.3
-    np.testing.assert_allclose(through_e4m3(torch.from_numpy(x), 0.3).numpy(), expected, rtol=1e-6)
+    np.testing.assert_allclose(through(torch.from_numpy(x), 0.3, E4M3).numpy(), expected, rtol=1e-6)
+
+
+def test_through_int8_is_the_nearest_of_255_steps() -> None:
+    x = torch.tensor([0.04, -0.06, 3.0, 12.7, 20.0, -20.0])
+    torch.testing.assert_close(through(x, 0.1, INT8), torch.tensor([0.0, -0.1, 3.0, 12.7, 12.7, -12.7]))
 
 
 def test_a_weight_has_a_scale_for_each_output_channel_and_zeros_stay() -> None:
     weight = torch.tensor([[448.0, 1.0], [448e-6, 1e-6], [0.0, 0.0]])
-    torch.testing.assert_close(narrowed_weight(weight), weight, rtol=1e-6, atol=0)
+    torch.testing.assert_close(narrowed_weight(weight, E4M3), weight, rtol=1e-6, atol=0)
 
 
 def test_each_step_costs_something_and_only_the_layers_between_the_ends_are_counted(network: Network) -> None:
@@ -82,6 +90,14 @@ def test_what_fp8_does_not_suit_is_named_with_the_measure_and_its_bound(network:
     (entry,) = judge(network, POLICY, found, "b")["unfit"]
     assert (entry["layer"], entry["what"], entry["largest_over_mean"]) == ("blocks.1.b", "activation", 8e3)
     assert entry["bound"] == 7168
+
+
+def test_int8_names_what_e4m3_still_suits(network: Network) -> None:
+    found = ranges()
+    found.linears["blocks.1.b"].largest = 40.0  # of the mean 40 times: one of 127 steps is a third of it
+    assert judge(network, POLICY, found, "b")["unfit"] == []
+    (entry,) = judge(network, replace(POLICY, number_format=INT8), found, "b")["unfit"]
+    assert (entry["layer"], entry["what"], entry["bound"]) == ("blocks.1.b", "activation", 31.75)
 
 
 def test_a_weight_with_one_value_far_above_the_others_of_its_channel_is_named() -> None:

@@ -1,4 +1,4 @@
-"""A checkpoint of three blocks, exported to FP8 by the command, and its graph against the judge that needs none."""
+"""A checkpoint of three blocks, exported to eight bits by the command, and its graphs against the judge of none."""
 
 import json
 from dataclasses import dataclass
@@ -17,9 +17,9 @@ from mutoscope_engines.session import SessionOptions
 from mutoscope_export.calibration import CalibrationOptions, Ranges, Reference, plan_calibration
 from mutoscope_export.checkpoint import open_checkpoint
 from mutoscope_export.errors import ExportError
-from mutoscope_export.families.wan.precision_policy import FP8
-from mutoscope_export.fp8_preparation import calibrated, fp8_passes, prepare_fp8, quality_table
-from mutoscope_export.fp8_quality import judge
+from mutoscope_export.families.wan.precision_policy import NARROWED
+from mutoscope_export.narrowing import calibrated, narrow, passes_of, quality_table
+from mutoscope_export.narrowing_quality import judge
 from mutoscope_export.passes.in_float32 import InFloat32
 from mutoscope_export.random_checkpoint import random_checkpoint
 
@@ -39,7 +39,7 @@ class Exported:
 
 @pytest.fixture(scope="module")
 def exported(tmp_path_factory: pytest.TempPathFactory) -> Exported:
-    folder = tmp_path_factory.mktemp("fp8")
+    folder = tmp_path_factory.mktemp("narrowing")
     checkpoint = random_checkpoint(
         folder / "checkpoint", num_layers=3, vae_config={"num_res_blocks": 0}, dtype=torch.bfloat16
     )
@@ -49,10 +49,12 @@ def exported(tmp_path_factory: pytest.TempPathFactory) -> Exported:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("mutoscope_export.cli.tell", printed.append)
         arguments = ["--calibration-prompts", str(prompts), "--calibration-size", "32x48x9", "--calibration-steps", "3"]
-        given = ["export", str(checkpoint), str(folder / "bundle"), "--precision", "fp32", "fp8", *arguments]
+        given = ["export", str(checkpoint), str(folder / "bundle"), "--precision", "fp32", *NARROWED, *arguments]
         assert mutoscope.cli.main(given) == 0
     bundle = Bundle.open(folder / "bundle")
-    return Exported(checkpoint, bundle, json.loads(bundle.path("export_report.json").read_text()), "\n".join(printed))
+    return Exported(
+        checkpoint, bundle, json.loads(bundle.path("export_report.json").read_text())["narrowed"], "\n".join(printed)
+    )
 
 
 @pytest.fixture(scope="module")
@@ -63,15 +65,22 @@ def again(exported: Exported) -> tuple[Reference, Ranges]:
     return calibrated(opened, manifest, planned, lambda stage: None)
 
 
-def test_the_bundle_has_the_graph_with_as_much_in_fp8_as_the_report_says(exported: Exported) -> None:
-    graph = exported.bundle.manifest.graph("denoiser", "fp8")
+@pytest.mark.parametrize(
+    ("precision", "stored", "attentions"),
+    [("fp8", onnx.TensorProto.FLOAT8E4M3FN, 1), ("int8-static", onnx.TensorProto.INT8, 0)],
+)
+def test_the_bundle_has_the_graph_with_as_much_narrowed_as_the_report_says(
+    exported: Exported, precision: str, stored: int, attentions: int
+) -> None:
+    graph = exported.bundle.manifest.graph("denoiser", precision)
     nodes = onnx.load(exported.bundle.path(graph.file), load_external_data=False).graph
-    narrow = [tensor.name for tensor in nodes.initializer if tensor.data_type == onnx.TensorProto.FLOAT8E4M3FN]
-    step = next(step for step in exported.report["fp8"]["steps"] if step["step"] == exported.report["fp8"]["policy"])
+    narrow = [tensor.name for tensor in nodes.initializer if tensor.data_type == stored]
+    report = exported.report[precision]
+    step = next(step for step in report["steps"] if step["step"] == report["policy"])
     assert len(narrow) == step["linears"] == 8
     assert all(".blocks.1." in name for name in narrow)
-    attentions = sum(node.op_type == "Attention" for node in nodes.node)
-    assert (attentions, step["attentions"]) == (5, 1)
+    left = sum(node.op_type == "Attention" for node in nodes.node)
+    assert (left, step["attentions"]) == (6 - attentions, attentions)
 
 
 def test_the_report_has_ranges_calibration_and_the_cost_of_every_step(exported: Exported) -> None:
@@ -85,22 +94,24 @@ def test_the_report_has_ranges_calibration_and_the_cost_of_every_step(exported: 
 
 
 def test_the_table_is_printed_at_the_end_before_the_bundle(exported: Exported) -> None:
-    assert quality_table(exported.report["fp8"]) in exported.printed
+    assert all(quality_table(*report) in exported.printed for report in exported.report.items())
     assert "self-attention products     8        1           " in exported.printed
     assert exported.printed.splitlines()[-1] == str(exported.bundle.root)
     worst = exported.report["fp8"]["worst_layers"]
     assert f"{next(iter(worst))} {next(iter(worst.values())):.1%}" in exported.printed
 
 
+@pytest.mark.parametrize("precision", NARROWED)
 def test_the_graph_costs_what_the_judge_says_and_calibration_is_repeatable(
-    exported: Exported, again: tuple[Reference, Ranges], tmp_path: Path
+    exported: Exported, again: tuple[Reference, Ranges], tmp_path: Path, precision: str
 ) -> None:
     """The judge does in torch what ONNX Runtime does with the graph, but for scales that bfloat16 rounds there."""
     manifest, (reference, ranges) = exported.bundle.manifest, again
     found = {name: spread.largest for name, spread in ranges.linears.items()}
-    assert found == exported.report["fp8"]["largest"]["linears"]
-    judged = judge(reference.network, FP8, ranges, FP8.default)
-    exact, narrow = (exported.bundle.path(manifest.graph("denoiser", name).file) for name in ("fp32", "fp8"))
+    assert found == exported.report[precision]["largest"]["linears"]
+    policy = NARROWED[precision]
+    judged = judge(reference.network, policy, ranges, policy.default)
+    exact, narrow = (exported.bundle.path(manifest.graph("denoiser", name).file) for name in ("fp32", precision))
     model = ir.load(narrow)
     InFloat32(rounded=False)(model)
     ir.save(model, tmp_path / "model.onnx", external_data="model.onnx.data")
@@ -118,14 +129,14 @@ def test_the_graph_costs_what_the_judge_says_and_calibration_is_repeatable(
 
 def test_passes_name_the_layers_of_the_step(exported: Exported, again: tuple[Reference, Ranges]) -> None:
     reference, ranges = again
-    attention, linears = fp8_passes(FP8, FP8.layers(reference.layer_names, "feed-forward"), ranges)
-    assert attention.scales == {}
+    policy = NARROWED["fp8"]
+    (linears,) = passes_of(policy, policy.layers(reference.layer_names, "feed-forward"), ranges)
     weight = "transformer.blocks.1.ffn.net.2.weight"
     assert linears.activation_scales.keys() == {weight, "transformer.blocks.1.ffn.net.0.proj.weight"}
     largest = exported.report["fp8"]["largest"]["linears"]["blocks.1.ffn.net.2"]
     assert linears.activation_scales[weight] * 448 == pytest.approx(1.1 * largest)
 
 
-def test_a_network_too_shallow_for_fp8_is_refused(wan_checkpoint: Path, exported: Exported) -> None:
-    with pytest.raises(ExportError, match="has no FP8 form: of 2 blocks, 1 at each end"):
-        prepare_fp8(open_checkpoint(wan_checkpoint), exported.bundle.manifest, OPTIONS, lambda stage: None)
+def test_a_network_too_shallow_is_refused(wan_checkpoint: Path, exported: Exported) -> None:
+    with pytest.raises(ExportError, match="has no form in eight bits: of 2 blocks, 1 at each end"):
+        narrow(open_checkpoint(wan_checkpoint), exported.bundle.manifest, ["fp8"], OPTIONS, lambda stage: None)

@@ -1,4 +1,4 @@
-"""Which layers of a network run in FP8, as data, in steps from what costs least to what costs most.
+"""Which layers of a network run in eight bits, as data, in steps from what costs least to what costs most.
 
 Knows names of layers. Knows no network and no graph; each family has its own policy.
 """
@@ -7,6 +7,8 @@ import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 
+from .number_formats import NumberFormat
+
 
 @dataclass(frozen=True)
 class Widening:
@@ -14,11 +16,11 @@ class Widening:
 
     name: str
     linears: str | None = None
-    attentions: str | None = None  # whose two products are meant, not its projections
+    attentions: str | None = None  # whose two products are meant, not its projections; E4M3 alone has a form of them
 
 
 @dataclass(frozen=True)
-class Fp8Layers:
+class NarrowedLayers:
     """By their names in the network, in its order."""
 
     linears: tuple[str, ...]
@@ -26,7 +28,7 @@ class Fp8Layers:
 
 
 @dataclass(frozen=True)
-class Fp8Policy:
+class NarrowingPolicy:
     """What no step adds keeps its precision: embedders, modulation, norms, final projection, and blocks at the ends.
 
     `block` is a regular expression for a layer's name, with the block's number and the rest as its groups. Of n blocks,
@@ -34,6 +36,7 @@ class Fp8Policy:
     name that of its weight in the graph: of a linear layer, and of that which projects the values of an attention.
     """
 
+    number_format: NumberFormat
     block: str
     kept_at_each_end: float
     widenings: tuple[Widening, ...]
@@ -45,10 +48,10 @@ class Fp8Policy:
     def steps(self) -> tuple[str, ...]:
         return tuple(widening.name for widening in self.widenings)
 
-    def layers(self, names: Iterable[str], up_to: str) -> Fp8Layers:
-        """Those of a network's layers, `names`, that run in FP8 after the step `up_to` and all before it.
+    def layers(self, names: Iterable[str], up_to: str) -> NarrowedLayers:
+        """Those of a network's layers, `names`, that are narrowed after the step `up_to` and all before it.
 
-        Raises ValueError for an unknown step, and where it leaves nothing in FP8.
+        Raises ValueError for an unknown step, and where it narrows nothing.
         """
         if up_to not in self.steps:
             raise ValueError(f"there is no step {up_to!r}; there are: {', '.join(self.steps)}")
@@ -63,7 +66,7 @@ class Fp8Policy:
         )
         if not linears and not attentions:
             raise ValueError(
-                f"of {count} blocks, {kept} at each end keep their precision, and no layer is left for FP8; "
+                f"of {count} blocks, {kept} at each end keep their precision, and no layer is left to narrow; "
                 "a network as shallow as this has nothing to gain from it"
             )
-        return Fp8Layers(linears, attentions)
+        return NarrowedLayers(linears, attentions)

@@ -1,38 +1,36 @@
-"""Static FP8 for GPUs: chosen linear layers with weights and activations in FLOAT8E4M3FN, around a product that stays.
+"""Static quantization for GPUs: chosen linear layers with weights and activations in a format of eight bits.
 
-Knows the two forms a linear layer has in a graph, `MatMul` and `Gemm`, and the pair QuantizeLinear, DequantizeLinear,
-which TensorRT fuses into the product and ONNX Runtime computes as it stands. Knows nothing of models or of how scales
-are found. The dequantized side has the graph's own type: bfloat16 for GPUs, float32 to be judged on a CPU.
+Knows the two forms a linear layer has in a graph, `MatMul` and `Gemm`, which stay, and around them the pair
+QuantizeLinear, DequantizeLinear, which TensorRT fuses into the product and ONNX Runtime computes as it stands. Knows
+nothing of models or of how scales are found. The dequantized side has the graph's own type: bfloat16 for GPUs, float32
+to be judged on a CPU.
 """
 
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-import ml_dtypes
 import numpy as np
 import onnx_ir as ir
 from onnx_ir.passes.common import RemoveUnusedNodesPass
 
 from mutoscope_export.errors import ExportError
+from mutoscope_export.number_formats import NumberFormat
 from mutoscope_export.passes.fold_weights import lazy
-
-E4M3_MAX = 448.0
-TINY = float(np.finfo(np.float32).tiny)  # in place of zero, where something is divided by it
-E4M3 = np.dtype(ml_dtypes.float8_e4m3fn)
 
 
 @dataclass(frozen=True)
-class StaticFp8:
+class StaticQuantization:
     """A pass over the linear layers whose weights are the keys of `activation_scales`.
 
-    The value is the scale of what the layer reads, one for the whole tensor: `E4M3_MAX` times it is the largest
-    magnitude that is not cut off. Each output channel of a weight has a scale of its own. An activation that several
-    layers read with one scale is quantized once. Weights are quantized while they are written, one at a time.
+    The value is the scale of what the layer reads, one for the whole tensor: `number_format.largest` times it is the
+    largest magnitude that is not cut off. Each output channel of a weight has a scale of its own. An activation that
+    several layers read with one scale is quantized once. Weights are quantized while they are written, one at a time.
 
     Raises ValueError for a name that is no weight of the graph, or not that of a linear layer, and ExportError for a
     weight that is not finite.
     """
 
+    number_format: NumberFormat
     activation_scales: Mapping[str, float]
 
     def __call__(self, model: ir.Model) -> bool:
@@ -54,10 +52,10 @@ class StaticFp8:
             x = node.inputs[0]
             assert x is not None and weight is not None
             if (x, scales[weight]) not in activations:
-                activations[x, scales[weight]] = quantize_dequantize(graph, node, x, scales[weight])
+                activations[x, scales[weight]] = quantize_dequantize(graph, node, x, scales[weight], self.number_format)
             layout = (weight, 0 if node.attributes.get_int("transB", 0) else 1)
             if layout not in weights:
-                weights[layout] = _narrow(graph, node, *layout)
+                weights[layout] = _narrow(graph, node, *layout, self.number_format)
             node.replace_input_with(0, activations[x, scales[weight]])
             node.replace_input_with(1, weights[layout])
         for weight in scales:
@@ -67,27 +65,24 @@ class StaticFp8:
         return bool(scales)
 
 
-def activation_scale(largest: float, margin: float) -> float:
-    """The scale for activations up to `largest` in magnitude; `margin` above 1 leaves room for what was not seen."""
-    return max(largest * margin / E4M3_MAX, TINY)
-
-
-def weight_scales(weight: np.ndarray, axis: int, dtype: np.dtype) -> np.ndarray:
+def weight_scales(weight: np.ndarray, axis: int, dtype: np.dtype, number_format: NumberFormat) -> np.ndarray:
     """The scale of each output channel, which lie along `axis` of the two; `dtype` is what the graph can hold."""
-    scales = np.abs(weight.astype(np.float32)).max(axis=1 - axis) / E4M3_MAX
+    scales = np.abs(weight.astype(np.float32)).max(axis=1 - axis) / number_format.largest
     scales = scales.astype(dtype)
     scales[scales == 0] = 1
     return scales
 
 
-def quantize_dequantize(graph: ir.Graph, before: ir.Node, x: ir.Value, scale: float) -> ir.Value:
-    """Puts `x` through E4M3 and back to its own type, in nodes in front of `before`."""
+def quantize_dequantize(
+    graph: ir.Graph, before: ir.Node, x: ir.Value, scale: float, number_format: NumberFormat
+) -> ir.Value:
+    """Puts `x` through a number format and back to its own type, in nodes in front of `before`."""
     if x.dtype is None:
-        raise ValueError(f"the type of {x.name} is not known, and the scale of its FP8 form must have it")
+        raise ValueError(f"the type of {x.name} is not known, and the scale of its narrow form must have it")
     stored = constant(graph, f"{x.name}.scale_{scale:.9g}", np.array(scale, x.dtype.numpy()))
-    narrow = ir.node("QuantizeLinear", [x, stored], {"output_dtype": ir.DataType.FLOAT8E4M3FN})
+    narrow = ir.node("QuantizeLinear", [x, stored], {"output_dtype": number_format.dtype})
     widened = ir.node("DequantizeLinear", [narrow.outputs[0], stored])
-    describe(narrow.outputs[0], f"{stored.name}.fp8", x.shape, ir.DataType.FLOAT8E4M3FN)
+    describe(narrow.outputs[0], f"{stored.name}.{number_format.name}", x.shape, number_format.dtype)
     describe(widened.outputs[0], f"{stored.name}.dequantized", x.shape, x.dtype)
     graph.insert_before(before, [narrow, widened])
     return widened.outputs[0]
@@ -119,30 +114,28 @@ def _refuse_unless_linear(node: ir.Node) -> None:
     ):
         names = ", ".join(value.name or "" for value in node.inputs if value is not None)
         raise ValueError(
-            f"{node.op_type}({names}) cannot run in FP8: supported are MatMul and Gemm (transA 0) by a weight of two "
+            f"{node.op_type}({names}) cannot be quantized: supported are MatMul and Gemm (transA 0) by a weight of two "
             "dimensions; leave this weight out"
         )
 
 
-def _narrow(graph: ir.Graph, before: ir.Node, weight: ir.Value, axis: int) -> ir.Value:
-    """The weight from its E4M3 form and the scales of its output channels, which lie along `axis`."""
+def _narrow(graph: ir.Graph, before: ir.Node, weight: ir.Value, axis: int, number_format: NumberFormat) -> ir.Value:
+    """The weight from its narrow form and the scales of its output channels, which lie along `axis`."""
     tensor, dtype = weight.const_value, weight.dtype
     assert tensor is not None and dtype is not None
-    scales = weight_scales(tensor.numpy(), axis, dtype.numpy())
+    scales = weight_scales(tensor.numpy(), axis, dtype.numpy(), number_format)
     if not np.isfinite(scales.astype(np.float32)).all():
-        raise ExportError(f"{weight.name} holds NaN or infinity, which FP8 cannot. Get the checkpoint again")
+        raise ExportError(f"{weight.name} holds NaN or infinity, which has no scale. Get the checkpoint again")
 
     def quantize(array: np.ndarray) -> np.ndarray:
-        scaled = array.astype(np.float32) / np.expand_dims(scales.astype(np.float32), 1 - axis)
-        narrowed: np.ndarray = scaled.clip(-E4M3_MAX, E4M3_MAX).astype(E4M3)
-        return narrowed
+        return number_format.nearest(array.astype(np.float32) / np.expand_dims(scales.astype(np.float32), 1 - axis))
 
     suffix = "" if axis else ".rows"
     narrow = ir.Value(
-        name=f"{weight.name}.fp8{suffix}",
-        const_value=lazy(quantize, tensor, ir.DataType.FLOAT8E4M3FN, tuple(tensor.shape.numpy())),
+        name=f"{weight.name}.{number_format.name}{suffix}",
+        const_value=lazy(quantize, tensor, number_format.dtype, tuple(tensor.shape.numpy())),
     )
-    narrow.shape, narrow.dtype = weight.shape, ir.DataType.FLOAT8E4M3FN
+    narrow.shape, narrow.dtype = weight.shape, number_format.dtype
     graph.register_initializer(narrow)
     stored = constant(graph, f"{weight.name}.scale{suffix}", scales)
     widened = ir.node("DequantizeLinear", [narrow, stored], {"axis": axis})

@@ -1,6 +1,7 @@
-"""Prepares the FP8 graph of a checkpoint: calibrates, judges, and makes the passes.
+"""Prepares the statically quantized graphs of a checkpoint: calibrates, judges, and makes the passes.
 
-Knows the order. The arithmetic is in `passes/`, the watching in `calibration.py`, the figures in `fp8_quality.py`.
+Knows the order. The arithmetic is in `passes/`, the watching in `calibration.py`, the figures in
+`narrowing_quality.py`.
 """
 
 from __future__ import annotations
@@ -25,27 +26,27 @@ from .calibration import (
 )
 from .errors import ExportError
 from .families import Form, GraphSource
-from .fp8_policy import Fp8Layers, Fp8Policy
-from .fp8_quality import judge
 from .graph import Pass
-from .passes.fp8 import StaticFp8
+from .narrowing_policy import NarrowedLayers, NarrowingPolicy
+from .narrowing_quality import judge
 from .passes.fp8_attention import AttentionScales, Fp8Attention
+from .passes.static_quantization import StaticQuantization
 
 if TYPE_CHECKING:
     from .checkpoint import Checkpoint
 
 
 @dataclass(frozen=True)
-class Fp8Preparation:
-    """What calibration found, and what follows from it for the graph."""
+class Narrowing:
+    """What calibration found, and what follows from it for the graph of each precision."""
 
-    passes: tuple[Pass, ...]
+    passes: Mapping[str, tuple[Pass, ...]]
     recordings: Sequence[Recording]
-    report: Mapping[str, Any]
+    reports: Mapping[str, Mapping[str, Any]]
 
     def applied(self, source: GraphSource) -> GraphSource:
-        """The source of an FP8 graph with its passes, compared on what was recorded: for that the scales hold."""
-        if all(form.precision != "fp8" for form in source.forms):
+        """The source of a narrowed graph with its passes, compared on what was recorded: for that the scales hold."""
+        if all(form.precision not in self.passes for form in source.forms):
             return source
         return replace(
             source,
@@ -58,77 +59,91 @@ class Fp8Preparation:
 
     def _with_passes(self, form: Form) -> Form:
         """Before a pass that stores weights otherwise."""
-        return replace(form, passes=(*self.passes, *form.passes)) if form.precision == "fp8" else form
+        return replace(form, passes=(*self.passes.get(form.precision, ()), *form.passes))
 
 
-def prepare_fp8(
-    opened: Checkpoint, manifest: Manifest, options: CalibrationOptions, say: Callable[[str], None]
-) -> Fp8Preparation:
+def narrow(
+    opened: Checkpoint,
+    manifest: Manifest,
+    precisions: Sequence[str],
+    options: CalibrationOptions,
+    say: Callable[[str], None],
+) -> Narrowing:
     """Runs the reference on every prompt of the calibration; `manifest` has all but its graphs.
 
     Raises:
-        ExportError: the network has no layer that the family's policy would narrow.
+        ExportError: the network has no layer that the family's policies would narrow.
         RequestError: the reference cannot run what the options ask for.
     """
-    policy = opened.family.FP8
+    policies = {name: opened.family.NARROWED[name] for name in precisions}
     calibration = plan_calibration(options, manifest.defaults, manifest.geometry, manifest.demonstration)
     reference, ranges = calibrated(opened, manifest, calibration, say)
-    chosen = policy.layers(reference.layer_names, policy.default)
-    say("judge FP8")
-    report = {
-        "policy": policy.default,
-        "calibration": calibration.to_dict(),
-        "margin": MARGIN,
-        "largest": _largest(ranges),
-        **judge(reference.network, policy, ranges, policy.default),
-    }
+    passes, reports = {}, {}
+    for name, policy in policies.items():
+        say(f"judge {name}")
+        passes[name] = passes_of(policy, policy.layers(reference.layer_names, policy.default), ranges)
+        reports[name] = {
+            "policy": policy.default,
+            "calibration": calibration.to_dict(),
+            "margin": MARGIN,
+            "largest": _largest(ranges),
+            **judge(reference.network, policy, ranges, policy.default),
+        }
     del reference
     gc.collect()
-    return Fp8Preparation(fp8_passes(policy, chosen, ranges), ranges.recordings, report)
+    return Narrowing(passes, ranges.recordings, reports)
 
 
 def calibrated(
     opened: Checkpoint, manifest: Manifest, calibration: Calibration, say: Callable[[str], None]
 ) -> tuple[Reference, Ranges]:
-    """The reference, still in memory, and the ranges of all layers that some step of the policy narrows.
+    """The reference, still in memory, and the ranges of all layers that some step of a policy narrows.
 
     Raises:
         ExportError: there are none.
     """
-    policy = opened.family.FP8
     say("calibrate: encode prompts")
     reference = opened.family.reference(opened, calibration, manifest.geometry, manifest.text.max_sequence_length)
     try:
-        watched = policy.layers(reference.layer_names, policy.steps[-1])
+        found = [policy.layers(reference.layer_names, policy.steps[-1]) for policy in opened.family.NARROWED.values()]
     except ValueError as error:
-        raise ExportError(f"{opened.name} has no FP8 form: {error}") from error
+        raise ExportError(f"{opened.name} has no form in eight bits: {error}") from error
+    watched = NarrowedLayers(
+        tuple(dict.fromkeys(name for layers in found for name in layers.linears)),
+        tuple(dict.fromkeys(name for layers in found for name in layers.attentions)),
+    )
     return reference, calibrate(reference, watched, say)
 
 
-def fp8_passes(policy: Fp8Policy, layers: Fp8Layers, ranges: Ranges) -> tuple[Pass, ...]:
+def passes_of(policy: NarrowingPolicy, layers: NarrowedLayers, ranges: Ranges) -> tuple[Pass, ...]:
     """Attention first, which is found by names that the weights lose when they are quantized."""
-    attentions = {
-        policy.values_weight.format(name): AttentionScales(*(spread.scale for spread in ranges.attentions[name]))
-        for name in layers.attentions
-    }
-    linears = {policy.weight.format(name): ranges.linears[name].scale for name in layers.linears}
-    return Fp8Attention(attentions), StaticFp8(linears)
+    scaled, made = policy.number_format, []
+    if layers.attentions:
+        scales = {
+            policy.values_weight.format(name): AttentionScales(
+                *(spread.scale(scaled) for spread in ranges.attentions[name])
+            )
+            for name in layers.attentions
+        }
+        made.append(Fp8Attention(scales))
+    linears = {policy.weight.format(name): ranges.linears[name].scale(scaled) for name in layers.linears}
+    return *made, StaticQuantization(scaled, linears)
 
 
-def quality_table(report: Mapping[str, Any]) -> str:
-    """The report's figures for a terminal."""
-    rows = [("FP8 up to this step", "linears", "attentions", "relative L2 of one forward")]
+def quality_table(precision: str, report: Mapping[str, Any]) -> str:
+    """The figures of a precision's report for a terminal."""
+    rows = [(f"{precision} up to this step", "linears", "attentions", "relative L2 of one forward")]
     rows += [
         (step["step"], str(step["linears"]), str(step["attentions"]), f"{step['relative_l2']:.2%}")
         for step in report["steps"]
     ]
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     lines = ["  ".join(f"{cell:<{width}}" for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
-    lines.append(f"the graph is in FP8 up to: {report['policy']}")
+    lines.append(f"the graph is in {precision} up to: {report['policy']}")
     worst = ", ".join(f"{name} {error:.1%}" for name, error in report["worst_layers"].items())
     lines.append(f"layers with the largest error of their own: {worst}")
     lines += [
-        f"FP8 does not suit the {entry['what']} of {entry['layer']}: its largest magnitude is "
+        f"{precision} does not suit the {entry['what']} of {entry['layer']}: its largest magnitude is "
         f"{entry['largest_over_mean']:.0f} times the mean"
         for entry in report["unfit"]
     ]

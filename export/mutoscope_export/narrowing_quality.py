@@ -1,11 +1,11 @@
-"""What FP8 costs a network, step by step of its policy and layer by layer, on inputs recorded in denoising runs.
+"""What eight bits cost a network, step by step of its policy and layer by layer, on inputs recorded in denoising runs.
 
-Knows the arithmetic of the FP8 graphs, and does it in torch on the checkpoint's own network: no graph is needed, and a
-network of any size can be judged. Knows nothing of models, files or prompts.
+Knows the arithmetic of the quantized graphs, and does it in torch on the checkpoint's own network: no graph is needed,
+and a network of any size can be judged. Knows nothing of models, files or prompts.
 """
 
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -13,20 +13,18 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from .calibration import Ranges, Recording
-from .fp8_policy import Fp8Layers, Fp8Policy
 from .layer_watch import watch
-from .passes.fp8 import E4M3_MAX, TINY
+from .narrowing_policy import NarrowedLayers, NarrowingPolicy
+from .number_formats import E4M3, INT8, TINY, NumberFormat
 from .passes.fp8_attention import PROBABILITY_SCALE
 
-# Of the largest magnitude over the mean of all. Beyond it, a quarter of the mean is less than the smallest number that
-# E4M3 holds with all its bits.
-OUTLIER_BOUND = E4M3_MAX / 2**-6 / 4
 WORST = 5
 _QUERIES_AT_ONCE = 256  # because their scores are the largest tensor by far
 
 
-def judge(network: nn.Module, policy: Fp8Policy, ranges: Ranges, up_to: str) -> dict[str, Any]:
-    """What goes into the export report: `steps`, `worst_layers` of `up_to`, and `unfit`, the layers FP8 does not suit.
+def judge(network: nn.Module, policy: NarrowingPolicy, ranges: Ranges, up_to: str) -> dict[str, Any]:
+    """What goes into the export report: `steps`, `worst_layers` of `up_to`, and `unfit`, the layers that
+    the format does not suit.
 
     `relative_l2` of a step is that of the network's output, over all recorded inputs and both branches; that of a layer
     is of what the layer gives, for what it reads after the layers before it were narrowed.
@@ -38,7 +36,7 @@ def judge(network: nn.Module, policy: Fp8Policy, ranges: Ranges, up_to: str) -> 
         exact = [network(**call, return_dict=False)[0] for call in calls]
         for step in policy.steps:
             layers = policy.layers(names, step)
-            narrowed = _Narrowed(ranges)
+            narrowed = _Narrowed(ranges, policy.number_format)
             with watch(network, layers, narrowed.linear, narrowed.attention):
                 given = [network(**call, return_dict=False)[0] for call in calls]
             steps.append(
@@ -51,7 +49,7 @@ def judge(network: nn.Module, policy: Fp8Policy, ranges: Ranges, up_to: str) -> 
             )
             if step == up_to:
                 worst = narrowed.errors()
-        unfit = [*_unfit(network, policy.layers(names, up_to), ranges)]
+        unfit = [*_unfit(network, policy.layers(names, up_to), ranges, policy.number_format.outlier_bound)]
     by_error = sorted(worst.items(), key=lambda item: -item[1])
     return {"steps": steps, "worst_layers": dict(by_error[:WORST]), "unfit": unfit}
 
@@ -69,27 +67,26 @@ def _calls(network: nn.Module, recordings: Sequence[Recording]) -> Iterator[dict
 
 
 class _Narrowed:
-    """Does what layers do with operands that went through E4M3, and keeps count of what that changes."""
+    """Does what layers do with operands that went through a number format, and keeps count of what that changes."""
 
-    def __init__(self, ranges: Ranges) -> None:
-        self._ranges = ranges
+    def __init__(self, ranges: Ranges, number_format: NumberFormat) -> None:
+        self._ranges, self._format = ranges, number_format
         self._squares: dict[str, list[float]] = defaultdict(lambda: [0.0, 0.0])
 
     def linear(self, name: str, layer: nn.Linear, x: Tensor, output: Tensor) -> Tensor:
-        narrowed = F.linear(
-            through_e4m3(x, self._ranges.linears[name].scale), narrowed_weight(layer.weight), layer.bias
-        )
+        scale = self._ranges.linears[name].scale(self._format)
+        narrowed = F.linear(through(x, scale, self._format), narrowed_weight(layer.weight, self._format), layer.bias)
         self._count(name, narrowed, output)
         return narrowed
 
     def attention(self, name: str, queries: Tensor, keys: Tensor, values: Tensor) -> Tensor:
         half = queries.shape[-1] ** -0.25  # half of the softmax scale on either side
-        scales = [spread.scale for spread in self._ranges.attentions[name]]
-        q = through_e4m3(queries * half, scales[0] * half)
-        k = through_e4m3(keys * half, scales[1] * half)
-        v = through_e4m3(values, scales[2])
+        scales = [spread.scale(E4M3) for spread in self._ranges.attentions[name]]
+        q = through(queries * half, scales[0] * half, E4M3)
+        k = through(keys * half, scales[1] * half, E4M3)
+        v = through(values, scales[2], E4M3)
         parts = [
-            through_e4m3((part @ k.mT).softmax(-1), PROBABILITY_SCALE) @ v for part in q.split(_QUERIES_AT_ONCE, dim=2)
+            through((part @ k.mT).softmax(-1), PROBABILITY_SCALE, E4M3) @ v for part in q.split(_QUERIES_AT_ONCE, dim=2)
         ]
         narrowed = torch.cat(parts, dim=2)
         self._count(name, narrowed, F.scaled_dot_product_attention(queries, keys, values))
@@ -104,25 +101,32 @@ class _Narrowed:
         return {name: (off / (whole or 1.0)) ** 0.5 for name, (off, whole) in self._squares.items()}
 
 
-def through_e4m3(x: Tensor, scale: float | Tensor) -> Tensor:
-    """Float32 to E4M3 and back, as QuantizeLinear and DequantizeLinear do it: beyond the largest, that."""
-    return (x / scale).clamp(-E4M3_MAX, E4M3_MAX).to(torch.float8_e4m3fn).to(x.dtype) * scale
+_NEAREST: Mapping[NumberFormat, Callable[[Tensor], Tensor]] = {
+    E4M3: lambda x: x.to(torch.float8_e4m3fn).to(x.dtype),
+    INT8: torch.round,
+}
 
 
-def narrowed_weight(weight: Tensor) -> Tensor:
+def through(x: Tensor, scale: float | Tensor, number_format: NumberFormat) -> Tensor:
+    """Float32 to a format and back, as QuantizeLinear and DequantizeLinear do it: beyond the largest, that."""
+    largest = number_format.largest
+    return _NEAREST[number_format]((x / scale).clamp(-largest, largest)) * scale
+
+
+def narrowed_weight(weight: Tensor, number_format: NumberFormat) -> Tensor:
     """`[out, in]`, a scale for each output channel."""
-    scales = weight.abs().amax(1, keepdim=True) / E4M3_MAX
-    return through_e4m3(weight, torch.where(scales == 0, 1.0, scales))
+    scales = weight.abs().amax(1, keepdim=True) / number_format.largest
+    return through(weight, torch.where(scales == 0, 1.0, scales), number_format)
 
 
-def _unfit(network: nn.Module, layers: Fp8Layers, ranges: Ranges) -> Iterator[dict[str, Any]]:
+def _unfit(network: nn.Module, layers: NarrowedLayers, ranges: Ranges, bound: float) -> Iterator[dict[str, Any]]:
     """One magnitude so large beside the others that these lose bits: of a weight, in the worst of its channels."""
     for name, what, ratio in _outliers(network, layers, ranges):
-        if not ratio <= OUTLIER_BOUND:
-            yield {"layer": name, "what": what, "largest_over_mean": ratio, "bound": OUTLIER_BOUND}
+        if not ratio <= bound:
+            yield {"layer": name, "what": what, "largest_over_mean": ratio, "bound": bound}
 
 
-def _outliers(network: nn.Module, layers: Fp8Layers, ranges: Ranges) -> Iterator[tuple[str, str, float]]:
+def _outliers(network: nn.Module, layers: NarrowedLayers, ranges: Ranges) -> Iterator[tuple[str, str, float]]:
     for name in layers.linears:
         magnitudes = network.get_submodule(name).weight.abs()
         yield name, "weight", float((magnitudes.amax(1) / magnitudes.mean(1).clamp_min(TINY)).max())

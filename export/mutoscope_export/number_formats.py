@@ -1,0 +1,40 @@
+"""The formats of eight bits that weights and activations are narrowed to, with a scale beside them.
+
+Knows numbers. Knows nothing of graphs, of networks, or of how a scale is found.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+import onnx_ir as ir
+
+TINY = float(np.finfo(np.float32).tiny)  # in place of zero, where something is divided by it
+
+
+@dataclass(frozen=True)
+class NumberFormat:
+    """Magnitudes up to `largest`; `smallest` is the least that is held with all bits, or the step between integers."""
+
+    name: str
+    dtype: ir.DataType
+    largest: float
+    smallest: float
+
+    def nearest(self, scaled: np.ndarray) -> np.ndarray:
+        """Each value, already divided by its scale, in this format; beyond the largest, that."""
+        rounded = np.rint(scaled) if self.dtype.is_integer() else scaled
+        narrow: np.ndarray = rounded.clip(-self.largest, self.largest).astype(self.dtype.numpy())
+        return narrow
+
+    def scale(self, largest: float, margin: float) -> float:
+        """For values up to `largest` in magnitude; `margin` above 1 leaves room for what was not seen."""
+        return max(largest * margin / self.largest, TINY)
+
+    @property
+    def outlier_bound(self) -> float:
+        """Of the largest magnitude over the mean of all. Beyond it, a quarter of the mean is less than `smallest`."""
+        return self.largest / self.smallest / 4
+
+
+E4M3 = NumberFormat("fp8", ir.DataType.FLOAT8E4M3FN, 448.0, 2.0**-6)
+INT8 = NumberFormat("int8", ir.DataType.INT8, 127.0, 1.0)
