@@ -41,9 +41,9 @@ _EXACT = Tolerance(1e-4, 1)
 # scores, so that words in random order move the built-in model's by 6e-2 in bfloat16, and torch's own by as much;
 # prompts by 2e-3.
 _ROUNDED_WEIGHTS = Tolerance(2e-1, 13)
-# Eight bits: E4M3 has a step of 6 to 12 %, which sums over many products average to 1 to 4 % of a network's output. int8
-# gives 1.3e-2 at the width of Wan 1.3B, more in narrower layers, and 7e-2 in a text encoder with outliers. A wrong scale
-# gives about 1.
+# Eight bits: E4M3 has a step of 6 to 12 %, which sums over many products average to 1 to 4 % of a network's output.
+# int8 gives 1.3e-2 at the width of Wan 1.3B, more in narrower layers, and 7e-2 in a text encoder with outliers. A wrong
+# scale gives about 1.
 _NARROWED = Tolerance(2e-1, 1)
 TOLERANCES = {"fp32": _EXACT, "int8": _NARROWED}
 # Half precision throughout. Rounding alone moves 2 layers of a random UMT5 in bfloat16 by 2e-2 and 24 by half, so this
