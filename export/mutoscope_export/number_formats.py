@@ -1,4 +1,4 @@
-"""The formats of eight bits that weights and activations are narrowed to, with a scale beside them.
+"""The number formats of 16 bits, and those of eight that weights and activations are narrowed to, with a scale beside.
 
 Knows numbers. Knows nothing of graphs, of networks, or of how a scale is found.
 """
@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 import onnx_ir as ir
 
+HALVES = (ir.DataType.FLOAT16, ir.DataType.BFLOAT16)
 TINY = float(np.finfo(np.float32).tiny)  # in place of zero, where something is divided by it
 
 

@@ -21,6 +21,7 @@ from mutoscope_engines.session import SessionOptions
 from numpy.typing import NDArray
 
 from .errors import ExportError
+from .families import Form
 from .passes.in_float32 import InFloat32
 
 Arrays = dict[str, NDArray[Any]]
@@ -107,7 +108,7 @@ def compare(file: Path, graph: Graph, samples: Sequence[Sample], stored_type: st
 def _checks(precision: str, stored_type: str) -> list[_Check]:
     if precision in TOLERANCES:
         return [_Check("as it is", TOLERANCES[precision])]
-    exact = (precision, stored_type) in (("bf16", "bfloat16"), ("bf16-cpu", "bfloat16"), ("fp16", "float16"))
+    exact = Form(precision).network_type == stored_type
     narrowed = precision != "bf16" and base_precision(precision) == "bf16"
     in_float32 = _NARROWED if narrowed else _EXACT if exact else _ROUNDED_WEIGHTS
     return [

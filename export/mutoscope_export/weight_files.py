@@ -21,7 +21,7 @@ _INLINE_BYTES = 1024  # up to this size a tensor stays in the graph
 
 @dataclass(frozen=True)
 class StoredWeights:
-    """Which files beside a graph hold its weights, and how many bytes of them are its own."""
+    """Which files beside a graph hold its weights, and how many bytes of them it reads."""
 
     files: tuple[str, ...] = ()
     num_bytes: int = 0

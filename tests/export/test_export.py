@@ -5,6 +5,7 @@ import json
 import os
 import shutil
 import sys
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -103,6 +104,18 @@ def test_what_a_host_feeds_and_reads_has_the_same_type_in_every_precision(wan_bu
         for plain, half in zip((*fp32.inputs, *fp32.outputs), (*bf16.inputs, *bf16.outputs), strict=True):
             assert (half.name, half.shape) == (plain.name, plain.shape)
             assert half.dtype == ("bfloat16" if "cache" in half.name else plain.dtype)
+
+
+def test_what_is_written_for_gpus_is_not_in_bf16_cpu(wan_bundle: Path) -> None:
+    """Its graphs do what those in fp32 do, and convert between types."""
+    for role in ROLES:
+        if role == "text_encoder":
+            continue
+        plain, half = (
+            Counter(node.op_type for node in onnx.load(wan_bundle / role / file, load_external_data=False).graph.node)
+            for file in ("model.onnx", "model-bf16-cpu.onnx")
+        )
+        assert not plain - half and set(half - plain) == {"Cast"}
 
 
 def test_products_are_bfloat16_and_norms_float32_in_bf16(wan_bundle: Path) -> None:

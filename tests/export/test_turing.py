@@ -10,7 +10,7 @@ import onnxruntime
 import pytest
 import torch
 from diffusers import AutoencoderKLWan, WanTransformer3DModel
-from mutoscope.engine_shapes import sized
+from mutoscope.manifest import ROLES, sized
 from mutoscope_engines.engine_identity import ShapeRange, content_of
 from mutoscope_engines.targets import find_target
 from mutoscope_engines.tensorrt_builder import compile_engine
@@ -25,7 +25,7 @@ from transformers import UMT5EncoderModel
 NETWORKS = {
     "text_encoder": ("text_encoder", UMT5EncoderModel),
     "denoiser": ("transformer", WanTransformer3DModel),
-    "vae_decoder_next": ("vae", AutoencoderKLWan),
+    **{role: ("vae", AutoencoderKLWan) for role in ROLES if role.startswith("vae")},
 }
 SMALLEST = {"B": 1, "L": 1, "F": 1, "h": 2, "w": 2, "K": 1}
 LARGEST = {"B": 2, "L": 16, "F": 3, "h": 6, "w": 8, "K": 4}

@@ -30,7 +30,7 @@ from .grammar import PHRASINGS, all_scenes, sample_scenes
 from .make import CHECKPOINT, FLOW_SHIFT, OVERRIDES
 from .renderer import HEIGHT, NUM_FRAMES, WIDTH
 from .train_denoiser import TextToLatents
-from .training import Schedule, Training
+from .training import Schedule, Training, sha256_of_weights
 
 TEACHER_STEPS = 12
 TEACHER_GUIDANCE = 1.5
@@ -61,8 +61,16 @@ def draw_prompts(count: int, seed: tuple[int, int]) -> list[str]:
 
 def sample_paths(teacher: TextToLatents, tokenizer: T5Tokenizer, latents_shape: Sequence[int], count: int, file: Path,
                  *, device: str, seed: int) -> Paths:  # fmt: skip
-    """Runs the teacher with guidance, or goes on where `file` ends. Latents are `[C, F, h, w]`."""
+    """Runs the teacher with guidance, or goes on where `file` ends. Latents are `[C, F, h, w]`.
+
+    Raises:
+        ValueError: `file` is of another teacher or seed, so that prompts would not fit its paths.
+    """
+    note, made_from = file.with_suffix(".json"), {"seed": seed, "teacher_sha256": sha256_of_weights(teacher)}
     done = [np.load(file)] if file.exists() else []
+    if done and json.loads(note.read_text()) != made_from:
+        raise ValueError(f"{file} is of another teacher or seed: ask for the same again, or remove it to begin anew")
+    note.write_text(json.dumps(made_from) + "\n")
     prompts: list[str] = []
     for start in range(0, count, BATCH_SIZE):
         chosen = draw_prompts(BATCH_SIZE, (seed, start))

@@ -5,7 +5,6 @@ Knows latents, captions and noise levels. Knows nothing of pixels beyond renderi
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 from dataclasses import dataclass
@@ -23,7 +22,7 @@ from .grammar import PHRASINGS, Scene, all_scenes
 from .renderer import render
 from .text import MAX_SEQUENCE_LENGTH, build_tokenizer, text_encoder_config
 from .train_vae import LATENT_CHANNELS, to_model
-from .training import Schedule, Training
+from .training import Schedule, Training, sha256_of_weights
 
 TEXT_WIDTH = 128
 CONFIG: dict[str, Any] = {
@@ -84,7 +83,8 @@ def encode_clips(vae: AutoencoderKLWan, count: int, file: Path, *, device: str, 
     Raises:
         ValueError: `file` was made from something else, so that captions would not fit its latents.
     """
-    made_from = {"count": count, "seed": seed, "vae_sha256": _sha256_of_weights(vae)}
+    statistics = [list(vae.config.latents_mean), list(vae.config.latents_std)]
+    made_from = {"count": count, "seed": seed, "vae_sha256": sha256_of_weights(vae, statistics)}
     scenes = [scene for scene in all_scenes() if not scene.held_out]
     np.random.default_rng(seed).shuffle(scenes)  # type: ignore[arg-type]
     chosen = [scenes[i % len(scenes)] for i in range(count)]
@@ -107,14 +107,6 @@ def encode_clips(vae: AutoencoderKLWan, count: int, file: Path, *, device: str, 
     latents = np.load(file)
     _refuse_latents_of_others(file, len(latents), made_from)
     return Clips(latents, chosen)
-
-
-def _sha256_of_weights(vae: AutoencoderKLWan) -> str:
-    """The same on every device, for the weights and the statistics that the latents are normalised with."""
-    digest = hashlib.sha256(json.dumps([list(vae.config.latents_mean), list(vae.config.latents_std)]).encode())
-    for name, value in sorted(vae.state_dict().items()):
-        digest.update(name.encode() + value.float().cpu().numpy().tobytes())
-    return digest.hexdigest()
 
 
 def _refuse_latents_of_others(file: Path, count: int, made_from: dict[str, Any]) -> None:

@@ -5,6 +5,7 @@ Knows optimisation. Knows nothing of videos or prompts.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
 import os
@@ -42,6 +43,14 @@ class Schedule:
             return (step + 1) / self.warmup_steps
         progress = (step - self.warmup_steps) / max(1, self.steps - self.warmup_steps)
         return 0.02 + 0.98 * (0.5 + 0.5 * math.cos(math.pi * min(1.0, progress)))
+
+
+def sha256_of_weights(module: nn.Module, beside: Any = None) -> str:
+    """The same on every device; `beside` is what else decides what the module gives, as JSON has it."""
+    digest = hashlib.sha256(b"" if beside is None else json.dumps(beside).encode())
+    for name, value in sorted(module.state_dict().items()):
+        digest.update(name.encode() + value.float().cpu().numpy().tobytes())
+    return digest.hexdigest()
 
 
 class Training:

@@ -4,14 +4,13 @@ A row that no prompt names is then never read: the file is mapped into memory, a
 pages of its few rows. Knows nothing of what the tables belong to.
 """
 
-import ml_dtypes
 import numpy as np
 import onnx_ir as ir
 
+from mutoscope_export.number_formats import HALVES
 from mutoscope_export.passes.fold_weights import exact, lazy
 
 _ROWS = 4096  # looked at at once, so that no copy of a table is made
-_HALVES = {ir.DataType.FLOAT16: np.dtype(np.float16), ir.DataType.BFLOAT16: np.dtype(ml_dtypes.bfloat16)}
 
 
 def half_tables(model: ir.Model) -> bool:
@@ -44,7 +43,7 @@ def _narrow(graph: ir.Graph, node: ir.Node, table: ir.Value) -> None:
     half = _nearest_half(tensor.numpy())
     stored = ir.Value(
         name=f"{table.name}.half",
-        const_value=lazy(lambda array: array.astype(_HALVES[half]), tensor, half, tuple(tensor.shape.numpy())),
+        const_value=lazy(lambda array: array.astype(half.numpy()), tensor, half, tuple(tensor.shape.numpy())),
     )
     stored.shape, stored.dtype = table.shape, half
     if stored.name not in graph.initializers:
@@ -69,4 +68,4 @@ def _nearest_half(table: np.ndarray) -> ir.DataType:
             wide = (part.astype(np.float32) for part in parts)
             return max(float(np.abs(part - part.astype(dtype).astype(np.float32)).max(initial=0.0)) for part in wide)
 
-    return min(_HALVES, key=lambda half: lost(_HALVES[half]))
+    return min(HALVES, key=lambda half: lost(half.numpy()))

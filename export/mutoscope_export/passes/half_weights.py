@@ -8,15 +8,14 @@ while it builds the engine. Knows nothing of what the weights belong to.
 
 from __future__ import annotations
 
-import ml_dtypes
 import numpy as np
 import onnx_ir as ir
 
+from mutoscope_export.number_formats import HALVES
 from mutoscope_export.passes.fold_weights import exact, lazy
 
 _SMALLEST_SIZE = 256  # elements
 _WIDER = (ir.DataType.FLOAT, ir.DataType.BFLOAT16)  # than float16, the second in range alone
-_HALVES = {ir.DataType.FLOAT16: np.dtype(np.float16), ir.DataType.BFLOAT16: np.dtype(ml_dtypes.bfloat16)}
 
 
 def half_weights(model: ir.Model) -> bool:
@@ -31,7 +30,7 @@ def half_weights(model: ir.Model) -> bool:
         half = _exact_half(unrounded.numpy())
         if half is None or half == value.dtype:
             continue
-        narrow = lazy(lambda array, to=_HALVES[half]: array.astype(to), unrounded, half, tensor.shape.numpy())
+        narrow = lazy(lambda array, to=half: array.astype(to.numpy()), unrounded, half, tensor.shape.numpy())
         stored = ir.Value(name=f"{name}.half", const_value=narrow)
         stored.shape, stored.dtype = value.shape, half
         cast = ir.node("Cast", [stored], {"to": value.dtype})
@@ -48,7 +47,7 @@ def half_weights(model: ir.Model) -> bool:
 
 def _exact_half(array: np.ndarray) -> ir.DataType | None:
     with np.errstate(over="ignore"):
-        for name, dtype in _HALVES.items():
-            if np.array_equal(array.astype(dtype).astype(np.float32), array):
-                return name
+        for half in HALVES:
+            if np.array_equal(array.astype(half.numpy()).astype(np.float32), array):
+                return half
     return None

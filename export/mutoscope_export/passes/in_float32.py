@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import onnx_ir as ir
 
-HALVES = (ir.DataType.BFLOAT16, ir.DataType.FLOAT16)
+from mutoscope_export.number_formats import HALVES
 
 
 @dataclass(frozen=True)

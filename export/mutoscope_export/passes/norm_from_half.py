@@ -10,10 +10,9 @@ import numpy as np
 import onnx_ir as ir
 from onnx_ir.passes.common import RemoveUnusedNodesPass
 
+from mutoscope_export.number_formats import HALVES
 from mutoscope_export.passes.fold_weights import lazy
 from mutoscope_export.passes.static_quantization import constant, describe
-
-_HALVES = (ir.DataType.BFLOAT16, ir.DataType.FLOAT16)
 
 
 def norm_from_half(model: ir.Model) -> bool:
@@ -36,7 +35,7 @@ def _widened_from(node: ir.Node) -> ir.Value | None:
         return None
     source = cast.inputs[0]
     last_axis = node.attributes.get_int("axis", -1) == -1
-    return source if source is not None and source.dtype in _HALVES and last_axis else None
+    return source if source is not None and source.dtype in HALVES and last_axis else None
 
 
 def _replace(graph: ir.Graph, norm: ir.Node, half: ir.Value) -> None:

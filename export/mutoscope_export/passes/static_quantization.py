@@ -89,9 +89,10 @@ def quantize_dequantize(
 
 
 def constant(graph: ir.Graph, name: str, array: np.ndarray) -> ir.Value:
-    """Registers an initializer; one of the same name is the same."""
-    if name in graph.initializers:
-        return graph.initializers[name]
+    """Registers an initializer; one of the same name, which must have the same value, is the same."""
+    if (value := graph.initializers.get(name)) is not None:
+        assert value.const_value is not None and np.array_equal(value.const_value.numpy(), array), name
+        return value
     value = ir.Value(name=name, const_value=ir.Tensor(array))
     assert value.const_value is not None
     value.shape, value.dtype = ir.Shape(array.shape), value.const_value.dtype

@@ -1,6 +1,7 @@
 """The distillation in small: whose levels, which prompts, and that a student learns the mean velocity of a segment."""
 
 import numpy as np
+import pytest
 import torch
 from mutoscope.schedule import build_schedule
 from mutoscope_export.builtin.distil import (
@@ -60,6 +61,14 @@ def test_paths_begin_as_noise_and_an_interrupted_run_goes_on_where_it_stopped(tm
     assert parts.prompts == whole.prompts and len(whole.prompts) == 2 * BATCH_SIZE
     assert whole.latents.shape == (2 * BATCH_SIZE, STUDENT_STEPS + 1, *SHAPE)
     assert 0.9 < whole.latents[:, 0].astype(np.float32).std() < 1.1
+
+
+def test_paths_of_another_seed_or_teacher_are_not_gone_on_with(tmp_path) -> None:
+    teacher, tokenizer, file = Student(), build_tokenizer(), tmp_path / "paths.npy"
+    sample_paths(teacher, tokenizer, SHAPE, BATCH_SIZE, file, device="cpu", seed=3)
+    for other, seed in ((teacher, 4), (Student(), 3)):
+        with pytest.raises(ValueError, match="another teacher or seed"):
+            sample_paths(other, tokenizer, SHAPE, 2 * BATCH_SIZE, file, device="cpu", seed=seed)
 
 
 def test_the_target_is_the_velocity_along_each_segment(tmp_path) -> None:
