@@ -70,7 +70,7 @@ class Plan:
         return Sizes(len(self.guidance_weights), self.max_sequence_length, self.latents_shape, self.state_rows)
 
     def streamed_bytes(self, role: str) -> int:
-        """Of a graph's weights, as many come from host memory while it runs."""
+        """Of a graph's weights, as many stay where they come from, and are read there while it runs."""
         stage = next(name for name, roles in GRAPHS.items() if role in roles)
         return int(self.memory[stage]["streamed_bytes"])
 
@@ -184,7 +184,8 @@ def make_job(request: VideoRequest, execution: Execution, bundle: Bundle, family
     )
 
     solver, flow_shift = _solver(request, bundle)
-    schedule = _cached(solver, request.cache_interval)
+    cache_interval = limits.whole("cache_interval", request.cache_interval, minimum=1, maximum=MAX_STEPS)
+    schedule = _cached(solver, cache_interval)
     limits.fits_in_memory(4 * schedule.state_rows * math.prod(latents_shape), num_frames * height * width * 3)
     max_sequence_length = limits.whole(
         "max_sequence_length",
@@ -216,7 +217,7 @@ def make_job(request: VideoRequest, execution: Execution, bundle: Bundle, family
         network_tokens=math.prod(latents_shape[1:]) // math.prod(geometry.patch_size),
         state_rows=schedule.state_rows,
         num_inference_steps=len(solver.steps),
-        cache_interval=request.cache_interval,
+        cache_interval=cache_interval,
         scheduler=schedule.name,
         flow_shift=flow_shift,
         timesteps=tuple(step.timestep for step in schedule.steps),
@@ -281,8 +282,7 @@ def _solver(request: VideoRequest, bundle: Bundle) -> tuple[Schedule, float]:
 
 def _cached(solver: Schedule, cache_interval: int) -> Schedule:
     """The steps that call the network."""
-    interval = limits.whole("cache_interval", cache_interval, minimum=1, maximum=MAX_STEPS)
     try:
-        return cached(solver, interval)
+        return cached(solver, cache_interval)
     except ScheduleError as error:
         raise RequestError(str(error)) from error

@@ -24,7 +24,9 @@ def job(make_bundle):
     """A job for a prompt, from the fields of the request and of the options; `bundle` changes the manifest."""
 
     def make(prompt: Any = "a red circle", *, bundle: dict[str, Any] | None = None, **given: Any) -> Job:
-        options = {name: given.pop(name) for name in [field.name for field in fields(RuntimeOptions)] if name in given}
+        # By name: what "auto" would pass over, and say so, depends on what is installed.
+        options = {"backend": "onnxruntime"}
+        options |= {name: given.pop(name) for name in [field.name for field in fields(RuntimeOptions)] if name in given}
         request = VideoRequest(prompt=prompt, **given)
         made = make_bundle(**bundle or {})
         execution = Execution.choose(RuntimeOptions(**options), made)
@@ -188,6 +190,11 @@ def test_levels_of_the_callers_choice_are_shifted_and_say_how_many_steps_there_a
     plan = job(sigmas=given, scheduler="euler", flow_shift=5.0).plan
     np.testing.assert_allclose(plan.timesteps, [1000, 937.5, 2500 / 3, 625], rtol=1e-6)
     assert plan.num_inference_steps == 4 and plan.cache_interval == 1
+
+
+def test_a_cache_interval_from_numpy_is_a_plain_number_in_the_plan(job) -> None:
+    plan = job(cache_interval=np.int64(2), num_inference_steps=8).plan
+    assert type(plan.cache_interval) is int and len(plan.timesteps) < plan.num_inference_steps == 8
 
 
 @pytest.mark.parametrize(
