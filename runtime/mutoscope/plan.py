@@ -45,6 +45,7 @@ class Plan:
     cache_interval: int
     scheduler: str
     flow_shift: float
+    sigmas: tuple[float, ...]  # before the shift, one a step; none where they are evenly spaced
     timesteps: tuple[float, ...]  # at which the network is called
     guidance_scale: float
     guidance_weights: tuple[float, ...]  # one a branch: (negative, positive), or (1,)
@@ -87,6 +88,7 @@ class Plan:
         facts = {name: _readable(name, value) for name, value in self.to_dict().items() if name != "notes"}
         if not all(stage["activations_known"] for stage in self.memory.values()):
             facts["memory_peak_bytes"] = f"at least {facts['memory_peak_bytes']}"
+        facts["sigmas"] = facts["sigmas"] or "evenly spaced"
         longest = max(map(len, facts))
         return "\n".join(f"{name:<{longest}}  {value}" for name, value in facts.items())
 
@@ -183,7 +185,7 @@ def make_job(request: VideoRequest, execution: Execution, bundle: Bundle, family
         width // geometry.vae_scale_factor_spatial,
     )
 
-    solver, flow_shift = _solver(request, bundle)
+    solver, flow_shift, sigmas = _solver(request, bundle)
     cache_interval = limits.whole("cache_interval", request.cache_interval, minimum=1, maximum=MAX_STEPS)
     schedule = _cached(solver, cache_interval)
     limits.fits_in_memory(4 * schedule.state_rows * math.prod(latents_shape), num_frames * height * width * 3)
@@ -220,6 +222,7 @@ def make_job(request: VideoRequest, execution: Execution, bundle: Bundle, family
         cache_interval=cache_interval,
         scheduler=schedule.name,
         flow_shift=flow_shift,
+        sigmas=sigmas,
         timesteps=tuple(step.timestep for step in schedule.steps),
         guidance_scale=guidance_scale,
         guidance_weights=(1 - guidance_scale, guidance_scale) if guided else (1.0,),
@@ -259,23 +262,23 @@ def _either(given: Any, default: Any) -> Any:
     return default if given is None else given
 
 
-def _solver(request: VideoRequest, bundle: Bundle) -> tuple[Schedule, float]:
-    """The schedule with all its steps, and the shift of its noise levels."""
+def _solver(request: VideoRequest, bundle: Bundle) -> tuple[Schedule, float, tuple[float, ...]]:
+    """The schedule with all its steps, the shift of its noise levels, and these before it, if they are not even."""
     defaults = bundle.manifest.defaults
     config = dict(bundle.manifest.scheduler)
     if request.flow_shift is not None:
         shift = limits.real("flow_shift", request.flow_shift, minimum=1e-3, maximum=1000.0)
         config |= {"flow_shift": shift, "shift": shift}
-    sigmas, count = defaults.sigmas, defaults.num_inference_steps
+    sigmas, count = defaults.sigmas or (), defaults.num_inference_steps
     if request.sigmas is not None:
         sigmas = limits.numbers("sigmas", request.sigmas)
-        count = len(sigmas)
+        count = len(sigmas) or count
     steps = limits.whole(
         "num_inference_steps", _either(request.num_inference_steps, count), minimum=1, maximum=MAX_STEPS
     )
     name = str(_either(request.scheduler, defaults.scheduler))
     try:
-        return build_schedule(name, config, steps, sigmas), flow_shift_of(name, config)
+        return build_schedule(name, config, steps, sigmas or None), flow_shift_of(name, config), sigmas
     except ScheduleError as error:
         raise RequestError(str(error)) from error
 
