@@ -42,8 +42,7 @@ def choose_backend(
     Args:
         lacking: what a backend lacks for the graphs of a precision, such as engines; `None` if nothing.
 
-    Returns: the backend, the precision, and for each that could run here, why it does not: what it lacks, or what is
-        faster.
+    Returns: the backend, the precision, and for each that could run here but for what it lacks, what that is.
 
     Raises:
         BackendUnavailableError: there is none; says for each why not.
@@ -60,14 +59,12 @@ def choose_backend(
             reason = f"it does not run graphs in {' or '.join(precisions)}"
             for precision in runs:
                 reason = lacking(backend, precision)
-                runs_here = reason is None
-                if runs_here and name == "auto":
-                    reason = backend.slower_because(precision)
-                if reason is None:
-                    return backend, precision, lacks
-                if runs_here:
+                if reason is not None:
+                    lacks.append(f"{candidate} in {precision}: {reason}")
+                elif name == "auto" and (reason := backend.slower_because(precision)):
                     slower.append((backend, precision, list(lacks)))
-                lacks.append(f"{candidate} in {precision}: {reason}")
+                else:
+                    return backend, precision, lacks
         refusals.append(f"{candidate}: {reason}")
     if slower:
         return slower[0]

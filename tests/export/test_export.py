@@ -90,7 +90,7 @@ def test_every_graph_was_compared_at_several_shapes_and_the_report_is_in_the_bun
             shapes = [json.dumps(sample["input_shapes"]) for sample in comparison["samples"]]
             assert len(set(shapes)) >= 3
         worst = [worst_difference(comparison) for comparison in graph["comparisons"]]
-        if graph["precision"] == "bf16":  # first with its weights alone rounded, then everything
+        if graph["precision"].startswith("bf16"):  # first with its weights alone rounded, then everything
             assert 1e-4 < worst[0] < worst[1] < 0.1
         else:
             assert worst[0] < (0.05 if graph["precision"] == "int8" else 1e-5)
@@ -212,7 +212,9 @@ def test_a_graph_that_differs_from_its_network_prevents_publishing(
 
 @pytest.mark.parametrize("precisions", [("fp32", "fp7"), (), "fp32"])
 def test_an_unknown_precision_is_refused_with_the_list(wan_checkpoint: Path, tmp_path: Path, precisions: Any) -> None:
-    with pytest.raises(RequestError, match="precisions must be some of: fp32, int8, bf16, fp16, fp8, int8-static; got"):
+    with pytest.raises(
+        RequestError, match="precisions must be some of: fp32, int8, bf16, bf16-cpu, fp16, fp8, int8-static; got"
+    ):
         export_checkpoint(wan_checkpoint, tmp_path / "bundle", precisions=precisions)
     assert_nothing_was_left(tmp_path)
 
@@ -317,7 +319,11 @@ def test_the_command_line_tells_errors_by_exit_code_and_in_words(
     for arguments, code, message in (
         ([], 2, "required: checkpoint, bundle"),
         ([nowhere, bundle], 3, "nowhere"),
-        ([str(wan_checkpoint), bundle, "--precision", "fp7"], 2, "some of: fp32, int8, bf16, fp16, fp8, int8-static"),
+        (
+            [str(wan_checkpoint), bundle, "--precision", "fp7"],
+            2,
+            "some of: fp32, int8, bf16, bf16-cpu, fp16, fp8, int8-static",
+        ),
         ([nowhere, bundle, "--over"], 2, "no flag '--over'; did you mean --overwrite?"),
     ):
         assert mutoscope.cli.main(["export", *arguments]) == code

@@ -19,6 +19,7 @@ from mutoscope_export.families.wan import sources
 from mutoscope_export.graph import GRAPH_FILE, NETWORK, dynamic_shapes, trace, write_graph
 from mutoscope_export.passes.in_float32 import InFloat32
 from mutoscope_export.passes.network_type import TRACED
+from mutoscope_export.weight_files import WeightFolder
 from transformers import UMT5EncoderModel
 
 NETWORKS = {
@@ -43,7 +44,7 @@ def written(role: str, checkpoint: Path, folder: Path) -> tuple[Any, Any]:
         names = [name for name, _, _ in source.outputs(network)]
         traced = trace(source.module(network, TRACED), example, dynamic_shapes(inputs), names)
     (form,) = source.forms
-    write_graph(traced, folder, network_type=form.network_type, passes=form.passes)
+    write_graph(traced, WeightFolder(folder), network_type=form.network_type, passes=form.passes)
     return source, network
 
 
@@ -56,7 +57,9 @@ def test_every_graph_compiles_for_rtx20(role: str, wan_checkpoint: Path, tmp_pat
         name: ShapeRange(sized(shape, SMALLEST), sized(shape, LARGEST), sized(shape, LARGEST))
         for name, _, shape in source.inputs(network)
     }
-    identity = LIBRARIES["tensorrt-rtx"].identity(content_of(graph), "fp16", [find_target("rtx20")], profile)
+    identity = LIBRARIES["tensorrt-rtx"].identity(
+        content_of(graph, graph.with_name(f"{graph.name}.data")), "fp16", [find_target("rtx20")], profile
+    )
     assert compile_engine(graph, tmp_path / "engine", "tensorrt-rtx", identity).engine_bytes
 
 

@@ -251,7 +251,7 @@ def embeds_of(bundle: Any) -> list[Any]:
 
 
 def decoded(backend: Any) -> Any:
-    return np.concatenate([fed["latents"] for role, fed in backend.fed if role.startswith("vae")], axis=2)
+    return np.concatenate([fed["latents"] for role, fed in backend.fed if role.startswith("vae_features")], axis=2)
 
 
 @pytest.mark.parametrize("branches_per_call", [1, 2])

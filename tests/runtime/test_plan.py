@@ -285,8 +285,8 @@ def test_the_first_precision_that_the_backend_runs_is_taken(job, make_bundle) ->
 
     assert job(bundle=with_denoisers("bf16", "int8", "fp32")).plan.precision == "int8"
     assert job(bundle=with_denoisers("int8", "fp32"), precision="fp32").plan.precision == "fp32"
-    with pytest.raises(BackendUnavailableError, match="onnxruntime: it does not run graphs in bf16 or fp8"):
-        job(bundle=with_denoisers("bf16", "fp8"))
+    with pytest.raises(BackendUnavailableError, match="onnxruntime: it does not run graphs in fp16 or fp8"):
+        job(bundle=with_denoisers("fp16", "fp8"))
 
 
 def test_the_latents_of_every_possible_video_lie_in_the_ranges_of_the_symbols(job, make_bundle) -> None:

@@ -48,6 +48,8 @@ def make_plan(num_frames: int = T, height: int = H, width: int = W, fps: int = 1
         guidance_scale=1.0,
         guidance_weights=(1.0,),
         branches_per_call=1,
+        decoder_window=(4, 6),
+        decoder_tiles=1,
         seed=7,
         backend="none",
         precision="fp32",

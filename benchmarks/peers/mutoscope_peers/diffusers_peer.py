@@ -57,10 +57,9 @@ class Eager(Implementation):
         import torch
 
         torch.set_num_threads(work.threads)
-        torch.set_grad_enabled(False)
         dtype = {"fp32": torch.float32, "bf16": torch.bfloat16}[precision]
         load = {"clip": _load_clip, "forward": _load_forward, "decode": _load_decode}[work.kind]
-        return load(work, dtype, self.compiled)
+        return torch.no_grad()(load(work, dtype, self.compiled))
 
 
 class Compiled(Eager):

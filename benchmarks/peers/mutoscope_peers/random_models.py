@@ -14,9 +14,10 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import numpy as np
 from mutoscope.bench.cases import MODELS, RandomModel
-from mutoscope.bundle import Bundle, write_manifest
+from mutoscope.bundle import Bundle, Graph, write_manifest
 from mutoscope.manifest import sized
 from numpy.typing import NDArray
 
@@ -134,13 +135,19 @@ def replace_denoisers(bundle: Path, checkpoint: Path) -> None:
     """The graphs of the checkpoint's transformer, not compared with it, in place of those that the bundle has."""
     from mutoscope_export.checkpoint import open_checkpoint
 
-    opened = Bundle.open(bundle, verify=False)
-    graphs = [graph for graph in opened.manifest.graphs if graph.role == "denoiser"]
-    folders = {graph.precision: opened.path(graph.file).parent for graph in graphs}
-    for folder in folders.values():
-        shutil.rmtree(folder)
+    manifest = Bundle.open(bundle, verify=False).manifest
+    shutil.rmtree(bundle / "denoiser")
+    folders = {precision: bundle / f"denoiser-{precision}" for precision in manifest.precisions("denoiser")}
     write_graphs("denoiser", open_checkpoint(checkpoint).load("transformer"), folders)
-    write_manifest(bundle, opened.manifest)
+    graphs = tuple(_in_own_folder(bundle, graph) if graph.role == "denoiser" else graph for graph in manifest.graphs)
+    write_manifest(bundle, msgspec.structs.replace(manifest, graphs=graphs))
+
+
+def _in_own_folder(bundle: Path, graph: Graph) -> Graph:
+    file = f"{graph.role}-{graph.precision}/model.onnx"
+    weights = f"{file}.data"
+    size = (bundle / weights).stat().st_size
+    return msgspec.structs.replace(graph, file=file, weights=(weights,), weight_bytes=size)
 
 
 if __name__ == "__main__":
