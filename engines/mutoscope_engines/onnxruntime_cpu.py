@@ -1,8 +1,8 @@
 """ONNX Runtime on the CPU: the backend that is always there.
 
 Its settings are the library's own where they were no worse than any other in `benchmarks/session_settings.py`: all
-optimizations, an arena, packed weights, and their file mapped into memory, where reading it took half as much memory
-again.
+optimizations, an arena, weights packed where a graph runs again and none stream, and their file mapped into memory,
+where reading it took half as much memory again.
 """
 
 from __future__ import annotations

@@ -46,14 +46,13 @@ def real(name: str, value: Any, *, minimum: float, maximum: float) -> float:
 
 
 def numbers(name: str, value: Any) -> tuple[float, ...]:
-    """Numbers with commas between them, or a sequence of numbers."""
+    """Numbers with commas between them, or a sequence of numbers, be it of none."""
     try:
-        given = tuple(map(float, value.split(",") if isinstance(value, str) else value))
+        return tuple(map(float, value.split(",") if isinstance(value, str) else value))
     except (TypeError, ValueError):
-        given = ()
-    if not given:
-        raise RequestError(f"{name} must be numbers with commas between them, such as 1,0.75,0.5; got {value!r}")
-    return given
+        raise RequestError(
+            f"{name} must be numbers with commas between them, such as 1,0.75,0.5; got {value!r}"
+        ) from None
 
 
 def memory_size(name: str, value: Any) -> int:

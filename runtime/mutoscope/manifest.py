@@ -59,7 +59,7 @@ class Graph(_Record, frozen=True):
     inputs: tuple[GraphTensor, ...]
     outputs: tuple[GraphTensor, ...]
     weights: tuple[str, ...] = ()  # the files that it takes weights from, which other graphs may share
-    weight_bytes: Annotated[int, msgspec.Meta(ge=0)] = 0  # of them, those that are its own weights
+    weight_bytes: Annotated[int, msgspec.Meta(ge=0)] = 0  # as much of these files it reads
 
 
 class Geometry(_Record, frozen=True):

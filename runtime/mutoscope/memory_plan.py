@@ -19,7 +19,7 @@ class Way:
     weight_bytes: int  # on the device
     buffer_bytes: int  # inputs and outputs
     activation_bytes: int  # while it runs; stages share them, as they run one after the other
-    streamed_bytes: int = 0  # of the weights, from host memory while it runs
+    streamed_bytes: int = 0  # of the weights, read where they come from while it runs: host memory, or their file
     streamable_bytes: int = 0  # as many of the weights may be streamed instead
     branches_per_call: int = 1
     window: tuple[int, int] = (0, 0)  # of the features that are decoded at once

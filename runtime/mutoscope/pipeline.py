@@ -220,7 +220,7 @@ class FrameStream:
         if self.plan.decoder_tiles > 1:
             raise RequestError(
                 f"this video is decoded {self.plan.memory['vae_decoder']['way']}, put together in host memory; iterate "
-                "over the stream, or allow more memory or ask for a smaller video, so that it is decoded whole"
+                "over the stream, or have it decoded whole: with more memory, a smaller video, or no tile option"
             )
         self._copied = False
         return self._chunks

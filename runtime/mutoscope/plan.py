@@ -45,6 +45,7 @@ class Plan:
     cache_interval: int
     scheduler: str
     flow_shift: float
+    sigmas: tuple[float, ...]  # before the shift, one a step; none where they are evenly spaced
     timesteps: tuple[float, ...]  # at which the network is called
     guidance_scale: float
     guidance_weights: tuple[float, ...]  # one a branch: (negative, positive), or (1,)
@@ -70,7 +71,7 @@ class Plan:
         return Sizes(len(self.guidance_weights), self.max_sequence_length, self.latents_shape, self.state_rows)
 
     def streamed_bytes(self, role: str) -> int:
-        """Of a graph's weights, as many come from host memory while it runs."""
+        """Of a graph's weights, as many stay where they come from, and are read there while it runs."""
         stage = next(name for name, roles in GRAPHS.items() if role in roles)
         return int(self.memory[stage]["streamed_bytes"])
 
@@ -87,6 +88,7 @@ class Plan:
         facts = {name: _readable(name, value) for name, value in self.to_dict().items() if name != "notes"}
         if not all(stage["activations_known"] for stage in self.memory.values()):
             facts["memory_peak_bytes"] = f"at least {facts['memory_peak_bytes']}"
+        facts["sigmas"] = facts["sigmas"] or "evenly spaced"
         longest = max(map(len, facts))
         return "\n".join(f"{name:<{longest}}  {value}" for name, value in facts.items())
 
@@ -183,8 +185,9 @@ def make_job(request: VideoRequest, execution: Execution, bundle: Bundle, family
         width // geometry.vae_scale_factor_spatial,
     )
 
-    solver, flow_shift = _solver(request, bundle)
-    schedule = _cached(solver, request.cache_interval)
+    solver, flow_shift, sigmas = _solver(request, bundle)
+    cache_interval = limits.whole("cache_interval", request.cache_interval, minimum=1, maximum=MAX_STEPS)
+    schedule = _cached(solver, cache_interval)
     limits.fits_in_memory(4 * schedule.state_rows * math.prod(latents_shape), num_frames * height * width * 3)
     max_sequence_length = limits.whole(
         "max_sequence_length",
@@ -216,9 +219,10 @@ def make_job(request: VideoRequest, execution: Execution, bundle: Bundle, family
         network_tokens=math.prod(latents_shape[1:]) // math.prod(geometry.patch_size),
         state_rows=schedule.state_rows,
         num_inference_steps=len(solver.steps),
-        cache_interval=request.cache_interval,
+        cache_interval=cache_interval,
         scheduler=schedule.name,
         flow_shift=flow_shift,
+        sigmas=sigmas,
         timesteps=tuple(step.timestep for step in schedule.steps),
         guidance_scale=guidance_scale,
         guidance_weights=(1 - guidance_scale, guidance_scale) if guided else (1.0,),
@@ -258,31 +262,30 @@ def _either(given: Any, default: Any) -> Any:
     return default if given is None else given
 
 
-def _solver(request: VideoRequest, bundle: Bundle) -> tuple[Schedule, float]:
-    """The schedule with all its steps, and the shift of its noise levels."""
+def _solver(request: VideoRequest, bundle: Bundle) -> tuple[Schedule, float, tuple[float, ...]]:
+    """The schedule with all its steps, the shift of its noise levels, and these before it, if they are not even."""
     defaults = bundle.manifest.defaults
     config = dict(bundle.manifest.scheduler)
     if request.flow_shift is not None:
         shift = limits.real("flow_shift", request.flow_shift, minimum=1e-3, maximum=1000.0)
         config |= {"flow_shift": shift, "shift": shift}
-    sigmas, count = defaults.sigmas, defaults.num_inference_steps
+    sigmas, count = defaults.sigmas or (), defaults.num_inference_steps
     if request.sigmas is not None:
         sigmas = limits.numbers("sigmas", request.sigmas)
-        count = len(sigmas)
+        count = len(sigmas) or count
     steps = limits.whole(
         "num_inference_steps", _either(request.num_inference_steps, count), minimum=1, maximum=MAX_STEPS
     )
     name = str(_either(request.scheduler, defaults.scheduler))
     try:
-        return build_schedule(name, config, steps, sigmas), flow_shift_of(name, config)
+        return build_schedule(name, config, steps, sigmas or None), flow_shift_of(name, config), sigmas
     except ScheduleError as error:
         raise RequestError(str(error)) from error
 
 
 def _cached(solver: Schedule, cache_interval: int) -> Schedule:
     """The steps that call the network."""
-    interval = limits.whole("cache_interval", cache_interval, minimum=1, maximum=MAX_STEPS)
     try:
-        return cached(solver, interval)
+        return cached(solver, cache_interval)
     except ScheduleError as error:
         raise RequestError(str(error)) from error

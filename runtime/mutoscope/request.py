@@ -39,7 +39,8 @@ class VideoRequest:
     )
     flow_shift: float | None = parameter("shift of the noise levels towards noise; higher suits larger videos")
     sigmas: str | Sequence[float] | None = parameter(
-        "noise levels, one a step, before the shift, such as 1,0.75,0.5,0.25; evenly spaced when not given",
+        "noise levels, one a step, before the shift, such as 1,0.75,0.5,0.25; when not given, the bundle's, or evenly "
+        "spaced where it has none",
         unit="LEVEL,...",
     )
     cache_interval: int = parameter(

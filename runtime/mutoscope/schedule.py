@@ -67,16 +67,10 @@ def build_schedule(
         raise ScheduleError(f"scheduler is {name!r}; supported: {', '.join(SCHEDULERS)}")
     if isinstance(num_inference_steps, bool) or not isinstance(num_inference_steps, int) or num_inference_steps < 1:
         raise ScheduleError(f"num_inference_steps must be an integer of at least 1; got {num_inference_steps!r}")
-    options = _checked_options(name, config)
-    if sigmas is not None:
-        options = {**options, SIGMAS: _checked_sigmas(name, sigmas, num_inference_steps)}
+    levels = None if sigmas is None else _checked_sigmas(name, sigmas, num_inference_steps)
+    options = {**_checked_options(name, config), SIGMAS: levels}
     with np.errstate(divide="ignore", invalid="ignore"):  # a level of 0 has an infinite log-SNR, and that is in order
         schedule = SCHEDULERS[name](options, num_inference_steps)
-    if schedule.state_rows > MAX_STATE_ROWS:
-        raise ScheduleError(
-            f"{name} with {num_inference_steps} steps keeps {schedule.state_rows} states, and denoisers take "
-            f"{MAX_STATE_ROWS}; ask for at most {MAX_STATE_ROWS} steps"
-        )
     for index, step in enumerate(schedule.steps):
         if not (np.isfinite(step.solver_a).all() and np.isfinite(step.solver_b).all()):
             raise ScheduleError(
@@ -106,7 +100,7 @@ CLASSES = {
     "DPMSolverMultistepScheduler": "dpmpp_2m",
     "FlowMatchLCMScheduler": "lcm",
 }
-SIGMAS = "sigmas"  # among checked options: levels that the caller gave
+SIGMAS = "sigmas"  # among checked options: the levels that the caller gave, or None
 
 # What Diffusers assumes in a config that leaves the option out; the flow-matching class knows only flows.
 _CLASS_DEFAULTS: dict[str, Config] = {
@@ -208,7 +202,9 @@ def _checked_sigmas(name: str, sigmas: Sequence[float], count: int) -> Vector:
     if levels.ndim != 1 or not (np.diff(levels, prepend=1 + 1e-9, append=0) < 0).all():
         raise ScheduleError(f"sigmas must fall from at most 1 to above 0; got {', '.join(f'{x:g}' for x in sigmas)}")
     if len(levels) != count:
-        raise ScheduleError(f"there are {len(levels)} sigmas for {count} steps; give one for each step")
+        raise ScheduleError(
+            f"there are {len(levels)} sigmas for {count} steps; give one for each step, or ask for {len(levels)} steps"
+        )
     return levels
 
 
@@ -239,7 +235,8 @@ def _stretched_to_terminal(sigmas: Vector, options: Config) -> Vector:
 def _unipc_levels(options: Config, count: int) -> tuple[Vector, Vector]:
     """Timesteps [count] and sigmas [count + 1]."""
     train_steps = options.get("num_train_timesteps", 1000)
-    sigmas = options[SIGMAS] if SIGMAS in options else np.linspace(1, 1 / train_steps, count + 1)[:-1]
+    given = options[SIGMAS]
+    sigmas = np.linspace(1, 1 / train_steps, count + 1)[:-1] if given is None else given
     sigmas = _shifted(sigmas, flow_shift_of("unipc", options))
     sigmas = _stretched_to_terminal(sigmas, options)
     if abs(sigmas[0] - 1) < 1e-6:
@@ -252,8 +249,8 @@ def _euler_levels(options: Config, count: int) -> tuple[Vector, Vector]:
     """Timesteps [count] and sigmas [count + 1]. As in Diffusers both ends are shifted twice, at first in float32."""
     train_steps, shift = options.get("num_train_timesteps", 1000), flow_shift_of("euler", options)
     low, high = (float(_shifted(np.float32(level) / np.float32(train_steps), shift)) for level in (1, train_steps))
-    evenly = np.linspace(high * train_steps, low * train_steps, count) / train_steps
-    sigmas = _shifted(options[SIGMAS].astype(np.float32) if SIGMAS in options else evenly, shift)
+    evenly, given = np.linspace(high * train_steps, low * train_steps, count) / train_steps, options[SIGMAS]
+    sigmas = _shifted(evenly if given is None else given.astype(np.float32), shift)
     sigmas = _as_stored(_stretched_to_terminal(sigmas, options), 0.0)
     return (sigmas[:-1].astype(np.float32) * np.float32(train_steps)).astype(np.float64), sigmas
 
@@ -303,6 +300,11 @@ def _euler(options: Config, count: int) -> Schedule:
 
 def _lcm(options: Config, count: int) -> Schedule:
     """State: the sample, and the noise to which each step but the last returns from the clean sample it predicts."""
+    if count > MAX_STATE_ROWS:  # before their matrices, which grow with the cube of the steps
+        raise ScheduleError(
+            f"lcm with {count} steps keeps {count} states, and denoisers take {MAX_STATE_ROWS}; "
+            f"ask for at most {MAX_STATE_ROWS} steps"
+        )
     timesteps, sigmas = _euler_levels(options, count)
     (x, *noises), v = _coefficients(count)
     steps = []

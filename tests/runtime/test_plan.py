@@ -18,13 +18,17 @@ from mutoscope.request import RuntimeOptions, VideoRequest
 from mutoscope.schedule import build_schedule
 from mutoscope.text import Tokenizer
 
+ASKED = {field.name for field in fields(VideoRequest)} - {"prompt"}
+
 
 @pytest.fixture
 def job(make_bundle):
     """A job for a prompt, from the fields of the request and of the options; `bundle` changes the manifest."""
 
     def make(prompt: Any = "a red circle", *, bundle: dict[str, Any] | None = None, **given: Any) -> Job:
-        options = {name: given.pop(name) for name in [field.name for field in fields(RuntimeOptions)] if name in given}
+        # By name: what "auto" would pass over, and say so, depends on what is installed.
+        options = {"backend": "onnxruntime"}
+        options |= {name: given.pop(name) for name in [field.name for field in fields(RuntimeOptions)] if name in given}
         request = VideoRequest(prompt=prompt, **given)
         made = make_bundle(**bundle or {})
         execution = Execution.choose(RuntimeOptions(**options), made)
@@ -190,12 +194,17 @@ def test_levels_of_the_callers_choice_are_shifted_and_say_how_many_steps_there_a
     assert plan.num_inference_steps == 4 and plan.cache_interval == 1
 
 
+def test_a_cache_interval_from_numpy_is_a_plain_number_in_the_plan(job) -> None:
+    plan = job(cache_interval=np.int64(2), num_inference_steps=8).plan
+    assert type(plan.cache_interval) is int and len(plan.timesteps) < plan.num_inference_steps == 8
+
+
 @pytest.mark.parametrize(
     ("asked", "message"),
     [
         ({"sigmas": "1;0.5"}, r"sigmas must be numbers with commas between them, such as 1,0.75,0.5; got '1;0.5'"),
         ({"sigmas": 3}, "sigmas must be numbers with commas between them"),
-        ({"sigmas": ()}, "sigmas must be numbers with commas between them"),
+        ({"sigmas": ""}, "sigmas must be numbers with commas between them"),
         ({"sigmas": "1,0.5", "num_inference_steps": 3}, "there are 2 sigmas for 3 steps; give one for each step"),
         ({"sigmas": "0.5,1"}, r"sigmas must fall from at most 1 to above 0; got 0\.5, 1"),
         ({"sigmas": "1,0.5", "scheduler": "dpmpp_2m"}, "dpmpp_2m takes no sigmas"),
@@ -209,10 +218,21 @@ def test_steps_that_cannot_be_are_refused(job, asked: dict[str, Any], message: s
         job(**asked)
 
 
+@pytest.mark.parametrize("sigmas", [None, "1,0.75,0.5,0.25", ()])
+@pytest.mark.parametrize("own", [None, (0.9, 0.6, 0.3, 0.1)])
+def test_the_values_of_a_plan_that_are_of_a_request_ask_for_the_same_again(job, own: Any, sigmas: Any) -> None:
+    bundle = {"defaults": {"scheduler": "euler", "sigmas": own, "num_inference_steps": 4}}
+    plan = job(bundle=bundle, sigmas=sigmas, flow_shift=5.0, cache_interval=2, seed=3).plan
+    again = job(plan.prompt, bundle=bundle, **{name: getattr(plan, name) for name in ASKED}).plan
+    assert again.to_dict() | {"bundle": plan.bundle} == plan.to_dict()
+    assert ("evenly spaced" in plan.describe()) == (not plan.sigmas)
+
+
 def test_a_distilled_bundle_runs_at_its_own_levels_until_the_caller_names_others(job) -> None:
     bundle = {"defaults": {"scheduler": "lcm", "sigmas": (1.0, 0.75, 0.5, 0.25), "num_inference_steps": 4}}
     assert job(bundle=bundle).plan.timesteps == job(scheduler="lcm", sigmas="1,0.75,0.5,0.25").plan.timesteps
     assert job(bundle=bundle, sigmas="1,0.5").plan.num_inference_steps == 2
+    assert job(bundle=bundle, sigmas=()).plan.timesteps == job(scheduler="lcm", num_inference_steps=4).plan.timesteps
     with pytest.raises(RequestError, match="there are 4 sigmas for 3 steps"):
         job(bundle=bundle, num_inference_steps=3)
 

@@ -253,10 +253,18 @@ def test_levels_that_cannot_be_are_refused(name: str, sigmas: list[float], messa
         build_schedule(name, {}, 2, sigmas)
 
 
+@pytest.mark.parametrize("name", SCHEDULERS)
+def test_a_config_that_says_nothing_of_sigmas_in_so_many_words_gives_even_levels(name: str) -> None:
+    said, unsaid = build_schedule(name, {"sigmas": None}, 4), build_schedule(name, {}, 4)
+    assert [step.timestep for step in said.steps] == [step.timestep for step in unsaid.steps]
+
+
 def test_more_steps_of_lcm_than_there_are_states_are_refused() -> None:
     assert build_schedule("lcm", {}, MAX_STATE_ROWS).noise_rows == MAX_STATE_ROWS
     with pytest.raises(ScheduleError, match=r"lcm with 9 steps keeps 9 states, .*ask for at most 8 steps"):
         build_schedule("lcm", {}, 9)
+    with pytest.raises(ScheduleError, match="lcm with 100000 steps"):  # whose matrices no memory would hold
+        build_schedule("lcm", {}, 100_000)
 
 
 def test_bh1_ends_at_the_clean_sample_where_diffusers_multiplies_zero_by_infinity() -> None:

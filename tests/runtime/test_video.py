@@ -43,6 +43,7 @@ def make_plan(num_frames: int = T, height: int = H, width: int = W, fps: int = 1
         cache_interval=1,
         scheduler="euler",
         flow_shift=3.0,
+        sigmas=(),
         timesteps=(999.0, 500.0),
         guidance_scale=1.0,
         guidance_weights=(1.0,),

@@ -12,7 +12,7 @@ from typing import Any
 
 from mutoscope_engines.backends import BACKENDS, load_backend
 from mutoscope_engines.engine_cache import EngineCache
-from mutoscope_engines.machine import usable_cores
+from mutoscope_engines.machine import cpu_flags, usable_cores
 from mutoscope_engines.tensorrt_library import LIBRARIES as TENSORRT
 from mutoscope_engines.tensorrt_library import TensorRT
 
@@ -25,8 +25,11 @@ from .arguments import Parser, add_bundle
 from .report import format_facts, tell
 
 LIBRARIES = ("numpy", "onnxruntime", "tokenizers", "av", "ftfy", "msgspec")
-# What decides the speed of int8 and of float32, on x86 and Arm, as /proc/cpuinfo spells it.
-CPU_FLAGS = ("avx2", "avx512f", "avx_vnni", "avx512_vnni", "avx512_bf16", "amx_int8", "asimddp", "i8mm", "bf16", "sve")
+# What decides the speed of int8, bfloat16 and float32, on x86 and Arm, in the words of `cpu_flags`.
+CPU_FLAGS = (
+    *("avx2", "avx512f", "avx_vnni", "avx512_vnni", "avx512_bf16", "amx_int8", "amx_bf16"),
+    *("asimddp", "i8mm", "bf16", "sve"),
+)
 
 
 def main(argv: Sequence[str]) -> int:
@@ -53,12 +56,11 @@ def main(argv: Sequence[str]) -> int:
 
 def _cpu() -> dict[str, Any]:
     facts = _first_fields(Path("/proc/cpuinfo"))
-    present = (facts.get("flags") or facts.get("Features") or "").split()
     return {
         "model": facts.get("model name") or platform.processor() or platform.machine(),
         "usable cores": usable_cores(),
         "cores": os.cpu_count(),
-        "flags": [flag for flag in CPU_FLAGS if flag in present],
+        "flags": [flag for flag in CPU_FLAGS if flag in cpu_flags()],
     }
 
 
