@@ -39,7 +39,7 @@ WORKER = "mutoscope.bench.worker"
 IMPORTS, IMPORTS_BUDGET_S = 3, 10.0  # processes that import, as many as fit
 LEAST_ROUNDS, ROUNDS_BUDGET_S = 3, 20.0  # a slow comparison stops early, but not before
 Tell = Callable[[str], object]
-Cold = dict["Variant", tuple[float | None, str | None]]  # seconds, and why it was not cold
+Cold = dict[Variant, tuple[float | None, str | None]]  # seconds, and why it was not cold
 
 
 class _UnmeasurableError(Exception):
@@ -114,6 +114,7 @@ class _Measured:
         self._watch = watch
         self._tell = tell
         self._imports: dict[str, list[float]] = {}
+        self._on_device = False  # whether any of ours runs on a GPU
 
     def measure(self) -> None:
         """Raises `_UnmeasurableError`."""
@@ -221,6 +222,7 @@ class _Measured:
                 variant = Variant(f"{OURS} {backend.name}", precision)
                 if precision in there and backend.supports(precision) and variant not in found:
                     found.append(variant)
+                    self._on_device |= backend.on_device
                 elif options.precisions and variant not in found:
                     self._note(variant.implementation, precision, f"not run: the bundle has {', '.join(there)}, "
                                f"and {backend.name} must run it")  # fmt: skip
@@ -264,6 +266,8 @@ class _Measured:
                 self._note(name, None, f"needs {error.name}; run: pip install 'mutoscope[bench]'")
                 continue
             reason = peer.unavailable_because()
+            if reason is None and self._on_device and not peer.on_device:
+                reason = "runs on the CPU, ours on a GPU; to compare with it, add --backend onnxruntime"
             if reason is not None:
                 self._note(name, None, reason)
                 continue
