@@ -19,7 +19,7 @@ from typing import Any
 
 from .. import Pipeline
 from ..builtin import bundle_path
-from ..bundle import Bundle, base_precision
+from ..bundle import Bundle
 from ..errors import MutoscopeError, RequestError
 from ..execution import Execution
 from ..request import RuntimeOptions
@@ -32,11 +32,12 @@ from .measuring import MeasurementError, Worker
 from .memory_trace import MemoryTrace
 from .noise import NoiseWatch
 from .options import Options
-from .result import SCHEMA_VERSION, RatioRow, Result, Row, Series
+from .result import MAIN_STAGES, SCHEMA_VERSION, RatioRow, Result, Row, Series
 from .rows import MAIN_STAGE, Runs, elapsed_s, ratios_between, rows_of, series_of, with_differences
 
 WORKER = "mutoscope.bench.worker"
 IMPORTS, IMPORTS_BUDGET_S = 3, 10.0  # processes that import, as many as fit
+DECODER = "vae_decoder_next"  # the graph that a decode runs most
 LEAST_ROUNDS, ROUNDS_BUDGET_S = 3, 20.0  # a slow comparison stops early, but not before
 Tell = Callable[[str], object]
 Cold = dict[Variant, tuple[float | None, str | None]]  # seconds, and why it was not cold
@@ -79,11 +80,10 @@ def run(options: Options, tell: Tell) -> Result:
             reference[case.name] = measured.reference
     if not any(row.seconds for row in rows):
         raise RequestError("nothing could be measured: " + "; ".join(row.note or "" for row in rows))
-    main_stages = set(MAIN_STAGE.values()) | {"batch"}
     spreads = {
         f"{row.case} in {row.implementation} {row.precision}": row.spread
         for row in rows
-        if row.stage in main_stages and row.implementation.startswith(OURS) and row.spread is not None
+        if row.stage in MAIN_STAGES and row.implementation.startswith(OURS) and row.spread is not None
     }
     return Result(
         schema_version=SCHEMA_VERSION,
@@ -217,7 +217,9 @@ class _Measured:
             there = bundle.manifest.precisions("denoiser")
             wanted = options.precisions or (execution.precision, *there)
             if self._case.kind == "decode":  # what narrows the denoiser alone decodes as what it is based on
-                wanted = tuple(dict.fromkeys(map(base_precision, wanted)))
+                wanted = tuple(
+                    bundle.manifest.graph(DECODER, name).precision if name in there else name for name in wanted
+                )
             for precision in dict.fromkeys(wanted):
                 variant = Variant(f"{OURS} {backend.name}", precision)
                 if precision in there and backend.supports(precision) and variant not in found:
