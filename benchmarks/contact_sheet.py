@@ -7,7 +7,7 @@ The prompts, one a motion, and the seed are fixed: nothing is picked by hand.
 
 from __future__ import annotations
 
-import sys
+import argparse
 from pathlib import Path
 
 import mutoscope
@@ -30,6 +30,9 @@ PROMPTS = (
 
 
 def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("output", type=Path, help="the picture, such as docs/contact_sheet.png")
+    output = parser.parse_args().output
     strips = []
     with mutoscope.Pipeline.load() as pipeline:
         for prompt in PROMPTS:
@@ -40,7 +43,7 @@ def main() -> None:
             labelled.paste(strip, (0, LABEL_HEIGHT))
             ImageDraw.Draw(labelled).text((2, 2), prompt, fill="black")
             strips.append(np.asarray(labelled))
-    Image.fromarray(np.concatenate(strips)).save(Path(sys.argv[1]), optimize=True)
+    Image.fromarray(np.concatenate(strips)).save(output, optimize=True)
 
 
 if __name__ == "__main__":

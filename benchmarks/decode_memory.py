@@ -20,13 +20,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from mutoscope.bench.cases import PROMPT
 from mutoscope.bench.measuring import Answer, Run, measure_once, reset_peak_rss, serve
 
 from .reporting import arguments, summary, write_result
 
 FRAMES = (17, 81, 241)
 OURS, KEPT, THEIRS = "mutoscope", "mutoscope, all frames kept", "diffusers"
-PROMPT = "a red circle moving right on a black background"
 LARGEST_SHARE = 0.1  # of the further frames' bytes, that ours may grow by
 
 

@@ -16,12 +16,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from mutoscope.bench.cases import PROMPT
 from mutoscope.bench.measuring import Answer, Run, measure_once, reset_peak_rss, serve
 
 from .reporting import arguments, summary, write_result
 
 WHOLE = "whole"
-PROMPT = "a red circle moving right on a black background"
 
 
 def load(spec: dict[str, Any]) -> Run:

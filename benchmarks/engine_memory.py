@@ -24,7 +24,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from mutoscope.bench.machine import PACKAGES, describe
+from mutoscope.bench.machine import describe
 from mutoscope.engine_shapes import smallest_in_fp8
 from mutoscope.manifest import ROLES, TILED, sized
 from mutoscope.tiles import num_tiles, window_within
@@ -175,7 +175,7 @@ def main() -> int:
                         rows.append(row | {"tiles": tiles, "buffer_bytes": buffers} | found)
                         print(json.dumps(rows[-1]), file=sys.stderr)
     given = {name: getattr(arguments, name) for name in ("model", "blocks", "precision", "target")}
-    result = given | {"machine": describe((*PACKAGES, "tensorrt-rtx-cu13")), "engines": rows}
+    result = given | {"machine": describe(), "engines": rows}
     text = json.dumps(result, indent=2) + "\n"
     arguments.output.write_text(text) if arguments.output else print(text, end="")
     return 0
@@ -190,7 +190,10 @@ def _write_in_process(*arguments: Any) -> dict[str, Any]:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--role", nargs="+", choices=ROLES, default=["denoiser"])
+    parser.add_argument(
+        "--role", nargs="+", metavar="ROLE", choices=ROLES, default=["denoiser"],
+        help=f"{', '.join(ROLES)} (default: denoiser)",
+    )  # fmt: skip
     parser.add_argument("--model", choices=tuple(TRANSFORMERS), default="1.3B", help="of the denoiser")
     parser.add_argument("--blocks", type=int, help="of the denoiser and the text encoder; all when not given")
     parser.add_argument("--shapes", nargs="+", default=["480x832x81"], metavar="HxWxT")

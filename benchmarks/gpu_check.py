@@ -1,12 +1,12 @@
 """All that only a GPU can show, in one command: builds, generates, compares with the CPU, and times a step.
 
     python -m benchmarks.gpu_check [--bundle DIR] [--precision bf16] [--height H --width W --num-frames T] [--steps N]
-                                   [--checkpoint DIR] [--output gpu_check.json]
+                                   [--tile HxW] [--checkpoint DIR] [--output gpu_check.json]
 
 Writes one JSON. What cannot run here is in it with the reason. Without an NVIDIA GPU it says so and exits with 4. With
 --checkpoint, the same network in torch, eager and compiled, is timed beside ours. Steps are timed between two calls of
 `on_step`, each of which has waited for the GPU; the first three, in which kernels are compiled and the graph is
-captured, are left out of the median and told by themselves.
+captured, are left out of the median and told by themselves. With --tile, the GPU decodes in tiles and the CPU whole.
 """
 
 from __future__ import annotations
@@ -22,15 +22,15 @@ from typing import Any
 
 import numpy as np
 from mutoscope import MutoscopeError, Pipeline, StepEvent
+from mutoscope.bench.cases import PROMPT, SEED
 from mutoscope.bench.machine import PACKAGES, describe
 from mutoscope_engines.backends import load_backend
 from mutoscope_engines.cuda_device import CudaDevice, compute_capability, cuda_unavailable_because
 from mutoscope_engines.errors import BackendUnavailableError
 
-PROMPT, SEED = "a red circle moving right on a black background", 7
 WARM_UP_STEPS = 3
 GPU_BACKENDS = ("tensorrt-rtx", "tensorrt", "onnxruntime-cuda")
-GPU_PACKAGES = (*PACKAGES, "onnxruntime-gpu", "tensorrt-rtx-cu13", "tensorrt-cu13", "cuda-core", "cuda-bindings")
+GPU_PACKAGES = (*PACKAGES, "cuda-core", "cuda-bindings")
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -66,12 +66,16 @@ def _arguments(argv: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.gpu_check", description=__doc__.splitlines()[0])
     parser.add_argument("--bundle", type=Path, help="with graphs in the precision (default: the built-in one)")
     parser.add_argument("--checkpoint", type=Path, help="that the bundle was exported from, to time torch on")
-    parser.add_argument("--precision", default="bf16")
-    parser.add_argument("--steps", type=int, default=20)
+    parser.add_argument("--precision", default="bf16", help="of the denoiser, on the GPU (default: bf16)")
+    parser.add_argument("--steps", type=int, default=20, help=f"of denoising, more than {WARM_UP_STEPS} (default: 20)")
+    parser.add_argument("--tile", metavar="HxW", help="decode in tiles of at most this many pixels on the GPU")
     for name in ("height", "width", "num-frames"):
         parser.add_argument(f"--{name}", type=int, help="of the video (default: the bundle's)")
     parser.add_argument("--output", default="gpu_check.json")
-    return parser.parse_args(argv)
+    arguments = parser.parse_args(argv)
+    if arguments.steps <= WARM_UP_STEPS:
+        parser.error(f"--steps must be more than {WARM_UP_STEPS}: the first are not timed; got {arguments.steps}")
+    return arguments
 
 
 def _size(arguments: argparse.Namespace) -> dict[str, int]:
@@ -93,6 +97,7 @@ def _build(arguments: argparse.Namespace, capability: int) -> dict[str, Any]:
         plan = pipeline.plan(PROMPT, **_size(arguments))
     command = [sys.executable, "-m", "mutoscope", "build", "--json", "--target", f"sm{capability}"]
     command += ["--precision", arguments.precision, "--shapes", f"{plan.height}x{plan.width}x{plan.num_frames}"]
+    command += ["--tile", arguments.tile] if arguments.tile else []
     command += [str(arguments.bundle)] if arguments.bundle else []
     started = time.perf_counter()
     built = subprocess.run(command, capture_output=True, text=True, check=True)
@@ -122,25 +127,28 @@ def _generate(arguments: argparse.Namespace, **options: Any) -> dict[str, Any]:
                 "step_slowest_s": round(float(np.max(steps[WARM_UP_STEPS:])), 6),
             }
         plan = stream.plan.to_dict()
-    keys = ("backend", "precision", "settings", "branches_per_call", "memory_peak_bytes", "memory", "keep_loaded")
+    keys = ("backend", "precision", "settings", "branches_per_call", "decoder_tiles", "memory_peak_bytes", "memory",
+            "keep_loaded")  # fmt: skip
     return report | {"plan": {key: plan[key] for key in keys}, "frames": frames}
 
 
 def _compared(arguments: argparse.Namespace, reference: Any, backend: str, graphs: str) -> dict[str, Any]:
     if reason := load_backend(backend).unavailable_because():
         raise BackendUnavailableError(reason)
-    report = _generate(arguments, backend=backend, precision=arguments.precision, cuda_graphs=graphs)
+    options = {"backend": backend, "precision": arguments.precision, "cuda_graphs": graphs, "tile": arguments.tile}
+    report = _generate(arguments, **options)
     return report | {"against_cpu": differences(report.pop("frames"), reference)}
 
 
-def differences(frames: Any, reference: Any) -> dict[str, float]:
-    """Of two videos, uint8 `[T, H, W, 3]`: the largest and mean difference of a value, and the PSNR in decibels."""
+def differences(frames: Any, reference: Any) -> dict[str, float | None]:
+    """Of two videos, uint8 `[T, H, W, 3]`: the largest and mean difference of a value, and the PSNR in decibels, `None`
+    for equal ones: JSON has no infinity."""
     apart = frames.astype(np.float64) - reference
     mean_square = float(np.mean(apart**2))
     return {
         "largest": float(np.max(np.abs(apart))),
         "mean": round(float(np.mean(np.abs(apart))), 4),
-        "psnr_db": round(10 * float(np.log10(255**2 / mean_square)), 2) if mean_square else float("inf"),
+        "psnr_db": round(10 * float(np.log10(255**2 / mean_square)), 2) if mean_square else None,
     }
 
 

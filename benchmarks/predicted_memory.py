@@ -16,6 +16,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from mutoscope.bench.cases import PROMPT
 from mutoscope.bundle import Bundle
 from mutoscope.byte_sizes import format_bytes
 from mutoscope.errors import BackendUnavailableError, RequestError
@@ -30,18 +31,17 @@ from mutoscope_engines.targets import find_target
 from mutoscope_engines.tensorrt_backend import TensorRtBackend
 
 LIMITS = ("6GB", "8GB", "12GB", "16GB", "24GB", "32GB")
-PROMPT = "a red circle moving right on a black background"
 
 
 def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.predicted_memory", description=__doc__.splitlines()[0])
-    parser.add_argument("--bundle", type=Path, required=True)
-    parser.add_argument("--target", required=True)
-    parser.add_argument("--precision", default="bf16")
+    parser.add_argument("--bundle", type=Path, required=True, help="for which there are engines in the cache")
+    parser.add_argument("--target", required=True, help="that they were built for, such as rtx40")
+    parser.add_argument("--precision", default="bf16", help="of the denoiser (default: bf16)")
     parser.add_argument("--guidance-scale", type=float, help="above 1 both branches are computed")
-    parser.add_argument("--limits", nargs="+", default=list(LIMITS))
+    parser.add_argument("--limits", nargs="+", default=list(LIMITS), help="of memory")
     for name in ("height", "width", "num-frames"):
-        parser.add_argument(f"--{name}", type=int)
+        parser.add_argument(f"--{name}", type=int, help="of the video (default: the bundle's)")
     parser.add_argument("--output", type=Path)
     arguments = parser.parse_args(argv)
     bundle = Bundle.open(arguments.bundle, verify=False)

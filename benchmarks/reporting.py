@@ -15,6 +15,7 @@ from typing import Any
 
 from mutoscope.bench.machine import describe
 from mutoscope.bench.measuring import Answer
+from mutoscope_engines.machine import usable_cores
 
 
 def summary(first: Answer, answers: Sequence[Answer]) -> Answer:
@@ -37,7 +38,7 @@ def arguments(description: str | None, default_rounds: int) -> argparse.Argument
     parser.add_argument("--output", type=Path, help="JSON file for the result")
     parser.add_argument("--quick", action="store_true", help="tiny sizes and one run: shows that it works, no more")
     parser.add_argument("--rounds", type=int, default=default_rounds, help="measured runs of each, after a warm-up")
-    parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)))
+    parser.add_argument("--threads", type=int, default=usable_cores())
     parser.add_argument("--checkpoint", type=Path, default=BUILTIN_CHECKPOINT, help="default: the built-in model's")
     parser.add_argument("--bundle", type=Path, default=BUILTIN_BUNDLE, help="its bundle; default: the built-in one")
     parser.add_argument("--worker", type=json.loads, help=argparse.SUPPRESS)

@@ -17,6 +17,8 @@ from typing import Any
 import numpy as np
 from mutoscope.bench.measuring import Answer, MeasurementError, PeakMemory, Run, measure_once, serve
 from mutoscope.bundle import Bundle
+from mutoscope_engines.backends import load_backend
+from mutoscope_engines.onnx_file import read_onnx_file
 from mutoscope_peers.random_models import SIZES_13B, SIZES_TINY, TINY, WIDTH_13B, make_denoiser, random_feeds
 
 from .reporting import arguments, summary, write_result
@@ -59,8 +61,9 @@ def load_session(spec: dict[str, Any]) -> Run:
         path, level = Path(spec["optimized"]), "ORT_DISABLE_ALL"
     options = _options(spec["threads"], setting, level)
     if setting.get("weights") == "read":
-        data = path.with_name(path.name + ".data").read_bytes()
-        options.add_external_initializers_from_files_in_memory([path.name + ".data"], [data], [len(data)])
+        files = sorted(read_onnx_file(path).locations)
+        contents = [path.with_name(file).read_bytes() for file in files]
+        options.add_external_initializers_from_files_in_memory(files, contents, list(map(len, contents)))
     if setting.get("arena"):
         device = ort.OrtMemoryInfo("Cpu", ort.OrtAllocatorType.ORT_ARENA_ALLOCATOR, 0, ort.OrtMemType.DEFAULT)
         ort.create_and_register_allocator(device, ort.OrtArenaCfg({"arena_extend_strategy": 1}))
@@ -121,8 +124,9 @@ def builtin_graphs(root: Path, folder: Path) -> Iterator[dict[str, Any]]:
         "h": defaults.height // geometry.vae_scale_factor_spatial,
         "w": defaults.width // geometry.vae_scale_factor_spatial,
     }  # fmt: skip
+    runs = load_backend("onnxruntime").supports
     for graph in manifest.graphs:
-        if graph.role in ("denoiser", "vae_decoder_next"):
+        if graph.role in ("denoiser", "vae_decoder_next") and runs(graph.precision):
             feeds = folder / f"{graph.role}.npz"
             np.savez(feeds, **random_feeds([(given.name, given.dtype, given.shape) for given in graph.inputs], sizes))
             name = f"builtin {graph.role} {graph.precision}"
@@ -153,7 +157,10 @@ def measure(graph: dict[str, Any], setting: str, threads: int, rounds: int) -> A
 
 def main() -> None:
     parser = arguments(__doc__, default_rounds=2)
-    parser.add_argument("--setting", nargs="+", choices=SETTINGS, default=list(SETTINGS))
+    parser.add_argument(
+        "--setting", nargs="+", metavar="NAME", choices=SETTINGS, default=list(SETTINGS),
+        help=f"{'; '.join(SETTINGS)} (default: all)",
+    )  # fmt: skip
     given = parser.parse_args()
     if given.worker:
         return serve(partial(write_optimized if given.worker.get("write") else load_session, given.worker))

@@ -15,6 +15,7 @@ it needs root and the memory controller.
 
 from __future__ import annotations
 
+import argparse
 import json
 import os
 import shutil
@@ -30,24 +31,23 @@ from typing import Any
 
 import msgspec
 import numpy as np
+from mutoscope.bench import page_cache
+from mutoscope.bench.cases import PROMPT
 from mutoscope.bench.measuring import Answer, MeasurementError, PeakMemory, Run, measure_once, serve
 from mutoscope.bundle import TOKENIZER, Bundle, Geometry, Graph, Text, write_manifest
 from mutoscope.limits import memory_size
+from mutoscope_engines.machine import usable_cores
 from mutoscope_peers.random_models import random_feeds, write_graphs
 
+from .engine_memory import UMT5_XXL as TEXT_ENCODER
 from .export_memory import CONFIG as DENOISER
-from .reporting import BUILTIN_BUNDLE, arguments, write_result
+from .reporting import BUILTIN_BUNDLE, write_result
 from .session_settings import load_session
 
-TEXT_ENCODER = {
-    "vocab_size": 256384, "d_model": 4096, "d_kv": 64, "d_ff": 10240, "num_layers": 24, "num_heads": 64,
-    "feed_forward_proj": "gated-gelu",
-}  # fmt: skip
 MAX_SEQUENCE_LENGTH = 512
 PRECISION = "int8"
 SIZES = {"L": MAX_SEQUENCE_LENGTH, "F": 5, "h": 32, "w": 32, "K": 4}  # of the request, with UniPC's state
 REQUEST = {"height": 256, "width": 256, "num_frames": 17, "num_inference_steps": 2, "seed": 0}
-PROMPT = "a red circle moving right on a black background"
 # Graph, settings of `session_settings`, guidance branches, runs after the first.
 STAGES: list[tuple[str, list[str], int, int]] = [
     ("text_encoder", ["defaults", "no prepacking", "weights read, not mapped"], 2, 0),
@@ -93,13 +93,15 @@ def make_network(component: str) -> Any:
 def make_bundle(folder: Path) -> None:
     """A bundle around graphs of real size; its tokenizer and settings are those of the built-in one."""
     from mutoscope_export.export import _declared
-    from mutoscope_export.families.wan import sources
+    from mutoscope_export.families.wan import sources, vae
 
     graphs = []
-    network, component = None, None
+    network, component, halo = None, None, 0
     for source in sources([PRECISION]):
         if source.component != component:
             network, component = make_network(source.component), source.component
+            if component == "vae":
+                halo = vae.DecoderChunk(network, first=True).halo()
         (form,) = source.forms
         print(f"write {source.role} {form.precision}", file=sys.stderr)
         write_graphs(source.role, network, {form.precision: folder / source.role})
@@ -125,6 +127,7 @@ def make_bundle(folder: Path) -> None:
             vae_scale_factor_temporal=4,
             patch_size=DENOISER["patch_size"],
             max_patches=1024,
+            vae_decoder_halo=halo,
         ),
         text=Text(max_sequence_length=MAX_SEQUENCE_LENGTH, width=TEXT_ENCODER["d_model"], pad_token_id=0),
         preview=None,
@@ -204,17 +207,8 @@ def measure_pipeline(bundle: Path, limit: str, threads: int) -> Iterator[Answer]
 
 def generate(bundle: Path, limit: str, threads: int, folder: Path) -> Answer:
     """`mutoscope generate` in a control group of so many bytes."""
-    command = [
-        sys.executable,
-        "-m",
-        "mutoscope",
-        "generate",
-        PROMPT,
-        "-o",
-        str(folder / "clip.mp4"),
-        "--json",
-        "--quiet",
-    ]
+    command = [sys.executable, "-m", "mutoscope", "generate", PROMPT, "-o", str(folder / "clip.mp4")]
+    command += ["--json", "--quiet"]
     command += ["--bundle", str(bundle), "--threads", str(threads), "--memory-limit", limit]
     for name, value in REQUEST.items():
         command += [f"--{name.replace('_', '-')}", str(value)]
@@ -248,6 +242,8 @@ def control_group(limit_bytes: int) -> Iterator[Path | None]:
         (group / LIMITS[group.parent.name]).write_text(str(limit_bytes))
     except OSError as error:
         print(f"no control group here, so nothing holds a run to its limit: {error}", file=sys.stderr)
+        if group.is_dir():
+            group.rmdir()
         yield None
         return
     try:
@@ -258,22 +254,23 @@ def control_group(limit_bytes: int) -> Iterator[Path | None]:
 
 def forget_pages(folder: Path) -> None:
     """Takes the files out of the system's cache, so that who reads them next is charged for their pages."""
-    for path in folder.rglob("*"):
-        if path.is_file():
-            descriptor = os.open(path, os.O_RDONLY)
-            os.fsync(descriptor)
-            os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_DONTNEED)
-            os.close(descriptor)
+    if reason := page_cache.drop(folder):
+        print(f"pages of the bundle may be charged to nobody: {reason}", file=sys.stderr)
 
 
 def main() -> None:
-    parser = arguments(__doc__, default_rounds=1)
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--output", type=Path, help="JSON file for the result")
+    parser.add_argument("--threads", type=int, default=usable_cores())
+    parser.add_argument("--worker", type=json.loads, help=argparse.SUPPRESS)
     parser.add_argument("--workspace", type=Path, help="folder for the bundle; made there where it is missing")
     parser.add_argument("--limit", nargs="+", default=["8GB"], help="of memory, for whole runs")
     parser.add_argument("--part", nargs="+", choices=PARTS, default=PARTS, help="what to measure")
     given = parser.parse_args()
     if given.worker:
         return serve(partial(load_pipeline if "options" in given.worker else load_session, given.worker))
+    if given.workspace is None:
+        parser.error("--workspace is missing: a folder with room for about 9 GB")
     bundle = given.workspace / "small-memory"
     if not (bundle / "manifest.json").is_file():
         make_bundle(bundle)

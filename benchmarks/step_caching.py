@@ -189,7 +189,9 @@ def measure(sides: list[Any], count: int, keep: Callable[[list[dict[str, Any]]],
                     clip, facts = side.make(setting, prompt, seed)
                 except Exception as error:  # a cache that this model's pipeline cannot use is a result, too
                     failed.add((side.name, setting))
-                    rows.append(row | {"note": f"{type(error).__name__}: {str(error).splitlines()[0][:160]}"})
+                    message = (str(error).splitlines() or [""])[0]
+                    rows.append(row | {"note": f"{type(error).__name__}: {message[:160]}"})
+                    keep(rows)
                     continue
                 whole = clip if whole is None else whole
                 seen = asdict(judge(clip.astype(np.uint8)))

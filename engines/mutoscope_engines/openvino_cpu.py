@@ -6,6 +6,7 @@ the library is told to keep every type as it is, where its own hint for bfloat16
 
 from __future__ import annotations
 
+import sys
 from functools import cache
 from importlib.metadata import version
 from importlib.util import find_spec
@@ -74,9 +75,9 @@ class OpenVinoTensor:
     def row(self, index: int) -> Tensor:
         shape = self.shape
         index = range(shape[0])[index]
-        row = _library().Tensor(self.value.element_type, [1, *shape[1:]])
+        row = library().Tensor(self.value.element_type, [1, *shape[1:]])
         begin, end = [index, *(0 for _ in shape[1:])], [index + 1, *shape[1:]]
-        _library().Tensor(self.value, begin, end).copy_to(row)
+        library().Tensor(self.value, begin, end).copy_to(row)
         row.set_shape(shape[1:])
         return OpenVinoTensor(row)
 
@@ -171,7 +172,7 @@ class OpenVinoBinding(Binding):
             return _copied(value.value)
         if name not in self._copies:
             given = np.asarray(value)
-            self._copies[name] = _library().Tensor(_library().Type(given.dtype), list(given.shape))
+            self._copies[name] = library().Tensor(library().Type(given.dtype), list(given.shape))
         self._copies[name].data[...] = value
         return self._copies[name]
 
@@ -182,7 +183,7 @@ class OpenVinoBinding(Binding):
                 places.remove(place)
                 break
         else:
-            place = _library().Tensor(places[0].element_type, places[0].shape)
+            place = library().Tensor(places[0].element_type, places[0].shape)
         places.insert(0, place)
         return place
 
@@ -192,7 +193,7 @@ class OpenVinoBinding(Binding):
 
 
 def _copied(tensor: Any) -> Any:
-    copy = _library().Tensor(tensor.element_type, tensor.shape)
+    copy = library().Tensor(tensor.element_type, tensor.shape)
     tensor.copy_to(copy)
     return copy
 
@@ -200,7 +201,7 @@ def _copied(tensor: Any) -> Any:
 def _dtype(tensor: Any) -> str:
     # NumPy has no bfloat16, and OpenVINO gives it as float16.
     element_type = tensor.element_type
-    return "bfloat16" if element_type == _library().Type.bf16 else str(element_type.to_dtype())
+    return "bfloat16" if element_type == library().Type.bf16 else str(element_type.to_dtype())
 
 
 def translated(error: Exception, doing: str) -> MutoscopeError:
@@ -221,12 +222,22 @@ def translated(error: Exception, doing: str) -> MutoscopeError:
     return GraphError(f"OpenVINO failed while {doing}: {message}; check with `mutoscope verify`, or export again")
 
 
-def _library() -> Any:
-    import openvino
-
+@cache
+def library() -> Any:
+    """OpenVINO, without telemetry: importing it would send an event to its makers and leave an id in the user's home,
+    unless its telemetry is missing. To be called in place of importing it."""
+    telemetry = "openvino_telemetry"
+    known = telemetry in sys.modules  # of a program that wants it
+    if not known:
+        sys.modules[telemetry] = None  # type: ignore[assignment]  # importing it fails then
+    try:
+        import openvino
+    finally:
+        if not known:
+            del sys.modules[telemetry]
     return openvino
 
 
 @cache
 def _core() -> Any:
-    return _library().Core()
+    return library().Core()

@@ -21,7 +21,13 @@ def test_differences_are_in_values_of_a_pixel_and_decibels() -> None:
     found = gpu_check.differences(frames, reference)
     assert found == {"largest": 255.0, "mean": 21.25, "psnr_db": 10.79}  # 10 log10(12)
     assert gpu_check.differences(reference, frames)["largest"] == 255.0  # bytes do not wrap around
-    assert gpu_check.differences(reference, reference)["psnr_db"] == float("inf")
+    assert gpu_check.differences(reference, reference)["psnr_db"] is None
+
+
+def test_steps_that_would_leave_nothing_to_time_are_refused(capsys) -> None:
+    with pytest.raises(SystemExit):
+        gpu_check.main(["--steps", "3"])
+    assert "--steps must be more than 3" in capsys.readouterr().err
 
 
 @pytest.mark.gpu

@@ -89,6 +89,17 @@ def test_diffusers_refuses_another_schedule_than_its_own(work: Make) -> None:
     assert "scheduler" in (load_implementation("diffusers").cannot(euler, "fp32") or "")
 
 
+@pytest.mark.parametrize(
+    "changes",
+    [{"flow_shift": 5.0}, {"sigmas": "1,0.5"}, {"cache_interval": 3}],
+    ids=lambda changes: next(iter(changes)),
+)
+def test_diffusers_refuses_steps_that_are_not_its_own(work: Make, changes: dict[str, Any]) -> None:
+    changed = work("clip")
+    changed = replace(changed, request=changed.request | changes)
+    assert next(iter(changes)) in (load_implementation("diffusers").cannot(changed, "fp32") or "")
+
+
 def test_every_peer_of_the_table_is_there_and_named_so() -> None:
     assert {name: load_implementation(name).name for name in PEERS} == {name: name for name in PEERS}
 

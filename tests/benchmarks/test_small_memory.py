@@ -2,9 +2,14 @@
 
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 
+import diffusers
+import mutoscope
 import pytest
+from diffusers import AutoencoderKLWan
+from mutoscope.bundle import Bundle
 
 from benchmarks import small_memory
 
@@ -20,6 +25,19 @@ def test_the_weights_of_a_network_are_different_windows_onto_one_array(monkeypat
     assert table.shape == (600, 16) and not table.is_meta
     first, second = (weights[f"encoder.block.{index}.layer.1.DenseReluDense.wo.weight"] for index in (0, 1))
     assert first.shape == second.shape and not first.equal(second)
+
+
+def test_the_bundle_made_of_such_networks_is_whole_and_can_be_planned(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    sizes = {"num_attention_heads": 2, "attention_head_dim": 12, "ffn_dim": 16, "freq_dim": 8, "num_layers": 2}
+    monkeypatch.setattr(small_memory, "TEXT_ENCODER", small_memory.TEXT_ENCODER | SMALL)
+    monkeypatch.setattr(small_memory, "DENOISER", small_memory.DENOISER | sizes | {"text_dim": SMALL["d_model"]})
+    monkeypatch.setattr(diffusers, "AutoencoderKLWan", partial(AutoencoderKLWan, base_dim=8, num_res_blocks=1))
+    small_memory.make_bundle(tmp_path / "bundle")
+    Bundle.open(tmp_path / "bundle")  # every hash agrees
+    with mutoscope.Pipeline.load(tmp_path / "bundle", backend="onnxruntime", tile="208x208") as pipeline:
+        assert pipeline.plan(small_memory.PROMPT, **small_memory.REQUEST).decoder_tiles > 1
 
 
 def test_what_takes_more_than_its_control_group_allows_is_killed() -> None:

@@ -1,5 +1,8 @@
 """What OpenVINO must be held to: the types of the graph, memory that goes round, and when "auto" takes it."""
 
+import os
+import subprocess
+import sys
 import threading
 import time
 from pathlib import Path
@@ -140,3 +143,18 @@ def test_auto_takes_it_for_its_precision_where_the_cpu_multiplies_that_in_tiles(
     if backend.on_device:
         pytest.skip("there is a GPU")
     assert (backend.name, precision) == chosen
+
+
+def test_loading_the_library_tells_nobody_and_writes_nothing(tmp_path: Path) -> None:
+    """Importing OpenVINO by itself sends an event, and leaves an id in the user's home for the next."""
+    code = """
+import sys
+sys.addaudithook(lambda event, _: event.startswith("socket.") and sys.exit(f"used the network: {event}"))
+from mutoscope_engines.openvino_cpu import library
+library().Core()
+sys.exit("openvino_telemetry.main" in sys.modules)
+"""
+    environment = {name: value for name, value in os.environ.items() if name != "CI"} | {"HOME": str(tmp_path)}
+    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert list(tmp_path.iterdir()) == []

@@ -55,9 +55,10 @@ def test_parameters_of_a_request_and_of_a_pipeline_are_passed_on(measured: list[
 
 
 def test_a_comparison_takes_the_cases_of_the_peers_and_a_bundle_its_own_clip(measured: list[bench.Options]) -> None:
-    for flags in ([], ["--against", "all"], ["some-bundle", "--against", "diffusers"]):
+    for flags in ([], ["--against", "all"], ["some-bundle", "--against", "diffusers"], ["--against", "openvino,all"]):
         main(["bench", *flags])
-    alone, compared, own = measured
+    alone, compared, own, named = measured
+    assert named.against == compared.against
     assert alone.cases == own.cases == ("default-clip",)
     assert set(compared.cases) == {"default-clip", "wan-1.3b-width", "wan-1.3b", "wan-vae"}
     assert "openvino" in compared.against

@@ -27,9 +27,6 @@ from mutoscope.bundle import Bundle
 from mutoscope.video import write_video
 from mutoscope.video_formats.encoders import silence
 
-# Fields of a request by which Diffusers would do other work than ours, or none.
-_REFUSED = {"scheduler", "flow_shift"}
-
 
 class Eager(Implementation):
     name = "diffusers"
@@ -46,9 +43,13 @@ class Eager(Implementation):
         manifest = Bundle.open(work.bundle, verify=False).manifest
         if work.plan["family"] != "wan":
             return f"this adapter knows Wan; the bundle's family is {work.plan['family']}"
-        changed = sorted(_REFUSED & set(work.request))
-        if work.plan["scheduler"] != manifest.defaults.scheduler or "flow_shift" in changed:
+        defaults = manifest.defaults
+        own = {"scheduler": defaults.scheduler, "flow_shift": None, "sigmas": None, "cache_interval": 1}
+        changed = [name for name in own if work.request.get(name, own[name]) != own[name]]
+        if changed:
             return f"runs the checkpoint's own schedule; this request changes {', '.join(changed)}"
+        if defaults.sigmas is not None:
+            return "runs the checkpoint's own noise levels; this bundle has others as a default (sigmas)"
         if work.kind == "decode" and precision != "fp32":
             return "decodes in float32 alone, as Diffusers advises for this VAE"
         return needs_checkpoint(work)

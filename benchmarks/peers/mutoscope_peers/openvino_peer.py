@@ -17,6 +17,7 @@ from mutoscope.bench.measuring import Run
 from mutoscope.bundle import Bundle
 from mutoscope_engines.backends import BACKENDS
 from mutoscope_engines.errors import GraphError
+from mutoscope_engines.openvino_cpu import library
 from mutoscope_engines.session import Backend, Binding, Feeds, Session, SessionOptions, Tensor, TensorSpec, check_feeds
 
 # A precision of this peer: the graph that it reads, and the hint that it is given.
@@ -30,7 +31,7 @@ _BACKEND = "openvino-as-it-is"
 class OpenVino(Implementation):
     name = "openvino"
     variants = tuple(_PRECISIONS)
-    import_statement = "import mutoscope, tokenizers, av, openvino"
+    import_statement = "import mutoscope, tokenizers, av; from mutoscope_engines.openvino_cpu import library; library()"
 
     def unavailable_because(self) -> str | None:
         return None if find_spec("openvino") else "needs openvino; run: pip install 'mutoscope[bench]'"
@@ -57,8 +58,7 @@ class OpenVino(Implementation):
 
 def _default_hint() -> str:
     """The type that OpenVINO takes on this processor when it is told none, in the words of its hints."""
-    import openvino as ov
-
+    ov = library()
     names = {ov.Type.f32: "f32", ov.Type.bf16: "bf16", ov.Type.f16: "f16"}
     return names.get(ov.Core().get_property("CPU", "INFERENCE_PRECISION_HINT"), "another type")
 
@@ -71,9 +71,7 @@ class _AsItIs(Backend):
         return None
 
     def version(self) -> str:
-        import openvino
-
-        return f"openvino {openvino.__version__}"
+        return f"openvino {library().__version__}"
 
     def supports(self, precision: str) -> bool:
         return precision in ("fp32", "int8")
@@ -108,9 +106,7 @@ class _Array:
 
 class _Session(Session):
     def __init__(self, graph: Path, options: SessionOptions, hint: str | None) -> None:
-        import openvino as ov
-
-        core = ov.Core()
+        core = library().Core()
         config: dict[str, Any] = {"INFERENCE_NUM_THREADS": options.threads or 0, "PERFORMANCE_HINT": "LATENCY"}
         if hint is not None:
             config["INFERENCE_PRECISION_HINT"] = hint

@@ -17,7 +17,7 @@ from typing import Any
 import msgspec
 import numpy as np
 from mutoscope.bench.cases import MODELS, RandomModel
-from mutoscope.bundle import Bundle, Graph, write_manifest
+from mutoscope.bundle import Bundle, write_manifest
 from mutoscope.manifest import sized
 from numpy.typing import NDArray
 
@@ -59,17 +59,30 @@ def _make_denoiser(folder: Path, config: Mapping[str, int], sizes: Mapping[str, 
 def write_graphs(
     role: str, network: Any, folders: Mapping[str, Path], calibrated: Sequence[Callable[[Any], bool]] = ()
 ) -> list[tuple[str, str, tuple[int | str, ...]]]:
-    """Writes a network's graph in each precision into the folder named for it, as export does; returns its inputs.
+    """Writes a network's graph in each precision, as `model.onnx` into a folder of its own; returns its inputs.
 
     `calibrated` are the passes that a calibration would give.
     """
-    import torch
-    from mutoscope_export.families.wan import NARROWED, sources
-    from mutoscope_export.graph import NETWORK, dynamic_shapes, trace, write_graph
-    from mutoscope_export.passes.network_type import TRACED
+    from mutoscope_export.families.wan import NARROWED
+    from mutoscope_export.graph import write_graph
     from mutoscope_export.weight_files import WeightFolder
 
-    (source,) = (source for source in sources(list(folders)) if source.role == role)
+    source, traced = _traced(role, network, list(folders))
+    for form in source.forms:
+        if form.precision in folders:
+            passes = (*(calibrated if form.precision in NARROWED else ()), *form.passes)
+            write_graph(traced, WeightFolder(folders[form.precision]), network_type=form.network_type, passes=passes)
+    return list(source.inputs(network))
+
+
+def _traced(role: str, network: Any, precisions: Sequence[str]) -> tuple[Any, Any]:
+    """The source of a graph of the family, and what tracing the network gives."""
+    import torch
+    from mutoscope_export.families.wan import sources
+    from mutoscope_export.graph import NETWORK, dynamic_shapes, trace
+    from mutoscope_export.passes.network_type import TRACED
+
+    (source,) = (source for source in sources(precisions) if source.role == role)
     inputs, examples = source.inputs(network), source.examples(network)[0]
     with torch.no_grad():
         traced = trace(
@@ -78,11 +91,7 @@ def write_graphs(
             dynamic_shapes(inputs),
             [name for name, _, _ in source.outputs(network)],
         )
-    for form in source.forms:
-        if form.precision in folders:
-            passes = (*(calibrated if form.precision in NARROWED else ()), *form.passes)
-            write_graph(traced, WeightFolder(folders[form.precision]), network_type=form.network_type, passes=passes)
-    return list(inputs)
+    return source, traced
 
 
 def random_feeds(inputs: Sequence[tuple[str, str, tuple[int | str, ...]]], sizes: Mapping[str, int]) -> Feeds:
@@ -134,20 +143,24 @@ def _export(checkpoint: Path, bundle: Path, model: RandomModel) -> None:
 def replace_denoisers(bundle: Path, checkpoint: Path) -> None:
     """The graphs of the checkpoint's transformer, not compared with it, in place of those that the bundle has."""
     from mutoscope_export.checkpoint import open_checkpoint
+    from mutoscope_export.graph import write_graph
+    from mutoscope_export.weight_files import WeightFolder
 
-    manifest = Bundle.open(bundle, verify=False).manifest
-    shutil.rmtree(bundle / "denoiser")
-    folders = {precision: bundle / f"denoiser-{precision}" for precision in manifest.precisions("denoiser")}
-    write_graphs("denoiser", open_checkpoint(checkpoint).load("transformer"), folders)
-    graphs = tuple(_in_own_folder(bundle, graph) if graph.role == "denoiser" else graph for graph in manifest.graphs)
-    write_manifest(bundle, msgspec.structs.replace(manifest, graphs=graphs))
-
-
-def _in_own_folder(bundle: Path, graph: Graph) -> Graph:
-    file = f"{graph.role}-{graph.precision}/model.onnx"
-    weights = f"{file}.data"
-    size = (bundle / weights).stat().st_size
-    return msgspec.structs.replace(graph, file=file, weights=(weights,), weight_bytes=size)
+    opened = Bundle.open(bundle, verify=False)
+    replaced = {graph.precision: graph for graph in opened.manifest.graphs if graph.role == "denoiser"}
+    (folder,) = {opened.path(graph.file).parent for graph in replaced.values()}
+    shutil.rmtree(folder)
+    destination = WeightFolder(folder)
+    source, traced = _traced("denoiser", open_checkpoint(checkpoint).load("transformer"), list(replaced))
+    for form in source.forms:
+        stored = write_graph(traced, destination, name=form.file, network_type=form.network_type, passes=form.passes)
+        replaced[form.precision] = msgspec.structs.replace(
+            replaced[form.precision],
+            weights=tuple(f"{folder.name}/{file}" for file in stored.files),
+            weight_bytes=stored.num_bytes,
+        )
+    graphs = tuple(replaced[graph.precision] if graph.role == "denoiser" else graph for graph in opened.manifest.graphs)
+    write_manifest(bundle, msgspec.structs.replace(opened.manifest, graphs=graphs))
 
 
 if __name__ == "__main__":

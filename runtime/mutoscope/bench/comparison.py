@@ -11,7 +11,7 @@ from typing import Any
 
 from ..errors import RequestError
 from .implementations import OURS
-from .result import Result, Row
+from .result import MAIN_STAGES, Result, Row
 from .statistics import slowed_beyond_noise
 
 # Smaller changes are not worth stopping for, however quiet the machine; of what was measured once or twice, nothing
@@ -84,7 +84,7 @@ def _changes(old: Row, new: Row) -> Iterator[Change]:
     names = (new.case, new.stage or "", new.implementation, new.precision)
     least = LEAST_GROWTH_OF_FEW if min(len(old.seconds), len(new.seconds)) <= FEW else LEAST_GROWTH
     yield Change(*names, "time", old.median_s, new.median_s, slowed_beyond_noise(old.seconds, new.seconds, least))
-    if old.peak_rss_bytes and new.peak_rss_bytes and new.stage in ("whole_run", "forward", "decode", "batch"):
+    if old.peak_rss_bytes and new.peak_rss_bytes and new.stage in MAIN_STAGES:
         grown = new.peak_rss_bytes / old.peak_rss_bytes - 1 > LEAST_MEMORY_GROWTH
         yield Change(*names, "memory", old.peak_rss_bytes, new.peak_rss_bytes, grown)
 

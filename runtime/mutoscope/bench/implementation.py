@@ -63,6 +63,7 @@ class Implementation(ABC):
     variants: tuple[str, ...]  # its precisions, the one that others' errors are measured against first
     import_statement: str  # Python that loads its libraries
     files_of: str = "bundle"  # "bundle" or "checkpoint": what loading reads
+    on_device: bool = False  # whether it runs on a GPU; of ours, the backend says
 
     @abstractmethod
     def unavailable_because(self) -> str | None:

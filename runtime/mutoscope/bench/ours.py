@@ -28,7 +28,7 @@ from .measuring import Answer, Run
 
 
 class Ours(Implementation):
-    variants = ("fp32", "int8", "bf16", "fp16", "fp8")
+    variants = ()  # those of the bundle
 
     def __init__(self, backend: str) -> None:
         self.name = f"mutoscope {backend}"

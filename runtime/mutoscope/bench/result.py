@@ -17,7 +17,7 @@ from .statistics import percentile, spread
 
 SCHEMA_VERSION = 1
 
-# Of a whole run, in the order in which they happen; the last three are of cases that are one network alone.
+# In the order in which they happen; `forward` is of cases that are one network alone, `decode` also of such.
 STAGES = {
     "import": "importing the libraries, in a fresh process",
     "load_cold": "loading the model, its files not in the page cache",
@@ -33,6 +33,8 @@ STAGES = {
     "batch": "all videos of a batch, from the request to the last finished file",
     "forward": "one forward of the denoiser, all guidance branches",
 }
+
+MAIN_STAGES = ("whole_run", "batch", "forward", "decode")  # that are the whole work of a case
 
 
 class _Part(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

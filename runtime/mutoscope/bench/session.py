@@ -19,7 +19,7 @@ from typing import Any
 
 from .. import Pipeline
 from ..builtin import bundle_path
-from ..bundle import Bundle, base_precision
+from ..bundle import Bundle
 from ..errors import MutoscopeError, RequestError
 from ..execution import Execution
 from ..request import RuntimeOptions
@@ -32,14 +32,15 @@ from .measuring import MeasurementError, Worker
 from .memory_trace import MemoryTrace
 from .noise import NoiseWatch
 from .options import Options
-from .result import SCHEMA_VERSION, RatioRow, Result, Row, Series
+from .result import MAIN_STAGES, SCHEMA_VERSION, RatioRow, Result, Row, Series
 from .rows import MAIN_STAGE, Runs, elapsed_s, ratios_between, rows_of, series_of, with_differences
 
 WORKER = "mutoscope.bench.worker"
 IMPORTS, IMPORTS_BUDGET_S = 3, 10.0  # processes that import, as many as fit
+DECODER = "vae_decoder_next"  # the graph that a decode runs most
 LEAST_ROUNDS, ROUNDS_BUDGET_S = 3, 20.0  # a slow comparison stops early, but not before
 Tell = Callable[[str], object]
-Cold = dict["Variant", tuple[float | None, str | None]]  # seconds, and why it was not cold
+Cold = dict[Variant, tuple[float | None, str | None]]  # seconds, and why it was not cold
 
 
 class _UnmeasurableError(Exception):
@@ -79,11 +80,10 @@ def run(options: Options, tell: Tell) -> Result:
             reference[case.name] = measured.reference
     if not any(row.seconds for row in rows):
         raise RequestError("nothing could be measured: " + "; ".join(row.note or "" for row in rows))
-    main_stages = set(MAIN_STAGE.values()) | {"batch"}
     spreads = {
         f"{row.case} in {row.implementation} {row.precision}": row.spread
         for row in rows
-        if row.stage in main_stages and row.implementation.startswith(OURS) and row.spread is not None
+        if row.stage in MAIN_STAGES and row.implementation.startswith(OURS) and row.spread is not None
     }
     return Result(
         schema_version=SCHEMA_VERSION,
@@ -114,6 +114,7 @@ class _Measured:
         self._watch = watch
         self._tell = tell
         self._imports: dict[str, list[float]] = {}
+        self._on_device = False  # whether any of ours runs on a GPU
 
     def measure(self) -> None:
         """Raises `_UnmeasurableError`."""
@@ -216,11 +217,14 @@ class _Measured:
             there = bundle.manifest.precisions("denoiser")
             wanted = options.precisions or (execution.precision, *there)
             if self._case.kind == "decode":  # what narrows the denoiser alone decodes as what it is based on
-                wanted = tuple(dict.fromkeys(map(base_precision, wanted)))
+                wanted = tuple(
+                    bundle.manifest.graph(DECODER, name).precision if name in there else name for name in wanted
+                )
             for precision in dict.fromkeys(wanted):
                 variant = Variant(f"{OURS} {backend.name}", precision)
                 if precision in there and backend.supports(precision) and variant not in found:
                     found.append(variant)
+                    self._on_device |= backend.on_device
                 elif options.precisions and variant not in found:
                     self._note(variant.implementation, precision, f"not run: the bundle has {', '.join(there)}, "
                                f"and {backend.name} must run it")  # fmt: skip
@@ -264,6 +268,8 @@ class _Measured:
                 self._note(name, None, f"needs {error.name}; run: pip install 'mutoscope[bench]'")
                 continue
             reason = peer.unavailable_because()
+            if reason is None and self._on_device and not peer.on_device:
+                reason = "runs on the CPU, ours on a GPU; to compare with it, add --backend onnxruntime"
             if reason is not None:
                 self._note(name, None, reason)
                 continue

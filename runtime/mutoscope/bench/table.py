@@ -9,7 +9,7 @@ from ..commands.report import format_table
 from .cases import CASES
 from .comparison import Change
 from .implementations import OURS
-from .result import RatioRow, Result, Row
+from .result import MAIN_STAGES, RatioRow, Result, Row
 
 # The stages that a table shows, in this order, where any row has them, and what a column is called.
 _COLUMNS = {
@@ -17,7 +17,6 @@ _COLUMNS = {
     "step": "step", "encode": "encode", "first_frame": "1st frame", "first_run": "1st run", "load_warm": "load",
     "load_cold": "cold load", "import": "import",
 }  # fmt: skip
-MAIN_STAGES = ("whole_run", "batch", "forward", "decode")
 
 
 def describe(result: Result) -> str:

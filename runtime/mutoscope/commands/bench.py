@@ -11,7 +11,7 @@ from mutoscope_engines.backends import BACKENDS
 from mutoscope_engines.machine import usable_cores
 
 from ..bench import comparison, machine
-from ..bench.cases import CASES, COMPARED, DEFAULT_CLIP
+from ..bench.cases import CASES, COMPARED, DEFAULT_CLIP, PROMPT, SEED
 from ..bench.implementations import PEERS
 from ..bench.options import SCENARIOS, Options
 from ..bench.report import write_report
@@ -27,6 +27,7 @@ from .report import tell
 
 SLOWER = 1  # the exit code of a regression
 MOST_ROUNDS = 1000
+ALL = "all"  # peers
 
 
 def main(argv: Sequence[str]) -> int:
@@ -43,12 +44,13 @@ def main(argv: Sequence[str]) -> int:
         result = run(options, progress.start)
     if arguments.json:
         write_result(arguments.json, result)
-    changes = [] if old is None else comparison.compare(old, result)
     if arguments.html:
         write_report(arguments.html, result)
     tell(describe(result))
-    if old is not None:
-        tell("\n" + describe_changes(changes))
+    if old is None:
+        return 0
+    changes = comparison.compare(old, result)
+    tell("\n" + describe_changes(changes))
     return SLOWER if any(change.worse for change in changes) else 0
 
 
@@ -56,14 +58,15 @@ def _parser() -> Parser:
     parser = Parser(
         "bench",
         "Measures how long everything takes here, stage by stage, each implementation in processes of its own.",
-        epilog="Without a flag: the built-in model's default clip, in about a minute. With --against and no --case: "
+        epilog=f"Without a flag: the built-in model's default clip, in about a minute. Where nothing else is said, the "
+        f"prompt is {PROMPT!r} and the seed {SEED}. With --against and no --case: "
         f"{', '.join(COMPARED)}. Cases: "
         + "; ".join(f"{case.name} ({case.purpose})" for case in CASES.values())
         + ". Exit code 1 of --compare: something got slower. docs/benchmarking.md says what the figures mean.",
     )
     add_bundle(parser)
     parser.add_argument("--case", nargs="+", metavar="NAME", default=[], help="what to measure, of the cases below")
-    peers = f"what to compare with: {', '.join(PEERS)}, or all"
+    peers = f"what to compare with: {', '.join(PEERS)}, or {ALL}"
     parser.add_argument("--against", metavar="PEER,...", default="", help=peers)
     backends = f"what executes our graphs: {', '.join(BACKENDS)} (default: auto)"
     parser.add_argument("--backend", nargs="+", metavar="NAME", default=["auto"], help=backends)
@@ -94,11 +97,11 @@ def _parser() -> Parser:
 
 def _options(arguments: argparse.Namespace) -> Options:
     """Raises `RequestError` for a name that there is not."""
-    against = tuple(PEERS) if arguments.against == "all" else tuple(filter(None, arguments.against.split(",")))
+    against = tuple(filter(None, arguments.against.split(",")))
     cases = tuple(dict.fromkeys(arguments.case)) or (COMPARED if against and not arguments.bundle else (DEFAULT_CLIP,))
     for what, names, known in (
         ("case", cases, list(CASES)),
-        ("peer", against, [*PEERS, "all"]),
+        ("peer", against, [*PEERS, ALL]),
         ("backend", arguments.backend, ["auto", *BACKENDS]),
         ("scenario", [arguments.scenario], list(SCENARIOS)),
     ):
@@ -114,7 +117,7 @@ def _options(arguments: argparse.Namespace) -> Options:
     threads = runtime.pop("threads", None)
     return Options(
         cases=cases,
-        against=tuple(dict.fromkeys(against)),
+        against=tuple(PEERS) if ALL in against else tuple(dict.fromkeys(against)),
         bundle=arguments.bundle,
         checkpoint=arguments.checkpoint,
         backends=tuple(dict.fromkeys(arguments.backend)),

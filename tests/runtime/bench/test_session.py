@@ -14,6 +14,7 @@ from mutoscope.bench.options import Options
 from mutoscope.bench.result import Result, read_result, write_result
 from mutoscope.bench.session import run
 from mutoscope.errors import RequestError
+from mutoscope_engines.onnxruntime_cpu import OnnxRuntimeCpu
 
 PEER = """
 import os, sys, time
@@ -118,6 +119,17 @@ def test_steps_and_memory_over_time_are_there(measured: Result) -> None:
 def test_the_result_survives_its_json(measured: Result, tmp_path: Path) -> None:
     write_result(tmp_path / "a.json", measured)
     assert read_result(tmp_path / "a.json") == measured
+
+
+def test_a_peer_on_the_cpu_is_not_compared_with_a_gpu(wan_bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(OnnxRuntimeCpu, "on_device", True)
+    options = Options(
+        cases=("default-clip",), against=("openvino-genai",), bundle=wan_bundle, precisions=("fp32",),
+        backends=("onnxruntime",), rounds=1, threads=2, quick=True, request=REQUEST,
+    )  # fmt: skip
+    found = run(options, lambda text: None)
+    (row,) = (row for row in found.rows if row.implementation == "openvino-genai")
+    assert "runs on the CPU, ours on a GPU" in (row.note or "") and not found.ratios
 
 
 def test_nothing_measured_is_an_error_that_says_why(wan_bundle: Path) -> None:
