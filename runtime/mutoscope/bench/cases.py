@@ -22,7 +22,7 @@ class RandomModel:
     latent_channels: int = 4
     text_width: int = 16
     dtype: str = "float32"  # of the checkpoint
-    precisions: tuple[str, ...] = ("fp32", "int8")
+    precisions: tuple[str, ...] = ("fp32", "int8", "bf16-cpu")
     # Export compares every graph with its network, which takes minutes for a large one. Without: the graphs of a small
     # model, which was compared, and the large denoiser's in place of the small one's.
     compared: bool = True
