@@ -10,7 +10,7 @@ CHECKPOINT = Path(__file__).parents[2] / "export/mutoscope_export/builtin/checkp
 
 def test_its_graphs_for_gpus_read_the_weights_of_those_for_cpus() -> None:
     manifest = Bundle.open(bundle_path(), verify=False).manifest
-    assert manifest.precisions("denoiser") == ["fp32", "int8", "bf16-cpu", "bf16"]
+    assert manifest.precisions("denoiser") == ["fp32", "int8", "bf16"]
     for role in ("text_encoder", "denoiser", "vae_features_first", "vae_decoder_first"):
         assert (
             manifest.graph(role, "bf16").weights == manifest.graph(role, "fp32").weights == (f"{role}/model.onnx.data",)

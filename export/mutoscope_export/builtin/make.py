@@ -90,7 +90,7 @@ def main() -> None:
     export_checkpoint(
         arguments.checkpoint,
         arguments.bundle,
-        precisions=("fp32", "int8", "bf16-cpu", "bf16"),
+        precisions=("fp32", "int8", "bf16"),
         overwrite=True,
         compact=True,
         on_progress=_say,
