@@ -33,15 +33,16 @@ LARGEST_SHARE = 0.1  # of the further frames' bytes, that ours may grow by
 def load_ours(spec: dict[str, Any]) -> Run:
     """The stage of our pipeline, chunk by chunk, as they go into a file, or all kept."""
     from mutoscope.bundle import Bundle
+    from mutoscope.execution import Execution
     from mutoscope.loaded import LoadedGraphs
+    from mutoscope.request import RuntimeOptions
     from mutoscope.stages import decode
-    from mutoscope_engines.backends import load_backend
-    from mutoscope_engines.session import SessionOptions
 
     plan = replace(_plan(spec), keep_loaded=True)
     latents = _latents(plan)
-    backend = load_backend("onnxruntime")
-    graphs = LoadedGraphs(Bundle.open(spec["bundle"]), backend, SessionOptions(threads=spec["threads"]))
+    bundle = Bundle.open(spec["bundle"])
+    execution = Execution.choose(RuntimeOptions(backend="onnxruntime", threads=spec["threads"]), bundle)
+    graphs = LoadedGraphs(bundle, execution)
     for _ in decode(graphs, plan, latents[:, :2]):
         pass  # both graphs are open now, and what loading took is not counted
 

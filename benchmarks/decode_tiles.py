@@ -27,20 +27,21 @@ WHOLE = "whole"
 def load(spec: dict[str, Any]) -> Run:
     import mutoscope
     from mutoscope.bundle import Bundle
+    from mutoscope.execution import Execution
     from mutoscope.loaded import LoadedGraphs
+    from mutoscope.request import RuntimeOptions
     from mutoscope.stages import decode
-    from mutoscope_engines.backends import load_backend
-    from mutoscope_engines.session import SessionOptions
 
     size, threads = spec["size"], spec["threads"]
     tile = None if spec["tile"] == WHOLE else spec["tile"]
     with mutoscope.Pipeline.load(spec["bundle"], threads=threads, tile=tile) as pipeline:
         plan = pipeline.plan(PROMPT, seed=0, num_frames=spec["num_frames"], height=size, width=size)
     latents = np.random.default_rng(0).standard_normal(plan.latents_shape, dtype=np.float32)
-    bundle, backend = Bundle.open(spec["bundle"], verify=False), load_backend("onnxruntime")
+    bundle = Bundle.open(spec["bundle"], verify=False)
+    execution = Execution.choose(RuntimeOptions(backend="onnxruntime", threads=threads), bundle)
 
     def run() -> Answer:
-        graphs = LoadedGraphs(bundle, backend, SessionOptions(threads=threads))
+        graphs = LoadedGraphs(bundle, execution)
         reset_peak_rss()
         with open(spec["frames"], "wb") as file:  # as into a video: nothing is kept
             for chunk in decode(graphs, plan, latents):

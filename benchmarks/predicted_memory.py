@@ -22,6 +22,7 @@ from mutoscope.byte_sizes import format_bytes
 from mutoscope.errors import BackendUnavailableError, RequestError
 from mutoscope.execution import Execution
 from mutoscope.families import load_family
+from mutoscope.footprints import everywhere
 from mutoscope.limits import memory_size
 from mutoscope.plan import make_job
 from mutoscope.request import VideoRequest
@@ -62,7 +63,7 @@ def predicted(bundle: Bundle, request: VideoRequest, precision: str, target: str
     """The plan's memory on a GPU of the target, or why there is none."""
     backend = TensorRtBackend("tensorrt-rtx", target=find_target(target))
     limit_bytes = memory_size("limits", limit)
-    execution = Execution(backend, precision, (2, 1), limit_bytes, SessionOptions(threads=1), ())
+    execution = Execution(everywhere(backend, precision), (2, 1), limit_bytes, SessionOptions(threads=1), ())
     family = load_family(bundle.manifest.family)
     try:
         plan = make_job(request, execution, bundle, family, Tokenizer(bundle)).plan

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from mutoscope import Pipeline
 from mutoscope.bundle import Bundle
+from mutoscope_engines import openvino_cpu
 
 pytest.importorskip("openvino")
 REQUEST = {"height": 32, "width": 48, "num_frames": 9, "num_inference_steps": 3, "guidance_scale": 3.0, "seed": 5}
@@ -24,3 +25,36 @@ def test_bf16_for_cpus_makes_the_video_that_float32_makes(wan_bundle: Path) -> N
     assert exact.std() > 5
     assert np.abs(float32 - exact).max() <= 1
     assert np.linalg.norm(bfloat16 - exact) < 0.05 * np.linalg.norm(exact - exact.mean())
+
+
+def test_beside_an_int8_denoiser_the_decoder_runs_in_bf16_where_that_is_faster(
+    wan_bundle: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(openvino_cpu, "cpu_flags", lambda: frozenset({"avx512_bf16"}))
+    videos, plans = [], []
+    for backend in ("onnxruntime", "onnxruntime+openvino"):
+        with Pipeline.load(wan_bundle, backend=backend, precision="int8", threads=2) as pipeline:
+            video = pipeline.generate("a red circle", **REQUEST)
+        videos.append(video.frames.astype(np.float64))
+        plans.append({stage: what.split()[:3] for stage, what in video.plan.stages.items()})
+    alone, together = videos
+    assert plans[0] == {
+        "text_encoder": ["int8", "by", "onnxruntime"],
+        "denoiser": ["int8", "by", "onnxruntime"],
+        "vae_decoder": ["fp32", "by", "onnxruntime"],
+    }
+    assert plans[1] == plans[0] | {"vae_decoder": ["bf16-cpu", "by", "openvino"]}
+    difference = np.linalg.norm(together - alone) / np.linalg.norm(alone - alone.mean())
+    assert 0 < difference < 0.05  # what bfloat16 rounds in the decoder; the latents are the same
+
+
+@pytest.mark.parametrize(
+    ("flags", "precision"),
+    [({"avx512_bf16"}, "fp32"), ({"avx512f"}, "int8")],  # float32 is asked for; bfloat16 is slower
+)
+def test_the_decoder_runs_where_the_denoiser_does(
+    wan_bundle: Path, monkeypatch: pytest.MonkeyPatch, flags: set[str], precision: str
+) -> None:
+    monkeypatch.setattr(openvino_cpu, "cpu_flags", lambda: frozenset(flags))
+    with Pipeline.load(wan_bundle, backend="onnxruntime+openvino", precision=precision) as pipeline:
+        assert all("onnxruntime" in what for what in pipeline.plan("a red circle").stages.values())

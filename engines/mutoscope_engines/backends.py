@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from importlib import import_module
 
 from .errors import BackendUnavailableError
 from .session import Backend
 
+AUTO = "auto"
+JOINED_BY = "+"  # between the names of backends to choose from
 # Name to "module:class", in the order of preference.
 BACKENDS = {
     "tensorrt-rtx": "mutoscope_engines.tensorrt_backend:TensorRtRtx",
@@ -25,10 +27,19 @@ def load_backend(name: str) -> Backend:
         BackendUnavailableError: there is none of this name; lists those there are.
     """
     if name not in BACKENDS:
-        raise BackendUnavailableError(f"no backend is called {name!r}; there are: {', '.join(BACKENDS)}, or 'auto'")
+        raise BackendUnavailableError(f"no backend is called {name!r}; there are: {', '.join(BACKENDS)}, or {AUTO!r}")
     module, _, attribute = BACKENDS[name].partition(":")
     backend: Backend = getattr(import_module(module), attribute)()
     return backend
+
+
+def backends_named(name: str) -> Iterator[Backend]:
+    """Those to choose from: one, several as in "onnxruntime+openvino", or for "auto" all, in the order of preference.
+
+    Raises:
+        BackendUnavailableError: there is none of a name; lists those there are.
+    """
+    return map(load_backend, BACKENDS if name == AUTO else name.split(JOINED_BY))
 
 
 def choose_backend(
@@ -36,8 +47,8 @@ def choose_backend(
     precisions: Sequence[str],
     lacking: Callable[[Backend, str], str | None] = lambda backend, precision: None,
 ) -> tuple[Backend, str, list[str]]:
-    """The backend asked for, or for "auto" the first that can run here and is not slower than one after it, and of
-    `precisions` the one it prefers, or the first that it runs.
+    """Of `backends_named`, the first that can run here and is not slower than one after it, and of `precisions` the
+    one it prefers, or the first that it runs.
 
     Args:
         lacking: what a backend lacks for the graphs of a precision, such as engines; `None` if nothing.
@@ -50,8 +61,7 @@ def choose_backend(
     refusals: list[str] = []
     lacks: list[str] = []
     slower: list[tuple[Backend, str, list[str]]] = []  # what to return where nothing faster runs
-    for candidate in BACKENDS if name == "auto" else (name,):
-        backend = load_backend(candidate)
+    for backend in backends_named(name):
         reason = backend.unavailable_because()
         if reason is None:
             runs = [precision for precision in precisions if backend.supports(precision)]
@@ -60,12 +70,12 @@ def choose_backend(
             for precision in runs:
                 reason = lacking(backend, precision)
                 if reason is not None:
-                    lacks.append(f"{candidate} in {precision}: {reason}")
-                elif name == "auto" and (reason := backend.slower_because(precision)):
+                    lacks.append(f"{backend.name} in {precision}: {reason}")
+                elif backend.is_slower(precision):
                     slower.append((backend, precision, list(lacks)))
                 else:
                     return backend, precision, lacks
-        refusals.append(f"{candidate}: {reason}")
+        refusals.append(f"{backend.name}: {reason}")
     if slower:
         return slower[0]
     raise BackendUnavailableError("no backend can run this here; tried " + "; ".join(refusals))

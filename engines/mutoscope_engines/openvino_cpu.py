@@ -1,4 +1,4 @@
-"""OpenVINO on the CPU: ahead there where the CPU multiplies matrices of bfloat16 in tiles (AMX).
+"""OpenVINO on the CPU: ahead there where the CPU multiplies bfloat16.
 
 Its graphs in bf16 have float32 norms, softmax, residual sums and modulation by construction, and that is how they run:
 the library is told to keep every type as it is, where its own hint for bfloat16 would round them all.
@@ -21,7 +21,7 @@ from .onnx_file import read_onnx_file
 from .session import Backend, Binding, Feeds, Host, Session, SessionOptions, Shapes, Tensor, check_feeds
 
 DEVICE = "CPU"
-BF16_PRODUCTS = "amx_bf16"  # products of bfloat16 matrices in tiles, in the words of `cpu_flags`
+BF16_PRODUCTS = {"amx_bf16", "avx512_bf16"}  # by matrices or by vectors, in the words of `cpu_flags`
 _POLL_MS = 100  # how long Ctrl-C may wait
 _LONGEST_MESSAGE = 300
 
@@ -42,14 +42,9 @@ class OpenVinoCpu(Backend):
         # It runs int8 graphs, too, but multiplies their integers as float32.
         return precision in ("fp32", "bf16", "bf16-cpu")
 
-    def slower_because(self, precision: str) -> str | None:
+    def is_slower(self, precision: str) -> bool:
         """By docs/decisions/0011-openvino-on-the-cpu.md."""
-        if precision == self.preferred_precision and BF16_PRODUCTS in cpu_flags():
-            return None
-        return (
-            f"it was measured to be ahead only in {self.preferred_precision} on a CPU with {BF16_PRODUCTS}; "
-            f"ask for {self.name} by name"
-        )
+        return precision != self.preferred_precision or not BF16_PRODUCTS & cpu_flags()
 
     def settings(self, options: SessionOptions) -> dict[str, str]:
         return {"inference precision": "as in the graph"}

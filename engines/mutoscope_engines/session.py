@@ -175,10 +175,10 @@ class Backend(ABC):
     def supports(self, precision: str) -> bool:
         """Whether graphs of this precision ("fp32", "int8", "bf16", "fp8", ...) run here."""
 
-    def slower_because(self, precision: str) -> str | None:
-        """Why "auto" should pass this backend over for one after it in the table, by measurement; `None` if it should
-        not. Asked by name it runs all the same."""
-        return None
+    def is_slower(self, precision: str) -> bool:
+        """Whether it was measured to be slower here than backends after it in the table, so that it is taken only where
+        none of them runs, or by name."""
+        return False
 
     def memory_bytes(self, options: SessionOptions) -> int:
         """What graphs may take here: of the machine, or what is free on the device."""

@@ -1,4 +1,4 @@
-"""How a pipeline runs its graphs: the backend, and the way of each stage within the memory that there is.
+"""How a pipeline runs its graphs: the backends, and the way of each stage within the memory that there is.
 
 Knows options, backends and bundles. Knows nothing of prompts and schedules, and opens no graph.
 """
@@ -6,10 +6,11 @@ Knows options, backends and bundles. Knows nothing of prompts and schedules, and
 from __future__ import annotations
 
 from bisect import bisect_left
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import partial
 
-from mutoscope_engines.backends import choose_backend
+from mutoscope_engines.backends import backends_named, choose_backend
 from mutoscope_engines.machine import usable_cores
 from mutoscope_engines.session import Backend, SessionOptions
 
@@ -18,7 +19,7 @@ from .bundle import Bundle
 from .byte_sizes import format_bytes
 from .errors import BackendUnavailableError, RequestError
 from .families import Family
-from .footprints import Sizes, stages_of, wanted_engine
+from .footprints import GRAPHS, Placement, Sizes, everywhere, stages_of, wanted_engine
 from .manifest import MAX_BRANCHES, ROLES
 from .memory_plan import DoesNotFitError, MemoryPlan, Stage, least_limit_bytes, plan_memory
 from .request import RuntimeOptions
@@ -29,13 +30,17 @@ from .tiles import parse_tile
 class Execution:
     """How a pipeline runs its graphs: `RuntimeOptions` with nothing left open, the same for all its videos."""
 
-    backend: Backend
-    precision: str  # of the denoiser
+    placements: Mapping[str, Placement]  # by stage
     branches_per_call: tuple[int, ...]  # that may be, the fastest first
     memory_limit_bytes: int
     session: SessionOptions
     notes: tuple[str, ...]
     tile: tuple[int, int] | None = None  # the most rows and columns of the features to decode at once
+
+    @property
+    def main(self) -> Placement:
+        """That of the denoiser, by which the memory of all is counted."""
+        return self.placements["denoiser"]
 
     @classmethod
     def choose(cls, options: RuntimeOptions, bundle: Bundle, stream: int | None = None) -> Execution:
@@ -68,7 +73,27 @@ class Execution:
         notes = tuple(f"not used: {refusal}" for refusal in refusals)
         allowed = tuple(range(branches, 0, -1)) if options.branches_per_call is None else (branches,)
         tile = None if options.tile is None else parse_tile(options.tile, bundle.manifest.geometry)
-        return cls(backend, precision, allowed, limit, session, notes, tile)
+        placements = everywhere(backend, precision) | _elsewhere(options.backend, backend, precision, bundle)
+        return cls(placements, allowed, limit, session, notes, tile)
+
+
+def _elsewhere(names: str, backend: Backend, precision: str, bundle: Bundle) -> dict[str, Placement]:
+    """Stages that run faster in the precision which another backend of the CPU prefers: of those only that have no
+    graph in the denoiser's precision, and would run in a wider type than it."""
+    found: dict[str, Placement] = {}
+    if backend.on_device:
+        return found
+    others = [each for each in backends_named(names) if not each.on_device and each.unavailable_because() is None]
+    for stage, roles in GRAPHS.items():
+        there = [set(bundle.manifest.precisions(role)) for role in roles]
+        for other in others:
+            preferred = other.preferred_precision
+            if preferred is None or other.is_slower(preferred) or precision in set.union(*there):
+                continue
+            if all(preferred in precisions for precisions in there):
+                found[stage] = Placement(other, preferred)
+                break
+    return found
 
 
 def lacking(bundle: Bundle, backend: Backend, precision: str) -> str | None:
@@ -96,7 +121,7 @@ def planned_memory(execution: Execution, bundle: Bundle, sizes: Sizes, family: F
         channels, _, rows, columns = sizes.latents_shape
         latent_frames = family.latent_frames(frames, geometry.vae_scale_factor_temporal)
         scaled = replace(sizes, latents_shape=(channels, latent_frames, rows, columns))
-        return stages_of(bundle, execution.precision, execution.backend, scaled, branches, execution.tile)
+        return stages_of(bundle, execution.placements, scaled, branches, execution.tile)
 
     asked = stages(num_frames)
     try:

@@ -30,6 +30,24 @@ RUN_ONCE = ("text_encoder", "vae_features_first", "vae_decoder_first")  # in a v
 GROWS_WITH = {"text_encoder": "BL", "denoiser": "BFhw"} | dict.fromkeys(GRAPHS["vae_decoder"], "hw")
 
 
+def stage_of(role: str) -> str:
+    """The stage that runs the graph of a role."""
+    return next(stage for stage, roles in GRAPHS.items() if role in roles)
+
+
+@dataclass(frozen=True)
+class Placement:
+    """What runs the graphs of a stage, and which of them."""
+
+    backend: Backend
+    precision: str  # that the manifest is asked for
+
+
+def everywhere(backend: Backend, precision: str) -> dict[str, Placement]:
+    """Every stage in the same place."""
+    return dict.fromkeys(GRAPHS, Placement(backend, precision))
+
+
 @dataclass(frozen=True)
 class Sizes:
     """The symbols of a video, but for how many branches the denoiser takes at once."""
@@ -70,8 +88,7 @@ class _Run:
 
 def stages_of(
     bundle: Bundle,
-    precision: str,
-    backend: Backend,
+    placements: Mapping[str, Placement],
     sizes: Sizes,
     branches: Sequence[int],
     tile: tuple[int, int] | None = None,
@@ -79,7 +96,7 @@ def stages_of(
     """Every stage with the ways to run it, the fastest first: whole, with less at once, with streamed weights.
 
     Args:
-        precision: of the denoiser.
+        placements: by stage.
         branches: how many may go through the denoiser in one call, the fastest first.
         tile: the most rows and columns of the features to decode at once; whatever fits if `None`.
 
@@ -94,9 +111,16 @@ def stages_of(
     runs = {"text_encoder": whole, "denoiser": in_turns, "vae_decoder": _decodes(bundle, sizes, branches[0], tile)}
     return [
         Stage(
-            name, _ways(bundle, backend, sizes, [bundle.manifest.graph(role, precision) for role in roles], runs[name])
+            name,
+            _ways(
+                bundle,
+                where.backend,
+                sizes,
+                [bundle.manifest.graph(role, where.precision) for role in GRAPHS[name]],
+                runs[name],
+            ),
         )
-        for name, roles in GRAPHS.items()
+        for name, where in placements.items()
     ]
 
 

@@ -10,11 +10,12 @@ from collections.abc import Callable, Hashable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 
-from mutoscope_engines.session import Backend, Feeds, Session, SessionOptions, Tensor
+from mutoscope_engines.session import Feeds, Session, Tensor
 
 from .bundle import Bundle
 from .errors import CancelledError
-from .footprints import GRAPHS, wanted_engine
+from .execution import Execution
+from .footprints import GRAPHS, stage_of, wanted_engine
 from .plan import Plan
 
 Run = Callable[[Feeds], dict[str, Tensor]]
@@ -27,10 +28,9 @@ class LoadedGraphs:
     leaves it, so that only one stage's weights are in memory.
     """
 
-    def __init__(self, bundle: Bundle, backend: Backend, options: SessionOptions) -> None:
+    def __init__(self, bundle: Bundle, execution: Execution) -> None:
         self.bundle = bundle
-        self.backend = backend
-        self._options = options
+        self.execution = execution
         self._lock = threading.Lock()
         self._open: dict[tuple[str, Hashable], Session] = {}  # by file, and what options must share
         self._users: dict[tuple[str, Hashable], int] = {}
@@ -43,20 +43,21 @@ class LoadedGraphs:
         Raises:
             CancelledError: the graphs were closed meanwhile.
         """
-        graph = self.bundle.manifest.graph(role, plan.precision)
+        where = self.execution.placements[stage_of(role)]
+        graph = self.bundle.manifest.graph(role, where.precision)
         symbols = plan.sizes.symbols(role, plan.branches_per_call, plan.decoder_window)
         options = replace(
-            self._options,
+            self.execution.session,
             engine=wanted_engine(self.bundle, graph, symbols),
             streamed_weight_bytes=plan.streamed_bytes(role),
             runs_once=plan.runs_once(role),
         )
-        key = graph.file, self.backend.shares_by(options)
+        key = graph.file, where.backend.shares_by(options)
         with self._lock:
             self._refuse_if_closed()
             if key not in self._open:
                 self._close_idle(graph.file)
-                self._open[key] = self.backend.open(self.bundle.path(graph.file), options)
+                self._open[key] = where.backend.open(self.bundle.path(graph.file), options)
             session = self._open[key]
             self._users[key] = self._users.get(key, 0) + 1
 

@@ -58,7 +58,7 @@ class Pipeline:
         refuse_impossible_defaults(bundle.manifest, self._family)
         self._tokenizer = Tokenizer(bundle)
         self._execution = Execution.choose(options, bundle, cuda_stream)
-        self._graphs = LoadedGraphs(bundle, self._execution.backend, self._execution.session)
+        self._graphs = LoadedGraphs(bundle, self._execution)
 
     @classmethod
     def load(cls, bundle: Path | str | None = None, *, cuda_stream: int | None = None, **options: Any) -> Pipeline:
@@ -192,7 +192,7 @@ class FrameStream:
         self.plan = job.plan
         self.times = StageTimes()
         self._on_stage = on_stage
-        self._backend = graphs.backend
+        self._decoder = graphs.execution.placements["vae_decoder"].backend
         self._copied = True
         self._chunks = self._run(graphs, job, on_step)
 
@@ -213,9 +213,9 @@ class FrameStream:
             BackendUnavailableError: the backend runs on the CPU.
             RequestError: they are decoded in tiles, and put together in host memory.
         """
-        if not self._backend.on_device:
+        if not self._decoder.on_device:
             raise BackendUnavailableError(
-                f"{self._backend.name} keeps frames in host memory; iterate over the stream, or take a GPU backend"
+                f"{self._decoder.name} keeps frames in host memory; iterate over the stream, or take a GPU backend"
             )
         if self.plan.decoder_tiles > 1:
             raise RequestError(

@@ -16,7 +16,7 @@ from .byte_sizes import format_bytes
 from .errors import BundleError, RequestError
 from .execution import Execution, planned_memory
 from .families import Family
-from .footprints import GRAPHS, RUN_ONCE, Sizes
+from .footprints import GRAPHS, RUN_ONCE, Sizes, stage_of
 from .manifest import MAX_FPS, MAX_STEPS, TILED, Manifest
 from .noise import SEED_MAX, SEED_MIN
 from .request import VideoRequest
@@ -53,13 +53,14 @@ class Plan:
     decoder_window: tuple[int, int]  # h, w of the features that are decoded at once
     decoder_tiles: int  # 1 where that is all of them
     seed: int
-    backend: str
-    precision: str
+    backend: str  # of the denoiser
+    precision: str  # of the denoiser
+    stages: dict[str, str]  # what runs each: precision of its graphs, and backend
     threads: int
     family: str
     bundle: str
     bundle_sha256: str
-    settings: dict[str, str]  # of the backend's library
+    settings: dict[str, str]  # of the backends' libraries
     memory_limit_bytes: int  # of the device, for graphs
     memory_peak_bytes: int  # at least, where the activations of a graph are not known
     memory: dict[str, dict[str, int | str | bool]]  # by stage: the way it runs, and what that takes
@@ -72,8 +73,7 @@ class Plan:
 
     def streamed_bytes(self, role: str) -> int:
         """Of a graph's weights, as many stay where they come from, and are read there while it runs."""
-        stage = next(name for name, roles in GRAPHS.items() if role in roles)
-        return int(self.memory[stage]["streamed_bytes"])
+        return int(self.memory[stage_of(role)]["streamed_bytes"])
 
     def runs_once(self, role: str) -> bool:
         """Whether a graph runs once before it is closed."""
@@ -230,13 +230,21 @@ def make_job(request: VideoRequest, execution: Execution, bundle: Bundle, family
         decoder_window=memory.ways["vae_decoder"].window,
         decoder_tiles=num_tiles(sizes.picture, memory.ways["vae_decoder"].window, geometry.vae_decoder_halo),
         seed=limits.whole("seed", _either(request.seed, secrets.randbelow(2**32)), minimum=SEED_MIN, maximum=SEED_MAX),
-        backend=execution.backend.version(),
-        precision=execution.precision,
+        backend=execution.main.backend.version(),
+        precision=execution.main.precision,
+        stages={
+            stage: f"{manifest.graph(GRAPHS[stage][-1], where.precision).precision} by {where.backend.version()}"
+            for stage, where in execution.placements.items()
+        },
         threads=execution.session.threads or 1,
         family=manifest.family,
         bundle=str(bundle.root),
         bundle_sha256=bundle.sha256,
-        settings=execution.backend.settings(execution.session),
+        settings={
+            name: value
+            for where in execution.placements.values()
+            for name, value in where.backend.settings(execution.session).items()
+        },
         memory_limit_bytes=memory.limit_bytes,
         memory_peak_bytes=memory.peak_bytes,
         memory={

@@ -10,15 +10,22 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from mutoscope_engines.backends import BACKENDS
+from mutoscope_engines.backends import AUTO as ANY_BACKEND
+from mutoscope_engines.backends import BACKENDS, JOINED_BY
 
 from .schedule import SCHEDULERS
 from .video_formats import AUTO, CODECS
 
 
-def parameter(help: str, default: Any = None, *, choices: tuple[str, ...] = (), unit: str = "") -> Any:
-    """A field of options, with what its flag on the command line says of it."""
-    return field(default=default, metadata={"help": help, "choices": choices, "unit": unit})
+def parameter(
+    help: str, default: Any = None, *, choices: tuple[str, ...] = (), joined_by: str | None = None, unit: str = ""
+) -> Any:
+    """A field of options, with what its flag on the command line says of it.
+
+    Args:
+        joined_by: what stands between several of the choices, where there may be several.
+    """
+    return field(default=default, metadata={"help": help, "choices": choices, "joined_by": joined_by, "unit": unit})
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,7 +63,13 @@ class VideoRequest:
 class RuntimeOptions:
     """How to run, for the life of a pipeline."""
 
-    backend: str = parameter("what executes the graphs", "auto", choices=("auto", *BACKENDS))
+    backend: str = parameter(
+        f"what executes the graphs; of several, such as onnxruntime{JOINED_BY}openvino, and with {ANY_BACKEND} of all, "
+        "the fastest that run here",
+        ANY_BACKEND,
+        choices=(ANY_BACKEND, *BACKENDS),
+        joined_by=JOINED_BY,
+    )
     precision: str | None = parameter("precision of the denoiser, of those in the bundle")
     threads: int | None = parameter("CPU threads; all that this process may use when not given", unit="N")
     branches_per_call: int | None = parameter(

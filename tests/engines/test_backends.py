@@ -22,7 +22,7 @@ def pretend(monkeypatch: pytest.MonkeyPatch):
                 unavailable_because=lambda r=reason: r,
                 supports=lambda p, all=precisions: p in all,
                 preferred_precision="bf16",
-                slower_because=lambda p, name=name: "slow is faster" if name == "slower_than_slow" else None,
+                is_slower=lambda p, name=name: name == "slower_than_slow",
             )
             setattr(module, name, lambda backend=backend: backend)
         monkeypatch.setitem(sys.modules, "pretended_backends", module)
@@ -55,6 +55,13 @@ def test_auto_passes_over_a_backend_that_is_slower_than_another(pretend) -> None
     backend, _, told = choose_backend("auto", ["fp32"])
     assert (backend.name, told) == ("slow", [])
     assert choose_backend("slower_than_slow", ["fp32"])[0].name == "slower_than_slow"
+
+
+def test_of_several_names_no_other_is_taken(pretend) -> None:
+    pretend(fast=(None, ("fp32",)), slower_than_slow=(None, ("fp32",)), slow=(None, ("fp32",)))
+    assert choose_backend("slower_than_slow+slow", ["fp32"])[0].name == "slow"
+    with pytest.raises(BackendUnavailableError, match="no backend is called 'auto'"):
+        choose_backend("auto+slow", ["fp32"])
 
 
 def test_auto_takes_the_slower_backend_where_the_faster_cannot_run(pretend) -> None:

@@ -131,11 +131,12 @@ def test_sizes_that_do_not_fit_inside_the_graph_are_a_matter_of_the_graph(make_g
     [
         ({"amx_bf16"}, ["fp32", "bf16-cpu"], ("openvino", "bf16-cpu")),
         ({"amx_bf16"}, ["fp32", "int8"], ("onnxruntime", "fp32")),
-        ({"avx512_bf16"}, ["fp32", "bf16-cpu"], ("onnxruntime", "fp32")),
-        ({"avx512_bf16"}, ["bf16-cpu"], ("openvino", "bf16-cpu")),
+        ({"avx512_bf16"}, ["fp32", "bf16-cpu"], ("openvino", "bf16-cpu")),
+        ({"avx512f"}, ["fp32", "bf16-cpu"], ("onnxruntime", "fp32")),
+        ({"avx512f"}, ["bf16-cpu"], ("openvino", "bf16-cpu")),
     ],
 )
-def test_auto_takes_it_for_its_precision_where_the_cpu_multiplies_that_in_tiles(
+def test_auto_takes_it_for_its_precision_where_the_cpu_multiplies_that(
     flags: set[str], precisions: list[str], chosen: tuple[str, str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(openvino_cpu, "cpu_flags", lambda: frozenset(flags))

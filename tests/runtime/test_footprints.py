@@ -11,7 +11,7 @@ from mutoscope import bundle as b
 from mutoscope.errors import BackendUnavailableError, RequestError
 from mutoscope.execution import Execution, planned_memory
 from mutoscope.families import load_family
-from mutoscope.footprints import GRAPHS, Sizes, stages_of
+from mutoscope.footprints import GRAPHS, Sizes, everywhere, stages_of
 from mutoscope.memory_plan import MemoryPlan
 from mutoscope.request import RuntimeOptions
 from mutoscope_engines.session import Backend, EngineWanted, Figures, Session, SessionOptions
@@ -90,6 +90,9 @@ class Engines(Backend):
         return Figures(WEIGHTS[role], self.streamable if role == "denoiser" else 0, ACTIVATIONS[role], LARGEST[role])
 
 
+HERE = everywhere(Engines(), "fp32")
+
+
 @pytest.fixture
 def bundle(make_bundle) -> b.Bundle:
     graphs = tuple(
@@ -100,7 +103,7 @@ def bundle(make_bundle) -> b.Bundle:
 
 
 def test_buffers_are_counted_by_hand_and_activations_in_proportion(bundle) -> None:
-    encoder, denoiser, decoder = (stage.ways[0] for stage in stages_of(bundle, "fp32", Engines(), SIZES, (2, 1)))
+    encoder, denoiser, decoder = (stage.ways[0] for stage in stages_of(bundle, HERE, SIZES, (2, 1)))
     assert encoder.buffer_bytes == 2 * 10 * 8 + 2 * 10 * 6 * 4
     assert denoiser.buffer_bytes == 4 * (4 * 3 * 8 * 6 + 2 * 10 * 6 + 2 * 4 * 3 * 8 * 6)
     cache, latents, features, frame = 2 * 5 * 16 * 6 * 2, 4 * 4 * 8 * 6, 4 * 7 * 8 * 6, 64 * 48 * 3
@@ -114,7 +117,7 @@ def test_buffers_are_counted_by_hand_and_activations_in_proportion(bundle) -> No
 
 
 def test_in_tiles_the_larger_part_counts_and_what_is_put_together_lies_on_the_host(bundle) -> None:
-    decoder = stages_of(bundle, "fp32", Engines(), SIZES, (2,))[-1]
+    decoder = stages_of(bundle, HERE, SIZES, (2,))[-1]
     whole, two = decoder.ways[:2]
     assert [way.name for way in decoder.ways[:2]] == ["whole", "in 2 tiles of 40x48"]
     assert (whole.window, two.window) == ((8, 6), (5, 6))
@@ -130,14 +133,14 @@ def test_in_tiles_the_larger_part_counts_and_what_is_put_together_lies_on_the_ho
 
 
 def test_on_a_device_what_lies_on_the_host_does_not_count(bundle, monkeypatch) -> None:
-    of_host = stages_of(bundle, "fp32", Engines(), SIZES, (2,))[-1].ways[1]
+    of_host = stages_of(bundle, HERE, SIZES, (2,))[-1].ways[1]
     monkeypatch.setattr(Engines, "on_device", True)
-    of_device = stages_of(bundle, "fp32", Engines(), SIZES, (2,))[-1].ways[1]
+    of_device = stages_of(bundle, HERE, SIZES, (2,))[-1].ways[1]
     assert of_host.peak_bytes - of_device.peak_bytes == of_device.host_bytes == of_host.host_bytes > 0
 
 
 def test_a_tile_that_is_asked_for_is_the_only_way(bundle) -> None:
-    (way,) = stages_of(bundle, "fp32", Engines(), SIZES, (2,), tile=(7, 6))[-1].ways
+    (way,) = stages_of(bundle, HERE, SIZES, (2,), tile=(7, 6))[-1].ways
     assert (way.name, way.window) == ("in 2 tiles of 40x48", (5, 6))
 
 
@@ -148,11 +151,14 @@ def test_an_engine_for_tiles_alone_is_a_way_too(bundle) -> None:
                 raise BackendUnavailableError("no engine for the whole")
             return super().figures(graph, wanted)
 
-    assert [way.window for way in stages_of(bundle, "fp32", ForTiles(), SIZES, (2,))[-1].ways[:2]] == [(5, 4), (4, 4)]
+    assert [way.window for way in stages_of(bundle, everywhere(ForTiles(), "fp32"), SIZES, (2,))[-1].ways[:2]] == [
+        (5, 4),
+        (4, 4),
+    ]
 
 
 def test_a_denoiser_may_take_its_branches_in_turns_or_stream(bundle) -> None:
-    _, denoiser, _ = stages_of(bundle, "fp32", Engines(streamable=2000), SIZES, (2, 1))
+    _, denoiser, _ = stages_of(bundle, everywhere(Engines(streamable=2000), "fp32"), SIZES, (2, 1))
     assert [(way.name, way.branches_per_call, way.streamable_bytes) for way in denoiser.ways] == [
         ("whole", 2, 0),
         ("1 branch in a call", 1, 0),
@@ -163,22 +169,24 @@ def test_a_denoiser_may_take_its_branches_in_turns_or_stream(bundle) -> None:
 
 
 def test_an_engine_for_one_branch_alone_is_a_way_too(bundle) -> None:
-    _, denoiser, _ = stages_of(bundle, "fp32", Engines(most_branches=1), SIZES, (2, 1))
+    _, denoiser, _ = stages_of(bundle, everywhere(Engines(most_branches=1), "fp32"), SIZES, (2, 1))
     assert [way.branches_per_call for way in denoiser.ways] == [1]
 
 
 def test_without_any_engine_its_absence_is_told(bundle) -> None:
     with pytest.raises(BackendUnavailableError, match="mutoscope build --branches 2"):
-        stages_of(bundle, "fp32", Engines(most_branches=1), SIZES, (2,))
+        stages_of(bundle, everywhere(Engines(most_branches=1), "fp32"), SIZES, (2,))
 
 
 def test_what_the_backend_does_not_know_is_marked(bundle) -> None:
-    ways = [way for stage in stages_of(bundle, "fp32", Engines(known=False), SIZES, (2,)) for way in stage.ways]
+    ways = [
+        way for stage in stages_of(bundle, everywhere(Engines(known=False), "fp32"), SIZES, (2,)) for way in stage.ways
+    ]
     assert not any(way.activations_known for way in ways) and {way.activation_bytes for way in ways} == {0}
 
 
 def execution(backend: Backend, limit: int) -> Execution:
-    return Execution(backend, "fp32", (2, 1), limit, SessionOptions(threads=1), ())
+    return Execution(everywhere(backend, "fp32"), (2, 1), limit, SessionOptions(threads=1), ())
 
 
 def planned(bundle: b.Bundle, frames: int, limit: int) -> MemoryPlan:
@@ -188,7 +196,7 @@ def planned(bundle: b.Bundle, frames: int, limit: int) -> MemoryPlan:
 
 def peak(bundle: b.Bundle, stage: str) -> int:
     """Of one branch at `SIZES`, in the way that takes least."""
-    stages = {stage.name: stage for stage in stages_of(bundle, "fp32", Engines(), SIZES, (1,))}
+    stages = {stage.name: stage for stage in stages_of(bundle, HERE, SIZES, (1,))}
     return min(way.peak_bytes for way in stages[stage].ways)
 
 
@@ -198,7 +206,7 @@ def test_without_figures_of_its_own_a_backend_takes_weights_as_large_as_the_bund
 
     graphs = tuple(replaced(graph, weight_bytes=1000) for graph in bundle.manifest.graphs)
     bundle = replace(bundle, manifest=replaced(bundle.manifest, graphs=graphs))
-    _, denoiser, decoder = (stage.ways[0] for stage in stages_of(bundle, "fp32", Plain(), SIZES, (2,)))
+    _, denoiser, decoder = (stage.ways[0] for stage in stages_of(bundle, everywhere(Plain(), "fp32"), SIZES, (2,)))
     assert denoiser.weight_bytes == 1000 + len("the graph of the denoiser")
     names = GRAPHS["vae_decoder"]
     assert decoder.weight_bytes == sum(1000 + len(f"the graph of the {name}") for name in names)

@@ -33,8 +33,8 @@ class Ours(Implementation):
     def __init__(self, backend: str) -> None:
         self.name = f"mutoscope {backend}"
         self.import_statement = (
-            "import mutoscope, tokenizers, av; from mutoscope_engines.backends import load_backend; "
-            f"load_backend({backend!r}).version()"  # which loads the library that executes
+            "import mutoscope, tokenizers, av; from mutoscope_engines.backends import backends_named; "
+            f"[backend.version() for backend in backends_named({backend!r})]"  # which loads what executes
         )
         self._backend = backend
 
@@ -137,7 +137,7 @@ def _graphs(work: Work, options: dict[str, Any]) -> tuple[LoadedGraphs, Plan]:
     bundle = Bundle.open(work.bundle, verify=False)
     execution = Execution.choose(runtime, bundle)
     longer = replace(plan, keep_loaded=True, max_sequence_length=work.text_tokens or plan.max_sequence_length)
-    return LoadedGraphs(bundle, execution.backend, execution.session), longer
+    return LoadedGraphs(bundle, execution), longer
 
 
 def _load_forward(work: Work, options: dict[str, Any]) -> Run:

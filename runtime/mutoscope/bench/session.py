@@ -17,6 +17,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from mutoscope_engines.backends import JOINED_BY
+
 from .. import Pipeline
 from ..builtin import bundle_path
 from ..bundle import Bundle
@@ -203,34 +205,43 @@ class _Measured:
 
     def _our_variants(self, root: Path) -> list[Variant]:
         """Every backend asked for, with every precision asked for that it runs; the one that a user gets first."""
-        options = self._options
-        bundle = Bundle.open(root)
+        bundle, asked = Bundle.open(root), self._options.precisions
         found: list[Variant] = []
-        for name in options.backends:
-            runtime = RuntimeOptions(**(options.runtime | {"backend": name, "threads": options.threads}))
+        for name in self._options.backends:
             try:
-                execution = Execution.choose(runtime, bundle)
+                first = self._execution(bundle, name)
             except MutoscopeError as error:
                 self._note(f"{OURS} {name}", None, str(error))
                 continue
-            backend = execution.backend
-            there = bundle.manifest.precisions("denoiser")
-            wanted = options.precisions or (execution.precision, *there)
-            if self._case.kind == "decode":  # what narrows the denoiser alone decodes as what it is based on
-                wanted = tuple(
-                    bundle.manifest.graph(DECODER, name).precision if name in there else name for name in wanted
-                )
-            for precision in dict.fromkeys(wanted):
-                variant = Variant(f"{OURS} {backend.name}", precision)
-                if precision in there and backend.supports(precision) and variant not in found:
+            for precision in dict.fromkeys(asked or (first.main.precision, *bundle.manifest.precisions("denoiser"))):
+                try:
+                    execution = self._execution(bundle, name, precision)
+                except MutoscopeError as error:
+                    if asked:
+                        self._note(f"{OURS} {name}", precision, str(error))
+                    continue
+                variant = self._variant(bundle, execution)
+                on_device = execution.main.backend.on_device
+                if variant not in found and on_device == first.main.backend.on_device:
                     found.append(variant)
-                    self._on_device |= backend.on_device
-                elif options.precisions and variant not in found:
-                    self._note(variant.implementation, precision, f"not run: the bundle has {', '.join(there)}, "
-                               f"and {backend.name} must run it")  # fmt: skip
+                    self._on_device |= on_device
         if not found:
             raise _UnmeasurableError("no backend can run it: " + "; ".join(row.note or "" for row in self.rows))
         return found
+
+    def _execution(self, bundle: Bundle, backend: str, precision: str | None = None) -> Execution:
+        given = {"backend": backend, "precision": precision, "threads": self._options.threads}
+        return Execution.choose(RuntimeOptions(**(self._options.runtime | given)), bundle)
+
+    def _variant(self, bundle: Bundle, execution: Execution) -> Variant:
+        """By what runs in this case alone: what narrows only the denoiser decodes in another precision."""
+        placements, precision = execution.placements, execution.main.precision
+        ran = {"clip": placements, "forward": ["denoiser"], "decode": ["vae_decoder"]}[self._case.kind]
+        names = dict.fromkeys(placements[stage].backend.name for stage in ran)
+        if self._case.kind == "decode":
+            decodes = bundle.manifest.graph(DECODER, placements["vae_decoder"].precision).precision
+            precision = decodes if decodes in bundle.manifest.precisions("denoiser") else precision
+        return Variant(f"{OURS} {JOINED_BY.join(names)}", precision)
 
     def _work(self, main: Variant, bundle: Path, checkpoint: Path | None) -> Work:
         options, request = self._options, self._request

@@ -98,11 +98,12 @@ def _metavar(field: Field[Any]) -> str:
 def _converter(field: Field[Any], hint: Any) -> Callable[[str], Any]:
     kinds = [kind for kind in get_args(hint) or (hint,) if kind is not type(None)]
     what = {int: "a whole number", float: "a number"}.get(kinds[0], "text")
-    choices = field.metadata.get("choices")
+    choices, joined_by = field.metadata.get("choices", ()), field.metadata.get("joined_by")
 
     def convert(text: str) -> Any:
-        if choices and text not in choices:
-            raise argparse.ArgumentTypeError(no_such(field.name, text, choices))
+        for name in text.split(joined_by) if joined_by else [text]:
+            if choices and name not in choices:
+                raise argparse.ArgumentTypeError(no_such(field.name, name, choices))
         try:
             return kinds[0](text)
         except ValueError:
