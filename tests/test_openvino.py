@@ -58,3 +58,14 @@ def test_the_decoder_runs_where_the_denoiser_does(
     monkeypatch.setattr(openvino_cpu, "cpu_flags", lambda: frozenset(flags))
     with Pipeline.load(wan_bundle, backend="onnxruntime+openvino", precision=precision) as pipeline:
         assert all("onnxruntime" in what for what in pipeline.plan("a red circle").stages.values())
+
+
+def test_one_pipeline_makes_videos_of_several_sizes(wan_bundle: Path) -> None:
+    """Its graphs are compiled for the sizes of one video, and anew for another's."""
+    sizes = [{}, {"height": 64}, {"num_frames": 5}, {"guidance_scale": 1.0}, {}]
+    with Pipeline.load(wan_bundle, backend="openvino", precision="fp32") as pipeline:
+        found = [pipeline.generate("a red circle", **REQUEST | size).frames for size in sizes]
+    with Pipeline.load(wan_bundle, backend="onnxruntime", precision="fp32") as pipeline:
+        for size, frames in zip(sizes, found, strict=True):
+            expected = pipeline.generate("a red circle", **REQUEST | size).frames
+            assert np.abs(frames.astype(int) - expected).max() <= 1

@@ -1,10 +1,11 @@
 """`mutoscope bench`: what is refused before anything is measured, and the exit code of a regression."""
 
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from mutoscope.bench import machine
-from mutoscope.bench.result import read_result, write_result
+from mutoscope.bench.result import Result, read_result, write_result
 from mutoscope.cli import main
 from mutoscope.commands import bench
 
@@ -16,10 +17,12 @@ def measured(monkeypatch: pytest.MonkeyPatch) -> list[bench.Options]:
     """Takes the place of measuring; holds the options that it was given."""
     given: list[bench.Options] = []
 
-    def run(options: bench.Options, tell: object) -> object:
+    def run(options: bench.Options, tell: object, keep: Callable[[Result], object]) -> Result:
         given.append(options)
         settings = options.settings() | {"energy": "energy: none here"}
-        return result(settings=settings, scenario=options.scenario)
+        measured = result(settings=settings, scenario=options.scenario)
+        keep(measured)
+        return measured
 
     monkeypatch.setattr(bench, "run", run)
     monkeypatch.setattr(machine, "describe", lambda: MACHINE)

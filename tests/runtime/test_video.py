@@ -53,6 +53,7 @@ def make_plan(num_frames: int = T, height: int = H, width: int = W, fps: int = 1
         seed=7,
         backend="none",
         precision="fp32",
+        stages={},
         threads=1,
         family="wan",
         bundle="/home/someone/bundle",

@@ -49,11 +49,12 @@ class _UnmeasurableError(Exception):
     """A case cannot be prepared; the message says why and what to do."""
 
 
-def run(options: Options, tell: Tell) -> Result:
+def run(options: Options, tell: Tell, keep: Callable[[Result], object] = lambda result: None) -> Result:
     """Measures everything. What cannot be measured is a row whose note says why.
 
     Args:
         tell: told what happens now, in a few words.
+        keep: given what there is after each case, so that whatever stops the next does not lose it.
 
     Raises:
         BundleError: the bundle that was named is refused.
@@ -65,6 +66,27 @@ def run(options: Options, tell: Tell) -> Result:
     ratios: list[RatioRow] = []
     series: list[Series] = []
     reference: dict[str, str | None] = {}
+
+    def so_far() -> Result:
+        spreads = {
+            f"{row.case} in {row.implementation} {row.precision}": row.spread
+            for row in rows
+            if row.stage in MAIN_STAGES and row.implementation.startswith(OURS) and row.spread is not None
+        }
+        return Result(
+            schema_version=SCHEMA_VERSION,
+            mutoscope=__version__,
+            started=started,
+            scenario=options.scenario,
+            machine=machine.describe(),
+            settings=options.settings() | {"energy": energy.why_not() or "measured, of the whole machine"},
+            noise=watch.verdict(spreads),
+            reference=reference,
+            rows=tuple(rows),
+            ratios=tuple(ratios),
+            series=tuple(series),
+        )
+
     with tempfile.TemporaryDirectory(prefix="mutoscope-bench-") as name:
         for case_name in options.cases:
             case = CASES[case_name]
@@ -73,33 +95,18 @@ def run(options: Options, tell: Tell) -> Result:
                 measured.measure()
             except _UnmeasurableError as error:
                 rows.append(Row(case=case.name, stage=None, implementation=OURS, precision=None, note=str(error)))
-                continue
+            else:
+                rows += sorted(measured.rows, key=lambda row: not row.implementation.startswith(OURS))
+                ratios += measured.ratios
+                series += measured.series
+                reference[case.name] = measured.reference
             finally:
                 shutil.rmtree(measured.folder, ignore_errors=True)
-            rows += sorted(measured.rows, key=lambda row: not row.implementation.startswith(OURS))
-            ratios += measured.ratios
-            series += measured.series
-            reference[case.name] = measured.reference
+            if any(row.seconds for row in rows):
+                keep(so_far())
     if not any(row.seconds for row in rows):
         raise RequestError("nothing could be measured: " + "; ".join(row.note or "" for row in rows))
-    spreads = {
-        f"{row.case} in {row.implementation} {row.precision}": row.spread
-        for row in rows
-        if row.stage in MAIN_STAGES and row.implementation.startswith(OURS) and row.spread is not None
-    }
-    return Result(
-        schema_version=SCHEMA_VERSION,
-        mutoscope=__version__,
-        started=started,
-        scenario=options.scenario,
-        machine=machine.describe(),
-        settings=options.settings() | {"energy": energy.why_not() or "measured, of the whole machine"},
-        noise=watch.verdict(spreads),
-        reference=reference,
-        rows=tuple(rows),
-        ratios=tuple(ratios),
-        series=tuple(series),
-    )
+    return so_far()
 
 
 class _Measured:

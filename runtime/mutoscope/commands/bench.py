@@ -7,7 +7,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from mutoscope_engines.backends import BACKENDS
+from mutoscope_engines.backends import AUTO, BACKENDS, JOINED_BY
 from mutoscope_engines.machine import usable_cores
 
 from ..bench import comparison, machine
@@ -15,7 +15,7 @@ from ..bench.cases import CASES, COMPARED, DEFAULT_CLIP, PROMPT, SEED
 from ..bench.implementations import PEERS
 from ..bench.options import SCENARIOS, Options
 from ..bench.report import write_report
-from ..bench.result import read_result, write_result
+from ..bench.result import Result, read_result, write_result
 from ..bench.session import run
 from ..bench.table import describe, describe_changes
 from ..errors import OutputError, RequestError
@@ -40,10 +40,13 @@ def main(argv: Sequence[str]) -> int:
         comparison.refuse_other_machine(machine.describe(), old, arguments.compare)
         comparison.refuse_other_settings(options.settings(), options.scenario, old, arguments.compare)
     silence()
+
+    def keep(result: Result) -> None:
+        if arguments.json:
+            write_result(arguments.json, result)
+
     with Progress(sys.stderr, quiet=arguments.quiet) as progress:
-        result = run(options, progress.start)
-    if arguments.json:
-        write_result(arguments.json, result)
+        result = run(options, progress.start, keep)
     if arguments.html:
         write_report(arguments.html, result)
     tell(describe(result))
@@ -68,8 +71,11 @@ def _parser() -> Parser:
     parser.add_argument("--case", nargs="+", metavar="NAME", default=[], help="what to measure, of the cases below")
     peers = f"what to compare with: {', '.join(PEERS)}, or {ALL}"
     parser.add_argument("--against", metavar="PEER,...", default="", help=peers)
-    backends = f"what executes our graphs: {', '.join(BACKENDS)} (default: auto)"
-    parser.add_argument("--backend", nargs="+", metavar="NAME", default=["auto"], help=backends)
+    backends = (
+        f"what executes our graphs: {', '.join(BACKENDS)}, or the fastest of several, such as "
+        f"onnxruntime{JOINED_BY}openvino (default: {AUTO}, of all)"
+    )
+    parser.add_argument("--backend", nargs="+", metavar="NAME", default=[AUTO], help=backends)
     precisions = "precisions of our denoiser (default: all that the bundle has and the backend runs)"
     parser.add_argument("--precision", nargs="+", metavar="NAME", default=[], help=precisions)
     scenarios = "; ".join(f"{name}, {what}" for name, what in SCENARIOS.items())
@@ -102,7 +108,7 @@ def _options(arguments: argparse.Namespace) -> Options:
     for what, names, known in (
         ("case", cases, list(CASES)),
         ("peer", against, [*PEERS, ALL]),
-        ("backend", arguments.backend, ["auto", *BACKENDS]),
+        ("backend", [each for name in arguments.backend for each in name.split(JOINED_BY)], [AUTO, *BACKENDS]),
         ("scenario", [arguments.scenario], list(SCENARIOS)),
     ):
         for name in names:

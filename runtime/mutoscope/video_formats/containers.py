@@ -36,7 +36,7 @@ def _write(
         )
     check_encoder(codec)
     import av
-    from av.video.reformatter import ColorPrimaries, ColorRange, Colorspace, ColorTrc, Interpolation
+    from av.video.reformatter import ColorPrimaries, ColorRange, Colorspace, ColorTrc, Interpolation, VideoReformatter
 
     encoder = ENCODERS[codec]
     scaling = Interpolation.BICUBIC | Interpolation.FULL_CHR_H_INP | Interpolation.ACCURATE_RND
@@ -50,8 +50,10 @@ def _write(
         context.thread_count = min(plan.threads, MAX_THREADS)
         context.colorspace, context.color_range = Colorspace.ITU709, ColorRange.MPEG
         context.color_primaries, context.color_trc = ColorPrimaries.BT709, ColorTrc.BT709
+        reformatter = VideoReformatter()  # one for all frames: making it takes as long as using it
         for frame in numbered_frames(frames, plan.fps):
-            converted = frame.reformat(
+            converted = reformatter.reformat(
+                frame,
                 format="yuv420p",
                 dst_colorspace=Colorspace.ITU709,
                 dst_color_range=ColorRange.MPEG,

@@ -132,6 +132,17 @@ def test_a_peer_on_the_cpu_is_not_compared_with_a_gpu(wan_bundle: Path, monkeypa
     assert "runs on the CPU, ours on a GPU" in (row.note or "") and not found.ratios
 
 
+def test_what_a_case_measured_is_kept_before_the_next_begins(wan_bundle: Path) -> None:
+    kept: list[Result] = []
+    options = Options(
+        cases=("default-clip", "wan-vae"), bundle=wan_bundle, precisions=("fp32",), backends=("onnxruntime",),
+        rounds=1, threads=2, quick=True, request=REQUEST,
+    )  # fmt: skip
+    last = run(options, lambda text: None, kept.append)
+    assert [{row.case for row in each.rows} for each in kept] == [{"default-clip"}, set(options.cases)]
+    assert kept[-1].rows == last.rows
+
+
 def test_nothing_measured_is_an_error_that_says_why(wan_bundle: Path) -> None:
     odd = Options(cases=("default-clip",), bundle=wan_bundle, precisions=("fp32",), request={"height": 31})
     with pytest.raises(RequestError, match=r"nothing could be measured.*height"):
