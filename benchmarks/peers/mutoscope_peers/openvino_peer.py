@@ -15,6 +15,7 @@ import numpy as np
 from mutoscope.bench.implementation import Implementation, Work
 from mutoscope.bench.measuring import Run
 from mutoscope.bundle import Bundle
+from mutoscope.stages import HostTensor
 from mutoscope_engines.backends import BACKENDS
 from mutoscope_engines.errors import GraphError
 from mutoscope_engines.openvino_cpu import library
@@ -83,27 +84,6 @@ class _AsItIs(Backend):
         return _Session(graph, options, self.hint)
 
 
-class _Array:
-    """A host array as a tensor."""
-
-    def __init__(self, value: np.ndarray) -> None:
-        self.value = value
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        return tuple(self.value.shape)
-
-    @property
-    def dtype(self) -> str:
-        return str(self.value.dtype)
-
-    def row(self, index: int) -> Tensor:
-        return _Array(self.value[index])
-
-    def numpy(self) -> np.ndarray:
-        return np.array(self.value, order="C")
-
-
 class _Session(Session):
     def __init__(self, graph: Path, options: SessionOptions, hint: str | None) -> None:
         core = library().Core()
@@ -136,9 +116,9 @@ class _Binding(Binding):
     def run(self, feeds: Feeds) -> dict[str, Tensor]:
         check_feeds(self._session.inputs, feeds, {name: value.shape for name, value in self._fed.items()})
         for name, value in feeds.items():
-            self._fed[name] = value.value if isinstance(value, _Array) else np.array(value, order="C")
+            self._fed[name] = value.values if isinstance(value, HostTensor) else np.array(value, order="C")
         results = self._request.infer(self._fed, share_inputs=True)
-        return {spec.name: _Array(np.array(results[spec.name])) for spec in self._session.outputs}
+        return {spec.name: HostTensor(np.array(results[spec.name])) for spec in self._session.outputs}
 
     def close(self) -> None:
         self._fed = {}
