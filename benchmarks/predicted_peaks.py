@@ -1,0 +1,149 @@
+"""The predicted peak of GPU memory of whole runs at real sizes, from what `engine_memory` measured of their engines.
+
+    python -m benchmarks.predicted_peaks benchmarks/results/engine_memory_real_*.json [--output FILE.json]
+
+`in_turns`: one stage after the other is on the device, weights, activations, inputs and outputs. `all_loaded`: the
+weights of all stay, and they share the largest activations. Activations hardly depend on the number of blocks, and
+weights are linear in it: where only some blocks of a network were compiled, two numbers of blocks give the weights of
+all. A graph that was not compiled for a target counts as for `REFERENCE`, and the row says which. CUDA and the driver
+take some hundred megabytes more.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from mutoscope.byte_sizes import format_bytes
+from mutoscope.footprints import GRAPHS
+from mutoscope.manifest import TILED, base_precision
+
+from .engine_memory import TRANSFORMERS, UMT5_XXL, WHOLE
+from .reporting import write_result
+
+REFERENCE = "rtx40"
+
+
+@dataclass(frozen=True)
+class Engine:
+    """One that was compiled, of a network with so many blocks."""
+
+    role: str
+    model: str  # whose denoiser it is; all have the same text encoder and VAE
+    blocks: int
+    all_blocks: int
+    precision: str
+    target: str
+    shapes: str
+    branches: int
+    tiles: str
+    weight_bytes: int
+    activation_bytes: int
+    buffer_bytes: int
+
+
+def read(files: Sequence[Path]) -> list[Engine]:
+    engines = []
+    for result in (json.loads(file.read_text()) for file in files):
+        model = result["model"]
+        depths = {"denoiser": TRANSFORMERS[model]["num_layers"], "text_encoder": UMT5_XXL["num_layers"]}
+        for row in result["engines"]:
+            depth = depths.get(row["role"], 0)
+            facts = {name: row[name] for name in Engine.__annotations__ if name in row}
+            facts |= {"blocks": min(result["blocks"] or depth, depth), "all_blocks": depth}
+            engines.append(Engine(**facts, model=model, precision=result["precision"], target=result["target"]))
+    return engines
+
+
+def matching(engines: Sequence[Engine], **wanted: Any) -> list[Engine]:
+    return [each for each in engines if all(getattr(each, name) == value for name, value in wanted.items())]
+
+
+def best(engines: Sequence[Engine], target: str, **wanted: Any) -> Engine:
+    """For the target or else for `REFERENCE`, of as many blocks as there are.
+
+    Raises:
+        ValueError: none was compiled.
+    """
+    found = matching(engines, target=target, **wanted) or matching(engines, target=REFERENCE, **wanted)
+    if not found:
+        raise ValueError(f"no engine was compiled for {target} or {REFERENCE} with {wanted}")
+    return max(found, key=lambda each: each.blocks)
+
+
+def whole_weights(engines: Sequence[Engine], engine: Engine) -> int:
+    """Of all blocks of this engine's network.
+
+    Raises:
+        ValueError: neither all were compiled in its precision, nor two numbers of them.
+    """
+    model = {"model": engine.model} if engine.role == "denoiser" else {}
+    alike = matching(engines, role=engine.role, precision=engine.precision, **model)
+    known = {each.blocks: each.weight_bytes for each in alike}
+    if engine.all_blocks in known:
+        return known[engine.all_blocks]
+    if len(known) < 2:
+        raise ValueError(f"the {engine.role} in {engine.precision} was compiled with {list(known)} blocks alone")
+    few, more = min(known), max(known)
+    return round(known[few] + (engine.all_blocks - few) * (known[more] - known[few]) / (more - few))
+
+
+def peaks(engines: Sequence[Engine]) -> Iterator[dict[str, Any]]:
+    """A row for each target, denoiser, size and way of decoding of which there are engines."""
+    facts = ("model", "target", "precision", "shapes", "branches")
+    runs = dict.fromkeys(tuple(getattr(each, name) for name in facts) for each in matching(engines, role="denoiser"))
+    for model, target, precision, shapes, branches in runs:
+        base, video = base_precision(precision), {"shapes": shapes}
+        denoiser = best(engines, target, role="denoiser", model=model, precision=precision, branches=branches, **video)
+        encoder = best(engines, target, role="text_encoder", precision=base, branches=branches)
+        for tiles in dict.fromkeys(each.tiles for each in matching(engines, role=TILED[0], precision=base, **video)):
+            decoder = [
+                best(engines, target, role=role, precision=base, tiles=tiles if role in TILED else WHOLE, **video)
+                for role in GRAPHS["vae_decoder"]
+            ]
+            # In tiles the features come first, and then the tiles: what is open for the one is closed for the other.
+            parts = [decoder] if tiles == WHOLE else [[each for each in decoder if (each.role in TILED) == tiled]
+                                                      for tiled in (False, True)]  # fmt: skip
+            stages = {
+                "text_encoder": _bytes(engines, [encoder]),
+                "denoiser": _bytes(engines, [denoiser]),
+                "vae_decoder": max(_bytes(engines, part) for part in parts),
+            }
+            every = [encoder, denoiser, *decoder]
+            yield {
+                **dict(zip(facts, (model, target, precision, shapes, branches), strict=True)),
+                "decoder": tiles,
+                "blocks_compiled": denoiser.blocks,
+                "stages": stages,
+                "in_turns_bytes": max(stages.values()),
+                "all_loaded_bytes": _bytes(engines, every) if tiles == WHOLE else None,
+                "counted_as_for": [f"{each.role} for {each.target}" for each in every if each.target != target],
+            }
+
+
+def _bytes(engines: Sequence[Engine], together: Sequence[Engine]) -> int:
+    """With these on the device at once."""
+    held = sum(whole_weights(engines, each) + each.buffer_bytes for each in together)
+    return held + max(each.activation_bytes for each in together)
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.predicted_peaks", description=__doc__.splitlines()[0])
+    parser.add_argument("files", nargs="+", type=Path, metavar="ENGINES.json", help="what engine_memory wrote")
+    parser.add_argument("--output", type=Path)
+    given = parser.parse_args()
+    rows = list(peaks(read(given.files)))
+    write_result(given.output, rows, files=[file.name for file in given.files])
+    for row in rows:
+        stages = ", ".join(f"{name} {format_bytes(size)}" for name, size in row["stages"].items())
+        print(f"{row['model']} {row['target']} {row['precision']} {row['shapes']} {row['branches']}: {stages}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
