@@ -127,6 +127,16 @@ def test_no_block_transposes_scatters_or_gathers(exported):
     assert count["LayerNormalization"] == (3 if transformer.config.cross_attn_norm else 2) * blocks + 1
 
 
+def test_attention_alone_tells_branches_apart(exported):
+    graph = onnx.load(exported[1], load_external_data=False).graph
+    shapes = {value.name: value.type.tensor_type.shape.dim for value in graph.value_info}
+    for node in graph.node:
+        if node.op_type == "LayerNormalization":
+            assert shapes[node.output[0]][0].dim_value == 1
+        elif node.op_type == "Attention":
+            assert shapes[node.output[0]][0].dim_param == "B"
+
+
 def test_inputs_and_outputs_are_those_the_manifest_will_state(exported):
     transformer, graph = exported
     written = onnx.load(graph, load_external_data=False).graph

@@ -4,9 +4,10 @@ Knows the arithmetic of `WanTransformer3DModel` (Wan 2.1) and the contract of th
 files, schedules or prompts. Shape letters are those of the design; in addition S tokens of the video, N heads, E = N x
 head width, and f, y, x the patches along frames, height and width.
 
-Activations between linear layers stay `[B, S, E]`: attention and rotary embedding split the heads inside their ONNX
-operators, so no block transposes anything. All branches share one timestep, so modulation has no batch dimension and
-enters each layer normalization as its weight and bias.
+Hidden states are one row of all branches' tokens, `[1, (B S), E]`, and attention alone tells branches apart,
+`[B, S, E]`: a compiler for GPUs then needs no more memory a branch for two than for one. Attention and rotary
+embedding split the heads inside their ONNX operators, so no block transposes anything. All branches share one timestep,
+so modulation has no batch dimension and enters each layer normalization as its weight and bias.
 """
 
 import math
@@ -83,12 +84,12 @@ class DenoiserStep(nn.Module):
         text = self._embed_text(prompt_embeds)
         rotary = self._rotary(grid, branches)
 
-        hidden = self._patchify(latents, grid).expand(branches, -1, -1)
+        hidden = _in_a_row(self._patchify(latents, grid).expand(branches, -1, -1))
         for block in transformer.blocks:
             hidden = self._block(block, hidden, text, modulations, rotary)
         shift, scale = (transformer.scale_shift_table.float()[0] + time).flatten().chunk(2)
         hidden = _layer_norm(hidden, 1 + scale, shift, transformer.norm_out.eps)
-        patches = _linear(transformer.proj_out, hidden, torch.float32)
+        patches = _of_branches(branches, _linear(transformer.proj_out, hidden, torch.float32))
         return self._unpatchify((guidance_weights[:, None, None] * patches).sum(0), grid)
 
     def _patchify(self, latents: Tensor, grid: tuple[int, ...]) -> Tensor:
@@ -143,16 +144,17 @@ class DenoiserStep(nn.Module):
         modulations: Tensor,
         rotary: tuple[Tensor, Tensor],
     ) -> Tensor:
-        """One transformer block; `hidden` `[B,S,E]` float32 in and out."""
+        """One transformer block; `hidden` `[1,(B S),E]` float32 in and out."""
+        branches = text.shape[0]
         modulations = block.scale_shift_table.float().flatten() + modulations
         shift, scale, gate, ffn_shift, ffn_scale, ffn_gate = modulations.chunk(6)
-        normed = _layer_norm(hidden, 1 + scale, shift, block.norm1.eps)
+        normed = _of_branches(branches, _layer_norm(hidden, 1 + scale, shift, block.norm1.eps))
         hidden = hidden + self._attention(block.attn1, normed, normed, rotary) * gate
 
         normed = hidden
         if not isinstance(block.norm2, nn.Identity):
             normed = _layer_norm(hidden, block.norm2.weight.float(), block.norm2.bias.float(), block.norm2.eps)
-        hidden = hidden + self._attention(block.attn2, normed, text, None)
+        hidden = hidden + self._attention(block.attn2, _of_branches(branches, normed), text, None)
 
         normed = _layer_norm(hidden, 1 + ffn_scale, ffn_shift, block.norm3.eps)
         inner = F.gelu(_linear(block.ffn.net[0].proj, normed, self.network_dtype), approximate="tanh")
@@ -161,7 +163,7 @@ class DenoiserStep(nn.Module):
     def _attention(
         self, attention: WanAttention, queries: Tensor, source: Tensor, rotary: tuple[Tensor, Tensor] | None
     ) -> Tensor:
-        """Attention of `queries` `[B,S,E]` to `source` `[B,S or L,E]`, projected, float32."""
+        """Attention of `queries` `[B,S,E]` to `source` `[B,S or L,E]`, projected, float32 `[1,(B S),E]`."""
         # One cast for the three projections, so that they also share one quantization of it.
         narrow_queries = queries.to(self.network_dtype)
         narrow_source = narrow_queries if source is queries else source.to(self.network_dtype)
@@ -174,7 +176,7 @@ class DenoiserStep(nn.Module):
         mixed, *_ = torch.onnx.ops.attention(
             q.to(v.dtype), k.to(v.dtype), v, q_num_heads=self.num_heads, kv_num_heads=self.num_heads
         )
-        return _linear(attention.to_out[0], mixed, self.network_dtype).float()
+        return _linear(attention.to_out[0], _in_a_row(mixed), self.network_dtype).float()
 
 
 def symbolic_inputs(transformer: WanTransformer3DModel) -> list[SymbolicValue]:
@@ -241,6 +243,16 @@ def _refuse_other_than_text_to_video(transformer: WanTransformer3DModel) -> None
 
 def _linear(layer: nn.Linear, x: Tensor, dtype: torch.dtype) -> Tensor:
     return F.linear(x.to(dtype), layer.weight.to(dtype), layer.bias.to(dtype))
+
+
+def _in_a_row(x: Tensor) -> Tensor:
+    """`[B,S,E]` -> `[1,(B S),E]`."""
+    return x.reshape(1, -1, x.shape[-1])
+
+
+def _of_branches(branches: int, x: Tensor) -> Tensor:
+    """`[1,(B S),E]` -> `[B,S,E]`."""
+    return x.reshape(branches, -1, x.shape[-1])
 
 
 def _layer_norm(x: Tensor, weight: Tensor, bias: Tensor, eps: float) -> Tensor:
