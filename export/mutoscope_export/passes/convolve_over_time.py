@@ -17,7 +17,7 @@ def convolve_over_time(model: ir.Model) -> bool:
     graph = model.graph
     changed = False
     for node in list(graph):
-        frames = _windowed(node) if node.op_type == "Conv" else None
+        frames = windowed_frames(node) if node.op_type == "Conv" else None
         if frames is not None:
             _replace(graph, node, frames)
             changed = True
@@ -26,7 +26,7 @@ def convolve_over_time(model: ir.Model) -> bool:
     return changed
 
 
-def _windowed(convolution: ir.Node) -> ir.Value | None:
+def windowed_frames(convolution: ir.Node) -> ir.Value | None:
     """The frames whose windows the convolution reads, each window a frame later than the one before; else None."""
     windows, weight = convolution.inputs[0], convolution.inputs[1]
     concat = windows and windows.producer()

@@ -7,26 +7,31 @@ import onnxruntime
 import pytest
 from mutoscope_export.passes.convolve_over_time import convolve_over_time
 
-HEADER = '<ir_version: 10, opset_import: ["" : 23]> decoder (float[6, 2, H, W] x) => (float[4, 3, H, W] y)'
+HEADER = '<ir_version: 10, opset_import: ["" : 23]> decoder (float[PAST_T, 2, H, W] x) => (float[NOW, 3, H, W] y)'
 WINDOWS = """{
     zero = Constant<value_ints = [0]>() one = Constant<value_ints = [1]>() two = Constant<value_ints = [2]>()
-    four = Constant<value_ints = [4]>() five = Constant<value_ints = [5]>() six = Constant<value_ints = [6]>()
-    a = Slice(x, zero, four, zero, one) b = Slice(x, one, five, zero, one) c = Slice(x, two, six, zero, one)
+    t = Constant<value_ints = [NOW]>() t1 = Constant<value_ints = [T1]>() t2 = Constant<value_ints = [PAST_T]>()
+    a = Slice(x, zero, t, zero, one) b = Slice(x, one, t1, zero, one) c = Slice(x, two, t2, zero, one)
     windows = Concat<axis = 1>(FIRST, b, LAST) y = Conv<pads = [1, 0, 1, 0]>(windows, w, bias)
 }"""
 WEIGHT = np.random.default_rng(0).standard_normal((3, 6, 3, 1)).astype(np.float32)
 
 
-def parsed(first: str = "a", last: str = "c") -> ir.Model:
-    proto = onnx.parser.parse_model(HEADER + WINDOWS.replace("FIRST", first).replace("LAST", last))
+def parsed(first: str = "a", last: str = "c", frames: int = 4) -> ir.Model:
+    text = HEADER + WINDOWS.replace("FIRST", first).replace("LAST", last)
+    for name, number in {"PAST_T": frames + 2, "NOW": frames, "T1": frames + 1}.items():
+        text = text.replace(name, str(number))
+    proto = onnx.parser.parse_model(text)
     proto.graph.initializer.append(onnx.numpy_helper.from_array(WEIGHT, "w"))
     proto.graph.initializer.append(onnx.numpy_helper.from_array(np.array([1, -2, 0.5], np.float32), "bias"))
     return ir.from_proto(onnx.shape_inference.infer_shapes(proto))
 
 
-def run(model: ir.Model) -> np.ndarray:
+def run(model: ir.Model, frames: int = 4) -> np.ndarray:
     session = onnxruntime.InferenceSession(ir.to_proto(model).SerializeToString(), providers=["CPUExecutionProvider"])
-    return session.run(None, {"x": np.random.default_rng(1).standard_normal((6, 2, 5, 4)).astype(np.float32)})[0]
+    return session.run(None, {"x": np.random.default_rng(1).standard_normal((frames + 2, 2, 5, 4)).astype(np.float32)})[
+        0
+    ]
 
 
 def test_windows_become_one_convolution_over_time_with_the_same_result():

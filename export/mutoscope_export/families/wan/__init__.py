@@ -20,6 +20,7 @@ from ...errors import ExportError
 from ...graph import Pass
 from ...passes.attention_in_tiles import attention_in_tiles
 from ...passes.convolve_over_time import convolve_over_time
+from ...passes.fewer_products_over_time import fewer_products_over_time
 from ...passes.half_tables import half_tables
 from ...passes.int8 import DynamicInt8
 from ...passes.norm_from_half import norm_from_half
@@ -62,7 +63,12 @@ _DENOISER_PASSES: Mapping[str, tuple[Pass, ...]] = {
     "fp16": (*_DENOISER_ON_GPUS, without_float32_gemm),
     **{name: _DENOISER_ON_GPUS for name in NARROWED},  # after those that follow from its calibration
 }
-_DECODER_PASSES: Mapping[str, tuple[Pass, ...]] = {"bf16": (convolve_over_time,), "fp16": (convolve_over_time,)}
+_DECODER_PASSES: Mapping[str, tuple[Pass, ...]] = {
+    "fp32": (fewer_products_over_time,),
+    "bf16-cpu": (fewer_products_over_time,),
+    "bf16": (convolve_over_time,),
+    "fp16": (convolve_over_time,),
+}
 PRECISIONS = tuple(_DENOISER_PASSES)
 
 _MAX_SEQUENCE_LENGTH = 512  # of `WanPipeline`
