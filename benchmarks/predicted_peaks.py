@@ -1,12 +1,12 @@
 """The predicted peak of GPU memory of whole runs at real sizes, from what `engine_memory` measured of their engines.
 
-    python -m benchmarks.predicted_peaks benchmarks/results/engine_memory_real_*.json [--output FILE.json]
+    python -m benchmarks.predicted_peaks benchmarks/results/engine_memory/*.json [--output FILE.json]
 
 `in_turns`: one stage after the other is on the device, weights, activations, inputs and outputs. `all_loaded`: the
-weights of all stay, and they share the largest activations. Activations hardly depend on the number of blocks, and
-weights are linear in it: where only some blocks of a network were compiled, two numbers of blocks give the weights of
-all. A graph that was not compiled for a target counts as for `REFERENCE`, and the row says which. CUDA and the driver
-take some hundred megabytes more.
+weights of all stay, and they share the largest activations. Where only some blocks of a network were compiled, two
+numbers of blocks give its weights, which are linear in them, and the text encoder's activations; those of the denoiser
+hardly depend on it. A graph that was not compiled for a target counts as for `REFERENCE`, and the row says which. CUDA
+and the driver take some hundred megabytes more.
 """
 
 from __future__ import annotations
@@ -76,15 +76,17 @@ def best(engines: Sequence[Engine], target: str, **wanted: Any) -> Engine:
     return max(found, key=lambda each: each.blocks)
 
 
-def whole_weights(engines: Sequence[Engine], engine: Engine) -> int:
-    """Of all blocks of this engine's network.
+def of_all_blocks(engines: Sequence[Engine], engine: Engine, name: str) -> int:
+    """A figure of all blocks of this engine's network.
 
     Raises:
         ValueError: neither all were compiled in its precision, nor two numbers of them.
     """
     model = {"model": engine.model} if engine.role == "denoiser" else {}
     alike = matching(engines, role=engine.role, precision=engine.precision, **model)
-    known = {each.blocks: each.weight_bytes for each in alike}
+    known = {each.blocks: getattr(each, name) for each in alike if each.branches == engine.branches}
+    if len(known) < 2:
+        known |= {each.blocks: getattr(each, name) for each in alike}
     if engine.all_blocks in known:
         return known[engine.all_blocks]
     if len(known) < 2:
@@ -128,8 +130,11 @@ def peaks(engines: Sequence[Engine]) -> Iterator[dict[str, Any]]:
 
 def _bytes(engines: Sequence[Engine], together: Sequence[Engine]) -> int:
     """With these on the device at once."""
-    held = sum(whole_weights(engines, each) + each.buffer_bytes for each in together)
-    return held + max(each.activation_bytes for each in together)
+    held = sum(of_all_blocks(engines, each, "weight_bytes") + each.buffer_bytes for each in together)
+    return held + max(
+        of_all_blocks(engines, each, "activation_bytes") if each.role == "text_encoder" else each.activation_bytes
+        for each in together
+    )
 
 
 def main() -> int:
@@ -141,7 +146,8 @@ def main() -> int:
     write_result(given.output, rows, files=[file.name for file in given.files])
     for row in rows:
         stages = ", ".join(f"{name} {format_bytes(size)}" for name, size in row["stages"].items())
-        print(f"{row['model']} {row['target']} {row['precision']} {row['shapes']} {row['branches']}: {stages}")
+        what = " ".join(str(row[name]) for name in ("model", "target", "precision", "shapes", "branches"))
+        print(f"{what}, decoded {row['decoder']}: {format_bytes(row['in_turns_bytes'])} ({stages})")
     return 0
 
 

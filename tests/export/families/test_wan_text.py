@@ -10,6 +10,7 @@ import pytest
 import torch
 from mutoscope_export.families.wan import sources, text
 from mutoscope_export.graph import Pass, dynamic_shapes, export_graph
+from mutoscope_export.passes.bias_in_turn import bias_in_turn
 from mutoscope_export.passes.int8 import DynamicInt8
 from transformers import UMT5Config, UMT5EncoderModel
 
@@ -162,3 +163,26 @@ def test_int8_holds_no_matrix_in_float32(tmp_path: Path):
 def test_an_encoder_without_gated_gelu_is_refused_with_what_is_supported():
     with pytest.raises(ValueError, match=r"'relu'.*Supported is 'gated-gelu'"):
         text.TextEncoder(random_encoder(feed_forward_proj="relu"))
+
+
+def test_for_gpus_each_position_bias_waits_for_its_block(tmp_path: Path) -> None:
+    """Else a compiler holds those of all blocks at once. The result is the same to the bit."""
+    encoder = random_encoder()
+    inputs = text.example_inputs(encoder, text_tokens=9)
+    expected = run_graph(write_graph(encoder, tmp_path / "at_once"), inputs)
+    graph = write_graph(encoder, tmp_path / "in_turn", passes=(bias_in_turn,))
+    np.testing.assert_array_equal(run_graph(graph, inputs), expected)
+    nodes = onnx.load(graph).graph.node
+    producers = {output: node for node in nodes for output in node.output}
+    lookups = [node for node in nodes if node.op_type == "Gather" and node.attribute and node.attribute[0].i == 1]
+    layers = set()
+    for node in lookups:
+        while node.op_type != "MatMul":
+            node = next(producers[name] for name in node.input if name in producers)
+        layers.add(node.output[0])
+    assert len(lookups) == len(layers) == 2
+
+
+def test_both_types_for_gpus_look_them_up_in_turn() -> None:
+    forms = next(source.forms for source in sources(["fp8", "fp16"]) if source.role == "text_encoder")
+    assert {form.precision: form.passes for form in forms} == {"bf16": (bias_in_turn,), "fp16": (bias_in_turn,)}

@@ -19,6 +19,7 @@ from transformers import UMT5Config, UMT5EncoderModel
 from ...errors import ExportError
 from ...graph import Pass
 from ...passes.attention_in_tiles import attention_in_tiles
+from ...passes.bias_in_turn import bias_in_turn
 from ...passes.convolve_over_time import convolve_over_time
 from ...passes.fewer_products_over_time import fewer_products_over_time
 from ...passes.half_tables import half_tables
@@ -52,7 +53,11 @@ PREVIEWED = "vae"
 _VAE_PARTS: Mapping[str, type[vae.Chunk]] = {"vae_features": vae.FeatureChunk, "vae_decoder": vae.DecoderChunk}
 
 # In int8 it has a graph of its own, because it has most of the weights: 5.7 of 7.1 billion in Wan 2.1 1.3B.
-_ENCODER_PASSES: Mapping[str, tuple[Pass, ...]] = {"int8": (half_tables, DynamicInt8(text.QUANTIZABLE_WEIGHTS, 2))}
+_ENCODER_PASSES: Mapping[str, tuple[Pass, ...]] = {
+    "int8": (half_tables, DynamicInt8(text.QUANTIZABLE_WEIGHTS, 2)),
+    "bf16": (bias_in_turn,),
+    "fp16": (bias_in_turn,),
+}
 # What runs on GPUs alone is written for them: the least memory, where the fp32 graph is written for speed on CPUs.
 _DENOISER_ON_GPUS: tuple[Pass, ...] = (SliceFeedForward(3), project_in_turn, norm_from_half)
 _DENOISER_PASSES: Mapping[str, tuple[Pass, ...]] = {
