@@ -1,8 +1,12 @@
 """Small random checkpoints, and bundles exported from them, shared by all tests of a run."""
 
+import signal
 from pathlib import Path
 
 import pytest
+
+# A shell starts what runs in its background with SIGINT ignored, and so would be what the tests of Ctrl-C start.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(scope="session")
