@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from html import escape
 
 WIDTH = 820
-_LABELS = 236  # for the names left of bars
+_LABELS = 300  # for the names left of bars
 _VALUES = 150  # for the text right of them
 _ROW = 27
 _BAR = 17
