@@ -26,8 +26,7 @@ def load_backend(name: str) -> Backend:
     Raises:
         BackendUnavailableError: there is none of this name; lists those there are.
     """
-    if name not in BACKENDS:
-        raise BackendUnavailableError(f"no backend is called {name!r}; there are: {', '.join(BACKENDS)}, or {AUTO!r}")
+    _refuse_unknown([name])
     module, _, attribute = BACKENDS[name].partition(":")
     backend: Backend = getattr(import_module(module), attribute)()
     return backend
@@ -39,7 +38,19 @@ def backends_named(name: str) -> Iterator[Backend]:
     Raises:
         BackendUnavailableError: there is none of a name; lists those there are.
     """
-    return map(load_backend, BACKENDS if name == AUTO else name.split(JOINED_BY))
+    if name == AUTO:
+        return map(load_backend, BACKENDS)
+    names = name.split(JOINED_BY)
+    _refuse_unknown(names)
+    return map(load_backend, sorted(set(names), key=list(BACKENDS).index))
+
+
+def _refuse_unknown(names: Sequence[str]) -> None:
+    for name in names:
+        if name not in BACKENDS:
+            raise BackendUnavailableError(
+                f"no backend is called {name!r}; there are: {', '.join(BACKENDS)}, or {AUTO!r} by itself"
+            )
 
 
 def choose_backend(

@@ -95,8 +95,8 @@ def _result(code: int, answer: bytes, said: str, graph: Path) -> Compiled:
         raise getattr(errors, values["error"])(values["message"])
     if code == -9:
         raise OutOfMemoryError(
-            f"the compiler was killed while it built {name}, most likely for lack of memory: it needs about twice "
-            "the size of the weights. Close other programs, or build on a larger machine"
+            f"the compiler was killed while it built {name}, most likely for lack of memory: it needs two to three "
+            "times the size of the weights. Close other programs, or build on a larger machine"
         )
     last = said.strip().splitlines()[-1:] or ["it said nothing"]
     raise EngineError(f"the compiler ended with code {code} while it built {name}: {last[0]}")

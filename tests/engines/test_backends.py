@@ -59,7 +59,11 @@ def test_auto_passes_over_a_backend_that_is_slower_than_another(pretend) -> None
 
 def test_of_several_names_no_other_is_taken(pretend) -> None:
     pretend(fast=(None, ("fp32",)), slower_than_slow=(None, ("fp32",)), slow=(None, ("fp32",)))
-    assert choose_backend("slower_than_slow+slow", ["fp32"])[0].name == "slow"
+    for names in ("slower_than_slow+slow", "slow+slower_than_slow"):
+        assert choose_backend(names, ["fp32"])[0].name == "slow"
+    assert choose_backend("slow+fast", ["fp32"])[0].name == "fast"
+    with pytest.raises(BackendUnavailableError, match="no backend is called 'solw'"):
+        choose_backend("fast+solw", ["fp32"])
     with pytest.raises(BackendUnavailableError, match="no backend is called 'auto'"):
         choose_backend("auto+slow", ["fp32"])
 

@@ -33,7 +33,8 @@ def _queries_beside(bias: ir.Value) -> ir.Value | None:
         if user.op_type == "Add":
             products = _product(user.inputs[1 - place])
             if products is not None:
-                return _product(products.inputs[0], through=("Cast", "Mul", "Reshape", "Transpose")).outputs[0]
+                layer = _product(products.inputs[0], through=("Cast", "Mul", "Reshape", "Transpose"))
+                return None if layer is None else layer.outputs[0]
         bias = user.outputs[0]
     return None
 

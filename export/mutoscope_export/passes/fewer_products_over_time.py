@@ -40,9 +40,9 @@ def fewer_products_over_time(model: ir.Model) -> bool:
 
 
 def _count(convolution: ir.Node) -> int:
-    """The frames that it gives, T; 0 where that is not known, or odd."""
+    """The frames that it gives, T; 0 where that is not known, or odd, or there is no bias."""
     shape = convolution.outputs[0].shape
-    frames = shape[0] if shape else None
+    frames = shape[0] if shape and len(convolution.inputs) == 3 else None
     return frames if isinstance(frames, int) and frames % 2 == 0 else 0
 
 

@@ -229,7 +229,11 @@ class _Measured:
                     continue
                 variant = self._variant(bundle, execution)
                 on_device = execution.main.backend.on_device
-                if variant not in found and on_device == first.main.backend.on_device:
+                if on_device != first.main.backend.on_device:
+                    if asked:
+                        where = "a GPU" if on_device else "the CPU"
+                        self._note(variant.implementation, precision, f"runs on {where}; add --backend to measure it")
+                elif variant not in found:
                     found.append(variant)
                     self._on_device |= on_device
         if not found:
