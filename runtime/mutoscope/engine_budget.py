@@ -9,10 +9,10 @@ Knows the roles of graphs and their sizes. Knows nothing of libraries and logs.
     vae_decoder_*     12 times the widest feature map of one call, in 16 bits
 
 and 256 MB are never refused. A hidden state is B x tokens x width, where the width is that of the attention, heads
-times head size, as the compiler's parser sees it. Denoisers of Wan 2.1, 1.3B and 14B, take 9 to 10 in every
-precision, and 73 as Diffusers writes their rotary embedding. Scores written to memory would be tokens^2 x heads, 256
-more, and at 720x1280x81 590 more. Feature maps are those of the decoder's caches, in tiles those of one tile. The
-features' attention has a head too wide for any fused kernel.
+times head size, as the compiler's parser sees it. Denoisers of Wan 2.1, 1.3B and 14B, take 8.7 to 9.9 in the
+precisions that were measured, and 73 as Diffusers writes their rotary embedding. Scores written to memory would be
+tokens^2 x heads, 256 more, and at 720x1280x81 590 more. Feature maps are those of the decoder's caches, in tiles those
+of one tile. The features' attention has a head too wide for any fused kernel.
 """
 
 from __future__ import annotations

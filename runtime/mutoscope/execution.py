@@ -85,12 +85,12 @@ def _elsewhere(names: str, backend: Backend, precision: str, bundle: Bundle) -> 
         return found
     others = [each for each in backends_named(names) if not each.on_device and each.unavailable_because() is None]
     for stage, roles in GRAPHS.items():
-        there = [set(bundle.manifest.precisions(role)) for role in roles]
+        there = [bundle.manifest.precisions(role) for role in roles]
+        if any(precision in precisions for precisions in there):
+            continue
         for other in others:
             preferred = other.preferred_precision
-            if preferred is None or other.is_slower(preferred) or precision in set.union(*there):
-                continue
-            if all(preferred in precisions for precisions in there):
+            if preferred and not other.is_slower(preferred) and all(preferred in precisions for precisions in there):
                 found[stage] = Placement(other, preferred)
                 break
     return found

@@ -2,8 +2,8 @@
 
 Two frames out of four take 4 convolutions of single frames in place of 6, by Winograd's F(2,3): over sums of frames,
 with sums of the kernel's taps (S. Winograd 1980; Lavin and Gray 2015, https://arxiv.org/abs/1509.09308). Sums of whole
-frames cost little beside convolutions of many channels, and rounding grows by about a half. Knows the form that
-`convolve_over_time` knows. Knows nothing of models.
+frames cost little beside convolutions of many channels. Knows the form that `convolve_over_time` knows. Knows nothing
+of models.
 """
 
 import numpy as np

@@ -9,17 +9,19 @@ from dataclasses import dataclass
 
 
 def percentile(values: Sequence[float], share: float) -> float:
-    """Linear between the two nearest ranks, as NumPy's default. `share` is 0 to 1."""
+    """Linear between the two nearest ranks, as NumPy's default, from the nearer one. `share` is 0 to 1."""
     ordered = sorted(values)
     position = share * (len(ordered) - 1)
     below = math.floor(position)
     above = min(below + 1, len(ordered) - 1)
-    return ordered[below] + (ordered[above] - ordered[below]) * (position - below)
+    gap, beyond = ordered[above] - ordered[below], position - below
+    return ordered[below] + gap * beyond if beyond < 0.5 else ordered[above] - gap * (1 - beyond)
 
 
 def spread(values: Sequence[float]) -> float:
     """The middle half of the values, as a share of their median; 0 for a single one."""
-    return (percentile(values, 0.75) - percentile(values, 0.25)) / statistics.median(values)
+    low, middle, high = (percentile(values, share) for share in (0.25, 0.5, 0.75))
+    return (high - low) / middle
 
 
 @dataclass(frozen=True)
