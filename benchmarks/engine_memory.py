@@ -48,20 +48,16 @@ WHOLE = "whole"
 def write(role: str, model: str, blocks: int | None, precision: str, folder: Path) -> dict[str, Any]:
     """Writes the graph of a network with random bfloat16 weights.
 
-    Returns: what export took, its inputs' and outputs' dtypes and shapes, and the halo of the VAE's decoder.
+    Returns: what export took, what a bundle would say of the graph, and the halo of the VAE's decoder.
     """
-    from mutoscope_export.families.wan import sources, vae
-    from mutoscope_export.graph import NETWORK
+    from mutoscope_export.families.wan import vae
 
     started = time.perf_counter()
     network = _network(role, model, blocks)
-    inputs = write_graphs(role, network, {precision: folder}, _calibrated_passes(network, precision))
+    (parts,) = write_graphs(role, network, {precision: folder}, _calibrated_passes(network, precision)).values()
     export_s = round(time.perf_counter() - started, 1)
-    (outputs,) = (source.outputs(network) for source in sources([precision]) if source.role == role)
-    half = "float16" if precision == "fp16" else "bfloat16"
-    ends = [[[name, dtype.replace(NETWORK, half), shape] for name, dtype, shape in end] for end in (inputs, outputs)]
     halo = vae.DecoderChunk(network, first=True).halo() if role in TILED else 0
-    return {"inputs": ends[0], "outputs": ends[1], "halo": halo, "export_s": export_s}
+    return {"parts": msgspec.to_builtins(parts), "halo": halo, "export_s": export_s}
 
 
 def _calibrated_passes(network: Any, precision: str) -> Sequence[Any]:
@@ -123,13 +119,7 @@ def windows(sizes: Mapping[str, int], tiles: Sequence[str], halo: int) -> dict[s
     return found
 
 
-def build(
-    graph: Path,
-    inputs: Sequence[tuple[str, str, tuple[int | str, ...]]],
-    sizes: Mapping[str, int],
-    precision: str,
-    target: str,
-) -> dict[str, Any]:
+def build(folder: Path, graph: Graph, sizes: Mapping[str, int], target: str) -> dict[str, Any]:
     """Compiles a graph, for shapes up to `sizes`, in a process of its own; the engine itself is thrown away."""
     from mutoscope_engines.engine_identity import ShapeRange, content_of
     from mutoscope_engines.engine_process import compile_in_process
@@ -137,15 +127,17 @@ def build(
     from mutoscope_engines.tensorrt_library import LIBRARIES
 
     library = LIBRARIES["tensorrt-rtx"]
-    smallest = SMALLEST | (smallest_in_fp8(sizes, PATCH) if precision == "fp8" else {})
+    smallest = SMALLEST | (smallest_in_fp8(sizes, PATCH) if graph.precision == "fp8" else {})
     profile = {
-        name: ShapeRange(min=sized(shape, smallest), opt=sized(shape, sizes), max=sized(shape, sizes))
-        for name, _, shape in inputs
+        tensor.name: ShapeRange(
+            min=sized(tensor.shape, smallest), opt=sized(tensor.shape, sizes), max=sized(tensor.shape, sizes)
+        )
+        for tensor in graph.inputs
     }
-    files = content_of(graph, graph.with_name(f"{graph.name}.data"))
-    identity = library.identity(files, precision, [find_target(target)], profile)
-    with tempfile.TemporaryDirectory(dir=graph.parent.parent) as folder:
-        return asdict(compile_in_process(graph, Path(folder) / "engine", library.name, identity))
+    file, *weights = (folder / Path(name).name for name in (graph.file, *graph.weights))
+    identity = library.identity(content_of(file, *weights), graph.precision, [find_target(target)], profile)
+    with tempfile.TemporaryDirectory(dir=folder.parent) as engines:
+        return asdict(compile_in_process(file, Path(engines) / "engine", library.name, identity))
 
 
 def main() -> int:

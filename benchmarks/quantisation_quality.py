@@ -29,6 +29,7 @@ import torch
 from mutoscope.bench.machine import describe
 from mutoscope.bundle import Bundle, write_manifest
 from mutoscope_engines.backends import load_backend
+from mutoscope_engines.chain import Chain
 from mutoscope_engines.session import Session, SessionOptions
 from mutoscope_export.calibration import (
     GRAMMAR_PROMPTS,
@@ -91,8 +92,8 @@ class BundleCandidate:
         self._pipeline = mutoscope.Pipeline.load(root, precision=precision)
         bundle = Bundle.open(root, verify=False)
         self.identity = f"{bundle.sha256[:16]}-{precision}"
-        graph = bundle.manifest.graph("denoiser", precision)
-        self._denoiser = load_backend("onnxruntime").open(bundle.path(graph.file), SessionOptions())
+        backend, graphs = load_backend("onnxruntime"), bundle.manifest.graphs_of("denoiser", precision)
+        self._denoiser = Chain([backend.open(bundle.path(graph.file), SessionOptions()) for graph in graphs])
 
     def generate(self, prompt: str, *, seed: int) -> Any:
         return self._pipeline.generate(prompt, seed=seed)
@@ -221,7 +222,7 @@ def _whole(row: dict[str, Any]) -> bool:
 
 def with_denoiser(base: Bundle, passes: Sequence[Pass], root: Path) -> Path:
     """A bundle beside `base` whose denoiser is its bfloat16 graph after `passes`, with each value rounded."""
-    graph = base.manifest.graph("denoiser", "bf16")
+    (graph,) = base.manifest.graphs_of("denoiser", "bf16")
     shutil.copytree(base.root, root, copy_function=os.link, ignore=shutil.ignore_patterns("denoiser*", "manifest.json"))
     model = ir.load(base.path(graph.file))
     for change in (out_of_turn, *passes, InFloat32(rounded=True)):

@@ -128,7 +128,7 @@ def builtin_graphs(root: Path, folder: Path) -> Iterator[dict[str, Any]]:
     for graph in manifest.graphs:
         if graph.role in ("denoiser", "vae_decoder_next") and runs(graph.precision):
             feeds = folder / f"{graph.role}.npz"
-            np.savez(feeds, **random_feeds([(given.name, given.dtype, given.shape) for given in graph.inputs], sizes))
+            np.savez(feeds, **random_feeds(graph.inputs, sizes))
             name = f"builtin {graph.role} {graph.precision}"
             yield {"name": name, "graph": str(bundle.path(graph.file)), "feeds": str(feeds)}
 

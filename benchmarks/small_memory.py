@@ -92,10 +92,9 @@ def make_network(component: str) -> Any:
 
 def make_bundle(folder: Path) -> None:
     """A bundle around graphs of real size; its tokenizer and settings are those of the built-in one."""
-    from mutoscope_export.export import _declared
     from mutoscope_export.families.wan import sources, vae
 
-    graphs = []
+    graphs: list[Graph] = []
     network, component, halo = None, None, 0
     for source in sources([PRECISION]):
         if source.component != component:
@@ -104,19 +103,7 @@ def make_bundle(folder: Path) -> None:
                 halo = vae.DecoderChunk(network, first=True).halo()
         (form,) = source.forms
         print(f"write {source.role} {form.precision}", file=sys.stderr)
-        write_graphs(source.role, network, {form.precision: folder / source.role})
-        file = f"{source.role}/model.onnx"
-        graphs.append(
-            Graph(
-                role=source.role,
-                precision=form.precision,
-                file=file,
-                weights=(f"{file}.data",),
-                weight_bytes=(folder / f"{file}.data").stat().st_size,
-                inputs=_declared(source.inputs(network), form),
-                outputs=_declared(source.outputs(network), form),
-            )
-        )
+        graphs += write_graphs(source.role, network, {form.precision: folder / source.role}, cut=form.cut)[PRECISION]
     shutil.copy(BUILTIN_BUNDLE / TOKENIZER, folder)
     manifest = msgspec.structs.replace(
         Bundle.open(BUILTIN_BUNDLE, verify=False).manifest,
@@ -140,11 +127,11 @@ def measure_stages(bundle: Path, folder: Path, threads: int) -> Iterator[Answer]
     """Each graph with each setting, in a fresh process, through ONNX Runtime directly."""
     opened = Bundle.open(bundle, verify=False)
     for role, settings, branches, runs in STAGES:
-        graph = opened.manifest.graph(role, PRECISION)
+        *_, graph = opened.manifest.graphs_of(role, PRECISION)  # of several parts the one that runs in every step
         feeds = folder / "feeds.npz"
         np.savez(
             feeds,
-            **random_feeds([(each.name, each.dtype, each.shape) for each in graph.inputs], SIZES | {"B": branches}),
+            **random_feeds(graph.inputs, SIZES | {"B": branches}),
         )
         for setting in settings:
             row = {"graph": role, "branches": branches, "setting": setting}

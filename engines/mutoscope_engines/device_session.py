@@ -6,20 +6,50 @@ Knows devices and the contract of sessions. Knows nothing of what executes the g
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from typing import Any
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, cast
 
 import numpy as np
 
 from .device import Device, DeviceTensor, byte_size
-from .session import Binding, Feeds, Session, Shapes, Tensor, TensorSpec, check_feeds
+from .session import Binding, Feeds, Places, Session, Shapes, Tensor, TensorSpec, check_feeds
+
+
+@dataclass
+class DevicePlaces:
+    """`Places` on a device. Whoever uses spare memory takes it out."""
+
+    inputs: Mapping[str, DeviceTensor] = field(default_factory=dict)
+    spare: list[DeviceTensor] = field(default_factory=list)
+
+    def output(self, device: Device, shape: tuple[int, ...], dtype: str) -> DeviceTensor:
+        """A spare tensor that is alike, or a new one."""
+        for number, tensor in enumerate(self.spare):
+            if (tensor.shape, tensor.dtype) == (shape, dtype):
+                return self.spare.pop(number)
+        return allocate_tensor(device, shape, dtype)
 
 
 class Slot(ABC):
     """The memory of one binding: a place for each input, at addresses that stay, and the way to run over it."""
 
-    def __init__(self, device: Device, inputs: tuple[TensorSpec, ...], shapes: Shapes) -> None:
-        self.shapes = dict(shapes)
-        self.inputs = {spec.name: allocate_tensor(device, shapes[spec.name], spec.dtype) for spec in inputs}
+    def __init__(
+        self, device: Device, inputs: tuple[TensorSpec, ...], shapes: Shapes, elsewhere: Mapping[str, DeviceTensor]
+    ) -> None:
+        self.shapes, self.elsewhere = dict(shapes), dict(elsewhere)
+        own = [spec for spec in inputs if spec.name not in elsewhere]
+        self.inputs = self.elsewhere | {
+            spec.name: allocate_tensor(device, shapes[spec.name], spec.dtype) for spec in own
+        }
+
+    def serves(self, shapes: Shapes, elsewhere: Mapping[str, DeviceTensor]) -> bool:
+        """Whether it is for these shapes, with these inputs where they are, and no others elsewhere."""
+        return (
+            self.shapes == dict(shapes)
+            and self.elsewhere.keys() == elsewhere.keys()
+            and all(self.elsewhere[name] is tensor for name, tensor in elsewhere.items())
+        )
 
     @abstractmethod
     def launch(self) -> dict[str, DeviceTensor]:
@@ -37,7 +67,7 @@ class DeviceSession(Session):
         device.enter()
 
     @abstractmethod
-    def open_slot(self, shapes: Shapes) -> Slot:
+    def open_slot(self, shapes: Shapes, places: DevicePlaces) -> Slot:
         """Memory for inputs of these shapes, which agree with `inputs`.
 
         Raises:
@@ -46,17 +76,21 @@ class DeviceSession(Session):
         """
 
     def bind(self) -> DeviceBinding:
-        return DeviceBinding(self)
+        return DeviceBinding(self, DevicePlaces())
 
-    def take_slot(self, shapes: Shapes) -> Slot:
-        """The idle memory when it has these shapes, else new memory, the idle being freed before."""
+    def bind_at(self, places: Places) -> DeviceBinding:
+        inputs, spare = cast("Mapping[str, DeviceTensor]", places.inputs), cast("list[DeviceTensor]", places.spare)
+        return DeviceBinding(self, DevicePlaces(inputs, list(spare)))
+
+    def take_slot(self, shapes: Shapes, places: DevicePlaces) -> Slot:
+        """The idle memory when it serves, else new memory, the idle being freed before."""
         idle, self._idle = self._idle, None
-        if idle is not None and idle.shapes == dict(shapes):
+        if idle is not None and idle.serves(shapes, places.inputs):
             return idle
         if idle is not None:
             self.device.synchronize()  # it may still be running, for a reader on the device
             del idle
-        return self.open_slot(shapes)
+        return self.open_slot(shapes, places)
 
     def return_slot(self, slot: Slot) -> None:
         if not self._closed:
@@ -80,8 +114,8 @@ class DeviceSession(Session):
 class DeviceBinding(Binding):
     """Queues what its session runs; nothing waits for it but `Tensor.numpy`."""
 
-    def __init__(self, session: DeviceSession) -> None:
-        self._session = session
+    def __init__(self, session: DeviceSession, places: DevicePlaces) -> None:
+        self._session, self._places = session, places
         self._slot: Slot | None = None
 
     def run(self, feeds: Feeds) -> dict[str, Tensor]:
@@ -90,7 +124,8 @@ class DeviceBinding(Binding):
         fed = {name: self._readable(value) for name, value in feeds.items()}
         check_feeds(session.inputs, fed, self._slot.shapes if self._slot else None)
         with session.device.turn():
-            slot = self._slot or session.take_slot({name: tuple(value.shape) for name, value in fed.items()})
+            shapes = {name: tuple(value.shape) for name, value in fed.items()}
+            slot = self._slot or session.take_slot(shapes, self._places)
             for name, value in fed.items():
                 place(value, slot.inputs[name])
             if any(value is not feeds[name] for name, value in fed.items()):
@@ -119,6 +154,8 @@ def allocate_tensor(device: Device, shape: tuple[int, ...], dtype: str) -> Devic
 
 def place(value: Any, target: DeviceTensor) -> None:
     """Queues the copy of a value to where an input lies."""
+    if value is target:
+        return
     if isinstance(value, DeviceTensor):
         target.device.copy(target.address, value.address, target.size)
     else:

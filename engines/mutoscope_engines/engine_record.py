@@ -17,7 +17,7 @@ from .installation_key import is_signed, sign
 class EngineReport:
     """What the build of one engine came to, as `mutoscope build --json` prints it."""
 
-    graph: str  # the role in the bundle
+    graph: str  # its name in the bundle: the role, and which part of it
     target: str  # a name, or several with commas where one engine serves them
     precision: str
     activation_bytes: int  # device memory while it runs at the largest shapes, without weights, inputs and outputs

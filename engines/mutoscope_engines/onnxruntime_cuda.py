@@ -13,7 +13,7 @@ import onnxruntime as ort
 
 from .cuda_device import CudaDevice, cuda_unavailable_because
 from .device import Device, DeviceTensor
-from .device_session import DeviceSession, Slot
+from .device_session import DevicePlaces, DeviceSession, Slot
 from .onnx_file import ONNX_TYPES
 from .onnxruntime_library import open_session, specs, translated
 from .session import Backend, Session, SessionOptions, Shapes
@@ -68,8 +68,8 @@ class OnnxRuntimeCudaSession(DeviceSession):
         self._replays = options.cuda_graphs
         self._slots = count(1)
 
-    def open_slot(self, shapes: Shapes) -> Slot:
-        return OnnxRuntimeSlot(self, shapes, next(self._slots) if self._replays else NO_GRAPH)
+    def open_slot(self, shapes: Shapes, places: DevicePlaces) -> Slot:
+        return OnnxRuntimeSlot(self, shapes, places, next(self._slots) if self._replays else NO_GRAPH)
 
     def close(self) -> None:
         super().close()
@@ -79,8 +79,8 @@ class OnnxRuntimeCudaSession(DeviceSession):
 class OnnxRuntimeSlot(Slot):
     """An IO binding. ONNX Runtime gives the outputs their memory in the first run, and keeps to it in later ones."""
 
-    def __init__(self, session: OnnxRuntimeCudaSession, shapes: Shapes, graph_id: int) -> None:
-        super().__init__(session.device, session.inputs, shapes)
+    def __init__(self, session: OnnxRuntimeCudaSession, shapes: Shapes, places: DevicePlaces, graph_id: int) -> None:
+        super().__init__(session.device, session.inputs, shapes, places.inputs)
         self._device, self._session, self._graph_id = session.device, session.library, graph_id
         self._place = (session.device.kind, session.device.index)
         self._outputs: dict[str, DeviceTensor] = {}

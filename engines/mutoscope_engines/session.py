@@ -89,6 +89,14 @@ class SessionOptions:
     engine: EngineWanted | None = None  # for backends that run engines instead of graphs
 
 
+@dataclass(frozen=True)
+class Places:
+    """Memory of other bindings of a backend, which a binding may use in place of its own."""
+
+    inputs: Mapping[str, Tensor]  # where these inputs will always be, to be read there
+    spare: Sequence[Tensor]  # free while it runs, for outputs that are alike; it gives them as they are
+
+
 class Binding(ABC):
     """One user's way through a session: inputs that stay as they were fed, and outputs, at addresses that stay.
 
@@ -135,6 +143,10 @@ class Session(ABC):
     @abstractmethod
     def bind(self) -> Binding:
         """Opens a way to run the graph again and again at one set of sizes."""
+
+    def bind_at(self, places: Places) -> Binding:
+        """As `bind`; a backend that copies what it is fed need not use the places."""
+        return self.bind()
 
     def run(self, feeds: Feeds) -> dict[str, Tensor]:
         """Runs the graph once, on a binding of its own: its outputs are valid until they are dropped."""

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from .device import Device, DeviceTensor
-from .device_session import DeviceSession, Slot, allocate_tensor
+from .device_session import DevicePlaces, DeviceSession, Slot
 from .errors import BackendUnavailableError, EngineError, GraphError, OutOfMemoryError, ShapeError
 from .kernel_cache import KernelCache
 from .session import Shapes, TensorSpec
@@ -98,7 +98,7 @@ class TensorRtSession(DeviceSession):
             for name in names
         )
 
-    def open_slot(self, shapes: Shapes) -> Slot:
+    def open_slot(self, shapes: Shapes, places: DevicePlaces) -> Slot:
         for name, shape in shapes.items():
             smallest, _, largest = (tuple(size) for size in self.engine.get_tensor_profile_shape(name, 0))
             if not all(low <= size <= high for low, size, high in zip(smallest, shape, largest, strict=True)):
@@ -106,7 +106,7 @@ class TensorRtSession(DeviceSession):
                     f"input {name!r} has shape {shape}, the engine was built for {smallest} to {largest}; "
                     "build one with `mutoscope build --shapes ...`"
                 )
-        return TensorRtSlot(self, self.engine.create_execution_context(self._config), shapes)
+        return TensorRtSlot(self, self.engine.create_execution_context(self._config), shapes, places)
 
     def close(self) -> None:
         if not self._closed and self._compiled is not None and self._kernels is not None:
@@ -118,16 +118,16 @@ class TensorRtSession(DeviceSession):
 class TensorRtSlot(Slot):
     """A context with its addresses, bound once. Runs as it is first, then captured and replayed."""
 
-    def __init__(self, session: TensorRtSession, context: Any, shapes: Shapes) -> None:
+    def __init__(self, session: TensorRtSession, context: Any, shapes: Shapes, places: DevicePlaces) -> None:
         if context is None:
             raise OutOfMemoryError(f"the engine has no room to run: {session.log.last()}; set --memory-limit lower")
-        super().__init__(session.device, session.inputs, shapes)
+        super().__init__(session.device, session.inputs, shapes, places.inputs)
         self._device, self._context, self._log = session.device, context, session.log
         for name, shape in shapes.items():
             context.set_input_shape(name, shape)
         self._settle_shapes(shapes)
         self._outputs = {
-            spec.name: allocate_tensor(self._device, tuple(context.get_tensor_shape(spec.name)), spec.dtype)
+            spec.name: places.output(self._device, tuple(context.get_tensor_shape(spec.name)), spec.dtype)
             for spec in session.outputs
         }
         for name, tensor in (self.inputs | self._outputs).items():

@@ -11,6 +11,7 @@ from mutoscope.bundle import Bundle
 from mutoscope.commands.arguments import Parser
 from mutoscope.commands.report import tell
 from mutoscope.errors import RequestError
+from mutoscope.limits import memory_size
 
 
 def main(argv: Sequence[str]) -> int:
@@ -19,6 +20,7 @@ def main(argv: Sequence[str]) -> int:
     from .calibration import CalibrationOptions  # here, so that --help need not wait for torch
     from .export import REPORT, export_checkpoint
     from .narrowing import quality_table
+    from .parts import DEFAULT_PART_BYTES
 
     _silence_libraries()
     bundle = export_checkpoint(
@@ -27,6 +29,7 @@ def main(argv: Sequence[str]) -> int:
         precisions=arguments.precision,
         overwrite=arguments.overwrite,
         compact=arguments.compact,
+        part_bytes=memory_size("--part-size", arguments.part_size) if arguments.part_size else DEFAULT_PART_BYTES,
         calibration=CalibrationOptions(
             prompts=_lines(arguments.calibration_prompts),
             num_inference_steps=arguments.calibration_steps,
@@ -69,7 +72,13 @@ def _facts(bundle: Bundle) -> dict[str, object]:
         "family": bundle.manifest.family,
         "checkpoint": bundle.manifest.provenance.checkpoint,
         "graphs": [
-            {"role": graph.role, "precision": graph.precision, "file": graph.file, "bytes": bundle.size_of(graph)}
+            {
+                "role": graph.role,
+                "part": graph.part,
+                "precision": graph.precision,
+                "file": graph.file,
+                "bytes": bundle.size_of(graph),
+            }
             for graph in bundle.manifest.graphs
         ],
     }
@@ -107,6 +116,12 @@ def _parser() -> Parser:
     parser.add_argument("--overwrite", action="store_true", help="replace a bundle that is there")
     parser.add_argument(
         "--compact", action="store_true", help="store weights that lose nothing by it in half precision; same frames"
+    )
+    parser.add_argument(
+        "--part-size",
+        metavar="SIZE",
+        help="write a denoiser for GPUs in parts of at most so much, such as 4GB, each of which becomes an engine: it "
+        "takes less host memory to build, and some more of the GPU's to run; 8GB when not given",
     )
     parser.add_argument(
         "--calibration-prompts",

@@ -39,9 +39,10 @@ from .calibration import CalibrationOptions
 from .checkpoint import OVERRIDES, UNKNOWN, Checkpoint, open_checkpoint
 from .errors import ExportError
 from .families import Form, GraphSource
-from .graph import NETWORK, SymbolicValue, dynamic_shapes, trace, write_graph
+from .graph import NETWORK, SymbolicValue, WrittenGraph, dynamic_shapes, trace, write_graph
 from .narrowing import narrow
 from .parity import Sample, compare, compare_with_own_class, record
+from .parts import DEFAULT_PART_BYTES, Blocks
 from .passes.half_weights import half_weights
 from .passes.network_type import TRACED
 from .preview import fit_preview
@@ -74,6 +75,7 @@ def export_checkpoint(
     precisions: Sequence[str] = ("fp32",),
     overwrite: bool = False,
     compact: bool = False,
+    part_bytes: int = DEFAULT_PART_BYTES,
     calibration: CalibrationOptions | None = None,
     on_progress: OnProgress | None = None,
 ) -> Bundle:
@@ -87,6 +89,9 @@ def export_checkpoint(
         destination: the bundle's folder; must not exist, or be empty, or with `overwrite` be a bundle.
         precisions: of the denoiser; the first one that a backend supports is what it runs by default.
         compact: store weights that are exact in half precision so: half the size, and the same frames.
+        part_bytes: the most that one graph of the denoiser for GPUs may weigh; a larger one is written in parts, of
+            which each becomes an engine. Host memory while building grows with it, and parts pass on hidden states,
+            which take device memory.
         calibration: what the ranges of fp8 and int8-static are taken from; at the checkpoint's defaults where nothing
             else is said.
         on_progress: told the stage that begins.
@@ -103,6 +108,7 @@ def export_checkpoint(
     sources = opened.family.sources(_checked_precisions(precisions, opened.family.PRECISIONS))
     if compact:
         sources = [replace(source, forms=tuple(map(_compact, source.forms))) for source in sources]
+    sources = [replace(source, forms=tuple(_in_parts(form, part_bytes) for form in source.forms)) for source in sources]
     with _partial_folder(destination) as folder:
         manifest = _describe(opened, folder, say)
         judged: Mapping[str, Any] = {}
@@ -211,16 +217,17 @@ def _export_graphs(
         stored_type = opened.stored_type(component)
         report["components"].append(beside_own_class)
         gc.collect()  # the exporter leaves cycles that hold the weights
-        for graph, samples in made:
-            say(f"compare {graph.role} {graph.precision}")
-            report["graphs"].append(compare(folder / graph.file, graph, samples, stored_type))
-            graphs.append(graph)
+        for parts, samples in made:
+            say(f"compare {parts[0].role} {parts[0].precision}")
+            report["graphs"].append(compare({folder / graph.file: graph for graph in parts}, samples, stored_type))
+            graphs += parts
     return graphs, report
 
 
 def _export_component(
     opened: Checkpoint, component: str, sources: Sequence[GraphSource], folder: Path, say: OnProgress
-) -> tuple[list[tuple[Graph, list[Sample]]], dict[str, Any]]:
+) -> tuple[list[tuple[list[Graph], list[Sample]]], dict[str, Any]]:
+    """Every graph of a component, in parts, with what its network made of some inputs."""
     say(f"load {component}")
     model = opened.load(component)
     with torch.no_grad():
@@ -237,19 +244,49 @@ def _export_component(
         destination = WeightFolder(folder / source.role)
         for form in source.forms:
             say(f"write {source.role} {form.precision}")
-            name = form.file
-            stored = write_graph(traced, destination, name=name, network_type=form.network_type, passes=form.passes)
-            graph = Graph(
-                role=source.role,
-                precision=form.precision,
-                file=f"{source.role}/{name}",
-                weights=tuple(f"{source.role}/{file}" for file in stored.files),
-                weight_bytes=stored.num_bytes,
-                inputs=_declared(inputs, form),
-                outputs=_declared(source.outputs(model), form),
+            written = write_graph(
+                traced,
+                destination,
+                name=form.file,
+                network_type=form.network_type,
+                passes=form.passes,
+                cut=form.cut,
             )
-            made.append((graph, samples))
+            made.append((describe_graphs(source.role, form, written, inputs, source.outputs(model)), samples))
     return made, beside_own_class
+
+
+def describe_graphs(
+    role: str,
+    form: Form,
+    written: Sequence[WrittenGraph],
+    inputs: Sequence[SymbolicValue],
+    outputs: Sequence[SymbolicValue],
+) -> list[Graph]:
+    """What the manifest says of a graph that was written, part by part.
+
+    Args:
+        inputs: of the whole, as its family declares them; what passes from part to part is described by the files.
+        outputs: likewise.
+    """
+    declared = {tensor.name: tensor for tensor in _declared((*inputs, *outputs), form)}
+
+    def tensors(values: Sequence[SymbolicValue]) -> tuple[GraphTensor, ...]:
+        return tuple(declared.get(value[0]) or _declared([value], form)[0] for value in values)
+
+    return [
+        Graph(
+            role=role,
+            precision=form.precision,
+            file=f"{role}/{graph.file}",
+            weights=tuple(f"{role}/{file}" for file in graph.weights.files),
+            weight_bytes=graph.weights.num_bytes,
+            inputs=tensors(graph.inputs) if len(written) > 1 else _declared(inputs, form),
+            outputs=tensors(graph.outputs) if len(written) > 1 else _declared(outputs, form),
+            part=number if len(written) > 1 else 0,
+        )
+        for number, graph in enumerate(written, start=1)
+    ]
 
 
 def _traced_inputs(example: Mapping[str, torch.Tensor], inputs: Sequence[SymbolicValue]) -> dict[str, torch.Tensor]:
@@ -265,6 +302,10 @@ def _declared(values: Sequence[SymbolicValue], form: Form) -> tuple[GraphTensor,
 
 def _compact(form: Form) -> Form:
     return replace(form, passes=(*form.passes, half_weights))
+
+
+def _in_parts(form: Form, part_bytes: int) -> Form:
+    return replace(form, cut=replace(form.cut, most_bytes=part_bytes)) if isinstance(form.cut, Blocks) else form
 
 
 def _fit_preview(opened: Checkpoint, latent_channels: int) -> Preview:

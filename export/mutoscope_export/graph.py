@@ -9,10 +9,12 @@ without any conversion. A module is traced once for all types of its network (`p
 """
 
 import logging
+import re
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from pathlib import Path
+from dataclasses import dataclass
+from pathlib import Path, PurePath
 
 import onnx_ir as ir
 import torch
@@ -20,6 +22,7 @@ from onnx_ir.passes.common import ClearMetadataAndDocStringPass, InlinePass
 from onnxscript.optimizer import optimize_ir
 from torch import Tensor
 
+from mutoscope_export.parts import Cut, take_apart
 from mutoscope_export.passes.fold_weights import fold_weights
 from mutoscope_export.passes.network_type import NetworkType
 from mutoscope_export.weight_files import StoredWeights, WeightFolder
@@ -32,10 +35,21 @@ Pass = Callable[[ir.Model], bool]
 
 NETWORK = "network"
 SymbolicValue = tuple[str, str, tuple[int | str, ...]]
-"""Name, dtype and shape of an input or output; a string in the shape is a symbol, or a multiple of one ("2*h").
+"""Name, dtype and shape of an input or output; a string in the shape is a symbol, or a product ("2*h", "F*h//2").
 
 The dtype `NETWORK` is that of the network, which each form of a graph chooses.
 """
+
+
+@dataclass(frozen=True)
+class WrittenGraph:
+    """A graph, or a part of one, in a file. Its inputs and outputs are as the file has them."""
+
+    file: str
+    weights: StoredWeights
+    inputs: tuple[SymbolicValue, ...]
+    outputs: tuple[SymbolicValue, ...]
+
 
 _TYPES = {"float32": ir.DataType.FLOAT, "float16": ir.DataType.FLOAT16, "bfloat16": ir.DataType.BFLOAT16}
 
@@ -89,12 +103,13 @@ def write_graph(
     name: str = GRAPH_FILE,
     network_type: str | None = None,
     passes: Sequence[Pass] = (),
-) -> StoredWeights:
+    cut: Cut | None = None,
+) -> list[WrittenGraph]:
     """Writes a traced graph, which stays as it is, as `name` beside those that it may share weights with.
 
     Where it was traced in `TRACED`, `network_type` ("float32", "bfloat16" or
-    "float16") is what the network becomes. `passes` run in order on the finished graph. The same module and inputs give
-    the same bytes.
+    "float16") is what the network becomes. `passes` run in order on the finished graph. Where a `cut` takes it apart,
+    each part gets a number in its name, from 1 on. The same module and inputs give the same bytes.
     """
     model = traced.clone()
     with _quiet():
@@ -105,11 +120,33 @@ def write_graph(
         optimize_ir(model)
         for change in passes:
             change(model)
+    model.graph.sort()  # a pass may make a node wait for one that came after it
     # The exporter notes stack traces, with paths of the machine it ran on.
     ClearMetadataAndDocStringPass()(model)
     model.graph.metadata_props.clear()
     model.ir_version = IR_VERSION
-    return destination.save(model, name)
+    parts = take_apart(model, cut)
+    names = [name] if len(parts) == 1 else [_numbered(name, number) for number in range(1, len(parts) + 1)]
+    return [
+        WrittenGraph(
+            file,
+            destination.save(part, file),
+            tuple(map(_symbolic, part.graph.inputs)),
+            tuple(map(_symbolic, part.graph.outputs)),
+        )
+        for file, part in zip(names, parts, strict=True)
+    ]
+
+
+def _numbered(name: str, number: int) -> str:
+    path = PurePath(name)
+    return f"{path.stem}.{number}{path.suffix}"
+
+
+def _symbolic(value: ir.Value) -> SymbolicValue:
+    shape = value.shape if value.shape is not None else ()
+    sizes = tuple(size if isinstance(size, int) else re.sub(r"[()\s]", "", str(size.value)) for size in shape)
+    return str(value.name), "unknown" if value.dtype is None else value.dtype.numpy().name, sizes
 
 
 def dynamic_shapes(inputs: Sequence[SymbolicValue]) -> dict[str, dict[int, str]]:

@@ -7,7 +7,7 @@ are small for the same reason; what a wrong graph gets wrong does not depend on 
 """
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,6 +17,7 @@ import onnx_ir as ir
 import torch
 from mutoscope.bundle import Graph, base_precision
 from mutoscope_engines.backends import load_backend
+from mutoscope_engines.chain import Chain
 from mutoscope_engines.session import SessionOptions
 from numpy.typing import NDArray
 
@@ -87,8 +88,8 @@ def record(
     return samples
 
 
-def compare(file: Path, graph: Graph, samples: Sequence[Sample], stored_type: str = "float32") -> dict[str, Any]:
-    """Runs the graph on the samples' inputs with ONNX Runtime on the CPU.
+def compare(parts: Mapping[Path, Graph], samples: Sequence[Sample], stored_type: str = "float32") -> dict[str, Any]:
+    """Runs the graph on the samples' inputs with ONNX Runtime on the CPU, part by part.
 
     A graph in half precision runs there as `InFloat32` makes it, twice: with no value rounded, where it may differ from
     its network by what the type of its weights explains, which is nothing where the checkpoint has them in that type
@@ -97,12 +98,15 @@ def compare(file: Path, graph: Graph, samples: Sequence[Sample], stored_type: st
     Returns what goes into the export report.
 
     Raises:
-        ExportError: an output differs beyond the tolerance of the graph's precision, or the file's inputs and outputs
-            are not those that `graph` declares.
+        ExportError: an output differs beyond the tolerance of the graph's precision, or a file's inputs and outputs
+            are not those that its `Graph` declares.
     """
-    _refuse_other_interface(file, graph)
-    comparisons = [_compare(file, graph, samples, check) for check in _checks(graph.precision, stored_type)]
-    return {"file": graph.file, "role": graph.role, "precision": graph.precision, "comparisons": comparisons}
+    for file, graph in parts.items():
+        _refuse_other_interface(file, graph)
+    *_, last = parts.values()
+    comparisons = [_compare(list(parts), last, samples, check) for check in _checks(last.precision, stored_type)]
+    files = [graph.file for graph in parts.values()]
+    return {"files": files, "role": last.role, "precision": last.precision, "comparisons": comparisons}
 
 
 def _checks(precision: str, stored_type: str) -> list[_Check]:
@@ -117,12 +121,11 @@ def _checks(precision: str, stored_type: str) -> list[_Check]:
     ]
 
 
-def _compare(file: Path, graph: Graph, samples: Sequence[Sample], check: _Check) -> dict[str, Any]:
-    compared = []
-    with (
-        _changed(file, check.change) as runnable,
-        load_backend("onnxruntime").open(runnable, SessionOptions()) as session,
-    ):
+def _compare(files: Sequence[Path], graph: Graph, samples: Sequence[Sample], check: _Check) -> dict[str, Any]:
+    compared, backend = [], load_backend("onnxruntime")
+    with ExitStack() as opened:
+        runnable = [opened.enter_context(_changed(file, check.change)) for file in files]
+        session = opened.enter_context(Chain([backend.open(file, SessionOptions()) for file in runnable]))
         for sample in samples:
             results = session.run(sample.inputs)
             differences = {
@@ -146,7 +149,7 @@ def _changed(file: Path, change: InFloat32 | None) -> Iterator[Path]:
     if change is None:
         yield file
         return
-    runnable = file.with_name("in_float32.onnx")
+    runnable = file.with_name(f"in_float32-{file.name}")
     model = ir.load(file)
     change(model)
     try:

@@ -60,7 +60,7 @@ class EngineJob:
         return ",".join(target.name for target in self.targets)
 
     def __str__(self) -> str:
-        return f"{self.graph.role} {self.graph.precision} for {self.target}"
+        return f"{self.graph.name} {self.graph.precision} for {self.target}"
 
 
 def plan_engines(bundle: Bundle, options: BuildOptions) -> list[EngineJob]:
@@ -77,16 +77,15 @@ def plan_engines(bundle: Bundle, options: BuildOptions) -> list[EngineJob]:
     jobs = {}
     for targets, precision in _groups(options.target, options.precision, library):
         for role in ROLES:
-            graph = manifest.graph(role, precision)
-            profile = profile_of(graph, video, manifest, exact_size=options.exact_size)
-            identity = library.identity(
-                bundle.content_of(graph),
-                graph.precision,
-                targets,
-                profile,
-                weight_streaming=options.weight_streaming,
-            )
-            jobs[identity.digest] = EngineJob(graph, targets, video, identity)
+            for graph in manifest.graphs_of(role, precision):
+                identity = library.identity(
+                    bundle.content_of(graph),
+                    graph.precision,
+                    targets,
+                    profile_of(graph, video, manifest, exact_size=options.exact_size),
+                    weight_streaming=options.weight_streaming,
+                )
+                jobs[identity.digest] = EngineJob(graph, targets, video, identity)
     return list(jobs.values())
 
 
@@ -121,7 +120,7 @@ def _build(
     where = f"{job.target} at {job.video}"
     check_budget(graph, job.video.symbols(manifest, graph.role), manifest.geometry, compiled, where)
     report = EngineReport(
-        graph=graph.role,
+        graph=graph.name,
         target=job.target,
         precision=graph.precision,
         activation_bytes=compiled.activation_bytes,

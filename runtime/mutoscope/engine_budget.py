@@ -57,7 +57,7 @@ def check_budget(graph: Graph, symbols: Mapping[str, int], geometry: Geometry, c
     budget = budget_bytes(graph, symbols, geometry, compiled)
     if compiled.activation_bytes > budget:
         raise EngineError(
-            f"the engine of the {graph.role} in {graph.precision} for {where} takes "
+            f"the engine of the {graph.name} in {graph.precision} for {where} takes "
             f"{compiled.activation_bytes / 1e9:.2f} GB beside its weights, and fused attention implies at most "
             f"{budget / 1e9:.2f} GB; it was not kept. Export the bundle again with this Mutoscope; if it was, report it"
         )

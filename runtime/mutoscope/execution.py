@@ -100,8 +100,8 @@ def lacking(bundle: Bundle, backend: Backend, precision: str) -> str | None:
     """What a backend lacks to run a bundle in this precision, whatever the size; `None` if nothing."""
     try:
         for role in ROLES:
-            graph = bundle.manifest.graph(role, precision)
-            backend.figures(bundle.path(graph.file), wanted_engine(bundle, graph, None))
+            for graph in bundle.manifest.graphs_of(role, precision):
+                backend.figures(bundle.path(graph.file), wanted_engine(bundle, graph, None))
     except BackendUnavailableError as error:
         return str(error)
     return None

@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import groupby
 
 from mutoscope_engines.device import byte_size
 from mutoscope_engines.session import Backend, EngineWanted, Figures
@@ -116,7 +117,7 @@ def stages_of(
                 bundle,
                 where.backend,
                 sizes,
-                [bundle.manifest.graph(role, where.precision) for role in GRAPHS[name]],
+                [graph for role in GRAPHS[name] for graph in bundle.manifest.graphs_of(role, where.precision)],
                 runs[name],
             ),
         )
@@ -169,24 +170,45 @@ def _way(bundle: Bundle, backend: Backend, sizes: Sizes, graphs: Sequence[Graph]
 
 
 def _together(bundle: Bundle, backend: Backend, sizes: Sizes, graphs: Sequence[Graph], run: _Run) -> Way:
-    """With all these graphs open. Only what is one graph alone streams its weights."""
+    """With all these graphs open. Only the parts of one stream their weights."""
     figures, buffers, activations = [], 0, 0
-    for graph in graphs:
-        symbols = sizes.symbols(graph.role, run.branches, run.window)
-        found = backend.figures(bundle.path(graph.file), wanted_engine(bundle, graph, symbols))
-        figures.append(found)
-        buffers += sum(_bytes_of(tensor, symbols) for tensor in (*graph.inputs, *graph.outputs))
-        activations = max(activations, _activations(graph, symbols, found))
+    for role, parts in groupby(graphs, lambda graph: graph.role):
+        symbols, chain = sizes.symbols(role, run.branches, run.window), list(parts)
+        buffers += _buffer_bytes(chain, symbols)
+        for graph in chain:
+            found = backend.figures(bundle.path(graph.file), wanted_engine(bundle, graph, symbols))
+            figures.append(found)
+            activations = max(activations, _activations(graph, symbols, found))
+    alone = len({graph.role for graph in graphs}) == 1
     return Way(
         run.name,
         weight_bytes=sum(found.weight_bytes for found in figures),
         buffer_bytes=buffers,
         activation_bytes=activations,
         activations_known=all(found.activation_bytes is not None for found in figures),
-        streamable_bytes=figures[0].streamable_bytes if len(graphs) == 1 else 0,
+        streamable_bytes=sum(found.streamable_bytes for found in figures) if alone else 0,
         branches_per_call=run.branches,
         window=run.window,
     )
+
+
+def _buffer_bytes(parts: Sequence[Graph], symbols: Mapping[str, int]) -> int:
+    """Inputs and outputs; what passes from part to part takes the place of what no part will read again."""
+    read_by = {tensor.name: number for number, graph in enumerate(parts) for tensor in graph.inputs}
+    made = {tensor.name for graph in parts for tensor in graph.outputs}
+    total = sum(_bytes_of(tensor, symbols) for graph in parts for tensor in graph.inputs if tensor.name not in made)
+    places: list[tuple[int, tuple[int, ...], str]] = []  # until which part each is read, and what lies there
+    for number, graph in enumerate(parts):
+        leaves = any(tensor.name not in read_by for tensor in graph.outputs)
+        for tensor in graph.outputs:
+            alike = (sized(tensor.shape, symbols), tensor.dtype)
+            free = [place for place in places if place[0] < number and place[1:] == alike and not leaves]
+            if free:
+                places.remove(free[0])
+            else:
+                total += _bytes_of(tensor, symbols)
+            places.append((read_by.get(tensor.name, len(parts)), *alike))
+    return total
 
 
 def _held_bytes(sizes: Sizes, graphs: Sequence[Graph]) -> int:
@@ -207,7 +229,10 @@ def _bytes_of(tensor: GraphTensor, symbols: Mapping[str, int]) -> int:
 
 
 def _activations(graph: Graph, symbols: Mapping[str, int], figures: Figures) -> int:
-    """Those that were found for the largest shapes, in proportion; 0 where they are not known."""
+    """Those that were found for the largest shapes, in proportion; 0 where they are not known.
+
+    A part that does not see all that they grow with has inputs that do.
+    """
     if figures.activation_bytes is None or figures.largest is None:
         return figures.activation_bytes or 0
     largest = {
@@ -216,5 +241,9 @@ def _activations(graph: Graph, symbols: Mapping[str, int], figures: Figures) -> 
         for axis, size in enumerate(tensor.shape)
         if isinstance(size, str)
     }
-    here, there = (math.prod(each[symbol] for symbol in GROWS_WITH[graph.role]) for each in (symbols, largest))
+    if largest.keys() >= set(GROWS_WITH[graph.role]):
+        here, there = (math.prod(each[symbol] for symbol in GROWS_WITH[graph.role]) for each in (symbols, largest))
+    else:
+        widest = max(graph.inputs, key=lambda tensor: math.prod(sized(tensor.shape, symbols)))
+        here, there = math.prod(sized(widest.shape, symbols)), math.prod(figures.largest[widest.name])
     return math.ceil(figures.activation_bytes * here / there)

@@ -5,14 +5,16 @@ Knows bundles, backends and sessions. Knows nothing of stages.
 
 from __future__ import annotations
 
+import math
 import threading
-from collections.abc import Callable, Hashable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 
-from mutoscope_engines.session import Feeds, Session, Tensor
+from mutoscope_engines.chain import Chain
+from mutoscope_engines.session import Backend, Feeds, Session, SessionOptions, Tensor
 
-from .bundle import Bundle
+from .bundle import Bundle, Graph
 from .errors import CancelledError
 from .execution import Execution
 from .footprints import GRAPHS, stage_of, wanted_engine
@@ -32,7 +34,7 @@ class LoadedGraphs:
         self.bundle = bundle
         self.execution = execution
         self._lock = threading.Lock()
-        self._open: dict[tuple[str, Hashable], Session] = {}  # by file, and what options must share
+        self._open: dict[tuple[str, Hashable], Session] = {}  # by its first file, and what options must share
         self._users: dict[tuple[str, Hashable], int] = {}
         self.closed = False
 
@@ -44,20 +46,24 @@ class LoadedGraphs:
             CancelledError: the graphs were closed meanwhile.
         """
         where = self.execution.placements[stage_of(role)]
-        graph = self.bundle.manifest.graph(role, where.precision)
+        graphs = self.bundle.manifest.graphs_of(role, where.precision)
         symbols = plan.sizes.symbols(role, plan.branches_per_call, plan.decoder_window)
-        options = replace(
-            self.execution.session,
-            engine=wanted_engine(self.bundle, graph, symbols),
-            streamed_weight_bytes=plan.streamed_bytes(role),
-            runs_once=plan.runs_once(role),
-        )
-        key = graph.file, where.backend.shares_by(options)
+        streamed = plan.streamed_bytes(role)
+        parts = {
+            graph.file: replace(
+                self.execution.session,
+                engine=wanted_engine(self.bundle, graph, symbols),
+                streamed_weight_bytes=streamed and math.ceil(streamed * self._share(graph, graphs)),
+                runs_once=plan.runs_once(role),
+            )
+            for graph in graphs
+        }
+        key = graphs[0].file, tuple(where.backend.shares_by(options) for options in parts.values())
         with self._lock:
             self._refuse_if_closed()
             if key not in self._open:
-                self._close_idle(graph.file)
-                self._open[key] = where.backend.open(self.bundle.path(graph.file), options)
+                self._close_idle(graphs[0].file)
+                self._open[key] = self._opened(where.backend, parts)
             session = self._open[key]
             self._users[key] = self._users.get(key, 0) + 1
 
@@ -73,6 +79,17 @@ class LoadedGraphs:
                 self._users[key] -= 1
                 if self._users[key] == 0 and (self.closed or not plan.keep_loaded):
                     self._open.pop(key).close()
+
+    def _opened(self, backend: Backend, parts: Mapping[str, SessionOptions]) -> Session:
+        with ExitStack() as opened:
+            sessions = [
+                opened.enter_context(backend.open(self.bundle.path(file), options)) for file, options in parts.items()
+            ]
+            opened.pop_all()
+        return sessions[0] if len(sessions) == 1 else Chain(sessions)
+
+    def _share(self, graph: Graph, graphs: Sequence[Graph]) -> float:
+        return self.bundle.size_of(graph) / sum(map(self.bundle.size_of, graphs))
 
     def preload(self, plan: Plan, stages: Sequence[str] = tuple(GRAPHS)) -> None:
         """Opens the graphs of stages; they stay open only where the plan says `keep_loaded`."""

@@ -35,15 +35,17 @@ class _Record(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
 
 
 def sized(shape: tuple[int | str, ...], symbols: Mapping[str, int]) -> tuple[int, ...]:
-    """A shape of numbers, symbols and products such as "8*h", as numbers."""
-    return tuple(
-        math.prod(int(factor) if factor.isdecimal() else symbols[factor] for factor in str(size).split("*"))
-        for size in shape
-    )
+    """A shape of numbers, symbols and products such as "8*h" or "F*h//2", whose factors are rounded down, as numbers."""
+    return tuple(math.prod(_factor(factor, symbols) for factor in str(size).split("*")) for size in shape)
+
+
+def _factor(factor: str, symbols: Mapping[str, int]) -> int:
+    whole, _, divisor = factor.partition("//")
+    return (int(whole) if whole.isdecimal() else symbols[whole]) // int(divisor or 1)
 
 
 class GraphTensor(_Record, frozen=True):
-    """An input or output of a graph. Strings in `shape` are the symbols of the design, or products such as "2*h"."""
+    """An input or output of a graph. Strings in `shape` are the symbols of the design, or products as `sized` reads."""
 
     name: str
     dtype: str
@@ -51,7 +53,10 @@ class GraphTensor(_Record, frozen=True):
 
 
 class Graph(_Record, frozen=True):
-    """One ONNX graph: what it is for, how precise, where it is."""
+    """One ONNX graph: what it is for, how precise, where it is.
+
+    Several may make one, part by part: what a part gives, later ones take by its name.
+    """
 
     role: str  # one of `ROLES`
     precision: str  # "fp32", "int8", ...
@@ -60,6 +65,11 @@ class Graph(_Record, frozen=True):
     outputs: tuple[GraphTensor, ...]
     weights: tuple[str, ...] = ()  # the files that it takes weights from, which other graphs may share
     weight_bytes: Annotated[int, msgspec.Meta(ge=0)] = 0  # as much of these files it reads
+    part: Annotated[int, msgspec.Meta(ge=0)] = 0  # from 1 on in the order in which they run; 0 is whole
+
+    @property
+    def name(self) -> str:
+        return f"{self.role}.{self.part}" if self.part else self.role
 
 
 class Geometry(_Record, frozen=True):
@@ -167,10 +177,10 @@ class Manifest(_Record, frozen=True):
         }
 
     def precisions(self, role: str) -> list[str]:
-        return [graph.precision for graph in self.graphs if graph.role == role]
+        return list(dict.fromkeys(graph.precision for graph in self.graphs if graph.role == role))
 
-    def graph(self, role: str, precision: str) -> Graph:
-        """The graph of a role beside a denoiser of this precision: in the same, or else in its base precision.
+    def graphs_of(self, role: str, precision: str) -> tuple[Graph, ...]:
+        """The parts of the graph of a role beside a denoiser of this precision: in the same, or else in its base.
 
         The denoiser itself has exactly this precision.
 
@@ -178,14 +188,14 @@ class Manifest(_Record, frozen=True):
             BundleError: there is no such graph; says which precisions there are.
         """
         wanted = [precision] if role == "denoiser" else [precision, base_precision(precision)]
-        found = [graph for name in wanted for graph in self.graphs if (graph.role, graph.precision) == (role, name)]
-        if not found:
-            raise BundleError(
-                f"the bundle has no {role!r} graph in {' or '.join(dict.fromkeys(wanted))}; "
-                f"it has: {', '.join(self.precisions(role)) or 'none'}. "
-                f"Export it with --precision {precision}"
-            )
-        return found[0]
+        for name in wanted:
+            if found := [graph for graph in self.graphs if (graph.role, graph.precision) == (role, name)]:
+                return tuple(sorted(found, key=lambda graph: graph.part))
+        raise BundleError(
+            f"the bundle has no {role!r} graph in {' or '.join(dict.fromkeys(wanted))}; "
+            f"it has: {', '.join(self.precisions(role)) or 'none'}. "
+            f"Export it with --precision {precision}"
+        )
 
 
 def base_precision(precision: str) -> str:
@@ -228,19 +238,25 @@ def _refuse_contradictions(manifest: Manifest) -> None:
     if manifest.preview and len(manifest.preview.weights) != geometry.latent_channels:
         complaints.append(f"preview has {len(manifest.preview.weights)} rows for {geometry.latent_channels} channels")
     symbols = {
-        size.rpartition("*")[2]
+        symbol
         for graph in manifest.graphs
         for tensor in (*graph.inputs, *graph.outputs)
         for size in tensor.shape
-        if isinstance(size, str)
+        for symbol in re.sub(r"(//)?\b\d+\b|\*", " ", str(size)).split()
     }
     if unknown := sorted(symbols - set(manifest.symbol_ranges)):
         complaints.append(f"shapes of its graphs name {', '.join(unknown)}, which nothing gives a size")
-    names = [f"{graph.role} in {graph.precision}" for graph in manifest.graphs]
-    complaints += [f"there are several graphs of the {name}" for name in sorted(set(names)) if names.count(name) > 1]
+    parts: dict[str, list[int]] = {}
+    for graph in manifest.graphs:
+        parts.setdefault(f"{graph.role} in {graph.precision}", []).append(graph.part)
+    complaints += [
+        f"there are several graphs of the {name}, of which it does not say in what order they run"
+        for name, numbers in sorted(parts.items())
+        if sorted(numbers) != ([0] if len(numbers) == 1 else [*range(1, len(numbers) + 1)])
+    ]
     complaints += [f"there is no graph of the {role}" for role in ROLES if not manifest.precisions(role)]
     if complaints:
         raise BundleError(f"{MANIFEST} contradicts itself: {'; '.join(complaints)}. Export the bundle again")
     for role in ROLES:
         for precision in manifest.precisions("denoiser"):
-            manifest.graph(role, precision)
+            manifest.graphs_of(role, precision)

@@ -233,7 +233,7 @@ def make_job(request: VideoRequest, execution: Execution, bundle: Bundle, family
         backend=execution.main.backend.version(),
         precision=execution.main.precision,
         stages={
-            stage: f"{manifest.graph(GRAPHS[stage][-1], where.precision).precision} by {where.backend.version()}"
+            stage: f"{manifest.graphs_of(GRAPHS[stage][-1], where.precision)[0].precision} by {where.backend.version()}"
             for stage, where in execution.placements.items()
         },
         threads=execution.session.threads or 1,

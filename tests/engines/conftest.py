@@ -22,13 +22,14 @@ def make_graph(tmp_path: Path) -> MakeGraph:
         inputs: Sequence[Value],
         outputs: Sequence[Value],
         initializers: Sequence[onnx.TensorProto] = (),
+        name: str = "model.onnx",
     ) -> Path:
         ends = [[helper.make_tensor_value_info(*value) for value in values] for values in (inputs, outputs)]
         graph = helper.make_graph(list(nodes), "graph", *ends, list(initializers))
         model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 23)], ir_version=10)
         folder = tmp_path / "graph"
         folder.mkdir(exist_ok=True)
-        path = folder / "model.onnx"
+        path = folder / name
         path.write_bytes(model.SerializeToString())
         return path
 
@@ -40,6 +41,27 @@ def sum_and_product(make_graph: MakeGraph) -> Path:
     """a, b [h, w] -> sum, product [h, w]"""
     nodes = [helper.make_node("Add", ["a", "b"], ["sum"]), helper.make_node("Mul", ["a", "b"], ["product"])]
     return make_graph(nodes, *([(name, FLOAT, ["h", "w"]) for name in names] for names in ("ab", ("sum", "product"))))
+
+
+@pytest.fixture
+def chained(make_graph: MakeGraph) -> list[Path]:
+    """x [n], a [n], b [n] -> y = 2 (a + x x) b - a, in five parts, of which the first depends on x alone."""
+    parts = [
+        ("Mul", ("x", "x"), "once"),
+        ("Add", ("a", "once"), "h1"),
+        ("Mul", ("h1", "b"), "h2"),
+        ("Add", ("h2", "h2"), "h3"),
+        ("Sub", ("h3", "a"), "y"),
+    ]
+    return [
+        make_graph(
+            [helper.make_node(operator, inputs, [output])],
+            [(name, FLOAT, ["n"]) for name in dict.fromkeys(inputs)],
+            [(output, FLOAT, ["n"])],
+            name=f"model.{number}.onnx",
+        )
+        for number, (operator, inputs, output) in enumerate(parts, start=1)
+    ]
 
 
 @pytest.fixture

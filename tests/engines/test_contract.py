@@ -13,6 +13,7 @@ import numpy as np
 import onnx
 import pytest
 from mutoscope_engines.backends import BACKENDS, load_backend
+from mutoscope_engines.chain import Chain
 from mutoscope_engines.errors import CancelledError, GraphError, ShapeError
 from mutoscope_engines.session import Backend, SessionOptions
 from mutoscope_engines.tensorrt_backend import TensorRtBackend
@@ -387,3 +388,58 @@ def graph_with_external_weights(make_graph, location: str) -> Path:
         [helper.make_node("Add", ["x", "weights"], ["y"])], [("x", FLOAT, [4])], [("y", FLOAT, [4])], [weights]
     )
     return path
+
+
+def test_parts_run_as_one_graph(backend: Backend, chained: list[Path]) -> None:
+    with Chain([backend.open(part, OPTIONS) for part in chained]) as chain, chain.bind() as binding:
+        assert {spec.name for spec in chain.inputs} == {"x", "a", "b"}
+        assert [spec.name for spec in chain.outputs] == ["y"]
+        fed: dict[str, Any] = {}
+        for feeds in ({name: normal(30, seed=seed) for seed, name in enumerate("xab")},
+                      {"b": normal(30, seed=7)}, {"a": normal(30, seed=8)}, {}, {"x": normal(30, seed=9)}):  # fmt: skip
+            fed |= feeds
+            y = binding.run(feeds)["y"].numpy()
+            expected = 2 * (fed["a"] + fed["x"] ** 2) * fed["b"] - fed["a"]
+            np.testing.assert_allclose(y, expected, rtol=1e-5, atol=1e-5)
+        fed["a"] = y
+        y = binding.run({"a": binding.run({})["y"]})["y"].numpy()
+        np.testing.assert_allclose(y, 2 * (fed["a"] + fed["x"] ** 2) * fed["b"] - fed["a"], rtol=1e-4, atol=1e-4)
+
+
+def test_a_chain_refuses_what_a_session_refuses(backend: Backend, chained: list[Path]) -> None:
+    feeds = {name: normal(3) for name in "xab"}
+    with Chain([backend.open(part, OPTIONS) for part in chained]) as chain, chain.bind() as binding:
+        with pytest.raises(ShapeError, match=r"missing \['b'\]"):
+            binding.run({"x": feeds["x"], "a": feeds["a"]})
+        with pytest.raises(ShapeError, match=r"unknown \['h1'\]"):
+            binding.run(feeds | {"h1": normal(3)})
+        binding.run(feeds)
+        with pytest.raises(ShapeError, match="this binding began with"):
+            binding.run({"a": normal(4)})
+
+
+def test_a_part_is_not_run_again_for_what_another_was_fed(chained: list[Path], monkeypatch: pytest.MonkeyPatch) -> None:
+    ran: list[int] = []
+    parts = [available("onnxruntime").open(part, OPTIONS) for part in chained]
+    for number, part in enumerate(parts):
+        run = part.run_values  # type: ignore[attr-defined]
+        monkeypatch.setattr(
+            part, "run_values", lambda values, number=number, run=run: ran.append(number) or run(values)
+        )
+    with Chain(parts) as chain, chain.bind() as binding:
+        for feeds, expected in (("xab", [0, 1, 2, 3, 4]), ("b", [2, 3, 4]), ("", []), ("x", [0, 1, 2, 3, 4])):
+            binding.run({name: normal(3) for name in feeds})
+            assert ran == expected
+            ran.clear()
+
+
+def test_what_a_failed_run_was_fed_is_not_forgotten(chained: list[Path], monkeypatch: pytest.MonkeyPatch) -> None:
+    parts = [available("onnxruntime").open(part, OPTIONS) for part in chained]
+    a, b, x, later = (normal(30, seed=seed) for seed in range(4))
+    with Chain(parts) as chain, chain.bind() as binding:
+        binding.run({"a": a, "b": b, "x": x})
+        with monkeypatch.context() as failing:
+            failing.setattr(parts[2], "run_values", lambda values: exec("raise GraphError('failed')", globals()))
+            with pytest.raises(GraphError, match="failed"):
+                binding.run({"x": later})
+        np.testing.assert_allclose(binding.run({})["y"].numpy(), 2 * (a + later**2) * b - a, rtol=1e-5, atol=1e-5)

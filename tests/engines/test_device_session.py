@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from mutoscope_engines.chain import Chain
 from mutoscope_engines.device_session import DeviceSession
 from mutoscope_engines.errors import OutOfMemoryError, ShapeError
 from mutoscope_engines.session import SessionOptions
@@ -186,3 +187,41 @@ def test_onnxruntime_keeps_its_outputs_where_the_first_run_put_them(sum_and_prod
     with backend.open(sum_and_product, SessionOptions(threads=1)) as session, session.bind() as binding:
         places = {binding.run({"a": matrix(seed), "b": matrix(1)})["sum"].address for seed in range(4)}
     assert len(places) == 1
+
+
+@pytest.fixture
+def chain(device: HostDevice, trt: FakeTensorRt, chained: list[Path]) -> Chain:
+    return Chain([TensorRtSession(trt, engine_of(part), device, TensorRtSettings()) for part in chained])
+
+
+def test_parts_read_where_others_wrote_and_take_turns_in_the_memory_between_them(chain, device, trt) -> None:
+    size, before = 4 * 1000, device.used
+    with chain.bind() as binding:
+        for seed in range(4):
+            a, b, x = (matrix(3 * seed + number, 1000) for number in range(3))
+            outputs = binding.run({"a": a, "b": b, "x": x})
+            np.testing.assert_allclose(outputs["y"].numpy(), 2 * (a + x * x) * b - a, rtol=1e-5, atol=1e-5)
+        # a (for two parts), b and x; once and h1, where h2 and h3 lie later; y; and what a run takes besides.
+        assert device.used - before - device.scratch(0)[0].array.nbytes == 7 * size
+    assert not any(line.startswith("copy") for line in device.log)
+    assert trt.count("create_execution_context") == len(chain.parts)
+    assert device.captures == len(chain.parts)
+
+
+def test_a_later_binding_of_a_chain_has_the_memory_of_the_one_before(chain, device, trt) -> None:
+    for seed in range(3):
+        with chain.bind() as one:
+            assert one.run({name: matrix(seed, 50) for name in "abx"})["y"].shape == (50,)
+    assert trt.count("create_execution_context") == len(chain.parts)
+    with chain.bind() as one, chain.bind() as other:
+        for binding, seed in ((one, 1), (other, 2), (one, 3), (other, 4)):
+            a, b, x = (matrix(seed + number, 50) for number in range(3))
+            y = binding.run({"a": a, "b": b, "x": x})["y"].numpy()
+            np.testing.assert_allclose(y, 2 * (a + x * x) * b - a, rtol=1e-5, atol=1e-5)
+
+
+def test_a_part_alone_does_not_run_in_memory_that_a_chain_lent_it(chain) -> None:
+    with chain.bind() as binding:
+        binding.run({name: matrix(1, 50) for name in "abx"})
+    h1, b = matrix(2, 50), matrix(3, 50)
+    np.testing.assert_allclose(chain.parts[2].run({"h1": h1, "b": b})["h2"].numpy(), h1 * b, rtol=1e-6)

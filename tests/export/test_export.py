@@ -100,7 +100,7 @@ def test_every_graph_was_compared_at_several_shapes_and_the_report_is_in_the_bun
 def test_what_a_host_feeds_and_reads_has_the_same_type_in_every_precision(wan_bundle: Path) -> None:
     manifest = Bundle.open(wan_bundle).manifest
     for role in ROLES:
-        fp32, bf16 = (manifest.graph(role, precision) for precision in ("fp32", "bf16"))
+        fp32, bf16 = (manifest.graphs_of(role, precision)[0] for precision in ("fp32", "bf16"))
         for plain, half in zip((*fp32.inputs, *fp32.outputs), (*bf16.inputs, *bf16.outputs), strict=True):
             assert (half.name, half.shape) == (plain.name, plain.shape)
             assert half.dtype == ("bfloat16" if "cache" in half.name else plain.dtype)

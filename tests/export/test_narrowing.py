@@ -72,7 +72,7 @@ def again(exported: Exported) -> tuple[Reference, Ranges]:
 def test_the_bundle_has_the_graph_with_as_much_narrowed_as_the_report_says(
     exported: Exported, precision: str, stored: int, attentions: int
 ) -> None:
-    graph = exported.bundle.manifest.graph("denoiser", precision)
+    graph = exported.bundle.manifest.graphs_of("denoiser", precision)[0]
     nodes = onnx.load(exported.bundle.path(graph.file), load_external_data=False).graph
     narrow = [tensor.name for tensor in nodes.initializer if tensor.data_type == stored]
     report = exported.report[precision]
@@ -111,7 +111,7 @@ def test_the_graph_costs_what_the_judge_says_and_calibration_is_repeatable(
     assert found == exported.report[precision]["largest"]["linears"]
     policy = NARROWED[precision]
     judged = judge(reference.network, policy, ranges, policy.default)
-    exact, narrow = (exported.bundle.path(manifest.graph("denoiser", name).file) for name in ("fp32", precision))
+    exact, narrow = (exported.bundle.path(manifest.graphs_of("denoiser", name)[0].file) for name in ("fp32", precision))
     model = ir.load(narrow)
     InFloat32(rounded=False)(model)
     ir.save(model, tmp_path / "model.onnx", external_data="model.onnx.data")

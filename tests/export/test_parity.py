@@ -52,7 +52,7 @@ def changed(sample: Sample, name: str, by: float) -> Sample:
 
 
 def test_a_true_graph_passes_and_every_shape_is_reported(exported: tuple[Path, list[Sample]]) -> None:
-    report = compare(exported[0], GRAPH, exported[1])
+    report = compare({exported[0]: GRAPH}, exported[1])
     (comparison,) = report["comparisons"]
     assert [sample["input_shapes"]["x"] for sample in comparison["samples"]] == [[2, 4], [1, 4], [5, 4]]
     assert all(sample["outputs"]["y"]["relative_l2"] < 1e-6 for sample in comparison["samples"])
@@ -62,16 +62,16 @@ def test_a_true_graph_passes_and_every_shape_is_reported(exported: tuple[Path, l
 def test_a_difference_in_the_last_sample_is_refused(exported: tuple[Path, list[Sample]], by: float) -> None:
     *others, last = exported[1]
     with pytest.raises(ExportError, match=r"layer/model.onnx does not compute .* relative_l2 of y"):
-        compare(exported[0], GRAPH, [*others, changed(last, "y", by)])
+        compare({exported[0]: GRAPH}, [*others, changed(last, "y", by)])
 
 
 def test_int8_is_given_more_room_than_fp32(exported: tuple[Path, list[Sample]]) -> None:
     sample = exported[1][0]
     off = Sample(sample.inputs, sample.outputs | {"y": sample.outputs["y"] * np.float32(1.01)})
     int8 = Graph(role="denoiser", precision="int8", file=GRAPH.file, inputs=GRAPH.inputs, outputs=GRAPH.outputs)
-    compare(exported[0], int8, [off])
+    compare({exported[0]: int8}, [off])
     with pytest.raises(ExportError):
-        compare(exported[0], GRAPH, [off])
+        compare({exported[0]: GRAPH}, [off])
 
 
 @pytest.fixture(scope="module")
@@ -102,20 +102,20 @@ def half(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Graph, list[Sa
 
 def test_a_half_graph_of_half_weights_must_be_exact_where_nothing_is_rounded(half) -> None:
     file, graph, samples = half
-    exact, rounded = compare(file, graph, samples, "bfloat16")["comparisons"]
+    exact, rounded = compare({file: graph}, samples, "bfloat16")["comparisons"]
     assert all(sample["outputs"]["y"]["relative_l2"] < 1e-6 for sample in exact["samples"])
     assert all(1e-4 < sample["outputs"]["y"]["relative_l2"] < 1e-2 for sample in rounded["samples"])
     assert [path.name for path in file.parent.iterdir() if path.suffix == ".onnx"] == ["model.onnx"]
     off = Sample(samples[0].inputs, samples[0].outputs | {"y": samples[0].outputs["y"] * np.float32(1.001)})
     with pytest.raises(ExportError, match="allowed in bf16, run in float32"):
-        compare(file, graph, [off], "bfloat16")
-    compare(file, graph, [off], "float32")
+        compare({file: graph}, [off], "bfloat16")
+    compare({file: graph}, [off], "float32")
 
 
 def test_pixels_may_be_one_level_off_and_not_two(exported: tuple[Path, list[Sample]]) -> None:
-    compare(exported[0], GRAPH, [changed(exported[1][0], "levels", 1)])
+    compare({exported[0]: GRAPH}, [changed(exported[1][0], "levels", 1)])
     with pytest.raises(ExportError, match="max_abs of levels is 2"):
-        compare(exported[0], GRAPH, [changed(exported[1][0], "levels", 2)])
+        compare({exported[0]: GRAPH}, [changed(exported[1][0], "levels", 2)])
 
 
 @pytest.mark.parametrize(
@@ -138,7 +138,7 @@ def test_a_graph_with_other_outputs_than_declared_is_refused(exported: tuple[Pat
     reversed_outputs = GRAPH.outputs[::-1]
     declared = Graph(role="denoiser", precision="fp32", file=GRAPH.file, inputs=GRAPH.inputs, outputs=reversed_outputs)
     with pytest.raises(ExportError, match="its family declares"):
-        compare(exported[0], declared, exported[1])
+        compare({exported[0]: declared}, exported[1])
 
 
 def test_differences_are_those_of_the_formula() -> None:

@@ -151,9 +151,9 @@ def test_what_cannot_be_built_is_refused_with_what_can(
 def test_the_profile_spans_from_the_least_to_the_largest_video(engine_bundle: Make):
     bundle = engine_bundle()
     video = LargestVideo.choose("32x48x9", 1, bundle.manifest)
-    denoiser = profile_of(bundle.manifest.graph("denoiser", "bf16"), video, bundle.manifest)
+    denoiser = profile_of(bundle.manifest.graphs_of("denoiser", "bf16")[0], video, bundle.manifest)
     assert denoiser == {"x": ShapeRange((1, 1, WIDTH), opt=(1, 3 * 32 * 48, WIDTH), max=(1, 3 * 32 * 48, WIDTH))}
-    decoder = profile_of(bundle.manifest.graph("vae_decoder_next", "bf16"), video, bundle.manifest)
+    decoder = profile_of(bundle.manifest.graphs_of("vae_decoder_next", "bf16")[0], video, bundle.manifest)
     assert decoder["x"].max == (1, 32, 48)
 
 
@@ -173,7 +173,7 @@ def test_an_engine_of_exact_size_takes_the_frames_of_one_video_and_still_either_
     video = LargestVideo.choose("32x48x9", 2, manifest)
     shape = ("B", "L", "F", "8*h", "w", "K")
     graph = msgspec.structs.replace(
-        manifest.graph("denoiser", "bf16"), inputs=(b.GraphTensor(name="x", dtype="float32", shape=shape),)
+        manifest.graphs_of("denoiser", "bf16")[0], inputs=(b.GraphTensor(name="x", dtype="float32", shape=shape),)
     )
     exact = profile_of(graph, video, manifest, exact_size=True)["x"]
     assert exact.max == sized(shape, video.symbols(manifest, "denoiser"))

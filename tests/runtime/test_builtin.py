@@ -13,7 +13,9 @@ def test_its_graphs_for_gpus_read_the_weights_of_those_for_cpus() -> None:
     assert manifest.precisions("denoiser") == ["fp32", "int8", "bf16"]
     for role in ("text_encoder", "denoiser", "vae_features_first", "vae_decoder_first"):
         assert (
-            manifest.graph(role, "bf16").weights == manifest.graph(role, "fp32").weights == (f"{role}/model.onnx.data",)
+            manifest.graphs_of(role, "bf16")[0].weights
+            == manifest.graphs_of(role, "fp32")[0].weights
+            == (f"{role}/model.onnx.data",)
         )
 
 

@@ -72,7 +72,7 @@ def with_two_denoisers(bundle: Bundle) -> Bundle:
 
 def test_the_size_of_a_graph_counts_of_shared_files_what_it_needs(make_bundle) -> None:
     bundle = Bundle.open(with_two_denoisers(make_bundle()).root)
-    sizes = {name: bundle.size_of(bundle.manifest.graph("denoiser", name)) for name in ("fp32", "int8")}
+    sizes = {name: bundle.size_of(bundle.manifest.graphs_of("denoiser", name)[0]) for name in ("fp32", "int8")}
     assert sizes == {"fp32": 1000 + len("the graph of the denoiser"), "int8": 350 + len("int8")}
 
 
@@ -89,7 +89,7 @@ def test_the_content_of_a_graph_is_its_own_file_and_those_it_takes_weights_from(
 
 
 def content_of(bundle: Bundle, precision: str) -> dict[str, str]:
-    return bundle.content_of(bundle.manifest.graph("denoiser", precision))
+    return bundle.content_of(bundle.manifest.graphs_of("denoiser", precision)[0])
 
 
 @pytest.mark.parametrize("name", ["text_encoder/weights", "weights"])
@@ -187,20 +187,20 @@ def test_a_manifest_that_contradicts_itself_is_refused_before_anything_runs(make
 
 def test_a_role_is_taken_in_the_denoisers_precision_or_its_base_and_the_denoiser_only_as_asked(make_bundle) -> None:
     manifest = make_bundle().manifest
-    encoder, denoiser = manifest.graph("text_encoder", "fp32"), manifest.graph("denoiser", "fp32")
+    encoder, denoiser = manifest.graphs_of("text_encoder", "fp32")[0], manifest.graphs_of("denoiser", "fp32")[0]
     others = [
         msgspec.structs.replace(graph, precision=precision, file=f"{graph.role}-{precision}/model.onnx")
         for graph, precision in ((denoiser, "int8"), (denoiser, "fp8"), (encoder, "bf16"))
     ]
     manifest = msgspec.structs.replace(manifest, graphs=(*manifest.graphs, *others))
-    assert [manifest.graph("text_encoder", name).precision for name in ("fp32", "int8", "bf16", "fp8")] == [
+    assert [manifest.graphs_of("text_encoder", name)[0].precision for name in ("fp32", "int8", "bf16", "fp8")] == [
         "fp32", "fp32", "bf16", "bf16",
     ]  # fmt: skip
-    assert manifest.graph("denoiser", "int8") == others[0]
+    assert manifest.graphs_of("denoiser", "int8")[0] == others[0]
     with pytest.raises(BundleError, match=r"no 'denoiser' graph in bf16; it has: fp32, int8, fp8\. .*--precision bf16"):
-        manifest.graph("denoiser", "bf16")
+        manifest.graphs_of("denoiser", "bf16")
     with pytest.raises(BundleError, match="no 'vae_decoder_next' graph in fp8 or bf16; it has: fp32"):
-        manifest.graph("vae_decoder_next", "fp8")
+        manifest.graphs_of("vae_decoder_next", "fp8")
 
 
 def test_a_missing_folder_is_refused(tmp_path: Path) -> None:

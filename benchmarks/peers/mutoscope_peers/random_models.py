@@ -17,7 +17,7 @@ from typing import Any
 import msgspec
 import numpy as np
 from mutoscope.bench.cases import MODELS, RandomModel
-from mutoscope.bundle import Bundle, write_manifest
+from mutoscope.bundle import Bundle, Graph, GraphTensor, write_manifest
 from mutoscope.manifest import sized
 from numpy.typing import NDArray
 
@@ -50,29 +50,41 @@ def _make_denoiser(folder: Path, config: Mapping[str, int], sizes: Mapping[str, 
 
     random_checkpoint(folder, **config)
     transformer = WanTransformer3DModel.from_pretrained(folder / "transformer").eval()
-    inputs = write_graphs("denoiser", transformer, {precision: folder / precision for precision in PRECISIONS})
-    feeds = random_feeds(inputs, sizes)
+    written = write_graphs("denoiser", transformer, {precision: folder / precision for precision in PRECISIONS})
+    feeds = random_feeds(written["fp32"][0].inputs, sizes)
     feeds |= {name: np.asarray(value, np.float32) for name, value in ONLY_VELOCITY.items()}
     np.savez(folder / "feeds.npz", **feeds)
 
 
 def write_graphs(
-    role: str, network: Any, folders: Mapping[str, Path], calibrated: Sequence[Callable[[Any], bool]] = ()
-) -> list[tuple[str, str, tuple[int | str, ...]]]:
-    """Writes a network's graph in each precision, as `model.onnx` into a folder of its own; returns its inputs.
+    role: str,
+    network: Any,
+    folders: Mapping[str, Path],
+    calibrated: Sequence[Callable[[Any], bool]] = (),
+    cut: Callable[[Any], list[set[Any]]] | None = None,
+) -> dict[str, list[Graph]]:
+    """Writes a network's graph in each precision into a folder of its own, as `model.onnx`, or in parts.
 
     `calibrated` are the passes that a calibration would give.
+
+    Returns: by precision what a bundle says of the graph, or of its parts.
     """
+    from mutoscope_export.export import describe_graphs
     from mutoscope_export.families.wan import NARROWED
     from mutoscope_export.graph import write_graph
     from mutoscope_export.weight_files import WeightFolder
 
     source, traced = _traced(role, network, list(folders))
+    made = {}
     for form in source.forms:
         if form.precision in folders:
+            destination = WeightFolder(folders[form.precision])
             passes = (*(calibrated if form.precision in NARROWED else ()), *form.passes)
-            write_graph(traced, WeightFolder(folders[form.precision]), network_type=form.network_type, passes=passes)
-    return list(source.inputs(network))
+            written = write_graph(traced, destination, network_type=form.network_type, passes=passes, cut=cut)
+            made[form.precision] = describe_graphs(
+                role, form, written, source.inputs(network), source.outputs(network)
+            )
+    return made
 
 
 def _traced(role: str, network: Any, precisions: Sequence[str]) -> tuple[Any, Any]:
@@ -94,10 +106,12 @@ def _traced(role: str, network: Any, precisions: Sequence[str]) -> tuple[Any, An
     return source, traced
 
 
-def random_feeds(inputs: Sequence[tuple[str, str, tuple[int | str, ...]]], sizes: Mapping[str, int]) -> Feeds:
+def random_feeds(inputs: Sequence[GraphTensor], sizes: Mapping[str, int]) -> Feeds:
     """Normally distributed values for a graph's inputs, the same every time. `sizes` gives the symbols their values."""
     random = np.random.default_rng(0)
-    return {name: random.standard_normal(sized(shape, sizes)).astype(dtype) for name, dtype, shape in inputs}
+    return {
+        tensor.name: random.standard_normal(sized(tensor.shape, sizes)).astype(tensor.dtype) for tensor in inputs
+    }
 
 
 def make_model(name: str, folder: Path) -> None:
@@ -143,24 +157,22 @@ def _export(checkpoint: Path, bundle: Path, model: RandomModel) -> None:
 def replace_denoisers(bundle: Path, checkpoint: Path) -> None:
     """The graphs of the checkpoint's transformer, not compared with it, in place of those that the bundle has."""
     from mutoscope_export.checkpoint import open_checkpoint
+    from mutoscope_export.export import describe_graphs
     from mutoscope_export.graph import write_graph
     from mutoscope_export.weight_files import WeightFolder
 
     opened = Bundle.open(bundle, verify=False)
-    replaced = {graph.precision: graph for graph in opened.manifest.graphs if graph.role == "denoiser"}
-    (folder,) = {opened.path(graph.file).parent for graph in replaced.values()}
+    folder = bundle / "denoiser"
     shutil.rmtree(folder)
-    destination = WeightFolder(folder)
-    source, traced = _traced("denoiser", open_checkpoint(checkpoint).load("transformer"), list(replaced))
+    destination, network = WeightFolder(folder), open_checkpoint(checkpoint).load("transformer")
+    source, traced = _traced("denoiser", network, opened.manifest.precisions("denoiser"))
+    graphs = [graph for graph in opened.manifest.graphs if graph.role != "denoiser"]
     for form in source.forms:
-        stored = write_graph(traced, destination, name=form.file, network_type=form.network_type, passes=form.passes)
-        replaced[form.precision] = msgspec.structs.replace(
-            replaced[form.precision],
-            weights=tuple(f"{folder.name}/{file}" for file in stored.files),
-            weight_bytes=stored.num_bytes,
+        written = write_graph(
+            traced, destination, name=form.file, network_type=form.network_type, passes=form.passes, cut=form.cut
         )
-    graphs = tuple(replaced[graph.precision] if graph.role == "denoiser" else graph for graph in opened.manifest.graphs)
-    write_manifest(bundle, msgspec.structs.replace(opened.manifest, graphs=graphs))
+        graphs += describe_graphs("denoiser", form, written, source.inputs(network), source.outputs(network))
+    write_manifest(bundle, msgspec.structs.replace(opened.manifest, graphs=tuple(graphs)))
 
 
 if __name__ == "__main__":

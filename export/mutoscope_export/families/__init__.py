@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from ..graph import GRAPH_FILE, Pass, SymbolicValue
 from ..narrowing_policy import NarrowingPolicy
+from ..parts import Cut
 
 if TYPE_CHECKING:
     from ..calibration import Calibration, Reference
@@ -32,6 +33,7 @@ class Form:
 
     precision: str
     passes: tuple[Pass, ...] = ()
+    cut: Cut | None = None  # into parts, after the passes
 
     @property
     def network_type(self) -> str:

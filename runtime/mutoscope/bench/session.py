@@ -250,7 +250,7 @@ class _Measured:
         ran = {"clip": placements, "forward": ["denoiser"], "decode": ["vae_decoder"]}[self._case.kind]
         names = dict.fromkeys(placements[stage].backend.name for stage in ran)
         if self._case.kind == "decode":
-            decodes = bundle.manifest.graph(DECODER, placements["vae_decoder"].precision).precision
+            decodes = bundle.manifest.graphs_of(DECODER, placements["vae_decoder"].precision)[0].precision
             precision = decodes if decodes in bundle.manifest.precisions("denoiser") else precision
         return Variant(f"{OURS} {JOINED_BY.join(names)}", precision)
 

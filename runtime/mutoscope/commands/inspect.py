@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Any
 
 import msgspec
 
 from ..builtin import bundle_path
-from ..bundle import Bundle, GraphTensor
+from ..bundle import Bundle, Graph, GraphTensor
 from ..families import load_family
 from .arguments import Parser, add_bundle
 from .report import format_bytes, format_facts, tell
@@ -47,12 +47,13 @@ def _facts(bundle: Bundle) -> dict[str, Any]:
     return {
         **facts,
         "graphs": {
-            f"{graph.role} {graph.precision}": {
+            f"{graph.name} {graph.precision}": {
                 "size": format_bytes(bundle.size_of(graph)),
-                "inputs": _tensors(graph.inputs),
-                "outputs": _tensors(graph.outputs),
+                "inputs": _tensors(graph.inputs, passed),
+                "outputs": _tensors(graph.outputs, passed),
             }
             for graph in manifest.graphs
+            for passed in [_passed_on(manifest.graphs_of(graph.role, graph.precision))]
         },
         "defaults": msgspec.to_builtins(manifest.defaults),
         "limits": _limits(bundle),
@@ -73,9 +74,20 @@ def _limits(bundle: Bundle) -> dict[str, str]:
     }
 
 
-def _tensors(tensors: tuple[GraphTensor, ...]) -> str:
-    """Names and shapes; of the many caches of a decoder, how many."""
-    named = [tensor for tensor in tensors if not tensor.name.removeprefix("next_").startswith("cache_")]
-    texts = [f"{tensor.name} {tensor.dtype} [{', '.join(map(str, tensor.shape))}]" for tensor in named]
-    caches = len(tensors) - len(named)
-    return ", ".join([*texts, f"{caches} caches"] if caches else texts)
+def _passed_on(parts: Sequence[Graph]) -> set[str]:
+    """The names of what a part of a graph gives to others."""
+    made = {tensor.name for graph in parts for tensor in graph.outputs}
+    return made & {tensor.name for graph in parts for tensor in graph.inputs}
+
+
+def _tensors(tensors: tuple[GraphTensor, ...], passed: Collection[str]) -> str:
+    """Names and shapes; of the many caches of a decoder, and of what passes between parts, how many."""
+    caches = {tensor.name for tensor in tensors if tensor.name.removeprefix("next_").startswith("cache_")}
+    texts = [
+        f"{tensor.name} {tensor.dtype} [{', '.join(map(str, tensor.shape))}]"
+        for tensor in tensors
+        if tensor.name not in caches and tensor.name not in passed
+    ]
+    on = sum(tensor.name in passed for tensor in tensors)
+    texts += [f"{count} {what}" for count, what in ((len(caches), "caches"), (on, "from part to part")) if count]
+    return ", ".join(texts)

@@ -18,6 +18,7 @@ from transformers import UMT5Config, UMT5EncoderModel
 
 from ...errors import ExportError
 from ...graph import Pass
+from ...parts import Blocks, Cut, made_of
 from ...passes.attention_in_tiles import attention_in_tiles
 from ...passes.bias_in_turn import bias_in_turn
 from ...passes.convolve_over_time import convolve_over_time
@@ -74,6 +75,10 @@ _DECODER_PASSES: Mapping[str, tuple[Pass, ...]] = {
     "bf16": (convolve_over_time,),
     "fp16": (convolve_over_time,),
 }
+# What the text alone decides is computed once a video. On GPUs it hardly takes time, and would take memory.
+_DENOISER_CUTS: Mapping[str, Cut] = dict.fromkeys(_DENOISER_PASSES, Blocks(r"blocks\.(\d+)\.")) | dict.fromkeys(
+    ("fp32", "int8", "bf16-cpu"), made_of("prompt_embeds")
+)
 PRECISIONS = tuple(_DENOISER_PASSES)
 
 _MAX_SEQUENCE_LENGTH = 512  # of `WanPipeline`
@@ -167,7 +172,7 @@ def sources(precisions: Sequence[str]) -> list[GraphSource]:
         denoiser.symbolic_inputs,
         denoiser.symbolic_outputs,
         _denoiser_examples,
-        tuple(Form(name, _DENOISER_PASSES[name]) for name in precisions),
+        tuple(Form(name, _DENOISER_PASSES[name], _DENOISER_CUTS[name]) for name in precisions),
     )
     # On a CPU they are as much worth narrowing as the denoiser, and bfloat16 does not show in frames.
     decoder_forms = (*base_forms, *(Form(name) for name in precisions if name == "bf16-cpu"))

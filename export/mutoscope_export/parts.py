@@ -1,0 +1,123 @@
+"""Takes a graph apart into graphs that make it again when they run one after the other.
+
+Knows the format and what depends on what. Knows nothing of models, files or precisions.
+
+A value that a later part takes is an output of the part that makes it, and an input of that name of those that take it.
+Shapes, and what depends on weights alone, are computed anew where they are needed.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Callable, Collection, Iterable, Iterator
+from dataclasses import dataclass
+
+import onnx_ir as ir
+from onnx_ir.passes.common import RemoveUnusedNodesPass
+
+Nodes = set[ir.Node]
+Cut = Callable[[ir.Graph], list[Nodes]]  # the nodes of every part but the last, which has the rest
+
+
+# A compiler for GPUs takes two to three times the weights in host memory, and 32 GB are common.
+DEFAULT_PART_BYTES = 8 * 10**9
+
+
+def made_of(*names: str) -> Cut:
+    """One part before the rest: what depends on these inputs and on no other."""
+    return lambda graph: [{node for node, inputs in _inputs_of(graph) if inputs and inputs <= set(names)}]
+
+
+@dataclass(frozen=True)
+class Blocks:
+    """Parts of whole blocks, as few as have at most `most_bytes` of weights each, and as even as can be.
+
+    `pattern` finds the number of a block in the name of one of its weights, as its first group.
+    """
+
+    pattern: str
+    most_bytes: int = DEFAULT_PART_BYTES
+
+    def __call__(self, graph: ir.Graph) -> list[Nodes]:
+        weights = graph.initializers.values()
+        numbers = {value: int(found[1]) for value in weights if (found := re.search(self.pattern, value.name or ""))}
+        count = max(numbers.values(), default=-1) + 1
+        size = sum(value.const_value.nbytes for value in weights if value.const_value is not None)
+        parts = min(count, math.ceil(size / self.most_bytes))
+        if parts < 2:
+            return []
+        order = list(graph)
+        blocks: dict[ir.Value, int] = {**numbers}  # the last block on whose weights a value depends
+        for node in order:
+            depends = [blocks[value] for value in node.inputs if value in blocks]
+            if depends:
+                blocks |= dict.fromkeys(node.outputs, max(depends))
+        found: dict[ir.Node, int] = {}
+        for node in reversed(order):
+            # What depends on no block is where it is first needed, and what comes after the last in the last part.
+            needed = [found[user] for value in node.outputs for user, _ in value.uses()]
+            block = max((blocks[value] for value in node.outputs if value in blocks), default=None)
+            found[node] = min(needed, default=parts - 1) if block is None else block * parts // count
+        return [{node for node in order if found[node] == part} for part in range(parts - 1)]
+
+
+def take_apart(model: ir.Model, cut: Cut | None) -> list[ir.Model]:
+    """The parts of a model in the order in which they run; the model itself where there is nothing to cut.
+
+    They share its weights; it stays as it is.
+    """
+    order = list(model.graph)
+    parts = [part for part in cut(model.graph) if part] if cut else []
+    parts.append({node for node in order if not any(node in part for part in parts)})
+    if len(parts) == 1:
+        return [model]
+    constant = {value for node, inputs in _inputs_of(model.graph) if not inputs for value in node.outputs}
+    taken = [_taken(part, parts[:number], constant) for number, part in enumerate(parts)]
+    models = []
+    for number, part in enumerate(parts):
+        later = set().union(*taken[number + 1 :])
+        given = [value.name for node in order if node in part for value in node.outputs if value in later]
+        finished = [value.name for value in model.graph.outputs if value.producer() in part]
+        models.append(_part(model, {value.name for value in taken[number]}, [*given, *finished]))
+    return models
+
+
+def _taken(part: Nodes, before: Collection[Nodes], constant: Collection[ir.Value]) -> set[ir.Value]:
+    """What the nodes of a part take from parts before it, where they do not compute it anew."""
+    found, seen, open_nodes = set(), set(part), list(part)
+    while open_nodes:
+        for value in open_nodes.pop().inputs:
+            producer = value.producer() if value is not None else None
+            if producer is None or producer in seen or not any(producer in other for other in before):
+                continue
+            if value.dtype == ir.DataType.INT64 or value in constant:
+                seen.add(producer)
+                open_nodes.append(producer)
+            else:
+                found.add(value)
+    return found
+
+
+def _part(model: ir.Model, taken: Collection[str | None], outputs: Iterable[str | None]) -> ir.Model:
+    part = model.clone()
+    values = {value.name: value for node in part.graph for value in node.outputs}
+    for name in (name for name in values if name in taken):
+        value = values[name]
+        value.name = f"{name}.elsewhere"
+        given = ir.Value(name=name, type=value.type, shape=value.shape)
+        ir.convenience.replace_all_uses_with(value, given)
+        part.graph.inputs.append(given)
+    part.graph.outputs[:] = [values[name] for name in outputs]
+    RemoveUnusedNodesPass()(part)
+    part.graph.inputs[:] = [value for value in part.graph.inputs if value.uses() or value.is_graph_output()]
+    return part
+
+
+def _inputs_of(graph: ir.Graph) -> Iterator[tuple[ir.Node, set[str | None]]]:
+    """Each node with the names of the graph's inputs that it depends on."""
+    found: dict[ir.Value, set[str | None]] = {value: {value.name} for value in graph.inputs}
+    for node in graph:
+        inputs: set[str | None] = set().union(*(found.get(value, set()) for value in node.inputs if value is not None))
+        found |= dict.fromkeys(node.outputs, inputs)
+        yield node, inputs
