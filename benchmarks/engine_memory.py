@@ -5,7 +5,8 @@ weights are random: neither memory nor time depends on them. Activation memory h
 so two show what a change of the graph does.
 
     python -m benchmarks.engine_memory [--role denoiser vae_decoder_next] [--model 1.3B] [--blocks 2]
-        [--shapes 480x832x81] [--tile whole 416x408] [--branches 1] [--precision bf16] [--target rtx40] [--output FILE]
+        [--part-size 2GB] [--shapes 480x832x81] [--tile whole 416x408] [--branches 1] [--precision bf16]
+        [--target rtx40] [--output FILE]
 
 A tile is the largest window of the VAE's decoder, its halo included; `buffer_bytes` are inputs and outputs, which come
 on top of an engine's own memory.
@@ -21,14 +22,18 @@ import tempfile
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+import msgspec
 from mutoscope.bench.machine import describe
+from mutoscope.bundle import Graph
 from mutoscope.engine_shapes import smallest_in_fp8
+from mutoscope.footprints import buffer_bytes
+from mutoscope.limits import memory_size
 from mutoscope.manifest import ROLES, TILED, sized
 from mutoscope.tiles import num_tiles, window_within
-from mutoscope_engines.device import byte_size
 from mutoscope_peers.random_models import write_graphs
 
 TRANSFORMERS: dict[str, dict[str, Any]] = {
@@ -45,16 +50,20 @@ TEXT_TOKENS, STATE_ROWS, SPATIAL, TEMPORAL = 512, 4, 8, 4
 WHOLE = "whole"
 
 
-def write(role: str, model: str, blocks: int | None, precision: str, folder: Path) -> dict[str, Any]:
-    """Writes the graph of a network with random bfloat16 weights.
+def write(
+    role: str, model: str, blocks: int | None, precision: str, part_bytes: int | None, folder: Path
+) -> dict[str, Any]:
+    """Writes the graph of a network with random bfloat16 weights, in parts of at most `part_bytes`.
 
     Returns: what export took, what a bundle would say of the graph, and the halo of the VAE's decoder.
     """
-    from mutoscope_export.families.wan import vae
+    from mutoscope_export.families.wan import BLOCKS, vae
+    from mutoscope_export.parts import Blocks
 
+    cut = Blocks(BLOCKS[role], part_bytes) if part_bytes else None
     started = time.perf_counter()
     network = _network(role, model, blocks)
-    (parts,) = write_graphs(role, network, {precision: folder}, _calibrated_passes(network, precision)).values()
+    (parts,) = write_graphs(role, network, {precision: folder}, _calibrated_passes(network, precision), cut).values()
     export_s = round(time.perf_counter() - started, 1)
     halo = vae.DecoderChunk(network, first=True).halo() if role in TILED else 0
     return {"parts": msgspec.to_builtins(parts), "halo": halo, "export_s": export_s}
@@ -143,31 +152,31 @@ def build(folder: Path, graph: Graph, sizes: Mapping[str, int], target: str) -> 
 def main() -> int:
     arguments = _parser().parse_args()
     if arguments.write:
-        role, model, blocks, precision, folder = json.loads(arguments.write)
-        print(json.dumps(write(role, model, blocks, precision, Path(folder))))
+        *given, folder = json.loads(arguments.write)
+        print(json.dumps(write(*given, Path(folder))))
         return 0
     rows = []
     with tempfile.TemporaryDirectory(dir=arguments.workspace) as workspace:
         for role in arguments.role:
             folder = Path(workspace) / role
-            written = _write_in_process(role, arguments.model, arguments.blocks, arguments.precision, str(folder))
+            given = [getattr(arguments, name) for name in ("model", "blocks", "precision", "part_size")]
+            written = _write_in_process(role, *given, str(folder))
+            parts = [msgspec.convert(part, Graph) for part in written["parts"]]
             for shapes in arguments.shapes:
                 for branches in arguments.branches if role in ("denoiser", "text_encoder") else [1]:
                     row = {"role": role, "shapes": shapes, "branches": branches, "export_s": written["export_s"]}
                     asked = arguments.tile if role in TILED else [WHOLE]
                     for tiles, sizes in windows(largest(shapes, branches), asked, written["halo"]).items():
-                        compiled = build(
-                            folder / "model.onnx", written["inputs"], sizes, arguments.precision, arguments.target
-                        )
-                        buffers = sum(
-                            byte_size(sized(shape, sizes), dtype)
-                            for _, dtype, shape in (*written["inputs"], *written["outputs"])
-                        )
-                        found = {name: value for name, value in compiled.items() if name != "sha256"}
-                        rows.append(row | {"tiles": tiles, "buffer_bytes": buffers} | found)
-                        print(json.dumps(rows[-1]), file=sys.stderr)
-    given = {name: getattr(arguments, name) for name in ("model", "blocks", "precision", "target")}
-    result = given | {"machine": describe(), "engines": rows}
+                        for part in parts:
+                            compiled = build(folder, part, sizes, arguments.target)
+                            found = {name: value for name, value in compiled.items() if name != "sha256"}
+                            numbered = {"part": f"{part.part} of {len(parts)}"} if part.part else {}
+                            buffers = {"buffer_bytes": buffer_bytes([part], sizes)}
+                            rows.append(row | numbered | {"tiles": tiles} | buffers | found)
+                            print(json.dumps(rows[-1]), file=sys.stderr)
+    asked = {name: getattr(arguments, name) for name in ("model", "blocks", "precision", "target")}
+    asked |= {"part_bytes": arguments.part_size} if arguments.part_size else {}
+    result = asked | {"machine": describe(), "engines": rows}
     text = json.dumps(result, indent=2) + "\n"
     arguments.output.write_text(text) if arguments.output else print(text, end="")
     return 0
@@ -188,6 +197,7 @@ def _parser() -> argparse.ArgumentParser:
     )  # fmt: skip
     parser.add_argument("--model", choices=tuple(TRANSFORMERS), default="1.3B", help="of the denoiser")
     parser.add_argument("--blocks", type=int, help="of the denoiser and the text encoder; all when not given")
+    parser.add_argument("--part-size", type=partial(memory_size, "--part-size"), help="in parts of at most so much")
     parser.add_argument("--shapes", nargs="+", default=["480x832x81"], metavar="HxWxT")
     parser.add_argument("--tile", nargs="+", default=[WHOLE], metavar="HxW", help=f"of the VAE's decoder; or {WHOLE}")
     parser.add_argument("--branches", nargs="+", type=int, choices=(1, 2), default=[1])

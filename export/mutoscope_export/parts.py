@@ -8,9 +8,8 @@ Shapes, and what depends on weights alone, are computed anew where they are need
 
 from __future__ import annotations
 
-import math
 import re
-from collections.abc import Callable, Collection, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
 import onnx_ir as ir
@@ -31,7 +30,7 @@ def made_of(*names: str) -> Cut:
 
 @dataclass(frozen=True)
 class Blocks:
-    """Parts of whole blocks, as few as have at most `most_bytes` of weights each, and as even as can be.
+    """Parts of whole blocks, as many in each, and as few as have at most `most_bytes` of weights or are single blocks.
 
     `pattern` finds the number of a block in the name of one of its weights, as its first group.
     """
@@ -43,23 +42,33 @@ class Blocks:
         weights = graph.initializers.values()
         numbers = {value: int(found[1]) for value in weights if (found := re.search(self.pattern, value.name or ""))}
         count = max(numbers.values(), default=-1) + 1
-        size = sum(value.const_value.nbytes for value in weights if value.const_value is not None)
-        parts = min(count, math.ceil(size / self.most_bytes))
-        if parts < 2:
-            return []
         order = list(graph)
         blocks: dict[ir.Value, int] = {**numbers}  # the last block on whose weights a value depends
         for node in order:
             depends = [blocks[value] for value in node.inputs if value in blocks]
             if depends:
                 blocks |= dict.fromkeys(node.outputs, max(depends))
-        found: dict[ir.Node, int] = {}
-        for node in reversed(order):
-            # What depends on no block is where it is first needed, and what comes after the last in the last part.
-            needed = [found[user] for value in node.outputs for user, _ in value.uses()]
-            block = max((blocks[value] for value in node.outputs if value in blocks), default=None)
-            found[node] = min(needed, default=parts - 1) if block is None else block * parts // count
-        return [{node for node in order if found[node] == part} for part in range(parts - 1)]
+        parts = [set(order)]
+        while len(parts) < count and any(_weight_bytes(part) > self.most_bytes for part in parts):
+            parts = _assigned(order, blocks, count, len(parts) + 1)
+        return parts[:-1]
+
+
+def _assigned(order: list[ir.Node], blocks: Mapping[ir.Value, int], count: int, num_parts: int) -> list[Nodes]:
+    """The nodes of each part. What depends on no block is where it is first needed, or else in the last."""
+    parts: list[Nodes] = [set() for _ in range(num_parts)]
+    found: dict[ir.Node, int] = {}
+    for node in reversed(order):
+        needed = [found[user] for value in node.outputs for user, _ in value.uses()]
+        depends = [blocks[value] for value in node.outputs if value in blocks]
+        found[node] = max(depends) * num_parts // count if depends else min(needed, default=num_parts - 1)
+        parts[found[node]].add(node)
+    return parts
+
+
+def _weight_bytes(nodes: Nodes) -> int:
+    weights = {value for node in nodes for value in node.inputs if value is not None and value.is_initializer()}
+    return sum(value.const_value.nbytes for value in weights if value.const_value is not None)
 
 
 def take_apart(model: ir.Model, cut: Cut | None) -> list[ir.Model]:

@@ -174,7 +174,7 @@ def _together(bundle: Bundle, backend: Backend, sizes: Sizes, graphs: Sequence[G
     figures, buffers, activations = [], 0, 0
     for role, parts in groupby(graphs, lambda graph: graph.role):
         symbols, chain = sizes.symbols(role, run.branches, run.window), list(parts)
-        buffers += _buffer_bytes(chain, symbols)
+        buffers += buffer_bytes(chain, symbols)
         for graph in chain:
             found = backend.figures(bundle.path(graph.file), wanted_engine(bundle, graph, symbols))
             figures.append(found)
@@ -192,7 +192,7 @@ def _together(bundle: Bundle, backend: Backend, sizes: Sizes, graphs: Sequence[G
     )
 
 
-def _buffer_bytes(parts: Sequence[Graph], symbols: Mapping[str, int]) -> int:
+def buffer_bytes(parts: Sequence[Graph], symbols: Mapping[str, int]) -> int:
     """Inputs and outputs; what passes from part to part takes the place of what no part will read again."""
     read_by = {tensor.name: number for number, graph in enumerate(parts) for tensor in graph.inputs}
     made = {tensor.name for graph in parts for tensor in graph.outputs}

@@ -35,7 +35,7 @@ class _Record(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
 
 
 def sized(shape: tuple[int | str, ...], symbols: Mapping[str, int]) -> tuple[int, ...]:
-    """A shape of numbers, symbols and products such as "8*h" or "F*h//2", whose factors are rounded down, as numbers."""
+    """A shape as numbers: of numbers, symbols, and products such as "8*h" or "F*h//2", each factor rounded down."""
     return tuple(math.prod(_factor(factor, symbols) for factor in str(size).split("*")) for size in shape)
 
 

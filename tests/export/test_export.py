@@ -16,7 +16,7 @@ import pytest
 import transformers
 from mutoscope.bundle import Bundle
 from mutoscope.errors import RequestError
-from mutoscope.manifest import ROLES
+from mutoscope.manifest import ROLES, sized
 from mutoscope.text import Tokenizer
 from mutoscope_export import export
 from mutoscope_export.cli import main
@@ -26,10 +26,13 @@ from mutoscope_export.parity import Sample, compare_with_own_class
 
 GRAPHS = {
     ("text_encoder", "int8", "text_encoder/model-int8.onnx"),
-    ("denoiser", "int8", "denoiser/model-int8.onnx"),
-    ("denoiser", "bf16-cpu", "denoiser/model-bf16-cpu.onnx"),
+    *(
+        ("denoiser", precision, f"denoiser/{name}.{part}.onnx")
+        for precision, name in (("fp32", "model"), ("int8", "model-int8"), ("bf16-cpu", "model-bf16-cpu"))
+        for part in (1, 2)  # of which the first is what the text alone decides
+    ),
     *((role, "bf16-cpu", f"{role}/model-bf16-cpu.onnx") for role in ROLES if role.startswith("vae")),
-    *((role, "fp32", f"{role}/model.onnx") for role in ROLES),
+    *((role, "fp32", f"{role}/model.onnx") for role in ROLES if role != "denoiser"),
     *((role, "bf16", f"{role}/model-bf16.onnx") for role in ROLES),
 }
 
@@ -77,7 +80,8 @@ def test_the_manifest_says_where_the_weights_of_each_graph_lie_and_how_large_the
 def test_what_several_precisions_have_in_common_is_stored_once(wan_bundle: Path) -> None:
     manifest = Bundle.open(wan_bundle).manifest
     denoisers = [graph for graph in manifest.graphs if graph.role == "denoiser"]
-    assert all("denoiser/model.onnx.data" in graph.weights for graph in denoisers)
+    wholes = [graph for graph in denoisers if graph.part != 1]
+    assert len(wholes) == 4 and all("denoiser/model.2.onnx.data" in graph.weights for graph in wholes)
     stored = {name: manifest.files[name].size for graph in denoisers for name in graph.weights}
     assert sum(stored.values()) < sum(graph.weight_bytes for graph in denoisers)
 
@@ -85,7 +89,8 @@ def test_what_several_precisions_have_in_common_is_stored_once(wan_bundle: Path)
 def test_every_graph_was_compared_at_several_shapes_and_the_report_is_in_the_bundle(wan_bundle: Path) -> None:
     bundle = Bundle.open(wan_bundle)
     report = json.loads(bundle.path("export_report.json").read_text())
-    assert {(graph["role"], graph["precision"], graph["file"]) for graph in report["graphs"]} == GRAPHS
+    compared = report["graphs"]
+    assert {(graph["role"], graph["precision"], file) for graph in compared for file in graph["files"]} == GRAPHS
     for graph in report["graphs"]:
         for comparison in graph["comparisons"]:
             shapes = [json.dumps(sample["input_shapes"]) for sample in comparison["samples"]]
@@ -100,10 +105,56 @@ def test_every_graph_was_compared_at_several_shapes_and_the_report_is_in_the_bun
 def test_what_a_host_feeds_and_reads_has_the_same_type_in_every_precision(wan_bundle: Path) -> None:
     manifest = Bundle.open(wan_bundle).manifest
     for role in ROLES:
-        fp32, bf16 = (manifest.graphs_of(role, precision)[0] for precision in ("fp32", "bf16"))
-        for plain, half in zip((*fp32.inputs, *fp32.outputs), (*bf16.inputs, *bf16.outputs), strict=True):
-            assert (half.name, half.shape) == (plain.name, plain.shape)
-            assert half.dtype == ("bfloat16" if "cache" in half.name else plain.dtype)
+        (whole,) = manifest.graphs_of(role, "bf16")
+        ends = [tensor for graph in manifest.graphs_of(role, "fp32") for tensor in (*graph.inputs, *graph.outputs)]
+        plain = {tensor.name: tensor for tensor in ends}
+        for half in (*whole.inputs, *whole.outputs):
+            assert half.shape == plain[half.name].shape
+            assert half.dtype == ("bfloat16" if "cache" in half.name else plain[half.name].dtype)
+
+
+def test_the_text_part_of_a_denoiser_takes_the_text_alone_and_the_other_part_all_else(wan_bundle: Path) -> None:
+    manifest = Bundle.open(wan_bundle).manifest
+    (whole,) = manifest.graphs_of("denoiser", "bf16")
+    for precision in ("fp32", "int8", "bf16-cpu"):
+        text, rest = manifest.graphs_of("denoiser", precision)
+        assert [tensor.name for tensor in text.inputs] == ["prompt_embeds"]
+        passed = {tensor.name: tensor for tensor in text.outputs}
+        assert len(passed) == 2 * 2  # keys and values of two blocks
+        assert {tensor.shape[:2] for tensor in text.outputs} == {("B", "L")}
+        taken = {tensor.name: tensor for tensor in rest.inputs}
+        assert {name: tensor for name, tensor in taken.items() if name in passed} == passed
+        assert taken.keys() - passed == {tensor.name for tensor in whole.inputs} - {"prompt_embeds"}
+        assert rest.outputs == whole.outputs
+
+
+def test_inspect_counts_what_passes_between_the_parts(wan_bundle: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert mutoscope.cli.main(["inspect", str(wan_bundle)]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert [line for line in lines if line.startswith("  denoiser")] == [
+        *(f"  denoiser.{part} {precision}" for precision in ("fp32", "int8") for part in (1, 2)),
+        "  denoiser bf16",
+        *(f"  denoiser.{part} bf16-cpu" for part in (1, 2)),
+    ]
+    assert sum(line.endswith(" 4 from part to part") for line in lines) == 6
+
+
+def test_networks_for_gpus_are_written_in_parts_of_a_given_size_and_compared_so(
+    wan_bundle: Path, wan_checkpoint: Path, tmp_path: Path
+) -> None:
+    (whole,) = Bundle.open(wan_bundle).manifest.graphs_of("denoiser", "bf16")
+    most = int(0.6 * whole.weight_bytes)
+    manifest = export_checkpoint(
+        wan_checkpoint, tmp_path / "parts", precisions=("fp32", "bf16"), part_bytes=most
+    ).manifest
+    first, second = parts = manifest.graphs_of("denoiser", "bf16")
+    assert all(0 < part.weight_bytes < whole.weight_bytes for part in parts)  # a block each, whatever it weighs
+    assert {tensor.name for part in parts for tensor in part.inputs} >= {tensor.name for tensor in whole.inputs}
+    assert second.outputs == whole.outputs and not set(first.outputs) - set(second.inputs)
+    (hidden,) = (tensor for tensor in first.outputs if tensor.shape[0] == 1 and isinstance(tensor.shape[1], str))
+    assert sized(hidden.shape, {"B": 2, "F": 3, "h": 8, "w": 10})[:2] == (1, 2 * 3 * 4 * 5)
+    assert len(manifest.graphs_of("text_encoder", "bf16")) == 2
+    assert len(manifest.graphs_of("text_encoder", "fp32")) == 1  # CPUs need no engines
 
 
 def test_what_is_written_for_gpus_is_not_in_bf16_cpu(wan_bundle: Path) -> None:
@@ -112,8 +163,12 @@ def test_what_is_written_for_gpus_is_not_in_bf16_cpu(wan_bundle: Path) -> None:
         if role == "text_encoder":
             continue
         plain, half = (
-            Counter(node.op_type for node in onnx.load(wan_bundle / role / file, load_external_data=False).graph.node)
-            for file in ("model.onnx", "model-bf16-cpu.onnx")
+            Counter(
+                node.op_type
+                for graph in Bundle.open(wan_bundle).manifest.graphs_of(role, precision)
+                for node in onnx.load(wan_bundle / graph.file, load_external_data=False).graph.node
+            )
+            for precision in ("fp32", "bf16-cpu")
         )
         assert not plain - half and set(half - plain) == {"Cast"}
 

@@ -13,6 +13,7 @@ import pytest
 import torch
 from mutoscope.bundle import Bundle
 from mutoscope_engines.backends import load_backend
+from mutoscope_engines.chain import Chain
 from mutoscope_engines.session import SessionOptions
 from mutoscope_export.calibration import CalibrationOptions, Ranges, Reference, plan_calibration
 from mutoscope_export.checkpoint import open_checkpoint
@@ -111,18 +112,22 @@ def test_the_graph_costs_what_the_judge_says_and_calibration_is_repeatable(
     assert found == exported.report[precision]["largest"]["linears"]
     policy = NARROWED[precision]
     judged = judge(reference.network, policy, ranges, policy.default)
-    exact, narrow = (exported.bundle.path(manifest.graphs_of("denoiser", name)[0].file) for name in ("fp32", precision))
-    model = ir.load(narrow)
+    exact, narrow = (
+        [exported.bundle.path(graph.file) for graph in manifest.graphs_of("denoiser", name)]
+        for name in ("fp32", precision)
+    )
+    model = ir.load(*narrow)
     InFloat32(rounded=False)(model)
     ir.save(model, tmp_path / "model.onnx", external_data="model.onnx.data")
 
-    def velocities(graph: Path) -> np.ndarray:
-        with load_backend("onnxruntime").open(graph, SessionOptions(threads=1)) as session:
+    def velocities(*parts: Path) -> np.ndarray:
+        backend = load_backend("onnxruntime")
+        with Chain([backend.open(part, SessionOptions(threads=1)) for part in parts]) as session:
             return np.stack(
                 [velocity(session, recording, branch) for recording in ranges.recordings for branch in range(2)]
             )
 
-    expected, given = velocities(exact), velocities(tmp_path / "model.onnx")
+    expected, given = velocities(*exact), velocities(tmp_path / "model.onnx")
     cost = np.linalg.norm(given - expected) / np.linalg.norm(expected)
     assert cost == pytest.approx(judged["steps"][-1]["relative_l2"], rel=0.1)
 

@@ -81,9 +81,7 @@ def write_graphs(
             destination = WeightFolder(folders[form.precision])
             passes = (*(calibrated if form.precision in NARROWED else ()), *form.passes)
             written = write_graph(traced, destination, network_type=form.network_type, passes=passes, cut=cut)
-            made[form.precision] = describe_graphs(
-                role, form, written, source.inputs(network), source.outputs(network)
-            )
+            made[form.precision] = describe_graphs(role, form, written, source.inputs(network), source.outputs(network))
     return made
 
 
@@ -109,9 +107,7 @@ def _traced(role: str, network: Any, precisions: Sequence[str]) -> tuple[Any, An
 def random_feeds(inputs: Sequence[GraphTensor], sizes: Mapping[str, int]) -> Feeds:
     """Normally distributed values for a graph's inputs, the same every time. `sizes` gives the symbols their values."""
     random = np.random.default_rng(0)
-    return {
-        tensor.name: random.standard_normal(sized(tensor.shape, sizes)).astype(tensor.dtype) for tensor in inputs
-    }
+    return {tensor.name: random.standard_normal(sized(tensor.shape, sizes)).astype(tensor.dtype) for tensor in inputs}
 
 
 def make_model(name: str, folder: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Collection, Sequence
+from itertools import combinations
 from typing import Any
 
 import msgspec
@@ -75,9 +76,10 @@ def _limits(bundle: Bundle) -> dict[str, str]:
 
 
 def _passed_on(parts: Sequence[Graph]) -> set[str]:
-    """The names of what a part of a graph gives to others."""
-    made = {tensor.name for graph in parts for tensor in graph.outputs}
-    return made & {tensor.name for graph in parts for tensor in graph.inputs}
+    """The names of what a part of a graph gives to later ones."""
+    return {
+        tensor.name for earlier, later in combinations(parts, 2) for tensor in earlier.outputs if tensor in later.inputs
+    }
 
 
 def _tensors(tensors: tuple[GraphTensor, ...], passed: Collection[str]) -> str:

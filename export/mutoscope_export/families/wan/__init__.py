@@ -76,9 +76,9 @@ _DECODER_PASSES: Mapping[str, tuple[Pass, ...]] = {
     "fp16": (convolve_over_time,),
 }
 # What the text alone decides is computed once a video. On GPUs it hardly takes time, and would take memory.
-_DENOISER_CUTS: Mapping[str, Cut] = dict.fromkeys(_DENOISER_PASSES, Blocks(r"blocks\.(\d+)\.")) | dict.fromkeys(
-    ("fp32", "int8", "bf16-cpu"), made_of("prompt_embeds")
-)
+_CPU_PRECISIONS = ("fp32", "int8", "bf16-cpu")
+_DENOISER_CUTS: Mapping[str, Cut] = dict.fromkeys(_CPU_PRECISIONS, made_of("prompt_embeds"))
+BLOCKS = {"denoiser": r"blocks\.(\d+)\.", "text_encoder": r"block\.(\d+)\."}  # in the names of their weights
 PRECISIONS = tuple(_DENOISER_PASSES)
 
 _MAX_SEQUENCE_LENGTH = 512  # of `WanPipeline`
@@ -163,7 +163,14 @@ def sources(precisions: Sequence[str]) -> list[GraphSource]:
         text.symbolic_inputs,
         text.symbolic_outputs,
         _text_examples,
-        tuple(Form(name, _ENCODER_PASSES.get(name, ())) for name in _encoder_precisions(precisions)),
+        tuple(
+            Form(
+                name,
+                _ENCODER_PASSES.get(name, ()),
+                None if name in _CPU_PRECISIONS else Blocks(BLOCKS["text_encoder"]),
+            )
+            for name in _encoder_precisions(precisions)
+        ),
     )
     step = GraphSource(
         "denoiser",
@@ -172,7 +179,10 @@ def sources(precisions: Sequence[str]) -> list[GraphSource]:
         denoiser.symbolic_inputs,
         denoiser.symbolic_outputs,
         _denoiser_examples,
-        tuple(Form(name, _DENOISER_PASSES[name], _DENOISER_CUTS[name]) for name in precisions),
+        tuple(
+            Form(name, _DENOISER_PASSES[name], _DENOISER_CUTS.get(name, Blocks(BLOCKS["denoiser"])))
+            for name in precisions
+        ),
     )
     # On a CPU they are as much worth narrowing as the denoiser, and bfloat16 does not show in frames.
     decoder_forms = (*base_forms, *(Form(name) for name in precisions if name == "bf16-cpu"))
