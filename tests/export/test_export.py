@@ -143,10 +143,7 @@ def test_networks_for_gpus_are_written_in_parts_of_a_given_size_and_compared_so(
     wan_bundle: Path, wan_checkpoint: Path, tmp_path: Path
 ) -> None:
     (whole,) = Bundle.open(wan_bundle).manifest.graphs_of("denoiser", "bf16")
-    most = int(0.6 * whole.weight_bytes)
-    manifest = export_checkpoint(
-        wan_checkpoint, tmp_path / "parts", precisions=("fp32", "bf16"), part_bytes=most
-    ).manifest
+    manifest = export_checkpoint(wan_checkpoint, tmp_path / "parts", precisions=("fp32", "bf16"), part_bytes=1).manifest
     first, second = parts = manifest.graphs_of("denoiser", "bf16")
     assert all(0 < part.weight_bytes < whole.weight_bytes for part in parts)  # a block each, whatever it weighs
     assert {tensor.name for part in parts for tensor in part.inputs} >= {tensor.name for tensor in whole.inputs}
