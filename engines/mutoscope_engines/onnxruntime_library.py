@@ -5,6 +5,7 @@ Knows the library. Knows nothing of any device.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,11 +25,17 @@ DTYPES = {
 }
 
 
-def open_session(graph: Path, settings: ort.SessionOptions, providers: list[Any], device: str) -> Any:
-    """An `ort.InferenceSession`, or what refused it in this project's words."""
+def open_session(
+    graph: Path, settings: ort.SessionOptions, providers: list[Any], device: str, without: Sequence[str] = ()
+) -> Any:
+    """An `ort.InferenceSession`, or what refused it in this project's words.
+
+    Args:
+        without: names of optimizers of the library that are not to run.
+    """
     settings.log_severity_level = 4  # not even errors: they reach the caller as exceptions
     try:
-        return ort.InferenceSession(graph, settings, providers=providers)
+        return ort.InferenceSession(graph, settings, providers=providers, disabled_optimizers=list(without))
     except Exception as error:
         raise translated(error, f"loading {graph.parent.name}/{graph.name}", device) from error
 

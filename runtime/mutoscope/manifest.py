@@ -39,6 +39,13 @@ def sized(shape: tuple[int | str, ...], symbols: Mapping[str, int]) -> tuple[int
     return tuple(math.prod(_factor(factor, symbols) for factor in str(size).split("*")) for size in shape)
 
 
+def _symbols(size: str) -> list[str]:
+    """Those of a product, or what is written where it is none."""
+    if not re.fullmatch(r"\w+(//[1-9]\d*)?(\*\w+(//[1-9]\d*)?)*", size):
+        return [size]
+    return [name for factor in size.split("*") if not (name := factor.partition("//")[0]).isdecimal()]
+
+
 def _factor(factor: str, symbols: Mapping[str, int]) -> int:
     whole, _, divisor = factor.partition("//")
     return (int(whole) if whole.isdecimal() else symbols[whole]) // int(divisor or 1)
@@ -242,7 +249,8 @@ def _refuse_contradictions(manifest: Manifest) -> None:
         for graph in manifest.graphs
         for tensor in (*graph.inputs, *graph.outputs)
         for size in tensor.shape
-        for symbol in re.sub(r"(//)?\b\d+\b|\*", " ", str(size)).split()
+        if isinstance(size, str)
+        for symbol in _symbols(size)
     }
     if unknown := sorted(symbols - set(manifest.symbol_ranges)):
         complaints.append(f"shapes of its graphs name {', '.join(unknown)}, which nothing gives a size")

@@ -169,6 +169,23 @@ def test_a_manifest_that_is_a_link_out_of_the_folder_is_refused(make_bundle) -> 
             lambda m: m["graphs"][1].update(inputs=[{"name": "x", "dtype": "float32", "shape": ["F", "2*depth"]}]),
             "shapes of its graphs name depth, which nothing gives a size",
         ),
+        *[
+            (
+                lambda m, size=size: m["graphs"][1].update(inputs=[{"name": "x", "dtype": "float32", "shape": [size]}]),
+                f"shapes of its graphs name {unknown}, which nothing gives a size",
+            )
+            for size, unknown in (("F*depth//2", "depth"), ("h//0", "h//0"), ("h+1", "h+1"), ("2**h", "2**h"))
+        ],
+        *[
+            (
+                lambda m, numbers=numbers: m["graphs"].extend(
+                    m["graphs"][1] | {"precision": "int8", "part": number} for number in numbers
+                ),
+                "several graphs of the denoiser in int8, of which it does not say in what order they run",
+            )
+            for numbers in ((1,), (0, 1), (1, 3), (1, 1))
+        ],
+        (lambda m: m["graphs"][1].update(part=-1), "`$.graphs[1].part`"),
         (lambda m: m["geometry"].update(vae_scale_factor_spatial=0), "`$.geometry.vae_scale_factor_spatial`"),
         (lambda m: m["geometry"].update(max_patches=2**40), "`$.geometry.max_patches`"),
         (lambda m: m["geometry"].update(patch_size=[1, 2, -2]), "`$.geometry.patch_size"),

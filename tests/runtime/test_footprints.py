@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ from mutoscope import bundle as b
 from mutoscope.errors import BackendUnavailableError, RequestError
 from mutoscope.execution import Execution, planned_memory
 from mutoscope.families import load_family
-from mutoscope.footprints import GRAPHS, Sizes, everywhere, stages_of
+from mutoscope.footprints import GRAPHS, Sizes, _activations, buffer_bytes, everywhere, stages_of
 from mutoscope.memory_plan import MemoryPlan
 from mutoscope.request import RuntimeOptions
 from mutoscope_engines.session import Backend, EngineWanted, Figures, Session, SessionOptions
@@ -114,6 +115,33 @@ def test_buffers_are_counted_by_hand_and_activations_in_proportion(bundle) -> No
     assert denoiser.activation_bytes == 8000 // 2  # 3 of 6 frames
     assert decoder.activation_bytes == 900 // 2  # 8 of 16 rows, of the graph that takes more
     assert all(way.activations_known for way in (encoder, denoiser, decoder))
+
+
+def test_what_passes_between_parts_takes_turns_in_two_places(bundle) -> None:
+    rows = tuple(tensors(**{f"hidden_{number}": (1, "B*F*h//2*w//2", 6)})[0] for number in range(1, 5))
+    latents, prompt = ENDS["denoiser"][0]
+    kept = tensors(kept=("B", "L", 6))[0]  # of the first part, read by all
+    ends = [((latents, prompt), (kept, rows[0])), *(((kept, given), (made,)) for given, made in pairwise(rows))]
+    ends.append(((kept, rows[-1]), ENDS["denoiser"][1]))
+    parts = tuple(
+        b.Graph(role="denoiser", precision="fp32", file=f"denoiser/{number}", inputs=given, outputs=made, part=number)
+        for number, (given, made) in enumerate(ends, start=1)
+    )
+    symbols = SIZES.symbols("denoiser", 2, SIZES.picture)
+    hidden, text = 4 * (2 * 3 * 4 * 3) * 6, 4 * 2 * 10 * 6
+    outside = 4 * (4 * 3 * 8 * 6) + text + 4 * 2 * (4 * 3 * 8 * 6)
+    assert buffer_bytes(parts, symbols) == outside + text + 2 * hidden
+    assert buffer_bytes(parts[:1], symbols) == 4 * (4 * 3 * 8 * 6) + 2 * text + hidden
+
+
+def test_a_part_without_the_latents_grows_with_what_it_is_given(bundle) -> None:
+    graph = b.Graph(
+        role="denoiser", precision="fp32", file="denoiser/2", part=2,
+        inputs=tensors(hidden=(1, "B*F*h//2*w//2", 6), prompt_embeds=("B", "L", 6)), outputs=ENDS["denoiser"][1],
+    )  # fmt: skip
+    largest = {"hidden": (1, 4 * 2 * 3 * 4 * 3, 6), "prompt_embeds": (2, 10, 6)}
+    symbols = SIZES.symbols("denoiser", 2, SIZES.picture)
+    assert _activations(graph, symbols, Figures(0, 0, 8000, largest)) == 2000
 
 
 def test_in_tiles_the_larger_part_counts_and_what_is_put_together_lies_on_the_host(bundle) -> None:
