@@ -5,7 +5,8 @@
 `in_turns`: one stage after the other is on the device, weights, activations, inputs and outputs. `all_loaded`: the
 weights of all stay, and they share the largest activations. Where only some blocks of a network were compiled, two
 numbers of blocks give its weights, which are linear in them, and the text encoder's activations; those of the denoiser
-hardly depend on it. A graph that was not compiled for a target counts as for `REFERENCE`, and the row says which. CUDA
+hardly depend on it. Networks in parts are left out. A graph that was not compiled for a target counts as for
+`REFERENCE`, and the row says which. CUDA
 and the driver take some hundred megabytes more.
 """
 
@@ -52,7 +53,7 @@ def read(files: Sequence[Path]) -> list[Engine]:
     for result in (json.loads(file.read_text()) for file in files):
         model = result["model"]
         depths = {"denoiser": TRANSFORMERS[model]["num_layers"], "text_encoder": UMT5_XXL["num_layers"]}
-        for row in result["engines"]:
+        for row in (row for row in result["engines"] if "part" not in row):
             depth = depths.get(row["role"], 0)
             facts = {name: row[name] for name in Engine.__annotations__ if name in row}
             facts |= {"blocks": min(result["blocks"] or depth, depth), "all_blocks": depth}

@@ -4,6 +4,9 @@ Knows the format and what depends on what. Knows nothing of models, files or pre
 
 A value that a later part takes is an output of the part that makes it, and an input of that name of those that take it.
 Shapes, and what depends on weights alone, are computed anew where they are needed.
+
+A row `[1, B*S, ...]` passes as `[B, S, ...]` where an input of the whole begins with `B`. A compiler knows that two
+inputs have one size by its name alone, and it fuses attention only where it sees that all it joins have the same sizes.
 """
 
 from __future__ import annotations
@@ -110,17 +113,67 @@ def _taken(part: Nodes, before: Collection[Nodes], constant: Collection[ir.Value
 
 def _part(model: ir.Model, taken: Collection[str | None], outputs: Iterable[str | None]) -> ir.Model:
     part = model.clone()
+    finished = {value.name for value in model.graph.outputs}
     values = {value.name: value for node in part.graph for value in node.outputs}
+    first, *_ = part.graph
     for name in (name for name in values if name in taken):
         value = values[name]
         value.name = f"{name}.elsewhere"
-        given = ir.Value(name=name, type=value.type, shape=value.shape)
-        ir.convenience.replace_all_uses_with(value, given)
+        given = read = ir.Value(name=name, type=value.type, shape=value.shape)
+        if (split := _split(part.graph, value)) is not None:
+            given.shape = split
+            in_a_row = ir.node("Reshape", [given, _integers(part.graph, f"{name}.row", [1, -1, *split[2:]])])
+            part.graph.insert_before(first, in_a_row)
+            (read,) = in_a_row.outputs
+            read.name, read.type, read.shape = f"{name}.in_a_row", value.type, value.shape
+        ir.convenience.replace_all_uses_with(value, read)
         part.graph.inputs.append(given)
-    part.graph.outputs[:] = [values[name] for name in outputs]
+    part.graph.outputs[:] = [_given(part.graph, values[name], final=name in finished) for name in outputs]
     RemoveUnusedNodesPass()(part)
     part.graph.inputs[:] = [value for value in part.graph.inputs if value.uses() or value.is_graph_output()]
     return part
+
+
+def _given(graph: ir.Graph, value: ir.Value, *, final: bool) -> ir.Value:
+    """What a part gives for a value of its own."""
+    if final or (split := _split(graph, value)) is None:
+        return value
+    name = value.name
+    value.name = f"{name}.in_a_row"
+    count = ir.node("Shape", [_that_begins_with(graph, str(split[0]))], {"start": 0, "end": 1})
+    sizes = ir.node("Concat", [count.outputs[0], _integers(graph, f"{name}.rest", [-1, *split[2:]])], {"axis": 0})
+    apart = ir.node("Reshape", [value, sizes.outputs[0]])
+    for node, suffix, length in ((count, "count", 1), (sizes, "sizes", len(split))):
+        node.outputs[0].name, node.outputs[0].dtype = f"{name}.{suffix}", ir.DataType.INT64
+        node.outputs[0].shape = ir.Shape([length])
+    graph.extend([count, sizes, apart])
+    (given,) = apart.outputs
+    given.name, given.type, given.shape = name, value.type, split
+    return given
+
+
+def _split(graph: ir.Graph, value: ir.Value) -> ir.Shape | None:
+    """The shape in which a row passes, and None for what is no row."""
+    if value.shape is None or len(value.shape) < 3 or value.shape[0] != 1:
+        return None
+    leading, _, rest = str(value.shape[1]).partition("*")
+    splits = rest and _that_begins_with(graph, leading) is not None
+    return ir.Shape([leading, rest, *value.shape[2:]]) if splits else None
+
+
+def _that_begins_with(graph: ir.Graph, symbol: str) -> ir.Value | None:
+    """The input of the fewest axes whose first has this size."""
+    found = [value for value in graph.inputs if value.shape is not None and list(value.shape[:1]) == [symbol]]
+    return min(found, key=lambda value: len(value.shape or ()), default=None)
+
+
+def _integers(graph: ir.Graph, name: str, values: list[int]) -> ir.Value:
+    tensor = ir.tensor(values, dtype=ir.DataType.INT64, name=name)
+    value = ir.Value(
+        name=name, const_value=tensor, type=ir.TensorType(ir.DataType.INT64), shape=ir.Shape([len(values)])
+    )
+    graph.initializers.add(value)
+    return value
 
 
 def _inputs_of(graph: ir.Graph) -> Iterator[tuple[ir.Node, set[str | None]]]:

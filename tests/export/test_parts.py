@@ -120,3 +120,32 @@ def test_the_whole_stays_as_it_was() -> None:
     before = ir.to_proto(whole).SerializeToString()
     take_apart(whole, Blocks(r"blocks\.(\d+)\.", 1))
     assert ir.to_proto(whole).SerializeToString() == before
+
+
+def test_a_row_of_all_branches_passes_branch_by_branch_so_that_a_compiler_sees_how_many_tokens_each_has(
+    tmp_path: Path,
+) -> None:
+    nodes = [
+        helper.make_node("Reshape", ["x", "row"], ["x0"]),
+        *(helper.make_node("MatMul", [f"x{n}", f"blocks.{n}.W"], [f"x{n + 1}"]) for n in range(3)),
+        helper.make_node("Identity", ["x3"], ["y"]),
+    ]
+    weights = [numpy_helper.from_array(normal(4, 4, seed=n), f"blocks.{n}.W") for n in range(3)]
+    ends = [
+        [helper.make_tensor_value_info("x", FLOAT, ["B", "S", 4]), helper.make_tensor_value_info("n", FLOAT, ["B"])],
+        [helper.make_tensor_value_info("y", FLOAT, [1, "B*S", 4])],
+    ]
+    row = numpy_helper.from_array(np.array([1, -1, 4]), "row")
+    graph = helper.make_graph(nodes, "rows", *ends, [*weights, row])
+    whole = ir.from_proto(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 23)], ir_version=10))
+    for node in whole.graph:
+        node.outputs[0].shape, node.outputs[0].dtype = ir.Shape([1, "B*S", 4]), ir.DataType.FLOAT
+    parts = take_apart(whole, Blocks(r"blocks\.(\d+)\.", 1))
+    assert [(value.name, str(value.shape)) for part in parts[1:] for value in part.graph.inputs] == [
+        ("n", "[B]"), ("x1", "[B,S,4]"), ("x2", "[B,S,4]")
+    ]  # fmt: skip
+    assert [str(part.graph.outputs[0].shape) for part in parts] == ["[B,S,4]", "[B,S,4]", "[1,B*S,4]"]
+    x = normal(2, 5, 4)
+    expected = np.reshape(x, (1, 10, 4)) @ normal(4, 4) @ normal(4, 4, seed=1) @ normal(4, 4, seed=2)
+    given = run(parts, tmp_path, {"x": x, "n": normal(2)})
+    np.testing.assert_allclose(given["y"], expected, rtol=1e-4, atol=1e-5)
