@@ -60,7 +60,7 @@ def write(
     from mutoscope_export.families.wan import BLOCKS, vae
     from mutoscope_export.parts import Blocks
 
-    cut = Blocks(BLOCKS[role], part_bytes) if part_bytes else None
+    cut = Blocks(BLOCKS[role], part_bytes) if part_bytes and role in BLOCKS else None
     started = time.perf_counter()
     network = _network(role, model, blocks)
     (parts,) = write_graphs(role, network, {precision: folder}, _calibrated_passes(network, precision), cut).values()

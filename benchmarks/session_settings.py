@@ -127,9 +127,9 @@ def builtin_graphs(root: Path, folder: Path) -> Iterator[dict[str, Any]]:
     runs = load_backend("onnxruntime").supports
     for graph in manifest.graphs:
         if graph.role in ("denoiser", "vae_decoder_next") and runs(graph.precision):
-            feeds = folder / f"{graph.role}.npz"
+            feeds = folder / f"{graph.name}.npz"
             np.savez(feeds, **random_feeds(graph.inputs, sizes))
-            name = f"builtin {graph.role} {graph.precision}"
+            name = f"builtin {graph.name} {graph.precision}"
             yield {"name": name, "graph": str(bundle.path(graph.file)), "feeds": str(feeds)}
 
 

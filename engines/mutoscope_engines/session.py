@@ -223,16 +223,21 @@ class Backend(ABC):
         """
 
 
+def check_names(inputs: Sequence[TensorSpec], feeds: Mapping[str, Any], *, first: bool) -> None:
+    """Refuses names that the graph does not have; a `first` run takes them all."""
+    given, wanted = set(feeds), {spec.name for spec in inputs}
+    missing, unknown = wanted - given if first else set(), given - wanted
+    if missing or unknown:
+        raise ShapeError(f"the graph takes {sorted(wanted)}; missing {sorted(missing)}, unknown {sorted(unknown)}")
+
+
 def check_feeds(inputs: Sequence[TensorSpec], feeds: Feeds, settled: Shapes | None = None) -> None:
     """Refuses feeds that the graph does not take. Sizes behind symbols must agree between inputs.
 
     Args:
         settled: the shapes of a binding's first run, to which later ones keep; without them all inputs are needed.
     """
-    given, wanted = set(feeds), {spec.name for spec in inputs}
-    missing, unknown = set() if settled else wanted - given, given - wanted
-    if missing or unknown:
-        raise ShapeError(f"the graph takes {sorted(wanted)}; missing {sorted(missing)}, unknown {sorted(unknown)}")
+    check_names(inputs, feeds, first=not settled)
     bound: dict[str, int] = {}
     for spec in inputs:
         if spec.name not in feeds:

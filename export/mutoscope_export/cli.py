@@ -120,8 +120,8 @@ def _parser() -> Parser:
     parser.add_argument(
         "--part-size",
         metavar="SIZE",
-        help="write a denoiser for GPUs in parts of at most so much, such as 4GB, each of which becomes an engine: it "
-        "takes less host memory to build, and some more of the GPU's to run; 8GB when not given",
+        help="write denoiser and text encoder for GPUs in parts of at most so much, such as 4GB, or of one block; each "
+        "becomes an engine: less host memory to build, some more of the GPU's to run; 8GB when not given",
     )
     parser.add_argument(
         "--calibration-prompts",

@@ -89,9 +89,9 @@ def export_checkpoint(
         destination: the bundle's folder; must not exist, or be empty, or with `overwrite` be a bundle.
         precisions: of the denoiser; the first one that a backend supports is what it runs by default.
         compact: store weights that are exact in half precision so: half the size, and the same frames.
-        part_bytes: the most that one graph of the denoiser for GPUs may weigh; a larger one is written in parts, of
-            which each becomes an engine. Host memory while building grows with it, and parts pass on hidden states,
-            which take device memory.
+        part_bytes: the most that one graph of the denoiser or the text encoder for GPUs may weigh; a larger one is
+            written in parts of whole blocks, of which each becomes an engine. Host memory while building grows with
+            it, and parts pass on hidden states, which take device memory.
         calibration: what the ranges of fp8 and int8-static are taken from; at the checkpoint's defaults where nothing
             else is said.
         on_progress: told the stage that begins.

@@ -22,6 +22,7 @@ from onnx_ir.passes.common import ClearMetadataAndDocStringPass, InlinePass
 from onnxscript.optimizer import optimize_ir
 from torch import Tensor
 
+from mutoscope_export.errors import ExportError
 from mutoscope_export.parts import Cut, take_apart
 from mutoscope_export.passes.fold_weights import fold_weights
 from mutoscope_export.passes.network_type import NetworkType
@@ -144,9 +145,18 @@ def _numbered(name: str, number: int) -> str:
 
 
 def _symbolic(value: ir.Value) -> SymbolicValue:
-    shape = value.shape if value.shape is not None else ()
-    sizes = tuple(size if isinstance(size, int) else re.sub(r"[()\s]", "", str(size.value)) for size in shape)
-    return str(value.name), "unknown" if value.dtype is None else value.dtype.numpy().name, sizes
+    if value.shape is None or value.dtype is None:
+        raise ExportError(f"{value.name!r} enters or leaves a graph, and its type or shape is not known; report it")
+    sizes = tuple(size if isinstance(size, int) else _plain(str(size.value)) for size in value.shape)
+    return str(value.name), value.dtype.numpy().name, sizes
+
+
+def _plain(size: str) -> str:
+    """The exporter's "F*((w//2))" without parentheses that are not needed; with others, no manifest takes it."""
+    around_a_factor = r"\((\w+(?://\d+)?)\)"
+    while (plainer := re.sub(around_a_factor, r"\1", size)) != size:
+        size = plainer
+    return size
 
 
 def dynamic_shapes(inputs: Sequence[SymbolicValue]) -> dict[str, dict[int, str]]:

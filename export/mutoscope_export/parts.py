@@ -78,6 +78,9 @@ def take_apart(model: ir.Model, cut: Cut | None) -> list[ir.Model]:
     """The parts of a model in the order in which they run; the model itself where there is nothing to cut.
 
     They share its weights; it stays as it is.
+
+    Raises:
+        ValueError: a part after it reads an output of the model, which could then not leave the chain.
     """
     order = list(model.graph)
     parts = [part for part in cut(model.graph) if part] if cut else []
@@ -86,12 +89,15 @@ def take_apart(model: ir.Model, cut: Cut | None) -> list[ir.Model]:
         return [model]
     constant = {value for node, inputs in _inputs_of(model.graph) if not inputs for value in node.outputs}
     taken = [_taken(part, parts[:number], constant) for number, part in enumerate(parts)]
+    if read := sorted(str(value.name) for values in taken for value in values if value.is_graph_output()):
+        raise ValueError(f"it cannot be cut so: {', '.join(read)} is an output, and a later part reads it")
+    rows = {value.name: split for values in taken for value in values if (split := _split(model.graph, value))}
     models = []
     for number, part in enumerate(parts):
         later = set().union(*taken[number + 1 :])
         given = [value.name for node in order if node in part for value in node.outputs if value in later]
         finished = [value.name for value in model.graph.outputs if value.producer() in part]
-        models.append(_part(model, {value.name for value in taken[number]}, [*given, *finished]))
+        models.append(_part(model, {value.name for value in taken[number]}, [*given, *finished], rows))
     return models
 
 
@@ -111,16 +117,20 @@ def _taken(part: Nodes, before: Collection[Nodes], constant: Collection[ir.Value
     return found
 
 
-def _part(model: ir.Model, taken: Collection[str | None], outputs: Iterable[str | None]) -> ir.Model:
+def _part(
+    model: ir.Model,
+    taken: Collection[str | None],
+    outputs: Iterable[str | None],
+    rows: Mapping[str | None, ir.Shape],
+) -> ir.Model:
     part = model.clone()
-    finished = {value.name for value in model.graph.outputs}
     values = {value.name: value for node in part.graph for value in node.outputs}
     first, *_ = part.graph
     for name in (name for name in values if name in taken):
         value = values[name]
         value.name = f"{name}.elsewhere"
         given = read = ir.Value(name=name, type=value.type, shape=value.shape)
-        if (split := _split(part.graph, value)) is not None:
+        if split := rows.get(name):
             given.shape = split
             in_a_row = ir.node("Reshape", [given, _integers(part.graph, f"{name}.row", [1, -1, *split[2:]])])
             part.graph.insert_before(first, in_a_row)
@@ -128,16 +138,16 @@ def _part(model: ir.Model, taken: Collection[str | None], outputs: Iterable[str 
             read.name, read.type, read.shape = f"{name}.in_a_row", value.type, value.shape
         ir.convenience.replace_all_uses_with(value, read)
         part.graph.inputs.append(given)
-    part.graph.outputs[:] = [_given(part.graph, values[name], final=name in finished) for name in outputs]
+    part.graph.outputs[:] = [
+        _apart(part.graph, values[name], rows[name]) if name in rows else values[name] for name in outputs
+    ]
     RemoveUnusedNodesPass()(part)
     part.graph.inputs[:] = [value for value in part.graph.inputs if value.uses() or value.is_graph_output()]
     return part
 
 
-def _given(graph: ir.Graph, value: ir.Value, *, final: bool) -> ir.Value:
-    """What a part gives for a value of its own."""
-    if final or (split := _split(graph, value)) is None:
-        return value
+def _apart(graph: ir.Graph, value: ir.Value, split: ir.Shape) -> ir.Value:
+    """What a part gives for a row of its own."""
     name = value.name
     value.name = f"{name}.in_a_row"
     count = ir.node("Shape", [_that_begins_with(graph, str(split[0]))], {"start": 0, "end": 1})

@@ -433,13 +433,37 @@ def test_a_part_is_not_run_again_for_what_another_was_fed(chained: list[Path], m
             ran.clear()
 
 
-def test_what_a_failed_run_was_fed_is_not_forgotten(chained: list[Path], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_after_a_run_that_failed_a_chain_begins_anew(chained: list[Path], monkeypatch: pytest.MonkeyPatch) -> None:
     parts = [available("onnxruntime").open(part, OPTIONS) for part in chained]
-    a, b, x, later = (normal(30, seed=seed) for seed in range(4))
+    a, b, x = (normal(30, seed=seed) for seed in range(3))
     with Chain(parts) as chain, chain.bind() as binding:
         binding.run({"a": a, "b": b, "x": x})
         with monkeypatch.context() as failing:
             failing.setattr(parts[2], "run_values", lambda values: exec("raise GraphError('failed')", globals()))
             with pytest.raises(GraphError, match="failed"):
-                binding.run({"x": later})
-        np.testing.assert_allclose(binding.run({})["y"].numpy(), 2 * (a + later**2) * b - a, rtol=1e-5, atol=1e-5)
+                binding.run({"x": b})
+        with pytest.raises(ShapeError, match=r"missing \['a', 'b'\]"):
+            binding.run({"x": x})
+        y = binding.run({"a": a, "b": b, "x": x})["y"].numpy()
+        np.testing.assert_allclose(y, 2 * (a + x**2) * b - a, rtol=1e-5, atol=1e-5)
+
+
+def test_a_chain_that_is_cancelled_between_two_parts_runs_no_further(
+    chained: list[Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    parts = [available("onnxruntime").open(part, OPTIONS) for part in chained]
+    chain = Chain(parts)
+    run = parts[1].run_values  # type: ignore[attr-defined]
+    monkeypatch.setattr(parts[1], "run_values", lambda values: (run(values), chain.cancel())[0])
+    monkeypatch.setattr(parts[2], "run_values", lambda values: pytest.fail("it ran on"))
+    with chain, chain.bind() as binding, pytest.raises(CancelledError):
+        binding.run({name: normal(3) for name in "xab"})
+
+
+def test_spare_memory_is_offered_once_under_however_many_names(chained: list[Path]) -> None:
+    backend = available("onnxruntime")
+    with Chain([backend.open(part, OPTIONS) for part in chained]) as chain, chain.bind() as binding:
+        binding.run({name: normal(3) for name in "xab"})
+        tensor = binding._made["once"]
+        binding._made |= {"h1": tensor, "again": tensor}
+        assert sum(spare is tensor for spare in binding._places(3).spare) == 1

@@ -220,8 +220,10 @@ def test_a_later_binding_of_a_chain_has_the_memory_of_the_one_before(chain, devi
             np.testing.assert_allclose(y, 2 * (a + x * x) * b - a, rtol=1e-5, atol=1e-5)
 
 
-def test_a_part_alone_does_not_run_in_memory_that_a_chain_lent_it(chain) -> None:
+def test_a_part_alone_does_not_run_in_memory_that_a_chain_lent_it(chain, trt) -> None:
     with chain.bind() as binding:
         binding.run({name: matrix(1, 50) for name in "abx"})
     h1, b = matrix(2, 50), matrix(3, 50)
+    before = trt.count("create_execution_context")
     np.testing.assert_allclose(chain.parts[2].run({"h1": h1, "b": b})["h2"].numpy(), h1 * b, rtol=1e-6)
+    assert trt.count("create_execution_context") == before + 1

@@ -157,7 +157,10 @@ def test_a_manifest_that_is_a_link_out_of_the_folder_is_refused(make_bundle) -> 
         (lambda m: m["defaults"].update(height=33), "defaults.height is 33, no multiple of 16 up to 1024"),
         (lambda m: m["defaults"].update(width=1040), "defaults.width is 1040, no multiple of 16 up to 1024"),
         (lambda m: m["preview"]["weights"].pop(), "preview has 3 rows for 4 channels"),
-        (lambda m: m["graphs"].append(m["graphs"][0]), "several graphs of the text_encoder in fp32"),
+        (
+            lambda m: m["graphs"].append(m["graphs"][0]),
+            "the graphs of the text_encoder in fp32 are numbered 0, 0; one is 0",
+        ),
         *[(lambda m, i=i: m["graphs"].pop(i), f"no graph of the {role}") for i, role in enumerate(ROLES)],
         (
             lambda m: m["graphs"].extend(
@@ -181,9 +184,26 @@ def test_a_manifest_that_is_a_link_out_of_the_folder_is_refused(make_bundle) -> 
                 lambda m, numbers=numbers: m["graphs"].extend(
                     m["graphs"][1] | {"precision": "int8", "part": number} for number in numbers
                 ),
-                "several graphs of the denoiser in int8, of which it does not say in what order they run",
+                f"the graphs of the denoiser in int8 are numbered {', '.join(map(str, sorted(numbers)))}; one",
             )
             for numbers in ((1,), (0, 1), (1, 3), (1, 1))
+        ],
+        *[
+            (
+                lambda m, given=given, part=part: m["graphs"].extend(
+                    m["graphs"][1] | {"precision": "int8", "part": number, "inputs": inputs, "outputs": outputs}
+                    for number, inputs, outputs in (
+                        (part, [], [{"name": "x", "dtype": "float32", "shape": [2, "h"]}]),
+                        (3 - part, [given], []),
+                    )
+                ),
+                f"denoiser.{3 - part} in int8 takes x otherwise than a part before it gives it",
+            )
+            for part, given in (
+                (2, {"name": "x", "dtype": "float32", "shape": [2, "h"]}),
+                (1, {"name": "x", "dtype": "float16", "shape": [2, "h"]}),
+                (1, {"name": "x", "dtype": "float32", "shape": [3, "h"]}),
+            )
         ],
         (lambda m: m["graphs"][1].update(part=-1), "`$.graphs[1].part`"),
         (lambda m: m["geometry"].update(vae_scale_factor_spatial=0), "`$.geometry.vae_scale_factor_spatial`"),
