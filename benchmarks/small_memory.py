@@ -103,7 +103,9 @@ def make_bundle(folder: Path) -> None:
                 halo = vae.DecoderChunk(network, first=True).halo()
         (form,) = source.forms
         print(f"write {source.role} {form.precision}", file=sys.stderr)
-        graphs += write_graphs(source.role, network, {form.precision: folder / source.role}, cut=form.cut)[PRECISION]
+        graphs += write_graphs(source.role, network, {form.precision: folder / source.role}, cut=form.cut)[
+            form.precision
+        ]
     shutil.copy(BUILTIN_BUNDLE / TOKENIZER, folder)
     manifest = msgspec.structs.replace(
         Bundle.open(BUILTIN_BUNDLE, verify=False).manifest,

@@ -68,7 +68,9 @@ def test_more_memory_never_makes_a_stage_slower(stages: list[Stage], limit: int,
             for w in (before, after)
         ]
         assert rank[1] < rank[0] or (rank[1] == rank[0] and after.streamed_bytes <= before.streamed_bytes)
-    assert larger.keep_loaded or not smaller.keep_loaded or any(w.streamed_bytes for w in larger.ways.values())
+    # Only a stage that now runs in a faster way may leave no room to keep all loaded.
+    faster = any(larger.ways[stage.name] != smaller.ways[stage.name] for stage in stages)
+    assert larger.keep_loaded or not smaller.keep_loaded or faster
 
 
 @given(STAGES, st.integers(0, 400))
