@@ -62,7 +62,7 @@ def _parser() -> Parser:
         "bench",
         "Measures how long everything takes here, stage by stage, each implementation in processes of its own.",
         epilog=f"Without a flag: the built-in model's default clip, in about a minute. Where nothing else is said, the "
-        f"prompt is {PROMPT!r} and the seed {SEED}. With --against and no --case: "
+        f"prompt is {PROMPT!r} and the seed {SEED}. With --against, and neither BUNDLE nor --case: "
         f"{', '.join(COMPARED)}. Cases: "
         + "; ".join(f"{case.name} ({case.purpose})" for case in CASES.values())
         + ". Exit code 1 of --compare: something got slower. docs/benchmarking.md says what the figures mean.",
