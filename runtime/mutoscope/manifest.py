@@ -39,25 +39,6 @@ def sized(shape: tuple[int | str, ...], symbols: Mapping[str, int]) -> tuple[int
     return tuple(math.prod(_factor(factor, symbols) for factor in str(size).split("*")) for size in shape)
 
 
-def _misfits(graph: Graph, manifest: Manifest) -> list[str]:
-    """What a part takes from others and they do not give to it."""
-    others = [
-        other
-        for other in manifest.graphs
-        if (other.role, other.precision) == (graph.role, graph.precision) and other.part
-    ]
-    before = [tensor for other in others if other.part < graph.part for tensor in other.outputs]
-    after = {tensor.name for other in others if other.part >= graph.part for tensor in other.outputs}
-    wrong = [
-        tensor.name
-        for tensor in graph.inputs
-        if graph.part and (tensor.name in after or (tensor.name in {t.name for t in before} and tensor not in before))
-    ]
-    return [
-        f"{graph.name} in {graph.precision} takes {name} otherwise than a part before it gives it" for name in wrong
-    ]
-
-
 def _symbols(size: str) -> list[str]:
     """Those of a product, or what is written where it is none."""
     if not re.fullmatch(r"\w+(//[1-9]\d*)?(\*\w+(//[1-9]\d*)?)*", size):
@@ -252,6 +233,21 @@ def decode_manifest(content: bytes) -> Manifest:
     return manifest
 
 
+def _misfits(chain: list[Graph]) -> list[str]:
+    """What parts take of each other otherwise than an earlier one gives it."""
+    passed = {tensor.name for graph in chain for tensor in graph.outputs}
+    made: dict[str, GraphTensor] = {}
+    found = []
+    for graph in chain:
+        found += [
+            f"{graph.name} in {graph.precision} takes {tensor.name} otherwise than a part before it gives it"
+            for tensor in graph.inputs
+            if tensor.name in passed and made.get(tensor.name) != tensor
+        ]
+        made |= {tensor.name: tensor for tensor in graph.outputs}
+    return found
+
+
 def _refuse_contradictions(manifest: Manifest) -> None:
     geometry, defaults = manifest.geometry, manifest.defaults
     complaints = [
@@ -273,15 +269,17 @@ def _refuse_contradictions(manifest: Manifest) -> None:
     }
     if unknown := sorted(symbols - set(manifest.symbol_ranges)):
         complaints.append(f"shapes of its graphs name {', '.join(unknown)}, which nothing gives a size")
-    parts: dict[str, list[int]] = {}
-    for graph in manifest.graphs:
-        parts.setdefault(f"{graph.role} in {graph.precision}", []).append(graph.part)
-    complaints += [
-        f"the graphs of the {name} are numbered {', '.join(map(str, sorted(numbers)))}; one is 0, parts 1, 2, ..."
-        for name, numbers in sorted(parts.items())
-        if sorted(numbers) != ([0] if len(numbers) == 1 else [*range(1, len(numbers) + 1)])
-    ]
-    complaints += [complaint for graph in manifest.graphs for complaint in _misfits(graph, manifest)]
+    chains: dict[str, list[Graph]] = {}
+    for graph in sorted(manifest.graphs, key=lambda graph: graph.part):
+        chains.setdefault(f"{graph.role} in {graph.precision}", []).append(graph)
+    for name, chain in sorted(chains.items()):
+        numbers = [graph.part for graph in chain]
+        if numbers != ([0] if len(chain) == 1 else [*range(1, len(chain) + 1)]):
+            complaints.append(
+                f"the graphs of the {name} are numbered {', '.join(map(str, numbers))}; one is 0, parts 1, 2, ..."
+            )
+        elif len(chain) > 1:
+            complaints += _misfits(chain)
     complaints += [f"there is no graph of the {role}" for role in ROLES if not manifest.precisions(role)]
     if complaints:
         raise BundleError(f"{MANIFEST} contradicts itself: {'; '.join(complaints)}. Export the bundle again")
