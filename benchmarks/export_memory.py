@@ -1,96 +1,126 @@
-"""Measures time and peak memory of exporting a denoiser of real size, Wan 2.1 1.3B, from a bfloat16 checkpoint.
+"""Measures time and peak memory of `mutoscope export` for denoisers of real size, stage by stage, comparison included.
 
-Weights are random: neither memory nor time depends on them. Making the checkpoint and each export are processes of
-their own, so that a peak belongs to one export alone. Needs about 9 GB of free disk.
+    python -m benchmarks.export_memory --workspace DIR [--model 14B] [--precision bf16] [--part-size 4GB]
+        [--output FILE]
 
-    python -m benchmarks.export_memory [--precision fp32 int8] [--output FILE]
+Knows the layout of a checkpoint. The transformer's bfloat16 weights are random windows onto one array, written shard by
+shard, and the other components are small: a network of any size is never in memory to make the checkpoint. It and the
+bundle are kept in DIR for the next time; of 14B each takes 29 GB in bfloat16. Neither memory nor time depends on what
+the weights are.
+
+Two figures of memory count. "peak_rss" is all that the process had in memory, pages of mapped weights among them, which
+the system takes back when it needs them. "peak_anonymous" is what it cannot take back.
 """
+
+from __future__ import annotations
 
 import argparse
 import json
-import subprocess
+import shutil
 import sys
-import tempfile
 import time
+from functools import partial
 from pathlib import Path
+from typing import Any
 
-from mutoscope.bench.machine import describe
-from mutoscope.bench.measuring import peak_rss_bytes
-from mutoscope_peers.random_models import write_graphs
+from mutoscope.bench.measuring import Answer, PeakMemory, Run, measure_once, serve
+from mutoscope.limits import memory_size
 
-CONFIG = {
-    "patch_size": (1, 2, 2), "num_attention_heads": 12, "attention_head_dim": 128, "in_channels": 16,
-    "out_channels": 16, "text_dim": 4096, "freq_dim": 256, "ffn_dim": 8960, "num_layers": 30,
-}  # fmt: skip
-BUDGET_BYTES = 8_000_000_000
-PRECISIONS = ("fp32", "bf16", "int8")
+from .engine_memory import TRANSFORMERS, UMT5_XXL
+from .reporting import write_result
+
+LATENT_CHANNELS = 16
+SHARDS = "diffusion_pytorch_model{suffix}.safetensors"
 
 
-def make_checkpoint(folder: Path) -> None:
-    """Random bfloat16 weights in the Diffusers layout; never float32 in memory."""
+def make_checkpoint(model: str, folder: Path) -> None:
+    """One in the Diffusers layout, with a transformer of this model."""
     import torch
     from diffusers import WanTransformer3DModel
+    from huggingface_hub import split_torch_state_dict_into_shards
+    from mutoscope_export.random_checkpoint import random_checkpoint
+    from safetensors.torch import save_file
 
+    random_checkpoint(folder, latent_channels=LATENT_CHANNELS, text_width=UMT5_XXL["d_model"], dtype=torch.bfloat16)
+    transformer = folder / "transformer"
+    shutil.rmtree(transformer)
     with torch.device("meta"):
-        model = WanTransformer3DModel(**CONFIG)
-    model = model.to(torch.bfloat16).to_empty(device="cpu")
-    torch.manual_seed(0)
-    with torch.no_grad():
-        for parameter in model.parameters():
-            parameter.normal_(0, 0.02)
-    model.save_pretrained(folder)
+        network = WanTransformer3DModel(**TRANSFORMERS[model]).to(torch.bfloat16)
+    network.save_config(transformer)
+    weights = network.state_dict()
+    pool = torch.randn(max(weight.numel() for weight in weights.values()) + len(weights)).to(torch.bfloat16)
+
+    def values(index: int, name: str) -> torch.Tensor:
+        meta = weights[name]
+        window = pool[index : index + meta.numel()].view(meta.shape)
+        return window * (0.2 if meta.ndim == 1 else meta[0].numel() ** -0.5) + (".norm" in name and meta.ndim == 1)
+
+    shards = split_torch_state_dict_into_shards(weights, filename_pattern=SHARDS, max_shard_size="4GB")
+    for file, names in shards.filename_to_tensors.items():
+        save_file({name: values(index, name) for index, name in enumerate(names)}, transformer / file)
+    if shards.is_sharded:
+        index = {"metadata": shards.metadata, "weight_map": shards.tensor_to_filename}
+        (transformer / f"{SHARDS.format(suffix='')}.index.json").write_text(json.dumps(index))
 
 
-def export(checkpoint: Path, destination: Path, precision: str) -> None:
-    """Exports once and prints what it took as JSON."""
-    import torch
-    from diffusers import WanTransformer3DModel
-    from mutoscope_export.families import wan  # noqa: F401  loaded here, so that its memory is not the export's
+def load(spec: dict[str, Any]) -> Run:
+    """An export, told by the stages that have to do with the denoiser."""
+    from mutoscope_export.export import export_checkpoint
+    from mutoscope_export.parts import DEFAULT_PART_BYTES
 
-    imported_bytes = peak_rss_bytes()
-    start = time.perf_counter()
-    transformer = WanTransformer3DModel.from_pretrained(checkpoint, torch_dtype=torch.bfloat16)
-    write_graphs("denoiser", transformer, {precision: destination})
-    measured = {
-        "precision": precision,
-        "elapsed_s": round(time.perf_counter() - start, 1),
-        "peak_bytes_before": imported_bytes,
-        "peak_bytes": peak_rss_bytes(),
-        "file_bytes": {path.name: path.stat().st_size for path in sorted(destination.iterdir())},
-    }
-    print(json.dumps(measured))
+    def run() -> Answer:
+        stages: list[Answer] = []
+        memory = PeakMemory()
+        began_s = time.perf_counter()
+
+        def began(stage: str) -> None:
+            nonlocal began_s
+            if stages:
+                stages[-1] |= {"elapsed_s": round(time.perf_counter() - began_s, 1), **memory.so_far()}
+            memory.restart()
+            began_s = time.perf_counter()
+            stages.append({"stage": stage})
+            print(stage, file=sys.stderr)
+
+        export_checkpoint(
+            spec["checkpoint"],
+            spec["bundle"],
+            precisions=spec["precisions"],
+            part_bytes=spec["part_bytes"] or DEFAULT_PART_BYTES,
+            overwrite=True,
+            on_progress=began,
+        )
+        return {"stages": [row for row in stages if row["stage"].endswith("transformer") or "denoiser" in row["stage"]]}
+
+    return run
 
 
-def main() -> int:
+def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--precision", nargs="+", choices=PRECISIONS, default=["fp32"])
-    parser.add_argument("--output", type=Path, default=Path(__file__).parent / "results" / "export_memory_wan13b.json")
-    parser.add_argument(
-        "--workspace", type=Path, help="folder for the checkpoint and the graphs; default: a temporary one"
-    )
-    parser.add_argument("--step", nargs="+", help=argparse.SUPPRESS)
-    arguments = parser.parse_args()
-    if arguments.step:
-        name, *paths = arguments.step
-        make_checkpoint(Path(paths[0])) if name == "make" else export(Path(paths[0]), Path(paths[1]), name)
-        return 0
-
-    runs = []
-    with tempfile.TemporaryDirectory(dir=arguments.workspace) as workspace:
-        checkpoint = Path(workspace) / "transformer"
-        _run_step("make", checkpoint)
-        for precision in arguments.precision:
-            runs.append(json.loads(_run_step(precision, checkpoint, Path(workspace) / precision).splitlines()[-1]))
-            print(json.dumps(runs[-1]), file=sys.stderr)
-    result = {"model": CONFIG, "budget_bytes": BUDGET_BYTES, "machine": describe(), "runs": runs}
-    arguments.output.write_text(json.dumps(result, indent=2) + "\n")
-    return int(any(run["peak_bytes"] > BUDGET_BYTES for run in runs))
-
-
-def _run_step(name: str, *paths: Path) -> str:
-    command = [sys.executable, "-m", __spec__.name, "--step", name, *map(str, paths)]
-    return subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout
+    parser.add_argument("--workspace", type=Path, help="folder for the checkpoint and the bundle")
+    parser.add_argument("--model", choices=tuple(TRANSFORMERS), default="1.3B")
+    parser.add_argument("--precision", nargs="+", default=["fp32"])
+    parser.add_argument("--part-size", type=partial(memory_size, "--part-size"), help="as of `mutoscope export`")
+    parser.add_argument("--output", type=Path)
+    parser.add_argument("--worker", type=json.loads, help=argparse.SUPPRESS)
+    given = parser.parse_args()
+    if given.worker:
+        return serve(partial(load, given.worker))
+    if given.workspace is None:
+        parser.error("--workspace is missing: a folder with room for the checkpoint and the bundle")
+    checkpoint = given.workspace / f"checkpoint-{given.model}"
+    if not checkpoint.is_dir():
+        make_checkpoint(given.model, given.workspace / "making")
+        (given.workspace / "making").rename(checkpoint)
+    asked = {"precisions": given.precision, "part_bytes": given.part_size}
+    spec = {"checkpoint": str(checkpoint), "bundle": str(given.workspace / f"bundle-{given.model}"), **asked}
+    first, _ = measure_once(__spec__.name, spec)
+    files = {
+        path.relative_to(spec["bundle"]).as_posix(): path.stat().st_size
+        for path in sorted((Path(spec["bundle"]) / "denoiser").iterdir())
+    }
+    write_result(given.output, first["stages"], model=given.model, **asked, file_bytes=files)
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()

@@ -39,11 +39,12 @@ from mutoscope.limits import memory_size
 from mutoscope_engines.machine import usable_cores
 from mutoscope_peers.random_models import random_feeds, write_graphs
 
+from .engine_memory import PATCH, TRANSFORMERS
 from .engine_memory import UMT5_XXL as TEXT_ENCODER
-from .export_memory import CONFIG as DENOISER
 from .reporting import BUILTIN_BUNDLE, write_result
 from .session_settings import load_session
 
+DENOISER = TRANSFORMERS["1.3B"]
 MAX_SEQUENCE_LENGTH = 512
 PRECISION = "int8"
 SIZES = {"L": MAX_SEQUENCE_LENGTH, "F": 5, "h": 32, "w": 32, "K": 4}  # of the request, with UniPC's state
@@ -114,7 +115,7 @@ def make_bundle(folder: Path) -> None:
             latent_channels=16,
             vae_scale_factor_spatial=8,
             vae_scale_factor_temporal=4,
-            patch_size=DENOISER["patch_size"],
+            patch_size=PATCH,
             max_patches=1024,
             vae_decoder_halo=halo,
         ),

@@ -2,12 +2,13 @@
 
 Knows modules, sessions and tolerances. Knows nothing of models or files of a bundle.
 
-The module runs first and is freed before the graph is opened, so that a network is never in memory twice. The shapes
-are small for the same reason; what a wrong graph gets wrong does not depend on them being large.
+The module runs first and is freed before the graph is opened, so that a network is never in memory twice, and of a
+graph in parts one part is open at a time. The shapes are small for the same reason; what a wrong graph gets wrong does
+not depend on them being large.
 """
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,6 @@ import onnx_ir as ir
 import torch
 from mutoscope.bundle import Graph, base_precision
 from mutoscope_engines.backends import load_backend
-from mutoscope_engines.chain import Chain
 from mutoscope_engines.session import SessionOptions
 from numpy.typing import NDArray
 
@@ -122,25 +122,33 @@ def _checks(precision: str, stored_type: str) -> list[_Check]:
 
 
 def _compare(files: Sequence[Path], graph: Graph, samples: Sequence[Sample], check: _Check) -> dict[str, Any]:
-    compared, backend = [], load_backend("onnxruntime")
-    with ExitStack() as opened:
-        runnable = [opened.enter_context(_changed(file, check.change)) for file in files]
-        session = opened.enter_context(Chain([backend.open(file, SessionOptions()) for file in runnable]))
-        for sample in samples:
-            results = session.run(sample.inputs)
-            differences = {
-                name: difference(results[name].numpy(), expected) for name, expected in sample.outputs.items()
-            }
-            shapes = {name: list(value.shape) for name, value in sample.inputs.items()}
-            for name, expected in sample.outputs.items():
-                _refuse_beyond(check, graph, name, expected, differences[name], shapes)
-            compared.append({"input_shapes": shapes, "outputs": differences})
+    compared = []
+    for sample, results in zip(samples, _run(files, samples, check), strict=True):
+        differences = {name: difference(results[name], expected) for name, expected in sample.outputs.items()}
+        shapes = {name: list(value.shape) for name, value in sample.inputs.items()}
+        for name, expected in sample.outputs.items():
+            _refuse_beyond(check, graph, name, expected, differences[name], shapes)
+        compared.append({"input_shapes": shapes, "outputs": differences})
     return {
         "arithmetic": check.arithmetic,
         "relative_l2_tolerance": check.tolerance.relative_l2,
         "integer_tolerance": check.tolerance.levels,
         "samples": compared,
     }
+
+
+def _run(files: Sequence[Path], samples: Sequence[Sample], check: _Check) -> list[Arrays]:
+    """All that the parts make of each sample. One after the other runs on all samples, so that one is in memory."""
+    values = [dict(sample.inputs) for sample in samples]
+    for file in files:
+        with (
+            _changed(file, check.change) as runnable,
+            load_backend("onnxruntime").open(runnable, SessionOptions()) as session,
+        ):
+            for known in values:
+                made = session.run({spec.name: known[spec.name] for spec in session.inputs})
+                known |= {name: tensor.numpy() for name, tensor in made.items()}
+    return values
 
 
 @contextmanager

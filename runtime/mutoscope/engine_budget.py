@@ -5,14 +5,15 @@ Knows the roles of graphs and their sizes. Knows nothing of libraries and logs.
     text_encoder      20 hidden states of L tokens, in float32, and 3 times its scores: with the position bias that
                       these encoders add, attention has no fused kernel, and L is short
     denoiser          12 hidden states of all video tokens, in 16 bits
-    vae_features_*    12 times the widest feature map of one call, and 3 times the scores of its attention, in 16 bits
-    vae_decoder_*     12 times the widest feature map of one call, in 16 bits
+    vae_features_*    12 times its widest feature map, and 3 times the scores of its attention, in 16 bits
+    vae_decoder_*     12 times its widest feature map, in 16 bits
 
 and 256 MB are never refused. A hidden state is B x tokens x width, where the width is that of the attention, heads
 times head size, as the compiler's parser sees it. Denoisers of Wan 2.1, 1.3B and 14B, take 8.7 to 9.9 in the
 precisions that were measured, and 73 as Diffusers writes their rotary embedding. Scores written to memory would be
 tokens^2 x heads, 256 more, and at 720x1280x81 590 more. Feature maps are those of the decoder's caches, in tiles those
-of one tile. The features' attention has a head too wide for any fused kernel.
+of one tile, and of no more frames than a cache holds, because the widest layers run on so many at a time: the decoders
+of Wan 2.1 and 2.2 take 10.0 to 11.3. The features' attention has a head too wide for any fused kernel.
 """
 
 from __future__ import annotations
@@ -64,7 +65,7 @@ def check_budget(graph: Graph, symbols: Mapping[str, int], geometry: Geometry, c
 
 
 def _widest_feature_map(graph: Graph, symbols: Mapping[str, int]) -> int:
-    """Elements. A cache `[frames, channels, height, width]` is what a convolution sees of the past."""
+    """Elements. A cache `[past, channels, height, width]` is what a convolution sees of the frames before."""
     shapes = {tensor.name: sized(tensor.shape, symbols) for tensor in graph.outputs}
     frames, *_ = shapes.pop("frames", (1,))
-    return frames * max((math.prod(shape[1:]) for shape in shapes.values()), default=0)
+    return max((min(frames, past) * math.prod(size) for past, *size in shapes.values()), default=0)

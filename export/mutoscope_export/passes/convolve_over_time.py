@@ -9,7 +9,7 @@ import numpy as np
 import onnx_ir as ir
 from onnx_ir.passes.common import RemoveUnusedNodesPass
 
-from mutoscope_export.passes.fold_weights import laid_out
+from mutoscope_export.passes.fold_weights import initializer, laid_out
 
 
 def convolve_over_time(model: ir.Model) -> bool:
@@ -59,13 +59,8 @@ def _replace(graph: ir.Graph, convolution: ir.Node, frames: ir.Value) -> None:
     def over_time(array: np.ndarray) -> np.ndarray:
         return array.reshape(wide, taps, channels // taps, *kernel).swapaxes(1, 2)
 
-    stored = ir.Value(name=f"{weight.name}.over_time")
-    stored.const_value = laid_out(over_time, weight.const_value, shape)
-    stored.shape, stored.dtype = ir.Shape(shape), weight.dtype
-    graph.register_initializer(stored)
-    batch = ir.Value(name=f"{output.name}.batch", const_value=ir.tensor([0]))
-    batch.shape, batch.dtype = ir.Shape([1]), ir.DataType.INT64
-    graph.register_initializer(batch)
+    stored = initializer(graph, f"{weight.name}.over_time", laid_out(over_time, weight.const_value, shape))
+    batch = initializer(graph, "batch_axis", ir.tensor([0]))
     top, left, bottom, right = convolution.attributes["pads"].as_ints()
     swap = {"perm": [1, 0, 2, 3]}
     tape: list[ir.Node] = []

@@ -11,7 +11,7 @@ import onnx_ir as ir
 from onnx_ir.passes.common import RemoveUnusedNodesPass
 
 from mutoscope_export.passes.convolve_over_time import windowed_frames
-from mutoscope_export.passes.fold_weights import exact, lazy
+from mutoscope_export.passes.fold_weights import exact, initializer, lazy
 from mutoscope_export.passes.static_quantization import constant, describe
 
 TAPS = 3
@@ -66,9 +66,7 @@ def _replace(graph: ir.Graph, convolution: ir.Node, frames: ir.Value) -> None:
     ]
     products = []
     for index, (op_type, left, right, taps) in enumerate(_PRODUCTS):
-        kernel = ir.Value(name=f"{weight.name}.product_{index}", const_value=_kernel(weight.const_value, taps))
-        kernel.shape, kernel.dtype = kernel.const_value.shape, weight.dtype
-        graph.register_initializer(kernel)
+        kernel = initializer(graph, f"{weight.name}.product_{index}", _kernel(weight.const_value, taps))
         added = write(op_type, every_other[left], every_other[right])
         products.append(write("Conv", added, kernel, *([bias] if index == _BIASED else [])))
         tape[-1].attributes.update(convolution.attributes)

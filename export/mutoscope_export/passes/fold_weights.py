@@ -22,19 +22,21 @@ def fold_weights(model: ir.Model) -> bool:
     graph = model.graph
     changed = False
     for node in list(graph):
-        folded = _folded(node)
+        folded = _folded(node) if node.graph is graph else None  # one that was like an earlier one is gone
         if folded is None:
             continue
-        source, output = node.inputs[0], node.outputs[0]
+        source = node.inputs[0]
         assert source is not None and source.name is not None
-        last_use = len(source.uses()) == 1
-        name = source.name if last_use else f"{source.name}.{node.op_type.lower()}_{output.name}"
-        output.replace_all_uses_with(weight := ir.Value(name=name, const_value=folded))
-        weight.shape, weight.dtype = folded.shape, folded.dtype
-        graph.remove(node, safe=True)
-        if last_use:
-            del graph.initializers[source.name]
-        graph.register_initializer(weight)
+        users = (use.node for use in source.uses())
+        alike = [each for each in users if _form(each) == _form(node) and not each.outputs[0].is_graph_output()]
+        name = f"{source.name}.{node.op_type.lower()}_{node.outputs[0].name}"
+        if len(alike) == len(source.uses()):
+            name = source.name
+            del graph.initializers[name]
+        weight = initializer(graph, name, folded)
+        for each in alike:
+            each.outputs[0].replace_all_uses_with(weight)
+            graph.remove(each, safe=True)
         changed = True
     if changed:
         RemoveUnusedNodesPass()(model)
@@ -46,6 +48,18 @@ def lazy(change: Change, source: ir.TensorProtocol, dtype: ir.DataType, shape: t
     return ir.LazyTensor(
         lambda: ir.Tensor(np.ascontiguousarray(change(source.numpy())), dtype=dtype), dtype=dtype, shape=ir.Shape(shape)
     )
+
+
+def initializer(graph: ir.Graph, name: str, tensor: ir.TensorProtocol) -> ir.Value:
+    """The graph's initializer of this name, made of `tensor` where it is not there yet.
+
+    A weight may be read by several nodes, and what a pass makes of it is stored once.
+    """
+    if (value := graph.initializers.get(name)) is None:
+        value = ir.Value(name=name, const_value=tensor)
+        value.shape, value.dtype = ir.Shape(tensor.shape), tensor.dtype
+        graph.register_initializer(value)
+    return value
 
 
 class Folded(ir.LazyTensor):
@@ -73,6 +87,11 @@ def laid_out(change: Change, source: ir.TensorProtocol, shape: tuple[int, ...]) 
 def exact(tensor: ir.TensorProtocol) -> ir.TensorProtocol:
     """The values that a tensor was rounded from; itself where nothing is known of that."""
     return tensor.exact if isinstance(tensor, Folded) else tensor
+
+
+def _form(node: ir.Node) -> tuple[object, ...]:
+    """Equal for nodes that make the same of the same weight."""
+    return node.op_type, *node.inputs[1:], *((name, str(value.value)) for name, value in node.attributes.items())
 
 
 def _folded(node: ir.Node) -> Folded | None:

@@ -8,7 +8,7 @@ import numpy as np
 import onnx_ir as ir
 
 from mutoscope_export.number_formats import HALVES
-from mutoscope_export.passes.fold_weights import exact, lazy
+from mutoscope_export.passes.fold_weights import exact, initializer, lazy
 
 _ROWS = 4096  # looked at at once, so that no copy of a table is made
 
@@ -41,14 +41,9 @@ def _is_table(value: ir.Value) -> bool:
 def _narrow(graph: ir.Graph, node: ir.Node, table: ir.Value) -> None:
     tensor, output = exact(table.const_value), node.outputs[0]
     half = _nearest_half(tensor.numpy())
-    stored = ir.Value(
-        name=f"{table.name}.half",
-        const_value=lazy(lambda array: array.astype(half.numpy()), tensor, half, tuple(tensor.shape.numpy())),
-    )
-    stored.shape, stored.dtype = table.shape, half
-    if stored.name not in graph.initializers:
-        graph.register_initializer(stored)
-    gather = ir.node("Gather", [graph.initializers[stored.name], node.inputs[1]], {"axis": 0})
+    narrow = lazy(lambda array: array.astype(half.numpy()), tensor, half, tuple(tensor.shape.numpy()))
+    stored = initializer(graph, f"{table.name}.half", narrow)
+    gather = ir.node("Gather", [stored, node.inputs[1]], {"axis": 0})
     rows = gather.outputs[0]
     rows.name, rows.shape, rows.dtype = f"{output.name}.half", output.shape, half
     cast = ir.node("Cast", [rows], {"to": ir.DataType.FLOAT})

@@ -12,7 +12,7 @@ import numpy as np
 import onnx_ir as ir
 
 from mutoscope_export.number_formats import HALVES
-from mutoscope_export.passes.fold_weights import exact, lazy
+from mutoscope_export.passes.fold_weights import exact, initializer, lazy
 
 _SMALLEST_SIZE = 256  # elements
 _WIDER = (ir.DataType.FLOAT, ir.DataType.BFLOAT16)  # than float16, the second in range alone
@@ -31,15 +31,12 @@ def half_weights(model: ir.Model) -> bool:
         if half is None or half == value.dtype:
             continue
         narrow = lazy(lambda array, to=half: array.astype(to.numpy()), unrounded, half, tensor.shape.numpy())
-        stored = ir.Value(name=f"{name}.half", const_value=narrow)
-        stored.shape, stored.dtype = value.shape, half
-        cast = ir.node("Cast", [stored], {"to": value.dtype})
+        cast = ir.node("Cast", [initializer(graph, f"{name}.half", narrow)], {"to": value.dtype})
         own = cast.outputs[0]
         value.replace_all_uses_with(own)
         del graph.initializers[name]
         value.name = f"{name}.full"
         own.name, own.shape, own.dtype = name, tensor.shape, value.dtype
-        graph.register_initializer(stored)
         graph.insert_before(graph[0], cast)
         changed = True
     return changed

@@ -13,7 +13,7 @@ import onnx_ir as ir
 from onnx_ir.passes.common import RemoveUnusedNodesPass
 
 from mutoscope_export.errors import ExportError
-from mutoscope_export.passes.fold_weights import lazy
+from mutoscope_export.passes.fold_weights import initializer, lazy
 
 
 @dataclass(frozen=True)
@@ -137,10 +137,6 @@ def _narrow(graph: ir.Graph, weight: ir.Value, transposed: bool) -> tuple[ir.Val
 
     rows, columns = reversed(tensor.shape.numpy()) if transposed else tensor.shape.numpy()
     narrow = lazy(quantize, tensor, ir.DataType.INT8, (rows, columns))
-    values = []
-    for suffix, constant in (("int8", narrow), ("scale", ir.Tensor(scale))):
-        value = ir.Value(name=f"{weight.name}.{suffix}", const_value=constant)
-        value.shape, value.dtype = ir.Shape(constant.shape), constant.dtype
-        graph.register_initializer(value)
-        values.append(value)
-    return values[0], values[1]
+    stored = {"int8": narrow, "scale": ir.Tensor(scale)}
+    quantized, scales = (initializer(graph, f"{weight.name}.{name}", tensor) for name, tensor in stored.items())
+    return quantized, scales

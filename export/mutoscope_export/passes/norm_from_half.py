@@ -11,7 +11,7 @@ import onnx_ir as ir
 from onnx_ir.passes.common import RemoveUnusedNodesPass
 
 from mutoscope_export.number_formats import HALVES
-from mutoscope_export.passes.fold_weights import lazy
+from mutoscope_export.passes.fold_weights import initializer, lazy
 from mutoscope_export.passes.static_quantization import constant, describe
 
 
@@ -44,13 +44,9 @@ def _replace(graph: ir.Graph, norm: ir.Node, half: ir.Value) -> None:
     assert weight is not None and weight.const_value is not None
     epsilon = constant(graph, "epsilon", np.array(norm.attributes.get_float("epsilon", 1e-5), np.float32))
     axis = constant(graph, "last_axis", np.array([-1]))
-    negated = graph.initializers.get(f"{weight.name}.negated")
-    if negated is None:
-        negated = ir.Value(name=f"{weight.name}.negated")
-        tensor = weight.const_value
-        negated.const_value = lazy(np.negative, tensor, tensor.dtype, tuple(tensor.shape.numpy()))
-        negated.shape, negated.dtype = weight.shape, weight.dtype
-        graph.register_initializer(negated)
+    tensor = weight.const_value
+    negative = lazy(np.negative, tensor, tensor.dtype, tuple(tensor.shape.numpy()))
+    negated = initializer(graph, f"{weight.name}.negated", negative)
     tape: list[ir.Node] = []
 
     def emit(op_type: str, *inputs: ir.Value, dtype: ir.DataType = ir.DataType.FLOAT, **attributes: int) -> ir.Value:

@@ -15,7 +15,7 @@ from onnx_ir.passes.common import RemoveUnusedNodesPass
 
 from mutoscope_export.errors import ExportError
 from mutoscope_export.number_formats import NumberFormat
-from mutoscope_export.passes.fold_weights import lazy
+from mutoscope_export.passes.fold_weights import initializer, lazy
 
 
 @dataclass(frozen=True)
@@ -93,11 +93,7 @@ def constant(graph: ir.Graph, name: str, array: np.ndarray) -> ir.Value:
     if (value := graph.initializers.get(name)) is not None:
         assert value.const_value is not None and np.array_equal(value.const_value.numpy(), array), name
         return value
-    value = ir.Value(name=name, const_value=ir.Tensor(array))
-    assert value.const_value is not None
-    value.shape, value.dtype = ir.Shape(array.shape), value.const_value.dtype
-    graph.register_initializer(value)
-    return value
+    return initializer(graph, name, ir.Tensor(array))
 
 
 def describe(value: ir.Value, name: str, shape: ir.Shape | None, dtype: ir.DataType | None) -> None:
@@ -132,12 +128,8 @@ def _narrow(graph: ir.Graph, before: ir.Node, weight: ir.Value, axis: int, numbe
         return number_format.nearest(array.astype(np.float32) / np.expand_dims(scales.astype(np.float32), 1 - axis))
 
     suffix = "" if axis else ".rows"
-    narrow = ir.Value(
-        name=f"{weight.name}.{number_format.name}{suffix}",
-        const_value=lazy(quantize, tensor, number_format.dtype, tuple(tensor.shape.numpy())),
-    )
-    narrow.shape, narrow.dtype = weight.shape, number_format.dtype
-    graph.register_initializer(narrow)
+    quantized = lazy(quantize, tensor, number_format.dtype, tuple(tensor.shape.numpy()))
+    narrow = initializer(graph, f"{weight.name}.{number_format.name}{suffix}", quantized)
     stored = constant(graph, f"{weight.name}.scale{suffix}", scales)
     widened = ir.node("DequantizeLinear", [narrow, stored], {"axis": axis})
     describe(widened.outputs[0], f"{weight.name}.dequantized{suffix}", weight.shape, dtype)

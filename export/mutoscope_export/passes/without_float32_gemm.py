@@ -9,7 +9,7 @@ import numpy as np
 import onnx_ir as ir
 from onnx_ir.passes.common import RemoveUnusedNodesPass
 
-from mutoscope_export.passes.fold_weights import lazy
+from mutoscope_export.passes.fold_weights import initializer, lazy
 from mutoscope_export.passes.static_quantization import constant, describe
 
 
@@ -68,10 +68,8 @@ def _as_convolution(write: "_Writer", x: ir.Value, weight: ir.Value) -> ir.Value
     tensor = weight.const_value
     assert tensor is not None
     rows, columns = tensor.shape.numpy()
-    kernel = ir.Value(name=f"{weight.name}.pixel")
-    kernel.const_value = lazy(lambda array: array.T[..., None, None], tensor, tensor.dtype, (columns, rows, 1, 1))
-    kernel.shape, kernel.dtype = ir.Shape((columns, rows, 1, 1)), weight.dtype
-    write.graph.register_initializer(kernel)
+    turned = lazy(lambda array: array.T[..., None, None], tensor, tensor.dtype, (columns, rows, 1, 1))
+    kernel = initializer(write.graph, f"{weight.name}.pixel", turned)
     last = write.axis(3)
     image = write("Unsqueeze", write("Transpose", x, perm=[0, 2, 1]), last)
     return write("Transpose", write("Squeeze", write("Conv", image, kernel), last), perm=[0, 2, 1])

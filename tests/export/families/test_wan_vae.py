@@ -12,6 +12,7 @@ from diffusers import AutoencoderKLWan
 from diffusers.video_processor import VideoProcessor
 from mutoscope.tiles import least_window, tiles_of
 from mutoscope_export.families.wan import vae as wan_vae
+from mutoscope_export.families.wan.vae_layers import PAST
 from mutoscope_export.graph import NETWORK, dynamic_shapes, export_graph
 
 WAN_22 = {"is_residual": True, "patch_size": 2, "in_channels": 12, "out_channels": 12}
@@ -143,6 +144,18 @@ def test_chunks_of_the_module_equal_the_whole_clip_of_diffusers(config):
     assert_rounded(run_modules(vae, latents), expected_levels(vae, latents))
 
 
+@pytest.mark.parametrize("config", CONFIGS.values(), ids=CONFIGS)
+def test_layers_after_the_last_doubling_of_time_see_as_many_frames_at_once_as_they_remember(config):
+    vae = random_vae(**config)
+    chunk = wan_vae.DecoderChunk(vae, first=False)
+    seen = []
+    for layer in (chunk.up_blocks[-1].resnets[0], chunk.conv_out):
+        layer.register_forward_hook(lambda _, inputs, __: seen.append(inputs[0].shape[0]))
+    frames = chunk(*wan_vae.example_inputs(vae, wan_vae.DecoderChunk, first=False).values())[0]
+    assert max(seen) <= PAST
+    assert sum(seen) == 2 * frames.shape[0]
+
+
 def test_a_bfloat16_checkpoint_decodes_as_its_weights_do_in_float32():
     vae = random_vae(**CONFIGS["wan 2.2"]).to(torch.bfloat16)
     latents = random_latents(vae, 2, 2, 3)
@@ -221,8 +234,8 @@ def test_the_first_graphs_hold_a_third_of_the_causal_weights_and_no_weight_is_in
     for name, _, _ in GRAPHS:
         graph = onnx.load(folder / name / "model.onnx", load_external_data=False).graph
         weights = {weight.name: weight.dims for weight in graph.initializer}
-        convolutions = [node for node in graph.node if node.op_type == "Conv"]
-        sizes[name.partition("_")[2]] += sum(np.prod(weights[node.input[1]]) for node in convolutions)
+        used = {node.input[1] for node in graph.node if node.op_type == "Conv"}
+        sizes[name.partition("_")[2]] += sum(np.prod(weights[weight]) for weight in used)
     kernels = [
         m.weight for m in [vae.post_quant_conv, *vae.decoder.modules()] if isinstance(m, torch.nn.modules.conv._ConvNd)
     ]

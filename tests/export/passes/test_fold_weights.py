@@ -51,6 +51,15 @@ def test_a_weight_used_in_two_forms_keeps_both():
     np.testing.assert_array_equal(run(model), expected)
 
 
+def test_a_form_that_several_nodes_make_is_stored_once_under_the_weights_own_name():
+    forms = "t = Transpose<perm=[1, 0]>(w) u = Transpose<perm=[1, 0]>(w)"
+    model = parsed(f"{{ {forms} a = MatMul(x, t) b = MatMul(x, u) y = Add(a, b) }}")
+    expected = run(model)
+    assert fold_weights(model)
+    assert list(model.graph.initializers) == ["w"]
+    np.testing.assert_array_equal(run(model), expected)
+
+
 def test_the_folded_weight_is_computed_only_when_it_is_read():
     class Counted(ir.Tensor):
         reads = 0

@@ -119,6 +119,9 @@ class DecoderChunk(Chunk):
         self.level_channels = (lowest.resnets[-1].conv2.out_channels, lowest.resnets[0].conv1.in_channels)
         self.rise = Rise(lowest, first)
         self.up_blocks = nn.ModuleList(UpBlock(block, first) for block in others)
+        self.num_doubling = max(
+            (index for index, block in enumerate(self.up_blocks, 1) if block.doubles_time), default=0
+        )
         self.norm_out = ChannelNorm(decoder.norm_out)
         self.conv_out = CausalConvolution(decoder.conv_out, first)
         self.to_pixels = ToPixels(vae.config.patch_size or 1)
@@ -129,9 +132,15 @@ class DecoderChunk(Chunk):
             features.split(self.level_channels, dim=1) if self.splits_what_came_in else (features, features)
         )
         frames = self.rise(inner, came_in, memory)
-        for block in self.up_blocks:
+        for block in self.up_blocks[: self.num_doubling]:
             frames = block(frames, memory)
-        return self.to_pixels(self.conv_out(F.silu(self.norm_out(frames)), memory))
+        return self.to_pixels(memory.in_slices(frames, self.draw))
+
+    def draw(self, frames: Tensor, memory: Memory) -> Tensor:
+        """What comes once no layer adds frames any more, and takes the most memory."""
+        for block in self.up_blocks[self.num_doubling :]:
+            frames = block(frames, memory)
+        return self.conv_out(F.silu(self.norm_out(frames)), memory)
 
     def halo(self) -> int:
         """Pixels of the features around a window on which its frames depend."""

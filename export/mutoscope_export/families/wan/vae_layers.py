@@ -15,7 +15,7 @@ A layer's `reach` says how far its output looks around itself: given the pixels 
 depends, those on which it depends then.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 import torch.nn.functional as F
@@ -45,6 +45,20 @@ class Memory:
         extended = torch.cat([next(self._past), frames])
         self.kept.append(extended[-PAST:])
         return extended
+
+    def in_slices(self, frames: Tensor, layers: Callable[[Tensor, "Memory"], Tensor]) -> Tensor:
+        """What the last of all `layers` make of the frames, a few at a time: less is in memory at once.
+
+        A slice remembers for the next one, as a chunk does, and is as long as what is remembered: a shorter one would
+        copy more of the past than it computes.
+        """
+        made, past = [], list(self._past)
+        for some in frames.split(PAST):
+            memory = Memory(past)
+            made.append(layers(some, memory))
+            past = memory.kept
+        self.kept += past
+        return torch.cat(made) if len(made) > 1 else made[0]
 
 
 class CausalConvolution(nn.Module):
@@ -210,6 +224,10 @@ class UpBlock(nn.Module):
         super().__init__()
         self.resnets = nn.ModuleList(ResidualBlock(resnet, first) for resnet in block.resnets)
         self.rise = Rise(block, first)
+
+    @property
+    def doubles_time(self) -> bool:
+        return self.rise.upsampler is not None and self.rise.upsampler.doubles_time
 
     def forward(self, frames: Tensor, memory: Memory) -> Tensor:
         inner = frames
