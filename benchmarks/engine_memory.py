@@ -1,15 +1,14 @@
 """Compiles networks of real size for a GPU, on a machine without one, and records what their engines need.
 
-Knows the sizes of Wan 2.1 1.3B and 14B, its VAE and its text encoder. Knows nothing of how an engine is compiled. The
-weights are random: neither memory nor time depends on them. Activation memory hardly depends on the number of blocks,
-so two show what a change of the graph does.
+Knows which sizes to build for. Knows nothing of how an engine is compiled. Activation memory hardly depends on the
+number of blocks, so two show what a change of the graph does.
 
     python -m benchmarks.engine_memory [--role denoiser vae_decoder_next] [--model 1.3B] [--blocks 2]
         [--part-size 2GB] [--shapes 480x832x81] [--tile whole 416x408] [--branches 1] [--precision bf16]
         [--target rtx40] [--output FILE]
 
 A tile is the largest window of the VAE's decoder, its halo included; `buffer_bytes` are inputs and outputs, which come
-on top of an engine's own memory.
+on top of an engine's own memory, of all parts together where there are several.
 """
 
 from __future__ import annotations
@@ -36,17 +35,10 @@ from mutoscope.manifest import ROLES, TILED, sized
 from mutoscope.tiles import num_tiles, window_within
 from mutoscope_peers.random_models import write_graphs
 
-TRANSFORMERS: dict[str, dict[str, Any]] = {
-    "1.3B": {"num_attention_heads": 12, "ffn_dim": 8960, "num_layers": 30},
-    "14B": {"num_attention_heads": 40, "ffn_dim": 13824, "num_layers": 40},
-}
-UMT5_XXL = {
-    "vocab_size": 256384, "d_model": 4096, "d_kv": 64, "d_ff": 10240, "num_layers": 24, "num_heads": 64,
-    "feed_forward_proj": "gated-gelu",
-}  # fmt: skip
+from .real_sizes import MAX_SEQUENCE_LENGTH, PATCH, SPATIAL, TEMPORAL, TRANSFORMERS, UMT5_XXL, make_network
+
 SMALLEST = {"B": 1, "L": 1, "F": 1, "h": 2, "w": 2, "K": 1}
-PATCH = (1, 2, 2)
-TEXT_TOKENS, STATE_ROWS, SPATIAL, TEMPORAL = 512, 4, 8, 4
+STATE_ROWS = 4
 WHOLE = "whole"
 
 
@@ -84,30 +76,19 @@ def _calibrated_passes(network: Any, precision: str) -> Sequence[Any]:
 
 
 def _network(role: str, model: str, blocks: int | None) -> Any:
-    import torch
-    from diffusers import AutoencoderKLWan, WanTransformer3DModel
-    from transformers import UMT5Config, UMT5EncoderModel
-
     depth = {} if blocks is None else {"num_layers": blocks}
-    if role.startswith("vae"):
-        return AutoencoderKLWan().eval().requires_grad_(False)
-    with torch.device("meta"):
-        network: Any = (
-            WanTransformer3DModel(**(TRANSFORMERS[model] | depth))
-            if role == "denoiser"
-            else UMT5EncoderModel(UMT5Config(**(UMT5_XXL | depth)))
-        )
-    network = network.to(torch.bfloat16).to_empty(device="cpu").eval().requires_grad_(False)
-    for parameter in network.parameters():
-        parameter.normal_(0, 0.02)
-    return network
+    if role == "denoiser":
+        return make_network("transformer", TRANSFORMERS[model] | depth)
+    if role == "text_encoder":
+        return make_network("text_encoder", UMT5_XXL | depth)
+    return make_network("vae", {})
 
 
 def largest(shapes: str, branches: int) -> dict[str, int]:
     """The symbols of the graphs' shapes at "HxWxT"."""
     height, width, frames = map(int, shapes.split("x"))
     return {
-        "B": branches, "L": TEXT_TOKENS, "F": (frames - 1) // TEMPORAL + 1, "h": height // SPATIAL,
+        "B": branches, "L": MAX_SEQUENCE_LENGTH, "F": (frames - 1) // TEMPORAL + 1, "h": height // SPATIAL,
         "w": width // SPATIAL, "K": STATE_ROWS,
     }  # fmt: skip
 
@@ -171,7 +152,7 @@ def main() -> int:
                             compiled = build(folder, part, sizes, arguments.target)
                             found = {name: value for name, value in compiled.items() if name != "sha256"}
                             numbered = {"part": f"{part.part} of {len(parts)}"} if part.part else {}
-                            buffers = {"buffer_bytes": buffer_bytes([part], sizes)}
+                            buffers = {"buffer_bytes": buffer_bytes(parts, sizes)}
                             rows.append(row | numbered | {"tiles": tiles} | buffers | found)
                             print(json.dumps(rows[-1]), file=sys.stderr)
     asked = {name: getattr(arguments, name) for name in ("model", "blocks", "precision", "target")}

@@ -3,10 +3,8 @@
     python -m benchmarks.export_memory --workspace DIR [--model 14B] [--precision bf16] [--part-size 4GB]
         [--output FILE]
 
-Knows the layout of a checkpoint. The transformer's bfloat16 weights are random windows onto one array, written shard by
-shard, and the other components are small: a network of any size is never in memory to make the checkpoint. It and the
-bundle are kept in DIR for the next time; of 14B each takes 29 GB in bfloat16. Neither memory nor time depends on what
-the weights are.
+Knows the layout of a checkpoint. Its transformer is in bfloat16, the other components are small. Checkpoint and bundle
+are kept in DIR for the next time; of 14B each takes 29 GB in bfloat16.
 
 Two figures of memory count. "peak_rss" is all that the process had in memory, pages of mapped weights among them, which
 the system takes back when it needs them. "peak_anonymous" is what it cannot take back.
@@ -26,17 +24,15 @@ from typing import Any
 from mutoscope.bench.measuring import Answer, PeakMemory, Run, measure_once, serve
 from mutoscope.limits import memory_size
 
-from .engine_memory import TRANSFORMERS, UMT5_XXL
+from .real_sizes import LATENT_CHANNELS, TRANSFORMERS, UMT5_XXL, make_network
 from .reporting import write_result
 
-LATENT_CHANNELS = 16
 SHARDS = "diffusion_pytorch_model{suffix}.safetensors"
 
 
 def make_checkpoint(model: str, folder: Path) -> None:
     """One in the Diffusers layout, with a transformer of this model."""
     import torch
-    from diffusers import WanTransformer3DModel
     from huggingface_hub import split_torch_state_dict_into_shards
     from mutoscope_export.random_checkpoint import random_checkpoint
     from safetensors.torch import save_file
@@ -44,20 +40,14 @@ def make_checkpoint(model: str, folder: Path) -> None:
     random_checkpoint(folder, latent_channels=LATENT_CHANNELS, text_width=UMT5_XXL["d_model"], dtype=torch.bfloat16)
     transformer = folder / "transformer"
     shutil.rmtree(transformer)
-    with torch.device("meta"):
-        network = WanTransformer3DModel(**TRANSFORMERS[model]).to(torch.bfloat16)
+    network = make_network("transformer", TRANSFORMERS[model])
     network.save_config(transformer)
     weights = network.state_dict()
-    pool = torch.randn(max(weight.numel() for weight in weights.values()) + len(weights)).to(torch.bfloat16)
-
-    def values(index: int, name: str) -> torch.Tensor:
-        meta = weights[name]
-        window = pool[index : index + meta.numel()].view(meta.shape)
-        return window * (0.2 if meta.ndim == 1 else meta[0].numel() ** -0.5) + (".norm" in name and meta.ndim == 1)
-
-    shards = split_torch_state_dict_into_shards(weights, filename_pattern=SHARDS, max_shard_size="4GB")
+    # Windows onto one array look like one weight under many names, which is stored once.
+    shapes = {name: torch.empty_like(weight, device="meta") for name, weight in weights.items()}
+    shards = split_torch_state_dict_into_shards(shapes, filename_pattern=SHARDS, max_shard_size="4GB")
     for file, names in shards.filename_to_tensors.items():
-        save_file({name: values(index, name) for index, name in enumerate(names)}, transformer / file)
+        save_file({name: weights[name].clone() for name in names}, transformer / file)
     if shards.is_sharded:
         index = {"metadata": shards.metadata, "weight_map": shards.tensor_to_filename}
         (transformer / f"{SHARDS.format(suffix='')}.index.json").write_text(json.dumps(index))

@@ -24,7 +24,8 @@ from mutoscope.byte_sizes import format_bytes
 from mutoscope.footprints import GRAPHS
 from mutoscope.manifest import TILED, base_precision
 
-from .engine_memory import TRANSFORMERS, UMT5_XXL, WHOLE
+from .engine_memory import WHOLE
+from .real_sizes import TRANSFORMERS, UMT5_XXL
 from .reporting import write_result
 
 REFERENCE = "rtx40"
@@ -46,6 +47,7 @@ class Engine:
     weight_bytes: int
     activation_bytes: int
     buffer_bytes: int
+    parts: int = 1
 
 
 def read(files: Sequence[Path]) -> list[Engine]:
@@ -53,12 +55,22 @@ def read(files: Sequence[Path]) -> list[Engine]:
     for result in (json.loads(file.read_text()) for file in files):
         model = result["model"]
         depths = {"denoiser": TRANSFORMERS[model]["num_layers"], "text_encoder": UMT5_XXL["num_layers"]}
-        for row in (row for row in result["engines"] if "part" not in row):
-            depth = depths.get(row["role"], 0)
-            facts = {name: row[name] for name in Engine.__annotations__ if name in row}
-            facts |= {"blocks": min(result["blocks"] or depth, depth), "all_blocks": depth}
+        for rows in _by_engine(result["engines"]):
+            depth = depths.get(rows[0]["role"], 0)
+            facts = {name: rows[0][name] for name in Engine.__annotations__ if name in rows[0]}
+            facts |= {"blocks": min(result["blocks"] or depth, depth), "all_blocks": depth, "parts": len(rows)}
+            facts |= {"weight_bytes": sum(row["weight_bytes"] for row in rows)}
+            facts |= {"activation_bytes": max(row["activation_bytes"] for row in rows)}
             engines.append(Engine(**facts, model=model, precision=result["precision"], target=result["target"]))
     return engines
+
+
+def _by_engine(rows: Sequence[dict[str, Any]]) -> list[list[dict[str, Any]]]:
+    """The rows of parts of one network together."""
+    networks: dict[tuple[Any, ...], list[dict[str, Any]]] = {}
+    for row in rows:
+        networks.setdefault(tuple(row[name] for name in ("role", "shapes", "branches", "tiles")), []).append(row)
+    return list(networks.values())
 
 
 def matching(engines: Sequence[Engine], **wanted: Any) -> list[Engine]:
@@ -66,7 +78,7 @@ def matching(engines: Sequence[Engine], **wanted: Any) -> list[Engine]:
 
 
 def best(engines: Sequence[Engine], target: str, **wanted: Any) -> Engine:
-    """For the target or else for `REFERENCE`, of as many blocks as there are.
+    """For the target or else for `REFERENCE`, of as many blocks as there are, and in as few parts.
 
     Raises:
         ValueError: none was compiled.
@@ -74,7 +86,7 @@ def best(engines: Sequence[Engine], target: str, **wanted: Any) -> Engine:
     found = matching(engines, target=target, **wanted) or matching(engines, target=REFERENCE, **wanted)
     if not found:
         raise ValueError(f"no engine was compiled for {target} or {REFERENCE} with {wanted}")
-    return max(found, key=lambda each: each.blocks)
+    return max(found, key=lambda each: (each.blocks, -each.parts))
 
 
 def of_all_blocks(engines: Sequence[Engine], engine: Engine, name: str) -> int:
@@ -84,7 +96,7 @@ def of_all_blocks(engines: Sequence[Engine], engine: Engine, name: str) -> int:
         ValueError: neither all were compiled in its precision, nor two numbers of them.
     """
     model = {"model": engine.model} if engine.role == "denoiser" else {}
-    alike = matching(engines, role=engine.role, precision=engine.precision, **model)
+    alike = matching(engines, role=engine.role, precision=engine.precision, parts=engine.parts, **model)
     known = {each.blocks: getattr(each, name) for each in alike if each.branches == engine.branches}
     if len(known) < 2:
         known |= {each.blocks: getattr(each, name) for each in alike}
@@ -98,11 +110,13 @@ def of_all_blocks(engines: Sequence[Engine], engine: Engine, name: str) -> int:
 
 def peaks(engines: Sequence[Engine]) -> Iterator[dict[str, Any]]:
     """A row for each target, denoiser, size and way of decoding of which there are engines."""
-    facts = ("model", "target", "precision", "shapes", "branches")
+    facts = ("model", "target", "precision", "shapes", "branches", "parts")
     runs = dict.fromkeys(tuple(getattr(each, name) for name in facts) for each in matching(engines, role="denoiser"))
-    for model, target, precision, shapes, branches in runs:
-        base, video = base_precision(precision), {"shapes": shapes}
-        denoiser = best(engines, target, role="denoiser", model=model, precision=precision, branches=branches, **video)
+    for run in runs:
+        wanted = dict(zip(facts, run, strict=True))
+        target, precision, branches = (wanted[name] for name in ("target", "precision", "branches"))
+        base, video = base_precision(precision), {"shapes": wanted["shapes"]}
+        denoiser = best(engines, role="denoiser", **wanted)
         encoder = best(engines, target, role="text_encoder", precision=base, branches=branches)
         for tiles in dict.fromkeys(each.tiles for each in matching(engines, role=TILED[0], precision=base, **video)):
             decoder = [
@@ -119,7 +133,7 @@ def peaks(engines: Sequence[Engine]) -> Iterator[dict[str, Any]]:
             }
             every = [encoder, denoiser, *decoder]
             yield {
-                **dict(zip(facts, (model, target, precision, shapes, branches), strict=True)),
+                **wanted,
                 "decoder": tiles,
                 "blocks_compiled": denoiser.blocks,
                 "stages": stages,
@@ -147,7 +161,7 @@ def main() -> int:
     write_result(given.output, rows, files=[file.name for file in given.files])
     for row in rows:
         stages = ", ".join(f"{name} {format_bytes(size)}" for name, size in row["stages"].items())
-        what = " ".join(str(row[name]) for name in ("model", "target", "precision", "shapes", "branches"))
+        what = " ".join(str(row[name]) for name in ("model", "target", "precision", "shapes", "branches", "parts"))
         print(f"{what}, decoded {row['decoder']}: {format_bytes(row['in_turns_bytes'])} ({stages})")
     return 0
 

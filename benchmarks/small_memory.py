@@ -39,13 +39,20 @@ from mutoscope.limits import memory_size
 from mutoscope_engines.machine import usable_cores
 from mutoscope_peers.random_models import random_feeds, write_graphs
 
-from .engine_memory import PATCH, TRANSFORMERS
-from .engine_memory import UMT5_XXL as TEXT_ENCODER
+from .real_sizes import (
+    LATENT_CHANNELS,
+    MAX_SEQUENCE_LENGTH,
+    PATCH,
+    SPATIAL,
+    TEMPORAL,
+    TRANSFORMERS,
+    UMT5_XXL,
+    make_network,
+)
 from .reporting import BUILTIN_BUNDLE, write_result
 from .session_settings import load_session
 
-DENOISER = TRANSFORMERS["1.3B"]
-MAX_SEQUENCE_LENGTH = 512
+NETWORKS: dict[str, dict[str, Any]] = {"text_encoder": UMT5_XXL, "transformer": TRANSFORMERS["1.3B"], "vae": {}}
 PRECISION = "int8"
 SIZES = {"L": MAX_SEQUENCE_LENGTH, "F": 5, "h": 32, "w": 32, "K": 4}  # of the request, with UniPC's state
 REQUEST = {"height": 256, "width": 256, "num_frames": 17, "num_inference_steps": 2, "seed": 0}
@@ -58,39 +65,6 @@ STAGES: list[tuple[str, list[str], int, int]] = [
 ]
 
 
-def make_network(component: str) -> Any:
-    """A network of real size whose bfloat16 weights are windows onto one array of random numbers."""
-    import torch
-    from diffusers import AutoencoderKLWan, WanTransformer3DModel
-    from transformers import UMT5Config, UMT5EncoderModel
-
-    with torch.device("meta"):
-        network = {
-            "text_encoder": lambda: UMT5EncoderModel(UMT5Config(**TEXT_ENCODER)),
-            "transformer": lambda: WanTransformer3DModel(**DENOISER),
-            "vae": AutoencoderKLWan,
-        }[component]()
-    owners = [
-        (module, name)
-        for module in network.modules()
-        for name, there in module._parameters.items()
-        if there is not None
-    ]
-    tables = torch.nn.Embedding
-    widest = max(getattr(module, name).numel() for module, name in owners if not isinstance(module, tables))
-    pool = torch.empty(max(widest, 1 << 19) + len(owners), dtype=torch.bfloat16).normal_(
-        0, 0.02, generator=torch.manual_seed(0)
-    )
-    for index, (module, name) in enumerate(owners):
-        meta, start = getattr(module, name), pool[index:]
-        if isinstance(module, tables) and meta.numel() > widest:  # each row begins one number after the one before
-            window = pool.as_strided(meta.shape, (1, 1))
-        else:
-            window = start[: meta.numel()].view(meta.shape)
-        setattr(module, name, torch.nn.Parameter(window, requires_grad=False))
-    return network.eval()
-
-
 def make_bundle(folder: Path) -> None:
     """A bundle around graphs of real size; its tokenizer and settings are those of the built-in one."""
     from mutoscope_export.families.wan import sources, vae
@@ -99,7 +73,8 @@ def make_bundle(folder: Path) -> None:
     network, component, halo = None, None, 0
     for source in sources([PRECISION]):
         if source.component != component:
-            network, component = make_network(source.component), source.component
+            component = source.component
+            network = make_network(component, NETWORKS[component])
             if component == "vae":
                 halo = vae.DecoderChunk(network, first=True).halo()
         (form,) = source.forms
@@ -112,14 +87,14 @@ def make_bundle(folder: Path) -> None:
         Bundle.open(BUILTIN_BUNDLE, verify=False).manifest,
         graphs=tuple(graphs),
         geometry=Geometry(
-            latent_channels=16,
-            vae_scale_factor_spatial=8,
-            vae_scale_factor_temporal=4,
+            latent_channels=LATENT_CHANNELS,
+            vae_scale_factor_spatial=SPATIAL,
+            vae_scale_factor_temporal=TEMPORAL,
             patch_size=PATCH,
             max_patches=1024,
             vae_decoder_halo=halo,
         ),
-        text=Text(max_sequence_length=MAX_SEQUENCE_LENGTH, width=TEXT_ENCODER["d_model"], pad_token_id=0),
+        text=Text(max_sequence_length=MAX_SEQUENCE_LENGTH, width=NETWORKS["text_encoder"]["d_model"], pad_token_id=0),
         preview=None,
         demonstration=None,
     )

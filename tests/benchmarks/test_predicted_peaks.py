@@ -58,3 +58,14 @@ def test_a_run_peaks_with_its_largest_stage(files: list[Path]) -> None:
 def test_weights_of_a_part_alone_give_none_of_the_whole(files: list[Path]) -> None:
     with pytest.raises(ValueError, match=r"text_encoder in bf16 was compiled with \[2\] blocks"):
         list(peaks(read([files[0], *files[2:]])))
+
+
+def test_a_network_in_parts_holds_all_their_weights_and_the_activations_of_one(files: list[Path]) -> None:
+    parts = [
+        {"role": "denoiser", "part": f"{number} of 2", "weight_bytes": 2001, "activation_bytes": 4000 + number}
+        for number in (1, 2)
+    ]
+    file = engines(files[0].parent / "f.json", [part | {"buffer_bytes": 30} for part in parts], model="14B")
+    *_, row, _ = (row for row in peaks(read([*files, file])) if row["model"] == "14B")
+    assert row["stages"]["denoiser"] == 4002 + 4002 + 30
+    assert (row["parts"], row["blocks_compiled"]) == (2, 40)

@@ -2,23 +2,20 @@
 
 import subprocess
 import sys
-from functools import partial
 from pathlib import Path
 
-import diffusers
 import mutoscope
 import pytest
-from diffusers import AutoencoderKLWan
 from mutoscope.bundle import Bundle
 
 from benchmarks import small_memory
+from benchmarks.real_sizes import UMT5_XXL, make_network
 
 SMALL = {"vocab_size": 600, "d_model": 16, "d_kv": 8, "d_ff": 24, "num_layers": 2, "num_heads": 2}
 
 
-def test_the_weights_of_a_network_are_different_windows_onto_one_array(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(small_memory, "TEXT_ENCODER", small_memory.TEXT_ENCODER | SMALL)
-    network = small_memory.make_network("text_encoder")
+def test_the_weights_of_a_network_are_different_windows_onto_one_array() -> None:
+    network = make_network("text_encoder", UMT5_XXL | SMALL)
     weights = dict(network.named_parameters(remove_duplicate=False))
     assert len({weight.untyped_storage().data_ptr() for weight in weights.values()}) == 1
     table = weights["encoder.embed_tokens.weight"]
@@ -31,9 +28,12 @@ def test_the_bundle_made_of_such_networks_is_whole_and_can_be_planned(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     sizes = {"num_attention_heads": 2, "attention_head_dim": 12, "ffn_dim": 16, "freq_dim": 8, "num_layers": 2}
-    monkeypatch.setattr(small_memory, "TEXT_ENCODER", small_memory.TEXT_ENCODER | SMALL)
-    monkeypatch.setattr(small_memory, "DENOISER", small_memory.DENOISER | sizes | {"text_dim": SMALL["d_model"]})
-    monkeypatch.setattr(diffusers, "AutoencoderKLWan", partial(AutoencoderKLWan, base_dim=8, num_res_blocks=1))
+    networks = {
+        "text_encoder": UMT5_XXL | SMALL,
+        "transformer": sizes | {"text_dim": SMALL["d_model"]},
+        "vae": {"base_dim": 8, "num_res_blocks": 1},
+    }
+    monkeypatch.setattr(small_memory, "NETWORKS", networks)
     small_memory.make_bundle(tmp_path / "bundle")
     Bundle.open(tmp_path / "bundle")  # every hash agrees
     with mutoscope.Pipeline.load(tmp_path / "bundle", backend="onnxruntime", tile="208x208") as pipeline:
