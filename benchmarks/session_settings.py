@@ -137,8 +137,8 @@ def width_13b_graphs(folder: Path, model: dict[str, int], sizes: dict[str, int])
     make_denoiser(folder, model, sizes)
     feeds = str(folder / "feeds.npz")
     return [
-        {"name": f"width-1.3b {precision}", "graph": str(folder / precision / "model.onnx"), "feeds": feeds}
-        for precision in ("fp32", "int8")
+        {"name": f"width-1.3b {graph.parent.name}", "graph": str(graph), "feeds": feeds}
+        for graph in sorted(folder.glob("*/*.onnx"))
     ]
 
 

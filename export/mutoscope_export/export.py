@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
+import onnx_ir as ir
 import torch
 from mutoscope.bundle import (
     FORMAT_VERSION,
@@ -39,7 +40,7 @@ from .calibration import CalibrationOptions
 from .checkpoint import OVERRIDES, UNKNOWN, Checkpoint, open_checkpoint
 from .errors import ExportError
 from .families import Form, GraphSource
-from .graph import NETWORK, SymbolicValue, WrittenGraph, dynamic_shapes, trace, write_graph
+from .graph import NETWORK, SymbolicValue, dynamic_shapes, trace, write_graph
 from .narrowing import narrow
 from .parity import Sample, compare, compare_with_own_class, record
 from .parts import DEFAULT_PART_BYTES, Blocks
@@ -235,40 +236,38 @@ def _export_component(
     made = []
     for source in sources:
         say(f"trace {source.role}")
-        examples, inputs = source.examples(model), source.inputs(model)
         output_names = [name for name, _, _ in source.outputs(model)]
-        samples = record(source.module(model, torch.float32), examples, output_names)
-        traced = trace(
-            source.module(model, TRACED), _traced_inputs(examples[0], inputs), dynamic_shapes(inputs), output_names
-        )
+        samples = record(source.module(model, torch.float32), source.examples(model), output_names)
+        traced = trace_source(source, model)
         destination = WeightFolder(folder / source.role)
         for form in source.forms:
             say(f"write {source.role} {form.precision}")
-            written = write_graph(
-                traced,
-                destination,
-                name=form.file,
-                network_type=form.network_type,
-                passes=form.passes,
-                cut=form.cut,
-            )
-            made.append((describe_graphs(source.role, form, written, inputs, source.outputs(model)), samples))
+            made.append((write_form(source, form, model, traced, destination), samples))
     return made, beside_own_class
 
 
-def describe_graphs(
-    role: str,
-    form: Form,
-    written: Sequence[WrittenGraph],
-    inputs: Sequence[SymbolicValue],
-    outputs: Sequence[SymbolicValue],
-) -> list[Graph]:
-    """What the manifest says of a graph that was written, part by part.
+def trace_source(source: GraphSource, model: Any) -> ir.Model:
+    """The graph of a component, to be written in each form."""
+    inputs, example = source.inputs(model), source.examples(model)[0]
+    with torch.no_grad():
+        return trace(
+            source.module(model, TRACED),
+            {name: example[name].to(TRACED) if dtype == NETWORK else example[name] for name, dtype, _ in inputs},
+            dynamic_shapes(inputs),
+            [name for name, _, _ in source.outputs(model)],
+        )
 
-    Args:
-        inputs: of the whole, as its family declares them; what passes from part to part is described by the files.
-        outputs: likewise.
+
+def write_form(source: GraphSource, form: Form, model: Any, traced: ir.Model, destination: WeightFolder) -> list[Graph]:
+    """Writes what `trace_source` gave; what the manifest says of it, part by part.
+
+    Inputs and outputs of the whole are as the family declares them; what passes from part to part is described by the
+    files.
     """
+    written = write_graph(
+        traced, destination, name=form.file, network_type=form.network_type, passes=form.passes, cut=form.cut
+    )
+    inputs, outputs = source.inputs(model), source.outputs(model)
     declared = {tensor.name: tensor for tensor in _declared((*inputs, *outputs), form)}
 
     def tensors(values: Sequence[SymbolicValue]) -> tuple[GraphTensor, ...]:
@@ -276,10 +275,10 @@ def describe_graphs(
 
     return [
         Graph(
-            role=role,
+            role=source.role,
             precision=form.precision,
-            file=f"{role}/{graph.file}",
-            weights=tuple(f"{role}/{file}" for file in graph.weights.files),
+            file=f"{source.role}/{graph.file}",
+            weights=tuple(f"{source.role}/{file}" for file in graph.weights.files),
             weight_bytes=graph.weights.num_bytes,
             inputs=tensors(graph.inputs) if len(written) > 1 else _declared(inputs, form),
             outputs=tensors(graph.outputs) if len(written) > 1 else _declared(outputs, form),
@@ -287,10 +286,6 @@ def describe_graphs(
         )
         for number, graph in enumerate(written, start=1)
     ]
-
-
-def _traced_inputs(example: Mapping[str, torch.Tensor], inputs: Sequence[SymbolicValue]) -> dict[str, torch.Tensor]:
-    return {name: example[name].to(TRACED) if dtype == NETWORK else example[name] for name, dtype, _ in inputs}
 
 
 def _declared(values: Sequence[SymbolicValue], form: Form) -> tuple[GraphTensor, ...]:

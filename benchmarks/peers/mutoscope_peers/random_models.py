@@ -11,6 +11,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -36,7 +37,7 @@ ONLY_VELOCITY = {"timestep": [700.0], "guidance_weights": [-4.0, 5.0], "solver_a
 
 
 def make_denoiser(folder: Path, config: Mapping[str, int], sizes: Mapping[str, int]) -> None:
-    """Writes `transformer/` in the Diffusers layout, `fp32/` and `int8/` with `model.onnx`, and `feeds.npz`.
+    """Writes `transformer/` in the Diffusers layout, `fp32/` and `int8/` with its graph, and `feeds.npz`.
 
     In a process of its own, so that no exporter's memory counts as that of what is measured.
     """
@@ -63,45 +64,33 @@ def write_graphs(
     calibrated: Sequence[Callable[[Any], bool]] = (),
     cut: Callable[[Any], list[set[Any]]] | None = None,
 ) -> dict[str, list[Graph]]:
-    """Writes a network's graph in each precision into a folder of its own, as `model.onnx`, or in parts.
+    """Writes a network's graph in each precision into a folder of its own, whole or in parts.
 
     `calibrated` are the passes that a calibration would give.
 
     Returns: by precision what a bundle says of the graph, or of its parts.
     """
-    from mutoscope_export.export import describe_graphs
+    from mutoscope_export.export import trace_source, write_form
     from mutoscope_export.families.wan import NARROWED
-    from mutoscope_export.graph import write_graph
     from mutoscope_export.weight_files import WeightFolder
 
-    source, traced = _traced(role, network, list(folders))
-    made = {}
-    for form in source.forms:
-        if form.precision in folders:
-            destination = WeightFolder(folders[form.precision])
-            passes = (*(calibrated if form.precision in NARROWED else ()), *form.passes)
-            written = write_graph(traced, destination, network_type=form.network_type, passes=passes, cut=cut)
-            made[form.precision] = describe_graphs(role, form, written, source.inputs(network), source.outputs(network))
-    return made
+    source = _source(role, list(folders))
+    traced = trace_source(source, network)
+    forms = {form.precision: replace(form, cut=cut) for form in source.forms if form.precision in folders}
+    forms |= {
+        name: replace(form, passes=(*calibrated, *form.passes)) for name, form in forms.items() if name in NARROWED
+    }
+    return {
+        name: write_form(source, form, network, traced, WeightFolder(folders[name])) for name, form in forms.items()
+    }
 
 
-def _traced(role: str, network: Any, precisions: Sequence[str]) -> tuple[Any, Any]:
-    """The source of a graph of the family, and what tracing the network gives."""
-    import torch
+def _source(role: str, precisions: Sequence[str]) -> Any:
+    """How the family makes a graph."""
     from mutoscope_export.families.wan import sources
-    from mutoscope_export.graph import NETWORK, dynamic_shapes, trace
-    from mutoscope_export.passes.network_type import TRACED
 
     (source,) = (source for source in sources(precisions) if source.role == role)
-    inputs, examples = source.inputs(network), source.examples(network)[0]
-    with torch.no_grad():
-        traced = trace(
-            source.module(network, TRACED),
-            {name: examples[name].to(TRACED) if dtype == NETWORK else examples[name] for name, dtype, _ in inputs},
-            dynamic_shapes(inputs),
-            [name for name, _, _ in source.outputs(network)],
-        )
-    return source, traced
+    return source
 
 
 def random_feeds(inputs: Sequence[GraphTensor], sizes: Mapping[str, int]) -> Feeds:
@@ -153,21 +142,18 @@ def _export(checkpoint: Path, bundle: Path, model: RandomModel) -> None:
 def replace_denoisers(bundle: Path, checkpoint: Path) -> None:
     """The graphs of the checkpoint's transformer, not compared with it, in place of those that the bundle has."""
     from mutoscope_export.checkpoint import open_checkpoint
-    from mutoscope_export.export import describe_graphs
-    from mutoscope_export.graph import write_graph
+    from mutoscope_export.export import trace_source, write_form
     from mutoscope_export.weight_files import WeightFolder
 
     opened = Bundle.open(bundle, verify=False)
     folder = bundle / "denoiser"
     shutil.rmtree(folder)
     destination, network = WeightFolder(folder), open_checkpoint(checkpoint).load("transformer")
-    source, traced = _traced("denoiser", network, opened.manifest.precisions("denoiser"))
+    source = _source("denoiser", opened.manifest.precisions("denoiser"))
+    traced = trace_source(source, network)
     graphs = [graph for graph in opened.manifest.graphs if graph.role != "denoiser"]
     for form in source.forms:
-        written = write_graph(
-            traced, destination, name=form.file, network_type=form.network_type, passes=form.passes, cut=form.cut
-        )
-        graphs += describe_graphs("denoiser", form, written, source.inputs(network), source.outputs(network))
+        graphs += write_form(source, form, network, traced, destination)
     write_manifest(bundle, msgspec.structs.replace(opened.manifest, graphs=tuple(graphs)))
 
 
