@@ -148,11 +148,11 @@ def main() -> int:
                     row = {"role": role, "shapes": shapes, "branches": branches, "export_s": written["export_s"]}
                     asked = arguments.tile if role in TILED else [WHOLE]
                     for tiles, sizes in windows(largest(shapes, branches), asked, written["halo"]).items():
+                        buffers = {"buffer_bytes": buffer_bytes(parts, sizes)}
                         for part in parts:
                             compiled = build(folder, part, sizes, arguments.target)
                             found = {name: value for name, value in compiled.items() if name != "sha256"}
                             numbered = {"part": f"{part.part} of {len(parts)}"} if part.part else {}
-                            buffers = {"buffer_bytes": buffer_bytes(parts, sizes)}
                             rows.append(row | numbered | {"tiles": tiles} | buffers | found)
                             print(json.dumps(rows[-1]), file=sys.stderr)
     asked = {name: getattr(arguments, name) for name in ("model", "blocks", "precision", "target")}

@@ -4,10 +4,10 @@
         [--output FILE]
 
 Knows the layout of a checkpoint. Its transformer is in bfloat16, the other components are small. Checkpoint and bundle
-are kept in DIR for the next time; of 14B each takes 29 GB in bfloat16.
+are kept in DIR, and the checkpoint is taken from there the next time; of 14B each takes 29 GB in bfloat16.
 
-Two figures of memory count. "peak_rss" is all that the process had in memory, pages of mapped weights among them, which
-the system takes back when it needs them. "peak_anonymous" is what it cannot take back.
+Two figures of memory count. `peak_rss_bytes` is all that the process had in memory, pages of mapped weights among them,
+which the system takes back when it needs them. `peak_anonymous_bytes` is what it cannot take back.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from .reporting import write_result
 SHARDS = "diffusion_pytorch_model{suffix}.safetensors"
 
 
-def make_checkpoint(model: str, folder: Path) -> None:
+def make_checkpoint(model: str, folder: Path, max_shard_size: str = "4GB") -> None:
     """One in the Diffusers layout, with a transformer of this model."""
     import torch
     from huggingface_hub import split_torch_state_dict_into_shards
@@ -45,7 +45,7 @@ def make_checkpoint(model: str, folder: Path) -> None:
     weights = network.state_dict()
     # Windows onto one array look like one weight under many names, which is stored once.
     shapes = {name: torch.empty_like(weight, device="meta") for name, weight in weights.items()}
-    shards = split_torch_state_dict_into_shards(shapes, filename_pattern=SHARDS, max_shard_size="4GB")
+    shards = split_torch_state_dict_into_shards(shapes, filename_pattern=SHARDS, max_shard_size=max_shard_size)
     for file, names in shards.filename_to_tensors.items():
         save_file({name: weights[name].clone() for name in names}, transformer / file)
     if shards.is_sharded:

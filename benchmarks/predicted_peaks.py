@@ -29,6 +29,7 @@ from .real_sizes import TRANSFORMERS, UMT5_XXL
 from .reporting import write_result
 
 REFERENCE = "rtx40"
+FACTS = ("model", "target", "precision", "shapes", "branches", "parts")  # of a denoiser, by which runs differ
 
 
 @dataclass(frozen=True)
@@ -47,7 +48,7 @@ class Engine:
     weight_bytes: int
     activation_bytes: int
     buffer_bytes: int
-    parts: int = 1
+    parts: int
 
 
 def read(files: Sequence[Path]) -> list[Engine]:
@@ -78,7 +79,7 @@ def matching(engines: Sequence[Engine], **wanted: Any) -> list[Engine]:
 
 
 def best(engines: Sequence[Engine], target: str, **wanted: Any) -> Engine:
-    """For the target or else for `REFERENCE`, of as many blocks as there are, and in as few parts.
+    """For the target or else for `REFERENCE`: of the most blocks, and of those the one in the fewest parts.
 
     Raises:
         ValueError: none was compiled.
@@ -110,10 +111,9 @@ def of_all_blocks(engines: Sequence[Engine], engine: Engine, name: str) -> int:
 
 def peaks(engines: Sequence[Engine]) -> Iterator[dict[str, Any]]:
     """A row for each target, denoiser, size and way of decoding of which there are engines."""
-    facts = ("model", "target", "precision", "shapes", "branches", "parts")
-    runs = dict.fromkeys(tuple(getattr(each, name) for name in facts) for each in matching(engines, role="denoiser"))
+    runs = dict.fromkeys(tuple(getattr(each, name) for name in FACTS) for each in matching(engines, role="denoiser"))
     for run in runs:
-        wanted = dict(zip(facts, run, strict=True))
+        wanted = dict(zip(FACTS, run, strict=True))
         target, precision, branches = (wanted[name] for name in ("target", "precision", "branches"))
         base, video = base_precision(precision), {"shapes": wanted["shapes"]}
         denoiser = best(engines, role="denoiser", **wanted)
@@ -135,6 +135,7 @@ def peaks(engines: Sequence[Engine]) -> Iterator[dict[str, Any]]:
             yield {
                 **wanted,
                 "decoder": tiles,
+                "text_encoder_parts": encoder.parts,
                 "blocks_compiled": denoiser.blocks,
                 "stages": stages,
                 "in_turns_bytes": max(stages.values()),
@@ -161,7 +162,7 @@ def main() -> int:
     write_result(given.output, rows, files=[file.name for file in given.files])
     for row in rows:
         stages = ", ".join(f"{name} {format_bytes(size)}" for name, size in row["stages"].items())
-        what = " ".join(str(row[name]) for name in ("model", "target", "precision", "shapes", "branches", "parts"))
+        what = " ".join(str(row[name]) for name in FACTS)
         print(f"{what}, decoded {row['decoder']}: {format_bytes(row['in_turns_bytes'])} ({stages})")
     return 0
 

@@ -1,6 +1,6 @@
-"""The networks of Wan 2.1 at their real sizes, with random weights that take no memory.
+"""The networks of Wan 2.1 at their real sizes, with random weights that hardly take memory.
 
-Knows sizes. Knows nothing of what is measured: neither memory nor time depends on what the weights are.
+Neither memory nor time of what is measured depends on the weights. Knows sizes. Knows nothing of what is measured.
 """
 
 from __future__ import annotations

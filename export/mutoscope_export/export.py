@@ -247,7 +247,7 @@ def _export_component(
 
 
 def trace_source(source: GraphSource, model: Any) -> ir.Model:
-    """The graph of a component, to be written in each form."""
+    """The graph of a source, for a loaded component: to be written in each form."""
     inputs, example = source.inputs(model), source.examples(model)[0]
     with torch.no_grad():
         return trace(

@@ -123,7 +123,7 @@ def _checks(precision: str, stored_type: str) -> list[_Check]:
 
 def _compare(files: Sequence[Path], graph: Graph, samples: Sequence[Sample], check: _Check) -> dict[str, Any]:
     compared = []
-    for sample, results in zip(samples, _run(files, samples, check), strict=True):
+    for sample, results in zip(samples, _run(files, samples, check.change), strict=True):
         differences = {name: difference(results[name], expected) for name, expected in sample.outputs.items()}
         shapes = {name: list(value.shape) for name, value in sample.inputs.items()}
         for name, expected in sample.outputs.items():
@@ -137,12 +137,15 @@ def _compare(files: Sequence[Path], graph: Graph, samples: Sequence[Sample], che
     }
 
 
-def _run(files: Sequence[Path], samples: Sequence[Sample], check: _Check) -> list[Arrays]:
-    """All that the parts make of each sample. One after the other runs on all samples, so that one is in memory."""
+def _run(files: Sequence[Path], samples: Sequence[Sample], change: InFloat32 | None) -> list[Arrays]:
+    """The inputs of each sample and all that the parts make of them.
+
+    Each part runs on all samples before the next is opened, so that one part is in memory.
+    """
     values = [dict(sample.inputs) for sample in samples]
     for file in files:
         with (
-            _changed(file, check.change) as runnable,
+            _changed(file, change) as runnable,
             load_backend("onnxruntime").open(runnable, SessionOptions()) as session,
         ):
             for known in values:

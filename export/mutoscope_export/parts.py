@@ -18,6 +18,8 @@ from dataclasses import dataclass
 import onnx_ir as ir
 from onnx_ir.passes.common import RemoveUnusedNodesPass
 
+from mutoscope_export.passes.fold_weights import initializer
+
 Nodes = set[ir.Node]
 Cut = Callable[[ir.Graph], list[Nodes]]  # the nodes of every part but the last, which has the rest
 
@@ -178,12 +180,7 @@ def _that_begins_with(graph: ir.Graph, symbol: str) -> ir.Value | None:
 
 
 def _integers(graph: ir.Graph, name: str, values: list[int]) -> ir.Value:
-    tensor = ir.tensor(values, dtype=ir.DataType.INT64, name=name)
-    value = ir.Value(
-        name=name, const_value=tensor, type=ir.TensorType(ir.DataType.INT64), shape=ir.Shape([len(values)])
-    )
-    graph.initializers.add(value)
-    return value
+    return initializer(graph, name, ir.tensor(values, dtype=ir.DataType.INT64))
 
 
 def _inputs_of(graph: ir.Graph) -> Iterator[tuple[ir.Node, set[str | None]]]:

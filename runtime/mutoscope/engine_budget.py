@@ -1,4 +1,4 @@
-"""How much memory an engine may take while it runs, if its attention was fused. The gate of `mutoscope build`.
+"""How much memory an engine of a graph as export writes it may take while it runs. The gate of `mutoscope build`.
 
 Knows the roles of graphs and their sizes. Knows nothing of libraries and logs.
 
@@ -13,7 +13,8 @@ times head size, as the compiler's parser sees it. Denoisers of Wan 2.1, 1.3B an
 precisions that were measured, and 73 as Diffusers writes their rotary embedding. Scores written to memory would be
 tokens^2 x heads, 256 more, and at 720x1280x81 590 more. Feature maps are those of the decoder's caches, in tiles those
 of one tile, and of no more frames than a cache holds, because the widest layers run on so many at a time: the decoders
-of Wan 2.1 and 2.2 take 10.0 to 11.3. The features' attention has a head too wide for any fused kernel.
+of Wan 2.1 take 10.0 to 11.1, 13 with all frames of a chunk at once, and 23 in stock form. The features' attention has a
+head too wide for any fused kernel.
 """
 
 from __future__ import annotations
@@ -59,8 +60,9 @@ def check_budget(graph: Graph, symbols: Mapping[str, int], geometry: Geometry, c
     if compiled.activation_bytes > budget:
         raise EngineError(
             f"the engine of the {graph.name} in {graph.precision} for {where} takes "
-            f"{compiled.activation_bytes / 1e9:.2f} GB beside its weights, and fused attention implies at most "
-            f"{budget / 1e9:.2f} GB; it was not kept. Export the bundle again with this Mutoscope; if it was, report it"
+            f"{compiled.activation_bytes / 1e9:.2f} GB beside its weights; as export writes graphs, and with attention "
+            f"fused, it takes at most {budget / 1e9:.2f} GB. It was not kept. Export the bundle again with this "
+            "Mutoscope; if it was, report it"
         )
 
 

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import onnxruntime
+from mutoscope_engines.onnxruntime_cpu import WITHOUT
 
 from tests.engines.host_device import HostDevice
 
@@ -74,7 +75,7 @@ class FakeEngine:
         options.log_severity_level, options.intra_op_num_threads = 4, 1
         # As the CPU's sessions have it, so that values agree to the last bit.
         session = onnxruntime.InferenceSession(
-            graph, options, providers=["CPUExecutionProvider"], disabled_optimizers=["SkipLayerNormFusion"]
+            graph, options, providers=["CPUExecutionProvider"], disabled_optimizers=WITHOUT
         )
         self.run = session.run
         self.trt, self.weight_streaming_budget_v2 = trt, None

@@ -1,5 +1,7 @@
 """A graph that differs from its module is found out; one that does not is let through."""
 
+import inspect
+from collections.abc import Callable
 from pathlib import Path
 
 import msgspec
@@ -7,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 from mutoscope.bundle import Graph, GraphTensor
+from mutoscope_export import parity
 from mutoscope_export.errors import ExportError
 from mutoscope_export.graph import export_graph, trace, write_graph
 from mutoscope_export.parity import Sample, compare, compare_with_own_class, difference, record
@@ -72,6 +75,66 @@ def test_int8_is_given_more_room_than_fp32(exported: tuple[Path, list[Sample]]) 
     compare({exported[0]: int8}, [off])
     with pytest.raises(ExportError):
         compare({exported[0]: GRAPH}, [off])
+
+
+@pytest.fixture(scope="module")
+def in_parts(tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[Path, Graph], list[Sample]]:
+    """Two layers, a graph each, and what both together give."""
+    torch.manual_seed(0)
+    layers, folder = nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 3)), tmp_path_factory.mktemp("parts")
+    examples = [{"x": torch.randn(size, 4)} for size in (2, 5)]
+    parts = {}
+    for number, (layer, given, made) in enumerate(zip(layers, "xh", "hy", strict=True), start=1):
+        layer.forward = _named(layer.forward, given)
+        export_graph(layer, {given: examples[0]["x"]}, {given: {0: "B"}}, [made], folder / str(number))
+        inputs, outputs = (
+            (GraphTensor(name=name, dtype="float32", shape=("B", size)),)
+            for name, size in ((given, 4), (made, layer.out_features))
+        )
+        file = f"{number}/model.onnx"
+        parts[folder / file] = Graph(
+            role="denoiser", precision="fp32", file=file, inputs=inputs, outputs=outputs, part=number
+        )
+    return parts, record(layers, examples, ["y"])
+
+
+def _named(forward: Callable[[Tensor], Tensor], name: str) -> Callable[..., Tensor]:
+    """`forward` with a parameter of this name, by which the exporter names the input."""
+
+    def named(*args: Tensor, **kwargs: Tensor) -> Tensor:
+        return forward(*args, *kwargs.values())
+
+    named.__signature__ = inspect.Signature(  # type: ignore[attr-defined]
+        [inspect.Parameter(name, inspect.Parameter.POSITIONAL_OR_KEYWORD)]
+    )
+    return named
+
+
+def test_parts_are_compared_together_and_one_is_open_at_a_time(in_parts, monkeypatch: pytest.MonkeyPatch) -> None:
+    parts, samples = in_parts
+    open_at_once: list[int] = []
+    backend, sessions = parity.load_backend("onnxruntime"), set()
+    really_open = type(backend).open
+
+    def watched(self, graph, options):
+        session = really_open(self, graph, options)
+        close = session.close
+        sessions.add(session)
+        open_at_once.append(len(sessions))
+        session.close = lambda: (sessions.discard(session), close())
+        return session
+
+    monkeypatch.setattr(type(backend), "open", watched)
+    report = compare(parts, samples)
+    assert open_at_once == [1, 1] and not sessions
+    assert report["files"] == ["1/model.onnx", "2/model.onnx"]
+    assert all(
+        sample["outputs"]["y"]["relative_l2"] < 1e-6
+        for comparison in report["comparisons"]
+        for sample in comparison["samples"]
+    )
+    with pytest.raises(ExportError, match=r"2/model.onnx does not compute"):
+        compare(parts, [changed(samples[0], "y", 1e-2)])
 
 
 @pytest.fixture(scope="module")

@@ -54,6 +54,8 @@ def test_a_decoder_may_hold_a_few_of_its_widest_feature_maps():
     check("vae_decoder_next", 1.694e9)
     check("vae_decoder_next", 3.908e9, h=90, w=160)
     check("vae_decoder_first", 0.768e9)
+    with pytest.raises(EngineError, match=r"at most 0\.92 GB"):
+        check("vae_decoder_first", 1.0e9)  # of one frame
 
 
 @pytest.mark.parametrize("activation_bytes", [2.00e9, 3.5e9])  # all frames of a chunk at once; stock

@@ -76,13 +76,12 @@ def write_graphs(
 
     source = _source(role, list(folders))
     traced = trace_source(source, network)
-    forms = {form.precision: replace(form, cut=cut) for form in source.forms if form.precision in folders}
-    forms |= {
-        name: replace(form, passes=(*calibrated, *form.passes)) for name, form in forms.items() if name in NARROWED
-    }
-    return {
-        name: write_form(source, form, network, traced, WeightFolder(folders[name])) for name, form in forms.items()
-    }
+    made = {}
+    for form in (form for form in source.forms if form.precision in folders):
+        passes = (*(calibrated if form.precision in NARROWED else ()), *form.passes)
+        destination = WeightFolder(folders[form.precision])
+        made[form.precision] = write_form(source, replace(form, passes=passes, cut=cut), network, traced, destination)
+    return made
 
 
 def _source(role: str, precisions: Sequence[str]) -> Any:

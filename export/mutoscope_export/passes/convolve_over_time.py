@@ -10,6 +10,7 @@ import onnx_ir as ir
 from onnx_ir.passes.common import RemoveUnusedNodesPass
 
 from mutoscope_export.passes.fold_weights import initializer, laid_out
+from mutoscope_export.passes.static_quantization import constant
 
 
 def convolve_over_time(model: ir.Model) -> bool:
@@ -60,7 +61,7 @@ def _replace(graph: ir.Graph, convolution: ir.Node, frames: ir.Value) -> None:
         return array.reshape(wide, taps, channels // taps, *kernel).swapaxes(1, 2)
 
     stored = initializer(graph, f"{weight.name}.over_time", laid_out(over_time, weight.const_value, shape))
-    batch = initializer(graph, "batch_axis", ir.tensor([0]))
+    batch = constant(graph, "batch_axis", np.array([0]))
     top, left, bottom, right = convolution.attributes["pads"].as_ints()
     swap = {"perm": [1, 0, 2, 3]}
     tape: list[ir.Node] = []

@@ -55,10 +55,12 @@ def initializer(graph: ir.Graph, name: str, tensor: ir.TensorProtocol) -> ir.Val
 
     A weight may be read by several nodes, and what a pass makes of it is stored once.
     """
-    if (value := graph.initializers.get(name)) is None:
-        value = ir.Value(name=name, const_value=tensor)
-        value.shape, value.dtype = ir.Shape(tensor.shape), tensor.dtype
-        graph.register_initializer(value)
+    if (value := graph.initializers.get(name)) is not None:
+        assert (value.shape, value.dtype) == (ir.Shape(tensor.shape), tensor.dtype), name
+        return value
+    value = ir.Value(name=name, const_value=tensor)
+    value.shape, value.dtype = ir.Shape(tensor.shape), tensor.dtype
+    graph.register_initializer(value)
     return value
 
 

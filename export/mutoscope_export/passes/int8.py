@@ -137,6 +137,7 @@ def _narrow(graph: ir.Graph, weight: ir.Value, transposed: bool) -> tuple[ir.Val
 
     rows, columns = reversed(tensor.shape.numpy()) if transposed else tensor.shape.numpy()
     narrow = lazy(quantize, tensor, ir.DataType.INT8, (rows, columns))
+    layout = ".transposed" if transposed else ""
     stored = {"int8": narrow, "scale": ir.Tensor(scale)}
-    quantized, scales = (initializer(graph, f"{weight.name}.{name}", tensor) for name, tensor in stored.items())
+    quantized, scales = (initializer(graph, f"{weight.name}.{name}{layout}", tensor) for name, tensor in stored.items())
     return quantized, scales

@@ -90,10 +90,9 @@ def quantize_dequantize(
 
 def constant(graph: ir.Graph, name: str, array: np.ndarray) -> ir.Value:
     """Registers an initializer; one of the same name, which must have the same value, is the same."""
-    if (value := graph.initializers.get(name)) is not None:
-        assert value.const_value is not None and np.array_equal(value.const_value.numpy(), array), name
-        return value
-    return initializer(graph, name, ir.Tensor(array))
+    value = initializer(graph, name, ir.Tensor(array))
+    assert value.const_value is not None and np.array_equal(value.const_value.numpy(), array), name
+    return value
 
 
 def describe(value: ir.Value, name: str, shape: ir.Shape | None, dtype: ir.DataType | None) -> None:

@@ -12,13 +12,14 @@ WINDOWS = """{
     zero = Constant<value_ints = [0]>() one = Constant<value_ints = [1]>() two = Constant<value_ints = [2]>()
     t = Constant<value_ints = [NOW]>() t1 = Constant<value_ints = [T1]>() t2 = Constant<value_ints = [PAST_T]>()
     a = Slice(x, zero, t, zero, one) b = Slice(x, one, t1, zero, one) c = Slice(x, two, t2, zero, one)
-    windows = Concat<axis = 1>(FIRST, b, LAST) y = Conv<pads = [1, 0, 1, 0]>(windows, w, bias)
+    windows = Concat<axis = 1>(FIRST, b, LAST) CONVOLUTIONS
 }"""
 WEIGHT = np.random.default_rng(0).standard_normal((3, 6, 3, 1)).astype(np.float32)
 
 
-def parsed(first: str = "a", last: str = "c", frames: int = 4) -> ir.Model:
-    text = HEADER + WINDOWS.replace("FIRST", first).replace("LAST", last)
+def parsed(first: str = "a", last: str = "c", frames: int = 4, convolutions: str = "y = CONV") -> ir.Model:
+    text = HEADER + WINDOWS.replace("FIRST", first).replace("LAST", last).replace("CONVOLUTIONS", convolutions)
+    text = text.replace("CONV", "Conv<pads = [1, 0, 1, 0]>(windows, w, bias)")
     for name, number in {"PAST_T": frames + 2, "NOW": frames, "T1": frames + 1}.items():
         text = text.replace(name, str(number))
     proto = onnx.parser.parse_model(text)
@@ -41,6 +42,14 @@ def test_windows_become_one_convolution_over_time_with_the_same_result():
     (convolution,) = (node for node in model.graph if node.op_type == "Conv")
     assert convolution.inputs[1].shape == (3, 2, 3, 3, 1)
     assert not {"Slice", "Concat"} & {node.op_type for node in model.graph}
+    np.testing.assert_allclose(run(model), expected, rtol=1e-5, atol=1e-5)
+
+
+def test_a_weight_of_two_convolutions_stays_one():
+    model = parsed(convolutions="u = CONV v = CONV y = Add(u, v)")
+    expected = run(model)
+    assert convolve_over_time(model)
+    assert sum(len(value.shape) == 5 for value in model.graph.initializers.values()) == 1
     np.testing.assert_allclose(run(model), expected, rtol=1e-5, atol=1e-5)
 
 

@@ -27,6 +27,14 @@ def test_four_products_do_the_work_of_six(frames: int) -> None:
     np.testing.assert_allclose(run(model, frames), expected, rtol=1e-5, atol=1e-5)
 
 
+def test_a_weight_of_two_convolutions_gives_its_kernels_once() -> None:
+    model = parsed(convolutions="u = CONV v = CONV y = Add(u, v)")
+    expected = run(model)
+    assert fewer_products_over_time(model)
+    assert sum(".product_" in name for name in model.graph.initializers) == 4
+    np.testing.assert_allclose(run(model), expected, rtol=1e-5, atol=1e-5)
+
+
 @pytest.mark.parametrize("changes", [{"frames": 3}, {"first": "c", "last": "a"}])
 def test_what_has_no_pairs_of_frames_is_left_alone(changes) -> None:
     assert not fewer_products_over_time(parsed(**changes))

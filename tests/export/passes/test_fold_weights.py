@@ -60,6 +60,37 @@ def test_a_form_that_several_nodes_make_is_stored_once_under_the_weights_own_nam
     np.testing.assert_array_equal(run(model), expected)
 
 
+@pytest.mark.parametrize(
+    "body",
+    [
+        "{ t = Transpose<perm=[1, 0]>(w) u = Transpose<perm=[0, 1]>(w) a = MatMul(x, u) y = MatMul(a, t) }",
+        "{ t = Cast<to=10>(w) u = Cast<to=16>(w) p = Cast<to=1>(t) q = Cast<to=1>(u) a = MatMul(x, p) b = MatMul(x, q)"
+        " y = Sub(a, b) }",
+        "{ s = Constant<value_ints=[3, 3]>() r = Reshape(w, s) f = Constant<value_ints=[9, 1]>() g = Reshape(w, f)"
+        " e = Flatten<axis=1>(g) h = MatMul(x, r) k = ReduceSum(e) y = Mul(h, k) }",
+    ],
+    ids=["transposed and not", "rounded in two ways", "in two shapes"],
+)
+def test_other_forms_of_one_weight_stay_apart(body):
+    weight = np.array(
+        [[1.0009765625, -2, 3], [4, 5.25, -6], [7, 8, 9]], np.float32
+    )  # float16 has the first, bfloat16 not
+    model = parsed(body, weight)
+    expected = run(model)
+    assert fold_weights(model)
+    np.testing.assert_array_equal(run(model), expected)
+
+
+def test_a_form_that_is_an_output_stays_where_others_like_it_are_folded():
+    model = parsed("{ t = Transpose<perm=[1, 0]>(w) u = Transpose<perm=[1, 0]>(w) y = MatMul(x, t) }")
+    output = model.graph[1].outputs[0]
+    model.graph.outputs.append(output)
+    expected = run(model)
+    assert fold_weights(model)
+    assert [node.op_type for node in model.graph] == ["Transpose", "MatMul"]
+    np.testing.assert_array_equal(run(model), expected)
+
+
 def test_the_folded_weight_is_computed_only_when_it_is_read():
     class Counted(ir.Tensor):
         reads = 0

@@ -60,6 +60,16 @@ def test_what_int8_can_hold_comes_out_exactly(body, transposed):
     np.testing.assert_array_equal(run(model, x), x @ w + BIAS)
 
 
+def test_a_weight_that_is_read_both_ways_has_an_int8_form_for_each():
+    x, _ = exact_operands()
+    w = RANDOM.integers(-127, 128, (8, 8)).astype(np.float32)
+    np.fill_diagonal(w, 127)  # so that rows and columns have one scale
+    picked = np.eye(8, 3, dtype=np.float32)
+    model = parsed("{ a = MatMul(x, w) c = Gemm<transB=1>(x, w) d = Add(a, c) y = MatMul(d, p) }", w=w, p=picked)
+    assert DynamicInt8("^w$")(model)
+    np.testing.assert_array_equal(run(model, x), (x @ w + x @ w.T)[:, :3])
+
+
 @pytest.mark.parametrize("has_vnni", [True, False])
 def test_the_backend_sums_the_largest_products_without_saturation(
     has_vnni: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

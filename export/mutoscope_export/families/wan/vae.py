@@ -119,7 +119,7 @@ class DecoderChunk(Chunk):
         self.level_channels = (lowest.resnets[-1].conv2.out_channels, lowest.resnets[0].conv1.in_channels)
         self.rise = Rise(lowest, first)
         self.up_blocks = nn.ModuleList(UpBlock(block, first) for block in others)
-        self.num_doubling = max(
+        self.num_blocks_with_time = max(
             (index for index, block in enumerate(self.up_blocks, 1) if block.doubles_time), default=0
         )
         self.norm_out = ChannelNorm(decoder.norm_out)
@@ -132,13 +132,13 @@ class DecoderChunk(Chunk):
             features.split(self.level_channels, dim=1) if self.splits_what_came_in else (features, features)
         )
         frames = self.rise(inner, came_in, memory)
-        for block in self.up_blocks[: self.num_doubling]:
+        for block in self.up_blocks[: self.num_blocks_with_time]:
             frames = block(frames, memory)
         return self.to_pixels(memory.in_slices(frames, self.draw))
 
     def draw(self, frames: Tensor, memory: Memory) -> Tensor:
         """What comes once no layer adds frames any more, and takes the most memory."""
-        for block in self.up_blocks[self.num_doubling :]:
+        for block in self.up_blocks[self.num_blocks_with_time :]:
             frames = block(frames, memory)
         return self.conv_out(F.silu(self.norm_out(frames)), memory)
 

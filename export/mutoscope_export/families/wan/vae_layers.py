@@ -47,18 +47,20 @@ class Memory:
         return extended
 
     def in_slices(self, frames: Tensor, layers: Callable[[Tensor, "Memory"], Tensor]) -> Tensor:
-        """What the last of all `layers` make of the frames, a few at a time: less is in memory at once.
+        """What `layers`, the last to use this memory, make of a few frames at a time: less is in memory at once.
 
         A slice remembers for the next one, as a chunk does, and is as long as what is remembered: a shorter one would
         copy more of the past than it computes.
         """
+        if len(frames) <= PAST:
+            return layers(frames, self)
         made, past = [], list(self._past)
         for some in frames.split(PAST):
             memory = Memory(past)
             made.append(layers(some, memory))
             past = memory.kept
         self.kept += past
-        return torch.cat(made) if len(made) > 1 else made[0]
+        return torch.cat(made)
 
 
 class CausalConvolution(nn.Module):
