@@ -4,9 +4,9 @@
 
 `in_turns`: one stage after the other is on the device, weights, activations, inputs and outputs. `all_loaded`: the
 weights of all stay, and they share the largest activations. Where only some blocks of a network were compiled, two
-numbers of blocks give its weights, which are linear in them, and the text encoder's activations; those of the denoiser
-hardly depend on it. Networks in parts are left out. A graph that was not compiled for a target counts as for
-`REFERENCE`, and the row says which. CUDA
+numbers of blocks give its weights, which are linear in them but in eight bits, and the text encoder's activations;
+those of the denoiser hardly depend on it. A network in parts holds the weights of all of them, and the largest
+activations of one. A graph that was not compiled for a target counts as for `REFERENCE`, and the row says which. CUDA
 and the driver take some hundred megabytes more.
 """
 
@@ -94,7 +94,7 @@ def of_all_blocks(engines: Sequence[Engine], engine: Engine, name: str) -> int:
     """A figure of all blocks of this engine's network.
 
     Raises:
-        ValueError: neither all were compiled in its precision, nor two numbers of them.
+        ValueError: neither all were compiled in its precision, nor, where all blocks are alike, two numbers of them.
     """
     model = {"model": engine.model} if engine.role == "denoiser" else {}
     alike = matching(engines, role=engine.role, precision=engine.precision, parts=engine.parts, **model)
@@ -103,7 +103,7 @@ def of_all_blocks(engines: Sequence[Engine], engine: Engine, name: str) -> int:
         known |= {each.blocks: getattr(each, name) for each in alike}
     if engine.all_blocks in known:
         return known[engine.all_blocks]
-    if len(known) < 2:
+    if len(known) < 2 or engine.precision != base_precision(engine.precision):  # whose first and last blocks stay wide
         raise ValueError(f"the {engine.role} in {engine.precision} was compiled with {list(known)} blocks alone")
     few, more = min(known), max(known)
     return round(known[few] + (engine.all_blocks - few) * (known[more] - known[few]) / (more - few))

@@ -69,3 +69,19 @@ def test_a_network_in_parts_holds_all_their_weights_and_the_activations_of_one(f
     *_, row, _ = (row for row in peaks(read([*files, file])) if row["model"] == "14B")
     assert row["stages"]["denoiser"] == 4002 + 4002 + 30
     assert (row["parts"], row["blocks_compiled"]) == (2, 40)
+
+
+def test_a_few_blocks_in_eight_bits_say_nothing_of_all(files: list[Path]) -> None:
+    denoiser = {"role": "denoiser", "activation_bytes": 1}
+    few = [
+        engines(
+            files[0].parent / f"{blocks}.json",
+            [denoiser | {"weight_bytes": blocks}],
+            blocks=blocks,
+            model="14B",
+            precision="fp8",
+        )
+        for blocks in (3, 4)
+    ]
+    with pytest.raises(ValueError, match=r"denoiser in fp8 was compiled with \[3, 4\] blocks alone"):
+        list(peaks(read([*files, *few])))
