@@ -15,10 +15,11 @@ import re
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
+import numpy as np
 import onnx_ir as ir
 from onnx_ir.passes.common import RemoveUnusedNodesPass
 
-from mutoscope_export.passes.fold_weights import initializer
+from mutoscope_export.passes.static_quantization import constant
 
 Nodes = set[ir.Node]
 Cut = Callable[[ir.Graph], list[Nodes]]  # the nodes of every part but the last, which has the rest
@@ -134,7 +135,7 @@ def _part(
         given = read = ir.Value(name=name, type=value.type, shape=value.shape)
         if split := rows.get(name):
             given.shape = split
-            in_a_row = ir.node("Reshape", [given, _integers(part.graph, f"{name}.row", [1, -1, *split[2:]])])
+            in_a_row = ir.node("Reshape", [given, constant(part.graph, f"{name}.row", np.array([1, -1, *split[2:]]))])
             part.graph.insert_before(first, in_a_row)
             (read,) = in_a_row.outputs
             read.name, read.type, read.shape = f"{name}.in_a_row", value.type, value.shape
@@ -153,7 +154,9 @@ def _apart(graph: ir.Graph, value: ir.Value, split: ir.Shape) -> ir.Value:
     name = value.name
     value.name = f"{name}.in_a_row"
     count = ir.node("Shape", [_that_begins_with(graph, str(split[0]))], {"start": 0, "end": 1})
-    sizes = ir.node("Concat", [count.outputs[0], _integers(graph, f"{name}.rest", [-1, *split[2:]])], {"axis": 0})
+    sizes = ir.node(
+        "Concat", [count.outputs[0], constant(graph, f"{name}.rest", np.array([-1, *split[2:]]))], {"axis": 0}
+    )
     apart = ir.node("Reshape", [value, sizes.outputs[0]])
     for node, suffix, length in ((count, "count", 1), (sizes, "sizes", len(split))):
         node.outputs[0].name, node.outputs[0].dtype = f"{name}.{suffix}", ir.DataType.INT64
@@ -177,10 +180,6 @@ def _that_begins_with(graph: ir.Graph, symbol: str) -> ir.Value | None:
     """The input of the fewest axes whose first has this size."""
     found = [value for value in graph.inputs if value.shape is not None and list(value.shape[:1]) == [symbol]]
     return min(found, key=lambda value: len(value.shape or ()), default=None)
-
-
-def _integers(graph: ir.Graph, name: str, values: list[int]) -> ir.Value:
-    return initializer(graph, name, ir.tensor(values, dtype=ir.DataType.INT64))
 
 
 def _inputs_of(graph: ir.Graph) -> Iterator[tuple[ir.Node, set[str | None]]]:
