@@ -16,7 +16,7 @@ import numpy as np
 import onnxruntime as ort
 
 from .errors import CancelledError
-from .machine import cpu_flags, usable_cores
+from .machine import usable_cores
 from .onnxruntime_library import DTYPES, open_session, specs, translated
 from .session import (
     Backend,
@@ -33,6 +33,9 @@ from .session import (
 
 # Optimizers of the library. A sum fused with the norm after it takes three times as long as the two by themselves.
 WITHOUT = ("SkipLayerNormFusion",)
+# By default a thread without work spins for milliseconds, on a core that the last one with work may be waiting for, and
+# each gets an equal share beforehand. On a busy machine that takes half as long again: docs/decisions/0021.
+THREADING = {"session.intra_op.spin_duration_us": "100", "session.dynamic_block_base": "4"}
 
 
 class OnnxRuntimeCpu(Backend):
@@ -88,10 +91,8 @@ class OnnxRuntimeSession(Session):
         settings.enable_mem_pattern = False
         # It would take quantizations to FP8 for those to int8, and put operators there that do not know the type.
         settings.add_session_config_entry("session.disable_quant_qdq", "1")
-        if not cpu_flags() & {"avx512_vnni", "avx_vnni"}:
-            # Without VNNI, sums of two uint8 x int8 products saturate at 16 bits. This makes int8 weights uint8 (with
-            # the zero point moved alike), whose products do not; with VNNI it would only cost a quarter of the speed.
-            settings.add_session_config_entry("session.x64quantprecision", "1")
+        for name, value in THREADING.items():
+            settings.add_session_config_entry(name, value)
         if options.runs_once or options.streamed_weight_bytes:
             settings.add_session_config_entry("session.disable_prepacking", "1")
         self._running: set[Any] = set()

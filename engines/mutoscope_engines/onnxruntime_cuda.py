@@ -25,7 +25,6 @@ NO_GRAPH = -1  # ONNX Runtime's "do not capture this run"
 class OnnxRuntimeCuda(Backend):
     name = "onnxruntime-cuda"
     on_device = True
-    preferred_precision = "bf16"
 
     def __init__(self) -> None:
         self._opened: Device | None = None
@@ -35,6 +34,10 @@ class OnnxRuntimeCuda(Backend):
         if self._opened is None:
             self._opened = CudaDevice(options.stream)
         return self._opened
+
+    @property
+    def preferred_precision(self) -> str:
+        return "bf16"
 
     def unavailable_because(self) -> str | None:
         if PROVIDER not in ort.get_available_providers():

@@ -1,4 +1,4 @@
-"""OpenVINO on the CPU: ahead there where the CPU multiplies bfloat16.
+"""OpenVINO on the CPU: ahead where the CPU multiplies bfloat16, and not behind in float32.
 
 Its graphs in bf16 have float32 norms, softmax, residual sums and modulation by construction, and that is how they run:
 the library is told to keep every type as it is, where its own hint for bfloat16 would round them all. A graph is
@@ -17,20 +17,32 @@ from typing import Any
 
 import numpy as np
 
+from .cpu_class import CpuClass, cpu_class
 from .errors import CancelledError, GraphError, MutoscopeError, OutOfMemoryError
-from .machine import cpu_flags, usable_cores
+from .machine import usable_cores
 from .onnx_file import read_onnx_file
 from .session import Backend, Binding, Feeds, Host, Session, SessionOptions, Shapes, Tensor, check_feeds
 
 DEVICE = "CPU"
-BF16_PRODUCTS = {"amx_bf16", "avx512_bf16"}  # by matrices or by vectors, in the words of `cpu_flags`
+# What it runs at least as fast as ONNX Runtime does: docs/decisions/0011 and 0021. On other classes nothing was measured.
+FASTEST = {
+    CpuClass.AMX: "bf16-cpu",
+    CpuClass.AVX512_BF16: "bf16-cpu",
+    CpuClass.AVX512_VNNI: "fp32",
+    CpuClass.AVX2_VNNI: "fp32",
+    CpuClass.AVX512: "fp32",
+    CpuClass.AVX2: "fp32",
+}
 _POLL_MS = 100  # how long Ctrl-C may wait
 _LONGEST_MESSAGE = 300
 
 
 class OpenVinoCpu(Backend):
     name = "openvino"
-    preferred_precision = "bf16-cpu"
+
+    @property
+    def preferred_precision(self) -> str | None:
+        return FASTEST.get(cpu_class())
 
     def unavailable_because(self) -> str | None:
         if find_spec("openvino") is None:
@@ -45,8 +57,7 @@ class OpenVinoCpu(Backend):
         return precision in ("fp32", "bf16", "bf16-cpu")
 
     def is_slower(self, precision: str) -> bool:
-        """By docs/decisions/0011-openvino-on-the-cpu.md."""
-        return precision != self.preferred_precision or not BF16_PRODUCTS & cpu_flags()
+        return precision != self.preferred_precision
 
     def settings(self, options: SessionOptions) -> dict[str, str]:
         return {"inference precision": "as in the graph"}

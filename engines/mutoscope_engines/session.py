@@ -173,7 +173,11 @@ class Backend(ABC):
 
     name: str
     on_device: bool = False  # whether its tensors lie on a GPU
-    preferred_precision: str | None = None  # before the first that it runs of a bundle
+
+    @property
+    def preferred_precision(self) -> str | None:
+        """What it runs of a bundle before the first that it can; `None` for no other than the first."""
+        return None
 
     @abstractmethod
     def unavailable_because(self) -> str | None:

@@ -15,7 +15,9 @@ import msgspec
 from .errors import BundleError
 from .schedule import MAX_STATE_ROWS
 
-FORMAT_VERSION = 2
+FORMAT_VERSION = 3
+# Of this one all but int8 graphs are the same. These could overflow: docs/decisions/0021-int8-on-every-cpu.md.
+BEFORE_SAFE_INT8 = 2
 MANIFEST = "manifest.json"
 ROLES = (
     "text_encoder", "denoiser", "vae_features_first", "vae_features_next", "vae_decoder_first", "vae_decoder_next",
@@ -220,7 +222,7 @@ def decode_manifest(content: bytes) -> Manifest:
         version = msgspec.json.decode(content)["format_version"]
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError, KeyError, TypeError) as error:
         raise BundleError(f"{MANIFEST} is damaged: {error!r}. Copy or export the bundle again") from error
-    if version != FORMAT_VERSION:
+    if version not in (FORMAT_VERSION, BEFORE_SAFE_INT8):
         raise BundleError(
             f"the bundle has format version {version}, this Mutoscope reads {FORMAT_VERSION}. "
             "Export it again, or install the version that wrote it"
@@ -229,6 +231,11 @@ def decode_manifest(content: bytes) -> Manifest:
         manifest = msgspec.json.decode(content, type=Manifest)
     except (msgspec.ValidationError, UnicodeDecodeError) as error:
         raise BundleError(f"{MANIFEST} is not what this Mutoscope reads: {error}. Export the bundle again") from error
+    if version == BEFORE_SAFE_INT8 and any(graph.precision == "int8" for graph in manifest.graphs):
+        raise BundleError(
+            f"the bundle has format version {version}, whose int8 graphs give wrong sums on CPUs without VNNI. "
+            "Export it again"
+        )
     _refuse_contradictions(manifest)
     return manifest
 

@@ -1,8 +1,9 @@
 """Dynamic int8 for CPUs: the chosen weights as int8, activations quantized to uint8 on the fly, in one or two digits.
 
 Knows the two forms a linear layer has in a graph, `MatMul` and `Gemm`. Knows nothing of models: a pattern over the
-weights' names says which to narrow. Unsigned activations with signed weights are the operands of the VNNI instructions;
-on x86 without these, a backend must ask ONNX Runtime for sums that do not saturate (`session.x64quantprecision`).
+weights' names says which to narrow. Unsigned activations with signed weights are the operands of the VNNI instructions.
+x86 without these adds two neighbouring products in 16 bits (VPMADDUBSW), and saturates. So a column's scale is chosen
+such that no two neighbours sum to more than 128, and one graph is exact on every CPU: docs/decisions/0021.
 """
 
 import re
@@ -20,8 +21,9 @@ from mutoscope_export.passes.fold_weights import initializer, lazy
 class DynamicInt8:
     """A pass that narrows the linear layers whose weight's name matches `weights` (a regular expression, searched).
 
-    Each output channel has a scale of its own and zero point 0; each activation is quantized once, however many layers
-    read it. Weights are quantized while they are written, one at a time.
+    Each output channel has a scale of its own and zero point 0, and weights whose rows 2i and 2i + 1 sum to -128..128.
+    Each activation is quantized once, however many layers read it. Weights are quantized while they are written, one at
+    a time.
 
     An activation has one scale for the whole tensor, which its largest values decide. Where these are outliers that
     leave the others too few steps, `digits=2` quantizes what the first rounding lost again, with a scale of its own:
@@ -124,11 +126,9 @@ def _narrow(graph: ir.Graph, weight: ir.Value, transposed: bool) -> tuple[ir.Val
     """Registers the int8 form `[in, out]` of `weight` and its scales `[out]`."""
     tensor = weight.const_value
     assert tensor is not None
-    axis = 1 if transposed else 0
-    scale = np.abs(tensor.numpy()).max(axis=axis).astype(np.float32) / 127
+    scale = _scales(tensor.numpy().T if transposed else tensor.numpy())
     if not np.isfinite(scale).all():
         raise ExportError(f"{weight.name} holds NaN or infinity, which int8 cannot. Get the checkpoint again")
-    scale[scale == 0] = 1
 
     def quantize(array: np.ndarray) -> np.ndarray:
         columns = array.T if transposed else array
@@ -141,3 +141,15 @@ def _narrow(graph: ir.Graph, weight: ir.Value, transposed: bool) -> tuple[ir.Val
     stored = {"int8": narrow, "scale": ir.Tensor(scale)}
     quantized, scales = (initializer(graph, f"{weight.name}.{name}{layout}", tensor) for name, tensor in stored.items())
     return quantized, scales
+
+
+def _scales(columns: np.ndarray) -> np.ndarray:
+    """For each column of `[in, out]`, the least with which every weight is at most 127 and every two neighbours sum to
+    at most 127, before they are rounded."""
+    pairs = columns[: len(columns) // 2 * 2].reshape(-1, 2, columns.shape[1])
+    largest = np.abs(columns).max(axis=0)
+    if len(pairs):
+        largest = np.maximum(largest, np.abs(pairs[:, 0] + pairs[:, 1]).max(axis=0))
+    scale: np.ndarray = largest.astype(np.float32) / 127
+    scale[scale == 0] = 1
+    return scale
