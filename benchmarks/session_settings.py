@@ -1,6 +1,6 @@
 """Measures what ONNX Runtime's settings do to time and memory on the CPU, one change from its defaults at a time.
 
-    python -m benchmarks.session_settings [--output FILE.json]
+    python -m benchmarks.session_settings [--output FILE.json] [--busy PROCESSES]
 
 The settings of `mutoscope_engines.onnxruntime_cpu` were chosen from its result. Each row is a fresh process. The memory
 that counts is of the whole process: about 60 MB are Python, NumPy and ONNX Runtime themselves.
@@ -8,8 +8,11 @@ that counts is of the whole process: about 60 MB are Python, NumPy and ONNX Runt
 
 from __future__ import annotations
 
+import subprocess
+import sys
 import tempfile
 from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -19,6 +22,7 @@ from mutoscope.bench.measuring import Answer, MeasurementError, PeakMemory, Run,
 from mutoscope.bundle import Bundle
 from mutoscope_engines.backends import load_backend
 from mutoscope_engines.onnx_file import read_onnx_file
+from mutoscope_engines.onnxruntime_cpu import THREADING
 from mutoscope_peers.random_models import SIZES_13B, SIZES_TINY, TINY, WIDTH_13B, make_denoiser, random_feeds
 
 from .reporting import arguments, summary, write_result
@@ -33,6 +37,11 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "optimization extended": {"level": "ORT_ENABLE_EXTENDED"},
     "no spinning": {"config": {"session.intra_op.allow_spinning": "0"}},
     "dynamic block base 4": {"config": {"session.dynamic_block_base": "4"}},
+    "no spinning, dynamic block base 4": {
+        "config": {"session.intra_op.allow_spinning": "0", "session.dynamic_block_base": "4"}
+    },
+    "spins for 100 us": {"config": {"session.intra_op.spin_duration_us": "100"}},
+    "spins for 100 us, dynamic block base 4": {"config": dict(THREADING)},
     "no arena": {"attributes": {"enable_cpu_mem_arena": False}},
     "arena grows by what is asked": {"config": {"session.use_env_allocators": "1"}, "arena": True},
     "arena shrinks after a run": {"run_config": {"memory.enable_memory_arena_shrinkage": "cpu:0"}},
@@ -142,6 +151,18 @@ def width_13b_graphs(folder: Path, model: dict[str, int], sizes: dict[str, int])
     ]
 
 
+@contextmanager
+def busy(processes: int) -> Iterator[None]:
+    """Other programs, which want a core each for as long as this lasts."""
+    others = [subprocess.Popen([sys.executable, "-c", "while True: pass"]) for _ in range(processes)]
+    try:
+        yield
+    finally:
+        for other in others:
+            other.kill()
+            other.wait()
+
+
 def measure(graph: dict[str, Any], setting: str, threads: int, rounds: int) -> Answer:
     row = {"graph": graph["name"], "setting": setting}
     with tempfile.TemporaryDirectory() as folder:
@@ -161,6 +182,7 @@ def main() -> None:
         "--setting", nargs="+", metavar="NAME", choices=SETTINGS, default=list(SETTINGS),
         help=f"{'; '.join(SETTINGS)} (default: all)",
     )  # fmt: skip
+    parser.add_argument("--busy", type=int, default=0, metavar="PROCESSES", help="other programs that want a core each")
     given = parser.parse_args()
     if given.worker:
         return serve(partial(write_optimized if given.worker.get("write") else load_session, given.worker))
@@ -174,11 +196,13 @@ def main() -> None:
             graphs += builtin_graphs(given.bundle, folder)
         else:
             rows.append({"graph": "builtin", "note": f"not measured: no {given.bundle.name}"})
-        for graph in graphs:
-            for setting in given.setting:
-                if SETTINGS[setting] != {"attributes": {"intra_op_num_threads": given.threads}}:  # the default itself
-                    rows.append(measure(graph, setting, given.threads, rounds))
-    write_result(given.output, rows, threads=given.threads, quick=given.quick, rounds=rounds, sizes=sizes, model=model)
+        with busy(given.busy):
+            for graph in graphs:
+                for setting in given.setting:
+                    if SETTINGS[setting] != {"attributes": {"intra_op_num_threads": given.threads}}:  # the default
+                        rows.append(measure(graph, setting, given.threads, rounds))
+    facts = {"threads": given.threads, "quick": given.quick, "rounds": rounds, "sizes": sizes, "model": model}
+    write_result(given.output, rows, busy=given.busy, **facts)
 
 
 if __name__ == "__main__":

@@ -24,7 +24,7 @@ from .onnx_file import read_onnx_file
 from .session import Backend, Binding, Feeds, Host, Session, SessionOptions, Shapes, Tensor, check_feeds
 
 DEVICE = "CPU"
-# What it runs at least as fast as ONNX Runtime does: docs/decisions/0011 and 0021. On other classes nothing was measured.
+# What it runs at least as fast as ONNX Runtime: docs/decisions/0011 and 0021. Nothing was measured on other classes.
 FASTEST = {
     CpuClass.AMX: "bf16-cpu",
     CpuClass.AVX512_BF16: "bf16-cpu",

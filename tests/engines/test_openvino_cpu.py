@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 from mutoscope_engines import openvino_cpu
 from mutoscope_engines.backends import choose_backend, load_backend
+from mutoscope_engines.cpu_class import CpuClass
 from mutoscope_engines.errors import CancelledError, GraphError, OutOfMemoryError
 from mutoscope_engines.session import SessionOptions
 from onnx import TensorProto, helper, numpy_helper
@@ -127,23 +128,24 @@ def test_sizes_that_do_not_fit_inside_the_graph_are_a_matter_of_the_graph(make_g
 
 
 @pytest.mark.parametrize(
-    ("flags", "precisions", "chosen"),
+    ("classes", "precisions", "chosen"),
     [
-        ({"amx_bf16"}, ["fp32", "bf16-cpu"], ("openvino", "bf16-cpu")),
-        ({"amx_bf16"}, ["fp32", "int8"], ("onnxruntime", "fp32")),
-        ({"avx512_bf16"}, ["fp32", "bf16-cpu"], ("openvino", "bf16-cpu")),
-        ({"avx512f"}, ["fp32", "bf16-cpu"], ("onnxruntime", "fp32")),
-        ({"avx512f"}, ["bf16-cpu"], ("openvino", "bf16-cpu")),
+        (["amx", "avx512-bf16"], ["fp32", "bf16-cpu"], ("openvino", "bf16-cpu")),
+        (["amx", "avx512-bf16"], ["fp32", "int8"], ("onnxruntime", "fp32")),
+        (["avx512-vnni", "avx2-vnni", "avx512", "avx2"], ["fp32", "bf16-cpu"], ("openvino", "fp32")),
+        (["avx512-vnni", "avx2-vnni", "avx512", "avx2"], ["int8"], ("onnxruntime", "int8")),
+        (["arm-bf16", "arm-dotprod", "arm", "other"], ["fp32", "bf16-cpu"], ("onnxruntime", "fp32")),
+        (list(CpuClass), ["bf16-cpu"], ("openvino", "bf16-cpu")),
+        (list(CpuClass), ["int8", "bf16"], ("onnxruntime", "int8")),
     ],
 )
-def test_auto_takes_it_for_its_precision_where_the_cpu_multiplies_that(
-    flags: set[str], precisions: list[str], chosen: tuple[str, str], monkeypatch: pytest.MonkeyPatch
+def test_auto_takes_what_is_fastest_on_each_class_of_cpu(
+    classes: list[str], precisions: list[str], chosen: tuple[str, str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(openvino_cpu, "cpu_flags", lambda: frozenset(flags))
-    backend, precision, _ = choose_backend("auto", precisions)
-    if backend.on_device:
-        pytest.skip("there is a GPU")
-    assert (backend.name, precision) == chosen
+    for name in classes:
+        monkeypatch.setattr(openvino_cpu, "cpu_class", lambda name=name: CpuClass(name))
+        backend, precision, _ = choose_backend("onnxruntime+openvino", precisions)
+        assert (backend.name, precision) == chosen, name
 
 
 def test_loading_the_library_tells_nobody_and_writes_nothing(tmp_path: Path) -> None:

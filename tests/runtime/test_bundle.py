@@ -271,7 +271,7 @@ def test_a_damaged_manifest_is_refused(make_bundle, damage: Callable[[bytes], by
 @pytest.mark.parametrize(
     ("edit", "complaint"),
     [
-        (lambda m: m.update(format_version=1), "format version 1, this Mutoscope reads 2. Export it again"),
+        (lambda m: m.update(format_version=1), "format version 1, this Mutoscope reads 3. Export it again"),
         (lambda m: m.update(format_version="2"), "format version 2"),
         (lambda m: m.pop("format_version"), "format_version"),
         (lambda m: m.update(engine="x"), "unknown field `engine`"),
@@ -289,6 +289,15 @@ def test_a_manifest_that_says_something_else_is_refused(make_bundle, edit, compl
     root = make_bundle().root
     edit_manifest(root, edit)
     assert complaint in refusal(root)
+
+
+def test_of_the_format_before_only_int8_graphs_are_refused(make_bundle) -> None:
+    """They could overflow on CPUs without VNNI; nothing else has changed since."""
+    root = make_bundle().root
+    edit_manifest(root, lambda m: m.update(format_version=2))
+    Bundle.open(root)
+    edit_manifest(root, lambda m: m["graphs"][0].update(precision="int8"))
+    assert "int8 graphs give wrong sums on CPUs without VNNI. Export it again" in refusal(root)
 
 
 @pytest.mark.parametrize(

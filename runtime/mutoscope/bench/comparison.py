@@ -20,7 +20,7 @@ LEAST_GROWTH = 0.05
 LEAST_GROWTH_OF_FEW, FEW = 0.5, 2
 LEAST_MEMORY_GROWTH = 0.1
 # What must be the same for two times to mean the same. Versions of libraries are not among them: they may be the cause.
-SAME_MACHINE = ("cpu", "cores", "memory_bytes", "system", "gpus")
+SAME_MACHINE = ("cpu", "cpu_class", "cores", "memory_bytes", "system", "gpus")
 SAME_SETTINGS = ("threads", "quick", "request")
 
 
@@ -44,9 +44,9 @@ class Change:
 
 def refuse_other_machine(machine: dict[str, Any], old: Result, path: object) -> None:
     """Raises `RequestError` when the older result is of another machine; says what differs."""
-    differing = [name for name in SAME_MACHINE if machine.get(name) != old.machine.get(name)]
+    differing = [name for name in SAME_MACHINE if name in old.machine and machine.get(name) != old.machine[name]]
     if differing:
-        facts = "; ".join(f"{name}: {old.machine.get(name)} then, {machine.get(name)} now" for name in differing)
+        facts = "; ".join(f"{name}: {old.machine[name]} then, {machine.get(name)} now" for name in differing)
         raise RequestError(
             f"{path} was measured on another machine, and times of two machines cannot be compared ({facts}). "
             "Measure the old version here, with --json, and compare with that"

@@ -7,6 +7,8 @@ from collections.abc import Sequence
 from importlib import metadata
 from pathlib import Path
 
+from mutoscope_engines.cpu_class import cpu_class
+
 from .nvml import gpu_names
 
 PACKAGES = (
@@ -16,10 +18,11 @@ PACKAGES = (
 
 
 def describe(packages: Sequence[str] = PACKAGES) -> dict[str, object]:
-    """Processor, cores this process may use, GPUs, memory in bytes, system, versions of the installed `packages`."""
+    """Processor and its class, cores this process may use, GPUs, memory in bytes, system, versions of `packages`."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     return {
         "cpu": _cpu_model(),
+        "cpu_class": cpu_class().value,
         "cores": cores,
         "gpus": gpu_names(),
         "memory_bytes": os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"),

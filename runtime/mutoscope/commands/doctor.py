@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from mutoscope_engines.backends import BACKENDS, load_backend
+from mutoscope_engines.cpu_class import cpu_class
 from mutoscope_engines.engine_cache import EngineCache
 from mutoscope_engines.machine import cpu_flags, usable_cores
 from mutoscope_engines.tensorrt_library import LIBRARIES as TENSORRT
@@ -60,6 +61,7 @@ def _cpu() -> dict[str, Any]:
         "model": facts.get("model name") or platform.processor() or platform.machine(),
         "usable cores": usable_cores(),
         "cores": os.cpu_count(),
+        "class": cpu_class().value,
         "flags": [flag for flag in CPU_FLAGS if flag in cpu_flags()],
     }
 

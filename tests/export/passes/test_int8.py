@@ -8,31 +8,36 @@ import onnx
 import onnx_ir as ir
 import onnxruntime
 import pytest
-from mutoscope_engines import onnxruntime_cpu
 from mutoscope_engines.backends import load_backend
-from mutoscope_engines.machine import cpu_flags
 from mutoscope_engines.session import SessionOptions
 from mutoscope_export.errors import ExportError
 from mutoscope_export.passes.int8 import DynamicInt8
 
-CPU_FLAGS = cpu_flags()
 RANDOM = np.random.default_rng(5)
 BIAS = np.array([0.5, -1, 2], np.float32)
 
 
 def exact_operands() -> tuple[np.ndarray, np.ndarray]:
-    """Activations 0..255 and weights that are integers of at most 127 times a power of two, one for each column."""
+    """Activations 0..255 and weights that are integers of at most 127 times a power of two, one for each column.
+
+    Neighbours in a column have different signs, so that their sum is at most 127, too.
+    """
     x = RANDOM.integers(0, 256, (4, 8)).astype(np.float32)
     x[0, :2] = 0, 255
-    w = RANDOM.integers(-127, 128, (8, 3)).astype(np.float32)
-    w[0] = 127
-    return x, w * np.array([1, 0.25, 8], np.float32)
+    magnitudes = RANDOM.integers(0, 128, (8, 3))
+    magnitudes[0] = 127
+    return x, checkered(magnitudes) * np.array([1, 0.25, 8], np.float32)
 
 
-def parsed(body: str, **tensors: np.ndarray) -> ir.Model:
-    proto = onnx.parser.parse_model(
-        f'<ir_version: 10, opset_import: ["" : 23]> linear (float[S, 8] x) => (float[S, 3] y) {body}'
-    )
+def checkered(magnitudes: np.ndarray) -> np.ndarray:
+    """With signs that differ between all neighbours, in rows and in columns."""
+    rows, columns = np.indices(magnitudes.shape)
+    return np.where((rows + columns) % 2, -magnitudes, magnitudes).astype(np.float32)
+
+
+def parsed(body: str, rows: int = 8, columns: int = 3, **tensors: np.ndarray) -> ir.Model:
+    signature = f"linear (float[S, {rows}] x) => (float[S, {columns}] y)"
+    proto = onnx.parser.parse_model(f'<ir_version: 10, opset_import: ["" : 23]> {signature} {body}')
     proto.graph.initializer.extend(onnx.numpy_helper.from_array(value, name) for name, value in tensors.items())
     return ir.from_proto(proto)
 
@@ -62,7 +67,7 @@ def test_what_int8_can_hold_comes_out_exactly(body, transposed):
 
 def test_a_weight_that_is_read_both_ways_has_an_int8_form_for_each():
     x, _ = exact_operands()
-    w = RANDOM.integers(-127, 128, (8, 8)).astype(np.float32)
+    w = checkered(RANDOM.integers(0, 128, (8, 8)))
     np.fill_diagonal(w, 127)  # so that rows and columns have one scale
     picked = np.eye(8, 3, dtype=np.float32)
     model = parsed("{ a = MatMul(x, w) c = Gemm<transB=1>(x, w) d = Add(a, c) y = MatMul(d, p) }", w=w, p=picked)
@@ -70,15 +75,58 @@ def test_a_weight_that_is_read_both_ways_has_an_int8_form_for_each():
     np.testing.assert_array_equal(run(model, x), (x @ w + x @ w.T)[:, :3])
 
 
-@pytest.mark.parametrize("has_vnni", [True, False])
-def test_the_backend_sums_the_largest_products_without_saturation(
-    has_vnni: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """On every machine that runs this: what it is told of the CPU is never better than the truth."""
-    monkeypatch.setattr(onnxruntime_cpu, "cpu_flags", lambda: CPU_FLAGS if has_vnni else frozenset())
-    x, w = np.full((2, 8), 255, np.float32), np.full((8, 3), 127, np.float32)
+def summed_in_16_bits(x: np.ndarray, w: np.ndarray) -> np.ndarray:
+    """`x @ w` as VPMADDUBSW and VPMADDWD compute it (Intel's manual, volume 2B): sums of two products saturate."""
+    if odd := len(w) % 2:
+        x, w = np.pad(x, ((0, 0), (0, odd))), np.pad(w, ((0, odd), (0, 0)))
+    products = x[:, :, None].astype(np.int64) * w
+    pairs = products[:, 0::2] + products[:, 1::2]
+    return pairs.clip(-(2**15), 2**15 - 1).sum(axis=1)
+
+
+WEIGHTS = {
+    "normal": RANDOM.standard_normal((64, 5)),
+    "uniform": RANDOM.uniform(-1, 1, (64, 5)),
+    "all alike": np.full((64, 5), -0.3),
+    "outliers beside each other": np.where(np.arange(64)[:, None] // 2 == 7, 50.0, RANDOM.standard_normal((64, 5))),
+    "an outlier by itself": np.where(np.arange(64)[:, None] == 7, -50.0, RANDOM.standard_normal((64, 5))),
+    "an odd number of rows": RANDOM.standard_normal((63, 5)),
+    "a single row": RANDOM.standard_normal((1, 5)),
+}
+
+
+@pytest.mark.parametrize("name", WEIGHTS)
+def test_no_sum_of_two_products_leaves_16_bits(name: str) -> None:
+    """So that CPUs without VNNI sum as exactly as those with it."""
+    w = WEIGHTS[name].astype(np.float32)
+    narrow = narrowed(w)
+    lowest, highest = (narrow < 0) * 255, (narrow > 0) * 255  # what makes the least and the largest sum of each column
+    for x in (lowest.T, highest.T, np.full((1, len(w)), 255)):
+        np.testing.assert_array_equal(summed_in_16_bits(x, narrow), x @ narrow.astype(np.int64))
+
+
+@pytest.mark.parametrize("name", WEIGHTS)
+def test_as_many_steps_are_used_as_16_bits_allow(name: str) -> None:
+    narrow = narrowed(WEIGHTS[name].astype(np.float32)).astype(int)
+    largest = np.abs(narrow).max(axis=0)
+    if len(narrow) > 1:
+        even = narrow[: len(narrow) // 2 * 2]
+        largest = np.maximum(largest, np.abs(even[0::2] + even[1::2]).max(axis=0))
+    assert ((largest == 127) | (largest == 128) | (largest == 126)).all()
+
+
+def narrowed(w: np.ndarray) -> np.ndarray:
+    model = parsed("{ y = MatMul(x, w) }", *w.shape, w=w)
+    DynamicInt8("w")(model)
+    result: np.ndarray = model.graph.initializers["w.int8"].const_value.numpy()
+    return result
+
+
+def test_the_backend_sums_the_largest_products_exactly(tmp_path: Path) -> None:
+    """255 times two neighbours that sum to 127, in every place."""
+    x, w = np.full((2, 64), 255, np.float32), np.tile([[63.0], [64.0]], (32, 3)).astype(np.float32)
     x[0, 0] = 0
-    model = parsed("{ y = MatMul(x, w) }", w=w)
+    model = parsed("{ y = MatMul(x, w) }", 64, w=w)
     DynamicInt8("w")(model)
     ir.save(model, tmp_path / "model.onnx")
     with load_backend("onnxruntime").open(tmp_path / "model.onnx", SessionOptions(threads=1)) as session:
