@@ -1,11 +1,10 @@
 """Says what a measurement ran on. Names no host, user or path. Knows nothing of what was measured."""
 
-import os
 import platform
-import re
 from collections.abc import Sequence
 from importlib import metadata
-from pathlib import Path
+
+from mutoscope_engines.machine import cpu_model, memory_bytes, usable_cores
 
 from .nvml import gpu_names
 
@@ -16,23 +15,16 @@ PACKAGES = (
 
 
 def describe(packages: Sequence[str] = PACKAGES) -> dict[str, object]:
-    """Processor, cores this process may use, GPUs, memory in bytes, system, versions of the installed `packages`."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    """Processor, cores and bytes of memory this process may use, GPUs, system, versions of the installed `packages`."""
     return {
-        "cpu": _cpu_model(),
-        "cores": cores,
+        "cpu": cpu_model(),
+        "cores": usable_cores(),
         "gpus": gpu_names(),
-        "memory_bytes": os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"),
+        "memory_bytes": memory_bytes(),
         "system": f"{platform.system()} {platform.machine()}",
         "python": platform.python_version(),
         "packages": {name: version for name in packages if (version := _version(name)) is not None},
     }
-
-
-def _cpu_model() -> str:
-    cpuinfo = Path("/proc/cpuinfo")
-    found = re.search(r"^model name\s*:\s*(.+)$", cpuinfo.read_text(), re.MULTILINE) if cpuinfo.exists() else None
-    return found.group(1) if found else platform.processor() or platform.machine()
 
 
 def _version(package: str) -> str | None:
