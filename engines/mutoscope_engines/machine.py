@@ -30,7 +30,7 @@ def usable_cores() -> int:
 def cpu_flags() -> frozenset[str]:
     """What the CPU says that it can, in Linux's words: "avx512_vnni", "amx_bf16"; none where Linux does not tell."""
     try:
-        text = CPU_INFO.read_text()
+        text = CPU_INFO.read_text("utf-8", "replace")
     except OSError:
         return frozenset()
     flags = next((line for line in text.splitlines() if line.startswith(("flags", "Features"))), "")
@@ -40,7 +40,7 @@ def cpu_flags() -> frozenset[str]:
 def cpu_model() -> str:
     """The processor's name for a person."""
     try:
-        found = re.search(r"^model name\s*:\s*(.+)$", CPU_INFO.read_text(), re.MULTILINE)
+        found = re.search(r"^model name\s*:\s*(.+)$", CPU_INFO.read_text("utf-8", "replace"), re.MULTILINE)
     except OSError:
         found = None
     return found[1] if found else platform.processor() or platform.machine()

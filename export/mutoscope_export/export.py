@@ -33,6 +33,7 @@ from mutoscope.bundle import (
     write_manifest,
 )
 from mutoscope.errors import RequestError
+from mutoscope.file_names import refuse_reserved
 from mutoscope.schedule import ScheduleError, build_schedule, from_diffusers
 from mutoscope.version import __version__
 
@@ -120,7 +121,7 @@ def export_checkpoint(
         say("preview")
         preview = _fit_preview(opened, manifest.geometry.latent_channels)
         report = {"made_with": _made_with(), "narrowed": judged, **compared}
-        (folder / REPORT).write_text(json.dumps(report, indent=1) + "\n")
+        (folder / REPORT).write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8", newline="\n")
         say("publish")
         write_manifest(folder, msgspec.structs.replace(manifest, graphs=tuple(graphs), preview=preview))
         _publish(folder, destination)
@@ -321,6 +322,7 @@ def _checked_precisions(given: Sequence[str], known: Sequence[str]) -> list[str]
 
 
 def _refuse_destination(destination: Path, overwrite: bool) -> None:
+    refuse_reserved(str(destination))
     if destination.is_dir() and any(destination.iterdir()):
         if not (destination / MANIFEST).is_file():
             raise RequestError(f"{destination} is not empty and no bundle; name another folder")
