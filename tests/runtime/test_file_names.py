@@ -25,17 +25,9 @@ FREE = [
         "nulls.gif",
         "\u6f22\u5b57.mp4",
         "a b.mp4",
-        "a.b.c.mp4",
+        "a.b.mp4",
     ),
-    *(
-        "../out.mp4",
-        "./out.mp4",
-        r"C:\clips\out.mp4",
-        "C:/clips/out.mp4",
-        r"\\server\share\out.mp4",
-        "frames/",
-        "frames\\",
-    ),
+    *("../out.mp4", "./out.mp4", r"C:\clips\out.mp4", "C:/clips/out.mp4", r"\\server\share\a.mp4", "frames/", "f\\"),
 ]
 
 
@@ -65,5 +57,5 @@ def test_names_are_reserved_that_python_says_are(name: str) -> None:
 def test_a_reserved_name_is_refused_before_any_work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     check_output(tmp_path / "12:30.npy")
     monkeypatch.setattr(sys, "platform", "win32")
-    with pytest.raises(OutputError, match="'12:30.npy' has a ':'"):
+    with pytest.raises(OutputError, match=r"'12:30\.npy' has a ':'"):
         check_output(tmp_path / "12:30.npy")
