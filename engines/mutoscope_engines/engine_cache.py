@@ -18,11 +18,10 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from filelock import FileLock, Timeout
-
 from .engine_identity import EngineIdentity, file_sha256
 from .engine_record import EngineRecord, EngineReport, decode_record, encode_record
 from .errors import EngineError, EngineMissingError
+from .file_lock import file_lock
 from .installation_key import default_key_path, make_key, read_key
 from .portable_files import content, is_ours, remove, replace, sync
 from .user_folders import cache_folder
@@ -128,7 +127,7 @@ class EngineCache:
         self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         self._is_there()
         digest = identity.digest
-        with self._held(digest):
+        with file_lock(self.folder / f"{digest}.lock", wait=True):
             self._remove_leftovers(digest, key)
             record = self._read(self.folder / f"{digest}.json", key)
             if record and (not self._engine(record).is_file() or file_sha256(self._engine(record)) != record.sha256):
@@ -155,7 +154,7 @@ class EngineCache:
             return 0
         key = read_key(self._key_path)
         for digest in {path.name.partition(".")[0] for path in self.folder.iterdir()}:
-            with self._held(digest, wait=False) as held:
+            with file_lock(self.folder / f"{digest}.lock", wait=False) as held:
                 if held:
                     self._remove_leftovers(digest, key)
         removed = 0
@@ -164,7 +163,7 @@ class EngineCache:
                 break
             if path.stem in keep:
                 continue
-            with self._held(path.stem, wait=False) as held:
+            with file_lock(path.with_suffix(".lock"), wait=False) as held:
                 if held:
                     remove(path)
                     self._remove_leftovers(path.stem, key)
@@ -183,22 +182,6 @@ class EngineCache:
         replace(signed, self.folder / f"{digest}.json")
         sync(self.folder)
         self._remove_leftovers(digest, key)  # what was there before
-
-    @contextmanager
-    def _held(self, digest: str, *, wait: bool = True) -> Iterator[bool]:
-        """Holds the place of an engine, by a lock that dies with its holder. Gives whether it is held."""
-        path = self.folder / f"{digest}.lock"
-        lock = FileLock(path, mode=0o600)
-        try:
-            lock.acquire(blocking=wait)
-        except Timeout:
-            yield False
-            return
-        try:
-            yield True
-        finally:
-            remove(path)  # whoever waits for it sees that it is gone, and makes another
-            lock.release()
 
     def _engine(self, record: EngineRecord) -> Path:
         return self.folder / f"{record.identity.digest}.{record.sha256[:16]}.engine"

@@ -33,7 +33,6 @@ from mutoscope.bundle import (
     write_manifest,
 )
 from mutoscope.errors import RequestError
-from mutoscope.file_names import refuse_reserved
 from mutoscope.schedule import ScheduleError, build_schedule, from_diffusers
 from mutoscope.version import __version__
 
@@ -322,7 +321,6 @@ def _checked_precisions(given: Sequence[str], known: Sequence[str]) -> list[str]
 
 
 def _refuse_destination(destination: Path, overwrite: bool) -> None:
-    refuse_reserved(str(destination))
     if destination.is_dir() and any(destination.iterdir()):
         if not (destination / MANIFEST).is_file():
             raise RequestError(f"{destination} is not empty and no bundle; name another folder")

@@ -1,0 +1,27 @@
+"""A lock between processes that dies with its holder, however that ends. Knows files, nothing of what they guard."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from filelock import FileLock, Timeout
+
+from .portable_files import remove
+
+
+@contextmanager
+def file_lock(path: Path, *, wait: bool) -> Iterator[bool]:
+    """Holds the lock, whose file goes when nobody does. Gives whether it is held: always, when waiting."""
+    lock = FileLock(path, mode=0o600)
+    try:
+        lock.acquire(blocking=wait)
+    except Timeout:
+        yield False
+        return
+    try:
+        yield True
+    finally:
+        remove(path)  # whoever waits for it sees that it is gone, and makes another
+        lock.release()
