@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 from filelock import FileLock, Timeout
@@ -14,14 +14,11 @@ from .portable_files import remove
 @contextmanager
 def file_lock(path: Path, *, wait: bool) -> Iterator[bool]:
     """Holds the lock, whose file goes when nobody does. Gives whether it is held: always, when waiting."""
-    lock = FileLock(path, mode=0o600)
-    try:
-        lock.acquire(blocking=wait)
-    except Timeout:
-        yield False
-        return
-    try:
+    with ExitStack() as held:
+        try:
+            held.enter_context(FileLock(path, mode=0o600).acquire(blocking=wait))
+        except Timeout:
+            yield False
+            return
+        held.callback(remove, path)  # whoever waits for it sees that it is gone, and makes another
         yield True
-    finally:
-        remove(path)  # whoever waits for it sees that it is gone, and makes another
-        lock.release()

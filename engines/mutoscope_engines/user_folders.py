@@ -19,7 +19,7 @@ def cache_folder() -> Path:
     """
     if named := os.environ.get("MUTOSCOPE_CACHE"):
         return Path(named)
-    return _of_user(platformdirs.user_cache_path, "the engine cache", "XDG_CACHE_HOME or MUTOSCOPE_CACHE")
+    return _of_user(platformdirs.user_cache_path, "the engine cache", "HOME, XDG_CACHE_HOME or MUTOSCOPE_CACHE")
 
 
 def data_folder() -> Path:
@@ -28,17 +28,17 @@ def data_folder() -> Path:
     Raises:
         BackendUnavailableError: the user has no home.
     """
-    return _of_user(platformdirs.user_data_path, "the key that signs engines", "XDG_DATA_HOME")
+    return _of_user(platformdirs.user_data_path, "the key that signs engines", "HOME or XDG_DATA_HOME")
 
 
 def _of_user(find: Callable[..., Path], what: str, variables: str) -> Path:
     try:
         folder = find("mutoscope", appauthor=False)
-    except RuntimeError:  # older versions of the library give a path that begins with "~"
+    except RuntimeError:  # older versions of the library give a path that begins with "~" instead
         folder = Path("~")
     if not folder.is_absolute():
         raise BackendUnavailableError(
             f"there is no place for {what}: this user has no home folder. "
-            f"Set HOME, {variables} to the absolute path of a folder that only this user can write to"
+            f"Set {variables} to the absolute path of a folder that only this user can write to"
         )
     return folder

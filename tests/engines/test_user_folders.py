@@ -35,7 +35,7 @@ def test_on_linux_folders_are_where_the_desktop_specification_says(monkeypatch: 
 
 @pytest.mark.parametrize(
     ("find", "remedy"),
-    [(cache_folder, "HOME, XDG_CACHE_HOME or MUTOSCOPE_CACHE"), (data_folder, "HOME, XDG_DATA_HOME")],
+    [(cache_folder, "HOME, XDG_CACHE_HOME or MUTOSCOPE_CACHE"), (data_folder, "HOME or XDG_DATA_HOME")],
 )
 def test_without_a_home_the_error_names_the_variables_to_set(find: Callable[[], Path], remedy: str) -> None:
     with pytest.raises(BackendUnavailableError, match=rf"no home folder\. Set {remedy} to the absolute path"):

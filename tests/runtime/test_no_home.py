@@ -31,4 +31,4 @@ def test_build_says_what_to_set(capsys: pytest.CaptureFixture[str], monkeypatch:
     first, second = capsys.readouterr().err.splitlines()
     assert first.startswith("mutoscope: error: there is no place for the engine cache: this user has no home folder")
     assert second.startswith("mutoscope: error: there is no place for the key that signs engines")
-    assert "Set HOME, XDG_DATA_HOME" in second
+    assert "Set HOME or XDG_DATA_HOME to" in second
