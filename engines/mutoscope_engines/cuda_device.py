@@ -5,6 +5,7 @@ Knows the library. Knows nothing of graphs.
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -29,7 +30,7 @@ def cuda_unavailable_because() -> str | None:
     import ctypes
 
     try:
-        driver = ctypes.CDLL("libcuda.so.1")
+        driver = ctypes.CDLL("nvcuda.dll" if sys.platform == "win32" else "libcuda.so.1")
     except OSError:
         return "there is no NVIDIA driver; install one, or use --backend onnxruntime"
     count = ctypes.c_int()

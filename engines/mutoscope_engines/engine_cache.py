@@ -23,15 +23,10 @@ from .engine_record import EngineRecord, EngineReport, decode_record, encode_rec
 from .errors import EngineError, EngineMissingError
 from .file_lock import file_lock
 from .installation_key import default_key_path, make_key, read_key
+from .portable_files import content, is_ours, remove, replace, sync
+from .user_folders import cache_folder
 
 DEFAULT_LIMIT_BYTES = 64 * 10**9
-
-
-def cache_folder() -> Path:
-    """Where this user's caches of Mutoscope lie: MUTOSCOPE_CACHE, or a folder in XDG_CACHE_HOME, or in ~/.cache."""
-    if named := os.environ.get("MUTOSCOPE_CACHE"):
-        return Path(named)
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "mutoscope"
 
 
 def limit_from_environment() -> int:
@@ -112,7 +107,7 @@ class EngineCache:
         """
         record = self.find(wanted)
         try:
-            data = _mapped(self._engine(record))
+            data = content(self._engine(record))
         except (OSError, ValueError) as error:  # a ValueError when it is empty
             raise EngineMissingError(
                 f"the engine of the {record.report.graph} in {self.folder} cannot be read: {error}. {_BUILD}"
@@ -170,22 +165,22 @@ class EngineCache:
                 continue
             with file_lock(path.with_suffix(".lock"), wait=False) as held:
                 if held:
-                    path.unlink(missing_ok=True)
+                    remove(path)
                     self._remove_leftovers(path.stem, key)
                     removed += 1
         return removed
 
     def store(self, partial: Path, record: EngineRecord, key: bytes) -> None:
         """Gives an engine its name, and then its record: only that makes it count. For `Slot`."""
-        _sync(partial)
+        sync(partial)
         digest = record.identity.digest
         signed = partial.with_name(partial.name.removesuffix(".partial") + ".json.partial")
         signed.touch(mode=0o600)
         signed.write_bytes(encode_record(record, key))
-        _sync(signed)
-        os.replace(partial, self._engine(record))
-        os.replace(signed, self.folder / f"{digest}.json")
-        _sync(self.folder)
+        sync(signed)
+        replace(partial, self._engine(record))
+        replace(signed, self.folder / f"{digest}.json")
+        sync(self.folder)
         self._remove_leftovers(digest, key)  # what was there before
 
     def _engine(self, record: EngineRecord) -> Path:
@@ -211,7 +206,7 @@ class EngineCache:
             named = self._engine(record) if record else None
             leftovers += [engine for engine in self.folder.glob(f"{digest}.*.engine") if engine != named]
         for leftover in leftovers:
-            leftover.unlink(missing_ok=True)
+            remove(leftover)
 
     def _is_there(self) -> bool:
         """Whether the folder exists.
@@ -223,7 +218,7 @@ class EngineCache:
             facts = os.stat(self.folder)
         except FileNotFoundError:
             return False
-        if facts.st_uid != os.getuid() or facts.st_mode & 0o022:
+        if not is_ours(facts, without=0o022):
             raise EngineError(
                 f"others than this user may write to {self.folder}, where engines lie, which are executable code. "
                 f"Make it your own (chmod 700), or name another with MUTOSCOPE_CACHE"
@@ -246,19 +241,6 @@ class Slot:
         self.record = EngineRecord(self.identity, report, sha256)
         self._cache.store(self.partial, self.record, self._key)
         return self.record
-
-
-def _mapped(path: Path) -> mmap.mmap:
-    with open(os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC), "rb") as file:
-        return mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
-
-
-def _sync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def _used_at(path: Path) -> float:

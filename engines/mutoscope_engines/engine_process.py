@@ -59,7 +59,7 @@ def compile_in_process(
             stdout=answer,
             stderr=said,
             env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
-            start_new_session=True,  # Ctrl-C is for this process to answer
+            **_own_group(),
         )
         assert process.stdin is not None
         try:
@@ -76,6 +76,13 @@ def compile_in_process(
         answer.seek(0)
         said.seek(0)
         return _result(process.returncode, answer.read(), said.read().decode(errors="replace"), graph)
+
+
+def _own_group() -> dict[str, Any]:
+    """For a process whose Ctrl-C is for this one to answer."""
+    if sys.platform == "win32":
+        return {"creationflags": subprocess.CREATE_NEW_PROCESS_GROUP}
+    return {"start_new_session": True}
 
 
 def _is_running(process: subprocess.Popen[bytes]) -> bool:

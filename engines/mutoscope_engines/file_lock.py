@@ -2,34 +2,23 @@
 
 from __future__ import annotations
 
-import fcntl
-import os
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
+from filelock import FileLock, Timeout
+
+from .portable_files import remove
+
 
 @contextmanager
 def file_lock(path: Path, *, wait: bool) -> Iterator[bool]:
-    """Holds the lock, whose file is there as long as somebody does. Gives whether it is held: always, when waiting."""
-    while True:
-        with ExitStack() as held:
-            descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
-            held.callback(os.close, descriptor)
-            try:
-                fcntl.flock(descriptor, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
-            except BlockingIOError:
-                yield False
-                return
-            if _is_at(descriptor, path):
-                held.callback(path.unlink, missing_ok=True)
-                yield True
-                return
-            # Whoever held it removed the file meanwhile, so that this lock keeps nobody out.
-
-
-def _is_at(descriptor: int, path: Path) -> bool:
-    try:
-        return os.path.samestat(os.fstat(descriptor), os.stat(path, follow_symlinks=False))
-    except FileNotFoundError:
-        return False
+    """Holds the lock, whose file goes when nobody does. Gives whether it is held: always, when waiting."""
+    with ExitStack() as held:
+        try:
+            held.enter_context(FileLock(path, mode=0o600).acquire(blocking=wait))
+        except Timeout:
+            yield False
+            return
+        held.callback(remove, path)  # whoever waits for it sees that it is gone, and makes another
+        yield True

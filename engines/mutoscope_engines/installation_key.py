@@ -10,17 +10,23 @@ import os
 import secrets
 import stat
 import tempfile
+from contextlib import suppress
 from pathlib import Path
 
 from .errors import EngineError
+from .portable_files import is_ours, open_unlinked
+from .user_folders import data_folder
 
 KEY_BYTES = 32
 
 
 def default_key_path() -> Path:
-    """In the user's data folder, not in the cache: caches are shared, synchronised and thrown away."""
-    base = os.environ.get("XDG_DATA_HOME") or Path.home() / ".local" / "share"
-    return Path(base) / "mutoscope" / "engine.key"
+    """In the user's data folder, not in the cache: caches are shared, synchronised and thrown away.
+
+    Raises:
+        BackendUnavailableError: the user has no home.
+    """
+    return data_folder() / "engine.key"
 
 
 def sign(content: bytes, key: bytes) -> str:
@@ -38,14 +44,14 @@ def read_key(path: Path) -> bytes | None:
         EngineError: somebody else could have read or written it.
     """
     try:
-        descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+        file = open_unlinked(path)
     except FileNotFoundError:
         return None
     except OSError as error:
         raise EngineError(f"the key {path} cannot be read: {error.strerror}. {_REMEDY}") from error
-    with open(descriptor, "rb") as file:
+    with file:
         facts = os.fstat(file.fileno())
-        if not stat.S_ISREG(facts.st_mode) or facts.st_uid != os.getuid() or facts.st_mode & 0o077:
+        if not stat.S_ISREG(facts.st_mode) or not is_ours(facts, without=0o077):
             raise EngineError(f"the key {path} is not this user's alone (mode 600). {_REMEDY}")
         key = file.read(KEY_BYTES + 1)
     if len(key) != KEY_BYTES:
@@ -57,14 +63,16 @@ def make_key(path: Path) -> bytes:
     """The installation's key, made now if there is none. Of two that make it at once, one wins for both."""
     while (key := read_key(path)) is None:
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        with tempfile.NamedTemporaryFile(dir=path.parent, prefix=".engine.key.") as file:  # made with mode 600
-            file.write(secrets.token_bytes(KEY_BYTES))
-            file.flush()
-            os.fsync(file.fileno())
-            try:
-                os.link(file.name, path)  # whole under its name, and never over another
-            except FileExistsError:
-                continue
+        descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=".engine.key.")  # made with mode 600
+        try:
+            with open(descriptor, "wb") as file:
+                file.write(secrets.token_bytes(KEY_BYTES))
+                file.flush()
+                os.fsync(file.fileno())
+            with suppress(FileExistsError):
+                os.link(temporary, path)  # whole under its name, and never over another
+        finally:
+            os.unlink(temporary)
     return key
 
 

@@ -13,6 +13,7 @@ from pathlib import Path
 
 from .engine_cache import EngineCache
 from .installation_key import default_key_path, is_signed, make_key, read_key, sign
+from .portable_files import remove, replace
 
 SIGNATURE_BYTES = 64  # SHA-256 in hexadecimal digits
 
@@ -47,8 +48,8 @@ class KernelCache:
                 file.write(sign(compiled, make_key(self._key_path)).encode() + compiled)
                 file.flush()
                 os.fsync(file.fileno())
-            os.replace(temporary, self._path)
+            replace(Path(temporary), self._path)
             there = {record.identity.digest for record in self._engines.records()}
             for path in self._path.parent.glob("*.kernels"):
                 if path != self._path and path.stem not in there:  # its engine has gone
-                    path.unlink(missing_ok=True)
+                    remove(path)

@@ -1,45 +1,53 @@
-"""What this process may use of the machine: cores, their instructions, memory. Knows Linux's limits, if any."""
+"""What this process may use of the machine: cores, their instructions, memory. Knows the limits that are set to it."""
 
 from __future__ import annotations
 
 import os
+import platform
+import re
+import sys
 from functools import cache
+from math import floor
 from pathlib import Path
 
+import psutil
+
+from . import control_groups
+
 CPU_INFO = Path("/proc/cpuinfo")
-CGROUP = Path("/sys/fs/cgroup")  # version 2, as a container sees its own
 
 
 def usable_cores() -> int:
     """The cores that this process may run on, or the whole cores of its CPU quota where those are fewer; at least 1."""
-    # macOS and Windows cannot bind a process to cores
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    quota, _, period = _limit("cpu.max").partition(" ")
-    if quota.isdecimal() and period.isdecimal() and int(period):
-        cores = min(cores, int(quota) // int(period))
-    return max(1, cores)
+    cores = os.cpu_count() or 1
+    if sys.platform != "darwin":  # which binds no process to cores
+        cores = len(psutil.Process().cpu_affinity()) or cores  # Windows names none if a process may use more than 64
+    limit = control_groups.cpu_limit()
+    return max(1, cores if limit is None else min(cores, floor(limit)))
 
 
 @cache
 def cpu_flags() -> frozenset[str]:
     """What the CPU says that it can, in Linux's words: "avx512_vnni", "amx_bf16"; none where Linux does not tell."""
     try:
-        text = CPU_INFO.read_text()
+        text = CPU_INFO.read_text("utf-8", "replace")
     except OSError:
         return frozenset()
     flags = next((line for line in text.splitlines() if line.startswith(("flags", "Features"))), "")
     return frozenset(flags.partition(":")[2].split())
 
 
+def cpu_model() -> str:
+    """The processor's name for a person."""
+    try:
+        found = re.search(r"^model name\s*:\s*(.+)$", CPU_INFO.read_text("utf-8", "replace"), re.MULTILINE)
+    except OSError:
+        found = None
+    return found[1] if found else platform.processor() or platform.machine()
+
+
 def memory_bytes() -> int:
     """Bytes of physical memory, or of this process's limit where that is less."""
-    physical = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    limit = _limit("memory.max")
-    return min(physical, int(limit)) if limit.isdecimal() else physical
-
-
-def _limit(name: str) -> str:
-    try:
-        return (CGROUP / name).read_text().strip()
-    except OSError:
-        return ""
+    physical = int(psutil.virtual_memory().total)
+    limit = control_groups.memory_limit_bytes()
+    return physical if limit is None else min(physical, limit)

@@ -46,7 +46,7 @@ def _give_back(folder: Path, done: threading.Event) -> None:
 
 def _mappings(inside: str) -> Iterator[tuple[int, int]]:
     """First and last address of what is mapped from below a path. Source: proc_pid_maps(5)."""
-    for line in Path("/proc/self/maps").read_text().splitlines():
+    for line in Path("/proc/self/maps").read_text("utf-8", "surrogateescape").splitlines():
         addresses, *_, path = line.split(maxsplit=5)
         if path.startswith(inside):
             start, _, end = addresses.partition("-")

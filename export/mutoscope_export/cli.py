@@ -37,7 +37,7 @@ def main(argv: Sequence[str]) -> int:
         ),
         on_progress=_Progress() if sys.stderr.isatty() else None,
     )
-    judged = json.loads(bundle.path(REPORT).read_text())["narrowed"]
+    judged = json.loads(bundle.path(REPORT).read_text("utf-8"))["narrowed"]
     if arguments.json:
         tell(json.dumps(_facts(bundle) | judged))
     else:

@@ -120,7 +120,7 @@ def export_checkpoint(
         say("preview")
         preview = _fit_preview(opened, manifest.geometry.latent_channels)
         report = {"made_with": _made_with(), "narrowed": judged, **compared}
-        (folder / REPORT).write_text(json.dumps(report, indent=1) + "\n")
+        (folder / REPORT).write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8", newline="\n")
         say("publish")
         write_manifest(folder, msgspec.structs.replace(manifest, graphs=tuple(graphs), preview=preview))
         _publish(folder, destination)

@@ -11,7 +11,6 @@ from dataclasses import dataclass, replace
 from functools import partial
 
 from mutoscope_engines.backends import backends_named, choose_backend
-from mutoscope_engines.machine import usable_cores
 from mutoscope_engines.session import Backend, SessionOptions
 
 from . import limits
@@ -53,9 +52,7 @@ class Execution:
             RequestError: a value that cannot be, or a precision that the bundle does not have.
             BackendUnavailableError: no backend can run the bundle here; says for each why not.
         """
-        threads = limits.whole(
-            "threads", usable_cores() if options.threads is None else options.threads, minimum=1, maximum=1024
-        )
+        threads = limits.threads("threads", options.threads)
         given = MAX_BRANCHES if options.branches_per_call is None else options.branches_per_call
         branches = limits.whole("branches_per_call", given, minimum=1, maximum=MAX_BRANCHES)
         cuda_graphs = limits.choice("cuda_graphs", options.cuda_graphs, ("on", "off")) == "on"

@@ -9,7 +9,7 @@ import operator
 from numbers import Real
 from typing import Any
 
-from mutoscope_engines.machine import memory_bytes
+from mutoscope_engines.machine import memory_bytes, usable_cores
 
 from .byte_sizes import parse_bytes
 from .errors import RequestError
@@ -61,6 +61,18 @@ def memory_size(name: str, value: Any) -> int:
     if not count:
         raise RequestError(f"{name} must be a size with its unit, such as 8GB or 7.5GiB; got {value!r}")
     return count
+
+
+def threads(name: str, value: Any) -> int:
+    """CPU threads: one for each core that this process may use, or fewer."""
+    cores = usable_cores()
+    try:
+        return whole(name, cores if value is None else value, minimum=1, maximum=cores)
+    except RequestError as error:
+        raise RequestError(
+            f"{error}. This process may use {cores} cores, and more threads than that make it many times slower, "
+            "because each keeps a core busy while it waits"
+        ) from None
 
 
 def choice(name: str, value: Any, allowed: tuple[str, ...]) -> str:

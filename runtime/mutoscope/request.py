@@ -71,7 +71,9 @@ class RuntimeOptions:
         joined_by=JOINED_BY,
     )
     precision: str | None = parameter("precision of the denoiser, of those in the bundle")
-    threads: int | None = parameter("CPU threads; all that this process may use when not given", unit="N")
+    threads: int | None = parameter(
+        "CPU threads, at most one for each core that this process may use; as many when not given", unit="N"
+    )
     branches_per_call: int | None = parameter(
         "with guidance, 2: both branches in one call of the network, 1: one call each, with less memory; "
         "2 where they fit when not given",

@@ -17,6 +17,7 @@ from pathlib import Path
 import numpy as np
 
 from .errors import MutoscopeError, OutputError, ShapeError
+from .file_names import refuse_reserved
 from .plan import Plan
 from .stages import Frames
 from .video_formats import AUTO, CODECS, FORMATS, Format
@@ -109,10 +110,11 @@ class _Source:
 
 def _resolve(path: Path | str, codec: str) -> tuple[Format, str, Path]:
     text = os.fspath(path)
+    refuse_reserved(text)
     target = Path(text)
     if not target.name:
         raise OutputError(f"{text!r} names no file; name one, such as out.mp4")
-    is_folder = text.endswith(os.sep)
+    is_folder = text.endswith((os.sep, os.altsep or os.sep))
     if target.name.lower() in FORMATS and not is_folder:
         raise OutputError(f"{text!r} is only an ending; give it a name, such as out{target.name}")
     ending = "" if is_folder else target.suffix.lower()

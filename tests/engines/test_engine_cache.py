@@ -9,7 +9,7 @@ from hashlib import sha256
 from pathlib import Path
 
 import pytest
-from mutoscope_engines.engine_cache import EngineCache, cache_folder
+from mutoscope_engines.engine_cache import EngineCache
 from mutoscope_engines.engine_identity import EngineIdentity, ShapeRange
 from mutoscope_engines.engine_record import EngineReport
 from mutoscope_engines.errors import EngineError, EngineMissingError
@@ -240,9 +240,6 @@ def test_many_builders_of_one_engine_agree(cache: EngineCache):
 
 
 def test_the_folder_follows_the_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
-    monkeypatch.delenv("MUTOSCOPE_CACHE", raising=False)
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    assert cache_folder() == tmp_path / "mutoscope"
     monkeypatch.setenv("MUTOSCOPE_CACHE", str(tmp_path / "mine"))
     assert EngineCache().folder == tmp_path / "mine" / "engines"
 

@@ -176,3 +176,10 @@ def test_an_interrupt_while_it_waits_ends_the_compiler(compiler: Callable[[str],
     with pytest.raises(KeyboardInterrupt):
         compile_in_process(tmp_path / "m.onnx", tmp_path / "engine", "tensorrt-rtx", IDENTITY, on_tick=interrupt)
     assert not Path("/proc", (tmp_path / "pid").read_text().strip()).exists()
+
+
+def test_ctrl_c_is_for_this_process_alone_on_every_system(monkeypatch: pytest.MonkeyPatch):
+    assert engine_process._own_group() == {"start_new_session": True}
+    monkeypatch.setattr(sys, "platform", "win32")
+    monkeypatch.setattr(subprocess, "CREATE_NEW_PROCESS_GROUP", 0x200, raising=False)  # its value in winbase.h
+    assert engine_process._own_group() == {"creationflags": 0x200}

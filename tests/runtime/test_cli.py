@@ -16,6 +16,7 @@ from typing import Any
 import mutoscope.commands.generate
 import mutoscope.execution
 import numpy as np
+import psutil
 import pytest
 import tokenizers
 from mutoscope import cli
@@ -431,7 +432,8 @@ def test_doctor_finds_faults_and_does_not_fail(bundle, capsys):
 
 
 def test_doctor_works_where_a_process_cannot_ask_for_its_cores(bundle, capsys, monkeypatch):
-    monkeypatch.delattr(os, "sched_getaffinity")
+    monkeypatch.setattr(sys, "platform", "darwin")
+    monkeypatch.delattr(psutil.Process, "cpu_affinity")
     assert cli.main(["doctor", "--json", str(bundle)]) == 0
     assert 1 <= json.loads(capsys.readouterr().out)["cpu"]["usable cores"] <= os.cpu_count()
 

@@ -49,7 +49,8 @@ def test_what_the_request_leaves_open_comes_from_the_bundle(job) -> None:
     assert all(getattr(plan, field.name) is not None for field in fields(Plan))
 
 
-def test_what_the_request_says_is_done(job) -> None:
+def test_what_the_request_says_is_done(job, monkeypatch) -> None:
+    monkeypatch.setattr(mutoscope.limits, "usable_cores", lambda: 4)
     asked = {"height": 64, "width": 80, "num_frames": 17, "num_inference_steps": 7, "seed": 5, "fps": 30}
     asked |= {"guidance_scale": 4.5, "negative_prompt": "blue", "scheduler": "euler", "max_sequence_length": 20}
     plan = job(**asked, threads=3, branches_per_call=1).plan
@@ -81,7 +82,7 @@ def test_what_the_request_says_is_done(job) -> None:
         ({"max_sequence_length": 25}, "max_sequence_length must be a whole number from 1 to 24; got 25"),
         ({"negative_prompt": ["a"]}, "negative_prompt must be one string; got list"),
         ({"precision": "int8"}, "precision must be one of the bundle's: fp32; got 'int8'"),
-        ({"threads": 0}, "threads must be a whole number from 1 to 1024; got 0"),
+        ({"threads": 0}, "threads must be a whole number from 1 to "),
         ({"branches_per_call": 3}, "branches_per_call must be a whole number from 1 to 2; got 3"),
     ],
 )

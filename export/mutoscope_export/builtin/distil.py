@@ -68,9 +68,9 @@ def sample_paths(teacher: TextToLatents, tokenizer: T5Tokenizer, latents_shape: 
     """
     note, made_from = file.with_suffix(".json"), {"seed": seed, "teacher_sha256": sha256_of_weights(teacher)}
     done = [np.load(file)] if file.exists() else []
-    if done and json.loads(note.read_text()) != made_from:
+    if done and json.loads(note.read_text("utf-8")) != made_from:
         raise ValueError(f"{file} is of another teacher or seed: ask for the same again, or remove it to begin anew")
-    note.write_text(json.dumps(made_from) + "\n")
+    note.write_text(json.dumps(made_from) + "\n", encoding="utf-8", newline="\n")
     prompts: list[str] = []
     for start in range(0, count, BATCH_SIZE):
         chosen = draw_prompts(BATCH_SIZE, (seed, start))
@@ -170,7 +170,8 @@ def main() -> None:
     model.text_encoder.save_pretrained(checkpoint / "text_encoder")
     UniPCMultistepScheduler(**STUDENT_SCHEDULER).save_pretrained(checkpoint / "scheduler")
     defaults = OVERRIDES["defaults"] | {"num_inference_steps": STUDENT_STEPS, "guidance_scale": 1.0}
-    (checkpoint / "mutoscope.json").write_text(json.dumps(OVERRIDES | {"defaults": defaults}, indent=1) + "\n")
+    overrides = json.dumps(OVERRIDES | {"defaults": defaults}, indent=1) + "\n"
+    (checkpoint / "mutoscope.json").write_text(overrides, encoding="utf-8", newline="\n")
     export_checkpoint(checkpoint, arguments.work / "bundle", precisions=("fp32", "int8"), overwrite=True, compact=True)
 
 

@@ -85,8 +85,9 @@ def main() -> None:
     pipeline = WanPipeline(tokenizer, model.text_encoder, vae, scheduler, model.transformer)
     pipeline.to("cpu", torch.float16).save_pretrained(arguments.checkpoint, safe_serialization=True)
     _forget_paths(arguments.checkpoint)
-    (arguments.checkpoint / "mutoscope.json").write_text(json.dumps(OVERRIDES, indent=1) + "\n")
-    (arguments.checkpoint / "README.md").write_text(MODEL_CARD.format(description=DESCRIPTION))
+    card = MODEL_CARD.format(description=DESCRIPTION)
+    for name, text in (("mutoscope.json", json.dumps(OVERRIDES, indent=1) + "\n"), ("README.md", card)):
+        (arguments.checkpoint / name).write_text(text, encoding="utf-8", newline="\n")
     export_checkpoint(
         arguments.checkpoint,
         arguments.bundle,
@@ -104,9 +105,9 @@ def main() -> None:
 def _forget_paths(checkpoint: Path) -> None:
     """Diffusers notes in each configuration where it was read from, a path of the machine that trained."""
     for file in checkpoint.rglob("config.json"):
-        config = json.loads(file.read_text())
+        config = json.loads(file.read_text("utf-8"))
         if config.pop("_name_or_path", None) is not None:
-            file.write_text(json.dumps(config, indent=2) + "\n")
+            file.write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8", newline="\n")
 
 
 def _say(stage: str, fraction: float | None = None) -> None:
@@ -135,7 +136,7 @@ def write_record(file: Path, work: Path, figures: dict[str, float]) -> None:
     trained = sorted(record.parent.name for record in work.glob(f"*/{TRAINING_RECORD}"))
     thinned = {name: thin(list(read_record(work / name))) for name in trained}
     file.parent.mkdir(parents=True, exist_ok=True)
-    file.write_text(json.dumps(figures | thinned, indent=1) + "\n")
+    file.write_text(json.dumps(figures | thinned, indent=1) + "\n", encoding="utf-8", newline="\n")
 
 
 def thin(rows: list[dict[str, Any]], count: int = 100) -> list[dict[str, Any]]:

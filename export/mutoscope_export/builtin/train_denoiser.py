@@ -100,7 +100,7 @@ def encode_clips(vae: AutoencoderKLWan, count: int, file: Path, *, device: str, 
             with torch.autocast(device, torch.bfloat16):
                 latents = vae.encode(to_model(clips).to(device)).latent_dist.mode()
             batches.append(((latents.float() - mean) / std).half().cpu().numpy())
-        file.with_suffix(".json").write_text(json.dumps(made_from) + "\n")
+        file.with_suffix(".json").write_text(json.dumps(made_from) + "\n", encoding="utf-8", newline="\n")
         temporary = file.with_suffix(".tmp.npy")
         np.save(temporary, np.concatenate(batches))
         os.replace(temporary, file)
@@ -111,13 +111,13 @@ def encode_clips(vae: AutoencoderKLWan, count: int, file: Path, *, device: str, 
 
 def _refuse_latents_of_others(file: Path, count: int, made_from: dict[str, Any]) -> None:
     note = file.with_suffix(".json")
-    found = json.loads(note.read_text()) if note.exists() else made_from | {"count": count}
+    found = json.loads(note.read_text("utf-8")) if note.exists() else made_from | {"count": count}
     if found != made_from or count != made_from["count"]:
         raise ValueError(
             f"{file} holds {count} clips made from {found}, and not from {made_from}: ask for the same again, "
             "or remove the folder it lies in to begin anew"
         )
-    note.write_text(json.dumps(made_from) + "\n")
+    note.write_text(json.dumps(made_from) + "\n", encoding="utf-8", newline="\n")
 
 
 def train_denoiser(

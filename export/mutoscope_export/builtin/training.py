@@ -101,7 +101,7 @@ class Training:
         if self._record_file.exists():
             kept = [json.dumps(row) + "\n" for row in read_record(self.folder) if row["step"] <= self.step]
             temporary = self._record_file.with_suffix(".tmp")
-            temporary.write_text("".join(kept))
+            temporary.write_text("".join(kept), encoding="utf-8", newline="\n")
             os.replace(temporary, self._record_file)
 
     def save(self) -> None:
@@ -183,11 +183,11 @@ class Training:
     def _record(self, values: dict[str, Any]) -> None:
         rounded = {name: round(value, 5) if isinstance(value, float) else value for name, value in values.items()}
         row = {"step": self.step, "elapsed_s": round(self.elapsed_s, 1), **rounded}
-        with self._record_file.open("a") as record:
+        with self._record_file.open("a", encoding="utf-8", newline="\n") as record:
             record.write(json.dumps(row) + "\n")
 
 
 def read_record(folder: Path) -> Iterator[dict[str, Any]]:
     """The rows of a training's record, oldest first."""
-    for line in (folder / RECORD).read_text().splitlines():
+    for line in (folder / RECORD).read_text("utf-8").splitlines():
         yield json.loads(line)

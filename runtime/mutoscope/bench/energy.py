@@ -21,7 +21,7 @@ def counters(powercap: Path = POWERCAP) -> dict[str, float]:
     for folder in sorted(powercap.glob("intel-rapl:*")):
         if folder.name.count(":") == 1:
             try:
-                found[folder.name] = int((folder / "energy_uj").read_text()) / 1e6
+                found[folder.name] = int((folder / "energy_uj").read_text("ascii")) / 1e6
             except (OSError, ValueError):
                 continue  # readable by root alone on most systems
     gpus = nvml.energy_j()
@@ -48,6 +48,6 @@ def why_not(powercap: Path = POWERCAP) -> str | None:
 
 def _range_j(folder: Path) -> float:
     try:
-        return int((folder / "max_energy_range_uj").read_text()) / 1e6
+        return int((folder / "max_energy_range_uj").read_text("ascii")) / 1e6
     except (OSError, ValueError):
         return 0.0

@@ -1,11 +1,11 @@
-"""Watches the memory of another process while it starts. Knows /proc and NVML. Knows nothing of what that does."""
+"""Watches the memory of another process while it starts. Knows psutil and NVML. Knows nothing of what that does."""
 
 from __future__ import annotations
 
-import os
 import threading
 import time
-from pathlib import Path
+
+import psutil
 
 from . import nvml
 
@@ -47,11 +47,10 @@ class MemoryTrace:
         return self._device_most
 
     def _watch(self, pid: int, started: float) -> None:
-        page = os.sysconf("SC_PAGE_SIZE")
         while not self._done.wait(INTERVAL_S):
             try:
-                resident = int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * page
-            except (OSError, IndexError):
+                resident = psutil.Process(pid).memory_info().rss
+            except psutil.Error:
                 return  # it has ended
             self._points.append((round(time.monotonic() - started, 3), resident))
             used = nvml.used_bytes()

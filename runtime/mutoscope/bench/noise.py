@@ -5,11 +5,11 @@ Knows processes and their time on the processor. Knows nothing of what they do.
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Iterable
-from pathlib import Path
+from contextlib import suppress
 
+import psutil
 from mutoscope_engines.machine import usable_cores
 
 from .result import Noise
@@ -26,7 +26,7 @@ class NoiseWatch:
     """Watches rounds: `before` and `after` each, with the processes that are measured in it."""
 
     def __init__(self) -> None:
-        self.load_average = os.getloadavg()[0]
+        self.load_average = psutil.getloadavg()[0]
         self._pulses: list[float] = []
         self._others = self._whole = 0.0
         self._begun: tuple[float, float, float] | None = None
@@ -81,22 +81,16 @@ def _count() -> float:
 
 def _busy_s() -> float | None:
     """Seconds in which the machine's cores did something, all together; `None` where this process cannot know."""
-    try:
-        lines = Path("/proc/stat").read_text().splitlines()
-    except OSError:
-        return None
-    if sum(line[3:4].isdigit() for line in lines if line.startswith("cpu")) != usable_cores():
+    if psutil.cpu_count() != usable_cores():
         return None  # others' work on cores that are not ours takes nothing from us
-    user, nice, system, _idle, _wait, interrupt, soft_interrupt, steal = map(int, lines[0].split()[1:9])
-    return (user + nice + system + interrupt + soft_interrupt + steal) / os.sysconf("SC_CLK_TCK")
+    times = psutil.cpu_times()
+    return sum(getattr(times, name, 0.0) for name in ("user", "nice", "system", "irq", "softirq", "steal"))
 
 
 def _taken_s(pids: Iterable[int]) -> float:
     total = time.process_time()
     for pid in pids:
-        try:
-            fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-        except OSError:
-            continue  # it has ended
-        total += (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+        with suppress(psutil.Error):  # it has ended
+            times = psutil.Process(pid).cpu_times()
+            total += times.user + times.system
     return total

@@ -6,6 +6,7 @@ Knows four calls. Where there is no driver, there are no GPUs.
 from __future__ import annotations
 
 import ctypes
+import sys
 from functools import cache
 from typing import Any
 
@@ -17,7 +18,7 @@ class _Memory(ctypes.Structure):
 @cache
 def _library() -> Any:
     try:
-        library = ctypes.CDLL("libnvidia-ml.so.1")
+        library = ctypes.CDLL("nvml.dll" if sys.platform == "win32" else "libnvidia-ml.so.1")
     except OSError:
         return None
     return library if library.nvmlInit_v2() == 0 else None

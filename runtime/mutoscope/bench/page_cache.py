@@ -6,13 +6,14 @@ Pages that another process has mapped stay, so nothing that uses the files may r
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Iterable
 from pathlib import Path
 
 
 def drop(folder: Path) -> str | None:
     """Drops every file below a folder; `None` when they are out, else what kept them in."""
-    if not hasattr(os, "posix_fadvise"):
+    if sys.platform != "linux":
         return "this system does not let a program drop files from the page cache"
     files = [path for path in folder.rglob("*") if path.is_file() and path.stat().st_size]
     for path in files:
@@ -30,7 +31,7 @@ def drop(folder: Path) -> str | None:
 def _still_there(files: Iterable[Path]) -> str | None:
     """Asks for the first bytes of the largest file, but only from memory."""
     largest = max(files, key=lambda path: path.stat().st_size, default=None)
-    if largest is None:
+    if largest is None or sys.platform != "linux":
         return None
     descriptor = os.open(largest, os.O_RDONLY)
     try:

@@ -31,7 +31,7 @@ _LINE_KINDS = 9  # colours of the style sheet for peers
 def write_report(path: Path, result: Result) -> None:
     """Raises `OutputError` where the file cannot be written."""
     try:
-        path.write_text(html(result), "utf-8")
+        path.write_text(html(result), encoding="utf-8", newline="\n")
     except OSError as error:
         raise OutputError(f"{path} cannot be written: {error.strerror}") from error
 

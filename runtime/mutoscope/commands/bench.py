@@ -8,8 +8,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from mutoscope_engines.backends import AUTO, BACKENDS, JOINED_BY
-from mutoscope_engines.machine import usable_cores
 
+from .. import limits
 from ..bench import comparison, machine
 from ..bench.cases import CASES, COMPARED, DEFAULT_CLIP, PROMPT, SEED
 from ..bench.implementations import PEERS
@@ -19,6 +19,7 @@ from ..bench.result import Result, read_result, write_result
 from ..bench.session import run
 from ..bench.table import describe, describe_changes
 from ..errors import OutputError, RequestError
+from ..file_names import refuse_reserved
 from ..progress import Progress
 from ..request import RuntimeOptions, VideoRequest
 from ..video_formats.encoders import silence
@@ -120,7 +121,7 @@ def _options(arguments: argparse.Namespace) -> Options:
     runtime = {
         name: value for name, value in given(arguments, RuntimeOptions).items() if name not in ("backend", "precision")
     }
-    threads = runtime.pop("threads", None)
+    threads = limits.threads("threads", runtime.pop("threads", None))
     return Options(
         cases=cases,
         against=tuple(PEERS) if ALL in against else tuple(dict.fromkeys(against)),
@@ -130,7 +131,7 @@ def _options(arguments: argparse.Namespace) -> Options:
         precisions=tuple(dict.fromkeys(arguments.precision)),
         scenario=arguments.scenario,
         rounds=1 if arguments.quick else arguments.rounds,
-        threads=usable_cores() if threads is None else threads,
+        threads=threads,
         quick=arguments.quick,
         models=arguments.models,
         request=given(arguments, VideoRequest),
@@ -142,6 +143,7 @@ def _refuse_unwritable(path: Path | None) -> None:
     """Before minutes of measuring."""
     if path is None:
         return
+    refuse_reserved(str(path))
     if path.is_dir():
         raise OutputError(f"{path} is a folder; name a file in it")
     if not path.parent.is_dir():

@@ -10,10 +10,11 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+import psutil
 from mutoscope_engines.backends import BACKENDS, load_backend
 from mutoscope_engines.cpu_class import cpu_class
 from mutoscope_engines.engine_cache import EngineCache
-from mutoscope_engines.machine import cpu_flags, usable_cores
+from mutoscope_engines.machine import cpu_flags, cpu_model, memory_bytes, usable_cores
 from mutoscope_engines.tensorrt_library import LIBRARIES as TENSORRT
 from mutoscope_engines.tensorrt_library import TensorRT
 
@@ -56,9 +57,8 @@ def main(argv: Sequence[str]) -> int:
 
 
 def _cpu() -> dict[str, Any]:
-    facts = _first_fields(Path("/proc/cpuinfo"))
     return {
-        "model": facts.get("model name") or platform.processor() or platform.machine(),
+        "model": cpu_model(),
         "usable cores": usable_cores(),
         "cores": os.cpu_count(),
         "class": cpu_class().value,
@@ -67,22 +67,8 @@ def _cpu() -> dict[str, Any]:
 
 
 def _memory() -> dict[str, int]:
-    facts = _first_fields(Path("/proc/meminfo"))
-    return {
-        name: int(facts[field].split()[0]) * 1024
-        for name, field in (("total_bytes", "MemTotal"), ("available_bytes", "MemAvailable"))
-        if field in facts
-    }
-
-
-def _first_fields(path: Path) -> dict[str, str]:
-    """The "name: value" lines of a file of /proc, the first of each name; empty where the system has none."""
-    facts: dict[str, str] = {}
-    if path.is_file():
-        for line in path.read_text().splitlines():
-            name, _, value = line.partition(":")
-            facts.setdefault(name.strip(), value.strip())
-    return facts
+    memory = psutil.virtual_memory()
+    return {"total_bytes": memory.total, "usable_bytes": memory_bytes(), "available_bytes": memory.available}
 
 
 def _version(library: str) -> str:

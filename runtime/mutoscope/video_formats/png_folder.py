@@ -29,4 +29,4 @@ def write(target: Path, frames: Iterator[NDArray[np.uint8]], plan: Plan, codec: 
     for frame in chain(numbered_frames(frames, plan.fps), [None]):
         for packet in context.encode(frame):  # a packet is a whole PNG
             (target / f"frame_{next(numbers):05d}.png").write_bytes(bytes(packet))
-    (target / "plan.json").write_text(recipe(plan) + "\n", encoding="ascii")
+    (target / "plan.json").write_text(recipe(plan) + "\n", encoding="ascii", newline="\n")

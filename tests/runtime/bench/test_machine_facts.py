@@ -4,6 +4,7 @@ import os
 import sys
 from pathlib import Path
 
+import psutil
 import pytest
 from mutoscope.bench import energy, page_cache
 from mutoscope.bench.memory_trace import MOST_POINTS, MemoryTrace
@@ -48,12 +49,12 @@ def test_files_leave_the_page_cache_or_the_reason_is_said(tmp_path: Path) -> Non
 
 
 def test_a_quiet_watch_has_no_reason_but_the_load(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(os, "getloadavg", lambda: (0.0, 0.0, 0.0))
+    monkeypatch.setattr(psutil, "getloadavg", lambda: (0.0, 0.0, 0.0))
     assert NoiseWatch().verdict({"ours": 0.01}).quiet
 
 
 def test_runs_that_differ_and_a_busy_start_are_reasons(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(os, "getloadavg", lambda: (1000.0, 0.0, 0.0))
+    monkeypatch.setattr(psutil, "getloadavg", lambda: (1000.0, 0.0, 0.0))
     verdict = NoiseWatch().verdict({"ours": 0.5})
     assert not verdict.quiet
     assert any("load average" in reason for reason in verdict.reasons)

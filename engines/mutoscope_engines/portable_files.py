@@ -1,0 +1,95 @@
+"""What systems do differently with files: links, owners, syncing, and files that another process has open.
+
+Knows one file at a time, and nothing of what is in it. Why Windows trusts a file for its place alone: decision 0020.
+"""
+
+from __future__ import annotations
+
+import mmap
+import os
+import sys
+import time
+from io import BufferedReader
+from pathlib import Path
+
+OPEN_ELSEWHERE_S = (0.01, 0.05, 0.2, 0.5)  # pauses between tries
+
+
+def open_unlinked(path: Path) -> BufferedReader:
+    """Opens a file to read it, but never what a link leads to.
+
+    Raises:
+        OSError: it is a link, or cannot be read.
+    """
+    if sys.platform == "win32":  # where making a link takes a privilege
+        return path.open("rb")
+    return open(os.open(path, os.O_RDONLY | os.O_NOFOLLOW), "rb")
+
+
+def is_ours(facts: os.stat_result, *, without: int) -> bool:
+    """Whether a file belongs to this user, and none of these bits of its mode are set, such as 0o022.
+
+    Windows has neither: there the access list of the user's profile folder keeps others out.
+    """
+    return sys.platform == "win32" or (facts.st_uid == os.getuid() and not facts.st_mode & without)
+
+
+def content(path: Path) -> mmap.mmap:
+    """A file's bytes, which stay readable when the file is removed.
+
+    Windows gets a copy, because nobody could remove a file that is mapped, and others may be able to write to it.
+
+    Raises:
+        OSError: it is a link, or cannot be read.
+        ValueError: it is empty.
+    """
+    with open_unlinked(path) as file:
+        if sys.platform != "win32":
+            return mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+        size = os.fstat(file.fileno()).st_size
+        if not size:
+            raise ValueError("it is empty")
+        data = mmap.mmap(-1, size)
+        file.readinto(data)
+        return data
+
+
+def sync(path: Path) -> None:
+    """Waits until a file's content, or a folder's names, are on the disk. Windows cannot be asked that of a folder."""
+    is_folder = path.is_dir()
+    if is_folder and sys.platform == "win32":
+        return
+    descriptor = os.open(path, os.O_RDONLY if is_folder else os.O_RDWR)  # Windows syncs what was opened to write
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def replace(source: Path, target: Path) -> None:
+    """`os.replace`, which Windows refuses for as long as another process has the target open: a moment, if it is small.
+
+    Raises:
+        OSError: it cannot be replaced, or was open for most of a second.
+    """
+    if sys.platform == "win32":
+        for pause in OPEN_ELSEWHERE_S:
+            try:
+                os.replace(source, target)
+                return
+            except PermissionError:
+                time.sleep(pause)
+    os.replace(source, target)
+
+
+def remove(path: Path) -> None:
+    """Removes a file, if it is there. On Windows one that is open elsewhere stays, for a later call.
+
+    Raises:
+        OSError: it cannot be removed.
+    """
+    try:
+        path.unlink(missing_ok=True)
+    except PermissionError:
+        if sys.platform != "win32":
+            raise
