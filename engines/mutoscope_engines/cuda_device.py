@@ -12,7 +12,6 @@ from dataclasses import dataclass
 from importlib.util import find_spec
 from typing import Any
 
-
 from .device import Device, DeviceTensor, Memory, host_dtype
 from .errors import BackendUnavailableError, GraphError, OutOfMemoryError, ShapeError
 from .session import Host

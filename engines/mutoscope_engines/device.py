@@ -42,7 +42,7 @@ def host_dtype(dtype: str) -> np.dtype[Any]:
 
 
 class Memory(Protocol):
-    """Bytes on the device, the owner's until it drops the object, in any thread; freed after the work queued by then."""
+    """Bytes on the device, the owner's until any thread drops the object; freed after the work queued by then."""
 
     @property
     def address(self) -> int: ...

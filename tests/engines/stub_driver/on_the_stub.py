@@ -139,7 +139,7 @@ def test_a_capture_that_a_library_invalidated_in_silence_is_refused(device: Cuda
         with pytest.raises(MutoscopeError):
             device.copy(target.address, source.address, 4)
 
-    with pytest.raises(GraphError, match="has been invalidated.*mutoscope gpu-check"):
+    with pytest.raises(GraphError, match=r"has been invalidated.*mutoscope gpu-check"):
         device.capture(queue)
     works(device)
 
