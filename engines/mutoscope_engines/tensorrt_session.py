@@ -96,6 +96,8 @@ class TensorRtSession(DeviceSession):
         said = _log(self.trt.ILogger).take()
         if "outofmemory" in said.lower().replace(" ", ""):
             kind = OutOfMemoryError
+        if "CUDA driver" in said:  # too old for the library's CUDA
+            advice = "update the NVIDIA driver"
         if kind is OutOfMemoryError:
             advice = "lower memory_limit, ask for a smaller height, width or num_frames, or close other programs"
         return kind(f"the engine {what}: {said}; {advice}")

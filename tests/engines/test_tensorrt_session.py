@@ -79,6 +79,7 @@ def test_the_values_that_are_pretended_are_there_in_the_library() -> None:
     assert streaming <= set(dir(tensorrt_rtx.ICudaEngine))
 
 
+OLD_DRIVER = "Cuda Runtime (cudaError 35: CUDA driver version is insufficient for CUDA runtime version)"
 OUT_OF_MEMORY = "[executionContext.cpp::enqueueV3] Error Code 2: OutOfMemory (Requested size was 1024 bytes.)"
 
 
@@ -86,6 +87,7 @@ OUT_OF_MEMORY = "[executionContext.cpp::enqueueV3] Error Code 2: OutOfMemory (Re
     ("call", "said", "error", "told"),
     [
         ("deserialize_cuda_engine", "version tag does not match", EngineError, "does not load: version tag.*build it"),
+        ("deserialize_cuda_engine", OLD_DRIVER, EngineError, "cudaError 35.*; update the NVIDIA driver"),
         ("deserialize_cuda_engine", OUT_OF_MEMORY, OutOfMemoryError, "not load: .*OutOfMemory.*lower memory_limit"),
         ("create_execution_context", "cannot", OutOfMemoryError, "no room to run: cannot; lower memory_limit"),
         ("set_input_shape", "not in profile", ShapeError, r"does not take 'a' in shape \(2, 2\): not in profile"),
