@@ -204,7 +204,7 @@ class CudaDevice(Device):
         if error != driver.CUresult.CUDA_SUCCESS:
             raise BackendUnavailableError(f"the NVIDIA driver does not say how much memory is free: {error.name}")
         pool = self._pool.attributes
-        return int(free) + pool.reserved_mem_current - pool.used_mem_current
+        return int(free) + int(pool.reserved_mem_current) - int(pool.used_mem_current)
 
     def adopt(self, array: Any) -> DeviceTensor:
         from cuda.core.utils import StridedMemoryView

@@ -11,14 +11,12 @@ from mutoscope_engines.cuda_device import cuda_unavailable_because
 
 @pytest.fixture
 def parts_run(monkeypatch: pytest.MonkeyPatch) -> list[gpu_check.Check]:
-    """Takes the place of running the parts; holds what was to run. The part "build" fails."""
+    """Takes the place of running the parts; holds what was to run. The part "cpu" fails."""
     given: list[gpu_check.Check] = []
 
     def run(check: gpu_check.Check, tell: object) -> dict[str, object]:
         given.append(check)
-        return {
-            "parts": {part.name: {"status": "failed" if part.name == "build" else "passed"} for part in check.parts}
-        }
+        return {"parts": {part.name: {"status": "failed" if part.name == "cpu" else "passed"} for part in check.parts}}
 
     monkeypatch.setattr(gpu_check, "run", run)
     monkeypatch.setattr(gpu_check, "cuda_unavailable_because", lambda: None)
@@ -49,7 +47,7 @@ def test_what_cannot_be_checked_is_refused(parts_run, capsys, given: list[str], 
 
 
 def test_all_parts_run_unless_some_are_named_by_the_whole_or_the_first_of_their_name(parts_run) -> None:
-    assert main(["gpu-check"]) == 1  # the build failed
+    assert main(["gpu-check"]) == 1  # the CPU failed
     assert main(["gpu-check", "--part", "device", "video:onnxruntime-cuda", "--height", "64"]) == 0
     assert [part.name for part in parts_run[0].parts] == list(PARTS)
     assert [part.name for part in parts_run[1].parts] == [

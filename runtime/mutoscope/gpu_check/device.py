@@ -109,12 +109,13 @@ def _captures(device: CudaDevice) -> Facts:
 
 def _out_of_memory(device: CudaDevice) -> Facts:
     """more memory than there is is refused in words, and what follows runs."""
+    more = 4 * device.free_bytes()
     try:
-        device.allocate(2**50)
+        device.allocate(more)
     except OutOfMemoryError as error:
         _replays(device)(1)
         return {"out_of_memory": str(error)}
-    raise ValueError("a petabyte was allocated")
+    raise ValueError(f"{more} bytes were allocated")
 
 
 def _failed_capture(device: CudaDevice) -> Facts:

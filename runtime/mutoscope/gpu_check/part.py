@@ -43,7 +43,8 @@ def _parts() -> Iterator[Part]:
         yield Part(f"kernels:{name}", kept, f"{sessions}:kernels", 300, spec)
         yield Part(f"chain:{name}", "two graphs, one after the other", f"{sessions}:chain", 300, spec)
         yield Part(f"attention:{name}", "one attention in bf16 and in FP8", f"{sessions}:attention", 600, spec)
-    yield Part("build", "the bundle's engines for this GPU", f"{videos}:build", 7200)
+    for name in TENSORRT:
+        yield Part(f"build:{name}", "the bundle's engines for this GPU", f"{videos}:build", 7200, {"backend": name})
     yield Part("cpu", "the video on the CPU, to compare with", f"{videos}:on_cpu", 7200)
     for name, graphs in product(GPU_BACKENDS, ("on", "off")):
         spec = {"backend": name, "cuda_graphs": graphs}

@@ -7,6 +7,7 @@ import threading
 import time
 from collections.abc import Callable, Mapping
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -170,7 +171,7 @@ def attention(spec: dict[str, Any]) -> Facts:
             try:
                 with engines.open(f"attention-{precision}", ATTENTION) as opened, opened.bind() as binding:
                     mixed[precision] = binding.run(_random(ATTENTION))["mixed"].numpy()
-                    facts[f"{precision}_ms"] = _milliseconds(lambda run=binding.run: run({}), engines.device)
+                    facts[f"{precision}_ms"] = _milliseconds(partial(binding.run, {}), engines.device)
             except MutoscopeError as error:  # the other is still of worth
                 facts.setdefault("checks", {})[precision] = str(error)
         with suppress(KeyError):

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 import time
+from contextlib import redirect_stdout
+from io import StringIO
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,7 @@ from mutoscope_engines.cuda_device import CudaDevice, compute_capability
 from .. import Pipeline, StepEvent
 from ..bench.cases import PROMPT, SEED
 from ..bench.difference import difference
+from ..commands.build import main as build_command
 from .part import Facts
 from .sessions import precisions_here, refuse_unavailable
 
@@ -26,17 +27,16 @@ PLAN = ("backend", "precision", "settings", "branches_per_call", "decoder_tiles"
 
 def build(spec: dict[str, Any]) -> Facts:
     """`mutoscope build` for this GPU, at the size that will be made."""
-    refuse_unavailable("tensorrt-rtx")
+    refuse_unavailable(spec["backend"])
     with Pipeline.load(spec["bundle"], backend="onnxruntime") as pipeline:
         plan = pipeline.plan(PROMPT, **spec["request"])
-    command = [sys.executable, "-m", "mutoscope", "build", "--json", "--target", f"sm{compute_capability()}"]
+    command = ["--json", "--backend", spec["backend"], "--target", f"sm{compute_capability()}"]
     command += ["--precision", _precision(spec), "--shapes", f"{plan.height}x{plan.width}x{plan.num_frames}"]
     command += ["--tile", spec["tile"]] if spec["tile"] else []
     command += [spec["bundle"]] if spec["bundle"] else []
-    built = subprocess.run(command, capture_output=True, text=True)
-    if built.returncode:
-        raise RuntimeError(built.stderr.strip().splitlines()[-1])
-    return dict(json.loads(built.stdout))
+    with redirect_stdout(StringIO()) as built:
+        build_command(command)
+    return dict(json.loads(built.getvalue()))
 
 
 def on_cpu(spec: dict[str, Any]) -> Facts:
@@ -83,10 +83,12 @@ def _generate(spec: dict[str, Any], probe: CudaDevice | None, **options: Any) ->
             def note(event: StepEvent, times: list[float] = times) -> None:
                 times.append(time.perf_counter())
 
+            def begin(stage: str, video: str = video) -> None:
+                look(f"{video}, before {stage}")
+
             stream = pipeline.stream(
-                PROMPT, seed=SEED, num_inference_steps=spec["steps"], on_step=note,
-                on_stage=lambda stage, video=video: look(f"{video}, before {stage}"), **spec["request"],
-            )  # fmt: skip
+                PROMPT, seed=SEED, num_inference_steps=spec["steps"], on_step=note, on_stage=begin, **spec["request"]
+            )
             with stream:
                 frames = np.concatenate(list(stream))
             look(f"after the {video}")

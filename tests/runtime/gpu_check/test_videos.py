@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 from mutoscope import execution
-from mutoscope.gpu_check import videos
+from mutoscope.gpu_check import sessions, videos
 
 from tests.engines.pretended import TensorRtOnHost
 
@@ -24,6 +24,25 @@ def test_the_video_of_a_gpu_is_timed_and_compared_with_that_of_the_cpu(tmp_path,
         assert len(facts[video]["first_steps_s"]) == 3 and facts[video]["step_median_s"] > 0
     stages = [f"{video}, before {stage}" for video in ("first", "second") for stage in facts["first"]["stages_s"]]
     assert set(facts["free_bytes"]) == {*stages, "before", "after the first", "after the second", "closed"}
+
+
+def test_engines_are_built_for_the_gpu_and_the_size_of_the_video(tmp_path, monkeypatch) -> None:
+    given: list[list[str]] = []
+
+    def build(command: list[str]) -> int:
+        given.append(command)
+        print('{"engines": []}')
+        return 0
+
+    monkeypatch.setattr(videos, "build_command", build)
+    monkeypatch.setattr(videos, "compute_capability", lambda: 75)
+    monkeypatch.setattr(sessions, "compute_capability", lambda: 75)
+    monkeypatch.setattr(videos, "refuse_unavailable", lambda name: None)
+    spec = {"backend": "tensorrt-rtx", "bundle": None, "precision": None, "tile": "176x176", "request": SIZE}
+    assert videos.build(spec) == {"engines": []}
+    assert " ".join(given[0]) == (
+        "--json --backend tensorrt-rtx --target sm75 --precision fp16 --shapes 32x32x5 --tile 176x176"
+    )
 
 
 def test_differences_are_in_values_of_a_pixel_and_decibels() -> None:
