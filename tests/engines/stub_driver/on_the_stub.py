@@ -11,12 +11,14 @@ import numpy as np
 import pytest
 from mutoscope_engines.cuda_device import CudaDevice, compute_capability, cuda_unavailable_because
 from mutoscope_engines.device import DeviceTensor
-from mutoscope_engines.device_session import allocate_tensor
+from mutoscope_engines.device_session import DevicePlaces, DeviceSession, Slot, allocate_tensor
 from mutoscope_engines.errors import GraphError, MutoscopeError, OutOfMemoryError
+from mutoscope_engines.session import Shapes, TensorSpec
 
 OUT_OF_MEMORY, ILLEGAL_ADDRESS, CAPTURE_UNSUPPORTED = 2, 700, 900  # of cuda.h
 KINDS = ("allocations", "events", "captures", "graphs")  # what must not stay
 pytestmark = pytest.mark.gpu
+gc.freeze()  # what was imported need not be looked at in every collection
 stub: Any = ctypes.CDLL("libcuda.so.1")
 
 
@@ -119,6 +121,74 @@ def test_every_call_that_fails_is_told_in_our_words(
         run(device, tensor)
     assert tensor.numpy().tolist() == [5]
     works(device)
+
+
+class CopySession(DeviceSession):
+    """y [n] is a copy of x [n]: run as it is, then captured, then replayed."""
+
+    def __init__(self, device: CudaDevice) -> None:
+        super().__init__(device, *((TensorSpec(name, "float32", ("n",)),) for name in "xy"))
+
+    def open_slot(self, shapes: Shapes, places: DevicePlaces) -> Slot:
+        return CopySlot(self, shapes, places)
+
+
+class CopySlot(Slot):
+    def __init__(self, session: DeviceSession, shapes: Shapes, places: DevicePlaces) -> None:
+        super().__init__(session.device, session.inputs, shapes, places.inputs)
+        self._device, self._runs = session.device, 0
+        self._output = places.output(session.device, shapes["x"], "float32")
+        self._replay: Callable[[], None] | None = None
+
+    def _work(self) -> None:
+        self._device.copy(self._output.address, self.inputs["x"].address, self._output.size)
+
+    def launch(self) -> dict[str, DeviceTensor]:
+        if self._runs and self._replay is None:
+            self._replay = self._device.capture(self._work)
+        (self._replay or self._work)()
+        self._runs += 1
+        return {"y": self._output}
+
+
+def life_of_a_session(device: CudaDevice) -> None:
+    """A session from its first run to its end, with two sizes."""
+    with CopySession(device) as session:
+        for size in (3, 5):
+            with session.bind() as binding:
+                for value in range(4):
+                    values = np.full(size, value, np.float32)
+                    assert binding.run({"x": values})["y"].numpy().tolist() == values.tolist()
+
+
+@pytest.mark.parametrize(
+    ("function", "code", "calls"),
+    [
+        ("cuMemAllocFromPoolAsync", OUT_OF_MEMORY, 4),
+        ("cuMemcpyAsync", ILLEGAL_ADDRESS, 20),  # of each size four up, four down, one as it is, one captured
+        ("cuStreamSynchronize", ILLEGAL_ADDRESS, 8),
+        ("cuEventCreate", OUT_OF_MEMORY, 11),  # one a download, when the size changes, and two at the end
+        ("cuEventRecord", ILLEGAL_ADDRESS, 11),
+        ("cuEventSynchronize", ILLEGAL_ADDRESS, 11),
+        ("cuStreamBeginCapture", ILLEGAL_ADDRESS, 2),
+        ("cuStreamEndCapture", CAPTURE_UNSUPPORTED, 2),
+        ("cuGraphInstantiateWithParams", OUT_OF_MEMORY, 2),
+        ("cuGraphLaunch", ILLEGAL_ADDRESS, 6),
+    ],
+)
+def test_a_fault_at_any_call_of_a_session_is_our_error_and_the_next_session_is_right(
+    device: CudaDevice, function: str, code: int, calls: int
+) -> None:
+    for call in range(1, calls + 1):
+        fail(function, code, call)
+        with pytest.raises(MutoscopeError, match=r"lower memory_limit|mutoscope gpu-check"):
+            life_of_a_session(device)
+        gc.collect()
+        assert [live(what) for what in KINDS] == [0] * len(KINDS)
+        life_of_a_session(device)
+    fail(function, code, calls + 1)
+    life_of_a_session(device)  # which is all that it calls
+    stub.stub_fail(b"", 0, 0)
 
 
 def test_what_invalidated_a_capture_is_the_error_and_the_stream_captures_no_more(device: CudaDevice) -> None:
