@@ -58,7 +58,7 @@ class TensorRtSession(DeviceSession):
             self._runtime = trt.Runtime(_log(trt.ILogger))
             self.engine = self._runtime.deserialize_cuda_engine(engine)
             if self.engine is None:
-                raise self.refusal("does not load", "build it again with `mutoscope build`", EngineError)
+                raise _refusal(trt, "does not load", "build it again with `mutoscope build`", EngineError)
             if streamed_weight_bytes:
                 kept = self.engine.streamable_weights_size - streamed_weight_bytes
                 self.engine.weight_streaming_budget_v2 = max(0, kept)
@@ -88,19 +88,6 @@ class TensorRtSession(DeviceSession):
         if not config.set_runtime_cache(compiled):
             return config, None  # it runs as well, and compiles anew in the next process
         return config, compiled
-
-    def refusal(
-        self, what: str, advice: str = "see `mutoscope doctor`", kind: type[MutoscopeError] = GraphError
-    ) -> MutoscopeError:
-        """An error with what the library says; a lack of memory has its own kind and next step wherever it shows."""
-        said = _log(self.trt.ILogger).take()
-        if "outofmemory" in said.lower().replace(" ", ""):
-            kind = OutOfMemoryError
-        if "CUDA driver" in said:  # too old for the library's CUDA
-            advice = "update the NVIDIA driver"
-        if kind is OutOfMemoryError:
-            advice = "lower memory_limit, ask for a smaller height, width or num_frames, or close other programs"
-        return kind(f"the engine {what}: {said}; {advice}")
 
     def _specs(self, names: Iterable[str]) -> tuple[TensorSpec, ...]:
         return tuple(
@@ -139,12 +126,12 @@ class TensorRtSlot(Slot):
 
     def __init__(self, session: TensorRtSession, context: Any, shapes: Shapes, places: DevicePlaces) -> None:
         if context is None:
-            raise session.refusal("has no room to run", kind=OutOfMemoryError)
+            raise _refusal(session.trt, "has no room to run", kind=OutOfMemoryError)
         super().__init__(session.device, session.inputs, shapes, places.inputs)
-        self._device, self._context, self._refusal = session.device, context, session.refusal
+        self._device, self._context, self._trt = session.device, context, session.trt
         for name, shape in shapes.items():
             if not context.set_input_shape(name, shape):
-                raise session.refusal(f"does not take {name!r} in shape {shape}", kind=ShapeError)
+                raise _refusal(session.trt, f"does not take {name!r} in shape {shape}", kind=ShapeError)
         self._settle_shapes(shapes)
         self._outputs = {
             spec.name: places.output(self._device, tuple(context.get_tensor_shape(spec.name)), spec.dtype)
@@ -152,10 +139,10 @@ class TensorRtSlot(Slot):
         }
         for name, tensor in (self.inputs | self._outputs).items():
             if not context.set_tensor_address(name, tensor.address):
-                raise session.refusal(f"does not take the address of {name!r}")
+                raise _refusal(session.trt, f"does not take the address of {name!r}")
         self._scratch_bytes = int(context.update_device_memory_size_for_shapes())
         if session.activation_bytes and not self._scratch_bytes:  # 0 also means that it failed
-            raise session.refusal(f"does not say what memory it needs for {dict(shapes)}")
+            raise _refusal(session.trt, f"does not say what memory it needs for {dict(shapes)}")
         self._scratch_version = -1
         self._captures = session.captures
         self._ran = False
@@ -192,7 +179,21 @@ class TensorRtSlot(Slot):
 
     def _enqueue(self) -> None:
         if not self._context.execute_async_v3(self._device.stream):
-            raise self._refusal("did not run", "build it again with `mutoscope build`")
+            raise _refusal(self._trt, "did not run", "build it again with `mutoscope build`")
+
+
+def _refusal(
+    trt: Any, what: str, advice: str = "see `mutoscope doctor`", kind: type[MutoscopeError] = GraphError
+) -> MutoscopeError:
+    """An error with what the library says; a lack of memory has its own kind and next step wherever it shows."""
+    said = _log(trt.ILogger).take()
+    if "outofmemory" in said.lower().replace(" ", ""):
+        kind = OutOfMemoryError
+    if "CUDA driver" in said:  # too old for the library's CUDA
+        advice = "update the NVIDIA driver"
+    if kind is OutOfMemoryError:
+        advice = "lower memory_limit, ask for a smaller height, width or num_frames, or close other programs"
+    return kind(f"the engine {what}: {said}; {advice}")
 
 
 @cache

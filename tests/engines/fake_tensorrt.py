@@ -54,10 +54,10 @@ class FakeTensorRt:
         self.engines: list[FakeEngine] = []
         self.kernels_of_before: bytes | None = None
         self.capturable = True
-        self.refused: dict[str, str] = {}  # the calls that fail, with what the log says of it
+        self.refused: dict[str, str] = {}  # the calls that fail, with what the log says of it, if anything
 
     def refuses(self, name: str) -> bool:
-        if name in self.refused:
+        if self.refused.get(name):
             self.log.log(self.ILogger.ERROR, self.refused[name])
         return name in self.refused
 

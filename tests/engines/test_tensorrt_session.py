@@ -1,5 +1,6 @@
 """What the session asks of the library, and what it refuses. What the library itself does is pretended."""
 
+import gc
 import threading
 
 import numpy as np
@@ -113,10 +114,25 @@ def test_what_the_library_refuses_is_told_with_its_reason_in_every_session(
 def test_a_reason_is_told_once_and_not_again_for_another_failure(sum_and_product) -> None:
     device = HostDevice()
     trt = FakeTensorRt(device)
-    session = TensorRtSession(trt, engine_of(sum_and_product), device, TensorRtSettings())
-    trt.log.log(trt.ILogger.ERROR, "of the first")
-    assert "of the first" in str(session.refusal("fails"))
-    assert "the library does not say why" in str(session.refusal("fails"))
+    trt.refused["deserialize_cuda_engine"] = "of the first"
+    with pytest.raises(EngineError, match="of the first"):
+        TensorRtSession(trt, engine_of(sum_and_product), device, TensorRtSettings())
+    trt.refused["deserialize_cuda_engine"] = ""
+    with pytest.raises(EngineError, match="the library does not say why"):
+        TensorRtSession(trt, engine_of(sum_and_product), device, TensorRtSettings())
+
+
+def test_a_session_that_is_dropped_gives_its_memory_back_at_once(sum_and_product) -> None:
+    device = HostDevice()
+    session = TensorRtSession(FakeTensorRt(device), engine_of(sum_and_product), device, TensorRtSettings())
+    with session.bind() as binding:
+        binding.run(dict.fromkeys("ab", np.ones((2, 2), np.float32)))
+    gc.disable()
+    try:
+        del session, binding
+        assert device.used == device.scratch(0)[0].array.nbytes
+    finally:
+        gc.enable()
 
 
 def test_an_engine_without_activations_may_need_no_memory(sum_and_product) -> None:
