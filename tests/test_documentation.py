@@ -32,7 +32,7 @@ def test_python_examples_parse_and_name_what_there_is(document: Path):
 
 @every_document
 def test_commands_are_those_of_the_command_line(document: Path):
-    named = re.findall(r"(?:^ *|`|&& |-m )mutoscope ([a-z]\w*)", document.read_text("utf-8"), re.MULTILINE)
+    named = re.findall(r"(?:^ *|`|&& |-m )mutoscope ([a-z][\w-]*)", document.read_text("utf-8"), re.MULTILINE)
     assert set(named) <= set(COMMANDS)
 
 

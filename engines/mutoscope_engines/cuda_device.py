@@ -6,19 +6,22 @@ Knows the library. Knows nothing of graphs.
 from __future__ import annotations
 
 import sys
+from collections import deque
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from importlib.util import find_spec
 from typing import Any
 
-import numpy as np
-
-from .device import Device, DeviceTensor, Memory
+from .device import Device, DeviceTensor, Memory, host_dtype
 from .errors import BackendUnavailableError, GraphError, OutOfMemoryError, ShapeError
 from .session import Host
 
 INSTALL = "install cuda-core with: pip install 'cuda-core>=1.2' 'cuda-bindings>=13,<14'"
+
+# TensorRT-RTX, onnxruntime-gpu and cuda-bindings are made for CUDA 13, and fail late and in other words without it.
+LEAST_CUDA = 13000  # as `cuDriverGetVersion` counts
+LEAST_DRIVER = 580  # the first for it
 
 DEFAULT_STREAMS = (0, 1, 2)  # none, CU_STREAM_LEGACY, CU_STREAM_PER_THREAD of cuda.h
 
@@ -32,10 +35,15 @@ def cuda_unavailable_because() -> str | None:
     try:
         driver = ctypes.CDLL("nvcuda.dll" if sys.platform == "win32" else "libcuda.so.1")
     except OSError:
-        return "there is no NVIDIA driver; install one, or use --backend onnxruntime"
-    count = ctypes.c_int()
+        return "there is no NVIDIA driver; install one, or choose the backend onnxruntime"
+    version, count = ctypes.c_int(), ctypes.c_int()
+    if driver.cuDriverGetVersion(ctypes.byref(version)) == 0 and version.value < LEAST_CUDA:
+        return (
+            f"the NVIDIA driver is for CUDA {version.value // 1000}.{version.value % 1000 // 10}; update it to "
+            f"{LEAST_DRIVER} or newer, which is for CUDA {LEAST_CUDA // 1000}, or choose the backend onnxruntime"
+        )
     if driver.cuInit(0) != 0 or driver.cuDeviceGetCount(ctypes.byref(count)) != 0 or not count.value:
-        return "the NVIDIA driver finds no GPU; see what `nvidia-smi` says, or use --backend onnxruntime"
+        return "the NVIDIA driver finds no GPU; see what `nvidia-smi` says, or choose the backend onnxruntime"
     return None
 
 
@@ -56,12 +64,15 @@ class Borrowed:
     owner: Any
 
 
-@dataclass(frozen=True)
 class Owned:
-    """A buffer of cuda-core, which frees it on the stream when it is dropped."""
+    """A buffer of cuda-core. Whichever thread drops this, or the collector, the device decides when it is freed."""
 
-    address: int
-    buffer: Any
+    def __init__(self, buffer: Any, give_back: Callable[[Any], None]) -> None:
+        self.address = int(buffer.handle)
+        self._buffer, self._give_back = buffer, give_back
+
+    def __del__(self) -> None:
+        self._give_back(self._buffer)
 
 
 class CudaDevice(Device):
@@ -88,58 +99,97 @@ class CudaDevice(Device):
             self._device = core.Device()
             self._device.set_current()
             self._stream = self._device.create_stream() if stream is None else core.Stream.from_handle(stream)
-            self._pool = core.DeviceMemoryResource(self._device.device_id)
+            self._downloads = self._device.create_stream()
+            # A pool of its own: the one that all share would be told to keep for ever what is freed.
+            self._pool = core.DeviceMemoryResource(self._device.device_id, core.DeviceMemoryResourceOptions())
         self.stream = int(self._stream.handle)
         self.index = int(self._device.device_id)
+        self._turns = 0
+        self._dropped: deque[Any] = deque()
 
     def make_current(self) -> None:
-        self._device.set_current()
+        with _translated("opening the GPU"):
+            self._device.set_current()
+
+    @contextmanager
+    def turn(self) -> Iterator[None]:
+        with super().turn():
+            self._turns += 1
+            try:
+                yield
+            finally:
+                self._turns -= 1
+                if not self._turns:
+                    self._dropped.clear()
 
     def allocate(self, size: int) -> Memory:
-        self.make_current()
-        with _translated(f"allocating {size} bytes"):
-            buffer = self._pool.allocate(max(size, 1), stream=self._stream)
-        return Owned(int(buffer.handle), buffer)
+        with self.turn(), _translated(f"allocating {size} bytes"):
+            self._dropped.clear()
+            return Owned(self._pool.allocate(max(size, 1), stream=self._stream), self._give_back)
+
+    def _give_back(self, buffer: Any) -> None:
+        """Frees a buffer, which is work of the stream: now, or after the turn that goes on, which may be a capture."""
+        self._dropped.append(buffer)
+        if self._turn.acquire(blocking=False):
+            try:
+                if not self._turns:
+                    self._dropped.clear()
+            finally:
+                self._turn.release()
 
     def upload(self, address: int, values: Host) -> None:
         # From pageable memory the driver takes the values before it returns.
-        self._copy(address, values.ctypes.data, values.nbytes)
+        self._copy(address, values.ctypes.data, values.nbytes, self._stream)
 
     def download(self, address: int, values: Host) -> None:
-        with self.turn():
-            self._copy(values.ctypes.data, address, values.nbytes)
+        # To pageable memory the driver returns once all is done: so on a stream on which nothing else waits, which no
+        # thread captures, and which therefore needs no turn.
         self.synchronize()
+        self._copy(values.ctypes.data, address, values.nbytes, self._downloads)
+        with _translated("copying"):
+            self._downloads.sync()
 
     def synchronize(self) -> None:
-        # Waits for an event, outside of the turn: another thread may capture the stream by then.
+        # Waits for an event, outside of the turn: another thread may capture the stream by then. Without
+        # `blocking_sync` the wait would keep a core busy for the whole step.
         with _translated("running a graph"):
             with self.turn():
-                done = self._stream.record()
+                self._dropped.clear()
+                done = self._stream.record(options=self._core.EventOptions(blocking_sync=True))
             done.sync()
 
-    def copy(self, target: int, source: int, size: int) -> None:
-        self._copy(target, source, size)
+    def leave(self) -> None:
+        super().leave()
+        self.synchronize()  # at which the pool gives what was freed back to the driver, for others to allocate
 
-    def _copy(self, target: int, source: int, size: int) -> None:
+    def copy(self, target: int, source: int, size: int) -> None:
+        self._copy(target, source, size, self._stream)
+
+    def _copy(self, target: int, source: int, size: int, stream: Any) -> None:
         if not size:
             return
         self.make_current()
         buffer = self._core.Buffer.from_handle
         with _translated("copying"):
-            buffer(target, size).copy_from(buffer(source, size), stream=self._stream)
+            buffer(target, size).copy_from(buffer(source, size), stream=stream)
 
     def capture(self, queue_work: Callable[[], None]) -> Callable[[], None]:
-        self.make_current()
-        with _translated("capturing a CUDA graph"):
-            builder = self._stream.create_graph_builder()
-            # "relaxed": other threads of the process may allocate meanwhile
-            builder.begin_building("relaxed")
+        with self.turn():
+            with _translated("capturing a CUDA graph"):
+                builder = self._stream.create_graph_builder()
             try:
+                with _translated("capturing a CUDA graph"):
+                    # "relaxed": other threads of the process may allocate meanwhile
+                    builder.begin_building("relaxed")
                 queue_work()
+                with _translated("capturing a CUDA graph"):
+                    graph = builder.end_building().complete()
             finally:
-                builder.end_building()
-            graph = builder.complete()
-            builder.close()
+                # Ends a capture that failed, and must not hide why; else the stream would go on capturing. A builder
+                # that could not be closed ends what the stream captures by the time that it goes, which is now.
+                with suppress(Exception):
+                    builder.close()
+                del builder
 
         def replay() -> None:
             with _translated("replaying a CUDA graph"):
@@ -150,16 +200,17 @@ class CudaDevice(Device):
     def free_bytes(self) -> int:
         from cuda.bindings import driver
 
-        self.make_current()
+        self.synchronize()
         error, free, _ = driver.cuMemGetInfo()
         if error != driver.CUresult.CUDA_SUCCESS:
             raise BackendUnavailableError(f"the NVIDIA driver does not say how much memory is free: {error.name}")
-        return int(free)
+        pool = self._pool.attributes
+        return int(free) + int(pool.reserved_mem_current) - int(pool.used_mem_current)
 
     def adopt(self, array: Any) -> DeviceTensor:
         from cuda.core.utils import StridedMemoryView
 
-        with self.turn():
+        with self.turn(), _translated("reading an array of another library"):
             view = StridedMemoryView.from_any_interface(array, stream_ptr=self.stream)
         if not view.is_device_accessible or view.device_id != self.index:
             raise ShapeError(f"the array lies on device {view.device_id}, this session runs on GPU {self.index}")
@@ -172,10 +223,10 @@ class CudaDevice(Device):
         from cuda.core.utils import StridedMemoryView
 
         if stream != -1:  # DLPack: -1 asks for no order, none means the legacy default stream, which is 1
-            with self.turn():
+            with self.turn(), _translated("sharing a tensor"):
                 self._core.Stream.from_handle(1 if stream is None else stream).wait(self._stream)
         buffer = self._core.Buffer.from_handle(tensor.address, tensor.size, owner=tensor.memory)
-        view = StridedMemoryView.from_buffer(buffer, tensor.shape, dtype=np.dtype(tensor.dtype))
+        view = StridedMemoryView.from_buffer(buffer, tensor.shape, dtype=host_dtype(tensor.dtype))
         return view.__dlpack__(stream=-1)
 
 
@@ -193,12 +244,16 @@ def _translated(doing: str) -> Iterator[None]:
     """What the driver refuses, in this project's words."""
     try:
         yield
-    except RuntimeError as error:
-        if type(error).__name__ != "CUDAError":  # cuda-core has no public name for it
+    except Exception as error:
+        # cuda-core has no public name for the driver's errors, and raises RuntimeError for some that it finds itself.
+        if not isinstance(error, RuntimeError) and "CUDAError" not in [kind.__name__ for kind in type(error).__mro__]:
             raise
         if "OUT_OF_MEMORY" in str(error):
             raise OutOfMemoryError(
-                f"out of GPU memory while {doing}: {error}; set --memory-limit lower, ask for a smaller height, width "
-                "or num_frames, or close other programs"
+                f"out of GPU memory while {doing}: {error}; lower memory_limit, ask for a smaller height, width or "
+                "num_frames, or close other programs"
             ) from error
-        raise GraphError(f"the GPU failed while {doing}: {error}; see `mutoscope doctor`") from error
+        raise GraphError(
+            f"the GPU failed while {doing}: {error}; start the program again, and if it fails again, see what "
+            "`mutoscope gpu-check` says"
+        ) from error

@@ -15,6 +15,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from .errors import GraphError
 from .session import Host, Tensor
 
 ITEM_BYTES = {"float32": 4, "float16": 2, "bfloat16": 2, "int64": 8, "uint8": 1, "bool": 1}
@@ -24,8 +25,24 @@ def byte_size(shape: tuple[int, ...], dtype: str) -> int:
     return math.prod(shape) * ITEM_BYTES[dtype]
 
 
+def host_dtype(dtype: str) -> np.dtype[Any]:
+    """NumPy's type of this name.
+
+    Raises:
+        GraphError: NumPy has none, and the package that adds it is missing.
+    """
+    if dtype == "bfloat16":
+        try:
+            import ml_dtypes  # noqa: F401  adds the name to NumPy's
+        except ImportError as error:
+            raise GraphError(
+                "the tensor is bfloat16, which NumPy has no type for; add it with: pip install ml_dtypes"
+            ) from error
+    return np.dtype(dtype)
+
+
 class Memory(Protocol):
-    """Bytes on the device, the owner's until it drops the object; freed after the work queued by then."""
+    """Bytes on the device, the owner's until any thread drops the object; freed after the work queued by then."""
 
     @property
     def address(self) -> int: ...
@@ -150,7 +167,7 @@ class DeviceTensor:
         return DeviceTensor(self.device, self.memory, address, shape, self.dtype)
 
     def numpy(self) -> Host:
-        values = np.empty(self.shape, self.dtype)
+        values = np.empty(self.shape, host_dtype(self.dtype))
         if values.size:
             self.device.download(self.address, values)
         return values
@@ -161,7 +178,7 @@ class DeviceTensor:
         return {
             "version": 3,
             "shape": self.shape,
-            "typestr": np.dtype(self.dtype).str,
+            "typestr": host_dtype(self.dtype).str,
             "data": (self.address, False),
             "strides": None,
             "stream": self.device.stream,

@@ -5,6 +5,10 @@ Inputs and outputs lie on the device (IO binding), and its own CUDA graph replay
 
 from __future__ import annotations
 
+import sys
+from concurrent.futures import ThreadPoolExecutor, wait
+from contextlib import redirect_stdout
+from functools import cache
 from itertools import count
 from pathlib import Path
 from typing import Any
@@ -43,7 +47,7 @@ class OnnxRuntimeCuda(Backend):
         if PROVIDER not in ort.get_available_providers():
             return (
                 "this onnxruntime has no CUDA provider; replace it with: "
-                "pip uninstall onnxruntime && pip install onnxruntime-gpu"
+                "pip uninstall onnxruntime && pip install 'onnxruntime-gpu[cuda,cudnn]'"
             )
         return cuda_unavailable_because()
 
@@ -65,17 +69,21 @@ class OnnxRuntimeCuda(Backend):
 
 class OnnxRuntimeCudaSession(DeviceSession):
     def __init__(self, graph: Path, device: Device, options: SessionOptions) -> None:
+        _preload()
         settings = ort.SessionOptions()
         self.library: Any = open_session(graph, settings, providers(device, options), "GPU")
         super().__init__(device, specs(self.library.get_inputs()), specs(self.library.get_outputs()))
         self._replays = options.cuda_graphs
         self._slots = count(1)
+        # ONNX Runtime keeps a captured graph with the thread that ran it, so one thread runs them all.
+        self.thread = ThreadPoolExecutor(1, "mutoscope-onnxruntime")
 
     def open_slot(self, shapes: Shapes, places: DevicePlaces) -> Slot:
         return OnnxRuntimeSlot(self, shapes, places, next(self._slots) if self._replays else NO_GRAPH)
 
     def close(self) -> None:
         super().close()
+        self.thread.shutdown()
         self.library = None
 
 
@@ -85,6 +93,7 @@ class OnnxRuntimeSlot(Slot):
     def __init__(self, session: OnnxRuntimeCudaSession, shapes: Shapes, places: DevicePlaces, graph_id: int) -> None:
         super().__init__(session.device, session.inputs, shapes, places.inputs)
         self._device, self._session, self._graph_id = session.device, session.library, graph_id
+        self._thread = session.thread
         self._place = (session.device.kind, session.device.index)
         self._outputs: dict[str, DeviceTensor] = {}
         self._names = [(spec.name, spec.dtype) for spec in session.outputs]
@@ -109,10 +118,13 @@ class OnnxRuntimeSlot(Slot):
         options = ort.RunOptions()
         options.add_run_config_entry("gpu_graph_id", str(graph_id))
         options.add_run_config_entry("disable_synchronize_execution_providers", "1")  # the stream keeps the order
+        run = self._thread.submit(self._session.run_with_iobinding, self._binding, options)
         try:
-            self._session.run_with_iobinding(self._binding, options)
+            run.result()
         except Exception as error:
             raise translated(error, "running a graph", "GPU") from error
+        finally:
+            wait([run])  # after Ctrl-C too: what follows must not become a part of what is captured
 
 
 class OrtMemory:
@@ -124,6 +136,13 @@ class OrtMemory:
     @property
     def address(self) -> int:
         return int(self.value.data_ptr())
+
+
+@cache
+def _preload() -> None:
+    """Loads CUDA and cuDNN from pip's packages, where the library would not look for them by itself."""
+    with redirect_stdout(sys.stderr):  # it prints what it does not find
+        ort.preload_dlls()
 
 
 def providers(device: Device, options: SessionOptions) -> list[Any]:

@@ -24,20 +24,32 @@ DTYPES = {
     "tensor(bool)": "bool",
 }
 
+# As the library's arena, C++, CUDA, cuBLAS and cuDNN say it.
+OUT_OF_MEMORY = ("Failed to allocate memory", "bad_alloc", "out of memory", "STATUS_ALLOC_FAILED")
+
 
 def open_session(
     graph: Path, settings: ort.SessionOptions, providers: list[Any], device: str, without: Sequence[str] = ()
 ) -> Any:
-    """An `ort.InferenceSession`, or what refused it in this project's words.
+    """An `ort.InferenceSession` on the first of the providers, or what refused it in this project's words.
 
     Args:
         without: names of optimizers of the library that are not to run.
     """
     settings.log_severity_level = 4  # not even errors: they reach the caller as exceptions
     try:
-        return ort.InferenceSession(graph, settings, providers=providers, disabled_optimizers=list(without))
+        session = ort.InferenceSession(
+            graph, settings, providers=providers, disabled_optimizers=list(without), enable_fallback=0
+        )
     except Exception as error:
         raise translated(error, f"loading {graph.parent.name}/{graph.name}", device) from error
+    provider = providers[0] if isinstance(providers[0], str) else providers[0][0]
+    if session.get_providers()[0] != provider:  # one whose libraries do not load is left out without an error
+        raise BackendUnavailableError(
+            f"ONNX Runtime could not load its {provider} for the {device}, and would run on the CPU; install the "
+            "libraries that it needs with: pip install 'onnxruntime-gpu[cuda,cudnn]'"
+        )
+    return session
 
 
 def specs(nodes: Any) -> tuple[TensorSpec, ...]:
@@ -55,7 +67,7 @@ def _spec(node: Any) -> TensorSpec:
 def translated(error: Exception, doing: str, device: str) -> MutoscopeError:
     """What the library raised while `doing`, as one of this project's errors."""
     message = str(error).splitlines()[0] if str(error) else type(error).__name__
-    if isinstance(error, MemoryError) or "bad_alloc" in str(error) or "Failed to allocate memory" in str(error):
+    if isinstance(error, MemoryError) or any(words in str(error) for words in OUT_OF_MEMORY):
         return OutOfMemoryError(
             f"out of memory while {doing} on the {device}: {message}; "
             "ask for a smaller height, width or num_frames, or close other programs"

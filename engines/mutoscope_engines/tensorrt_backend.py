@@ -103,6 +103,7 @@ class TensorRtBackend(Backend):
             kernels,
             captures=options.cuda_graphs and "WEIGHT_STREAMING" not in stored.record.identity.flags,
             streamed_weight_bytes=options.streamed_weight_bytes,
+            activation_bytes=stored.record.report.activation_bytes,
         )
 
     def _record(self, wanted: EngineWanted, *, streams: bool) -> EngineRecord:

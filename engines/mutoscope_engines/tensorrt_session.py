@@ -8,11 +8,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 from .device import Device, DeviceTensor
 from .device_session import DevicePlaces, DeviceSession, Slot
-from .errors import BackendUnavailableError, EngineError, GraphError, OutOfMemoryError, ShapeError
+from .errors import BackendUnavailableError, EngineError, GraphError, MutoscopeError, OutOfMemoryError, ShapeError
 from .kernel_cache import KernelCache
 from .session import Shapes, TensorSpec
 
@@ -37,6 +38,7 @@ class TensorRtSession(DeviceSession):
         kernels: where what the library compiles for this GPU is kept, if anywhere.
         captures: whether a run is captured as a CUDA graph when it is repeated.
         streamed_weight_bytes: as many of the weights stay in host memory.
+        activation_bytes: what the build recorded; 0 where it is not known, or there are none.
     """
 
     def __init__(
@@ -49,13 +51,14 @@ class TensorRtSession(DeviceSession):
         *,
         captures: bool = True,
         streamed_weight_bytes: int = 0,
+        activation_bytes: int = 0,
     ) -> None:
-        self.trt, self.log = trt, _log(trt)
+        self.trt, self.activation_bytes = trt, activation_bytes
         with device.turn():
-            self._runtime = trt.Runtime(self.log)
+            self._runtime = trt.Runtime(_log(trt.ILogger))
             self.engine = self._runtime.deserialize_cuda_engine(engine)
             if self.engine is None:
-                raise EngineError(f"the engine does not load: {self.log.last()}. Build it again with `mutoscope build`")
+                raise _refusal(trt, "does not load", "build it again with `mutoscope build`", EngineError)
             if streamed_weight_bytes:
                 kept = self.engine.streamable_weights_size - streamed_weight_bytes
                 self.engine.weight_streaming_budget_v2 = max(0, kept)
@@ -82,7 +85,8 @@ class TensorRtSession(DeviceSession):
         compiled = config.create_runtime_cache()
         if kept := self._kernels.load():
             compiled.deserialize(kept)  # one for another driver or GPU is passed over, and replaced in the end
-        config.set_runtime_cache(compiled)
+        if not config.set_runtime_cache(compiled):
+            return config, None  # it runs as well, and compiles anew in the next process
         return config, compiled
 
     def _specs(self, names: Iterable[str]) -> tuple[TensorSpec, ...]:
@@ -110,7 +114,9 @@ class TensorRtSession(DeviceSession):
 
     def close(self) -> None:
         if not self._closed and self._compiled is not None and self._kernels is not None:
-            self._kernels.store(bytes(self._compiled.serialize()))
+            with self.device.turn():  # the library asks the current device
+                compiled = bytes(self._compiled.serialize())
+            self._kernels.store(compiled)
         super().close()
         self.engine = self._config = self._compiled = self._runtime = None
 
@@ -120,19 +126,23 @@ class TensorRtSlot(Slot):
 
     def __init__(self, session: TensorRtSession, context: Any, shapes: Shapes, places: DevicePlaces) -> None:
         if context is None:
-            raise OutOfMemoryError(f"the engine has no room to run: {session.log.last()}; set --memory-limit lower")
+            raise _refusal(session.trt, "has no room to run", kind=OutOfMemoryError)
         super().__init__(session.device, session.inputs, shapes, places.inputs)
-        self._device, self._context, self._log = session.device, context, session.log
+        self._device, self._context, self._trt = session.device, context, session.trt
         for name, shape in shapes.items():
-            context.set_input_shape(name, shape)
+            if not context.set_input_shape(name, shape):
+                raise _refusal(session.trt, f"does not take {name!r} in shape {shape}", kind=ShapeError)
         self._settle_shapes(shapes)
         self._outputs = {
             spec.name: places.output(self._device, tuple(context.get_tensor_shape(spec.name)), spec.dtype)
             for spec in session.outputs
         }
         for name, tensor in (self.inputs | self._outputs).items():
-            context.set_tensor_address(name, tensor.address)
+            if not context.set_tensor_address(name, tensor.address):
+                raise _refusal(session.trt, f"does not take the address of {name!r}")
         self._scratch_bytes = int(context.update_device_memory_size_for_shapes())
+        if session.activation_bytes and not self._scratch_bytes:  # 0 also means that it failed
+            raise _refusal(session.trt, f"does not say what memory it needs for {dict(shapes)}")
         self._scratch_version = -1
         self._captures = session.captures
         self._ran = False
@@ -150,7 +160,8 @@ class TensorRtSlot(Slot):
         scratch, version = self._device.scratch(self._scratch_bytes)
         if version != self._scratch_version:  # a captured graph knows the block that there was
             self._context.set_device_memory(scratch.address, self._scratch_bytes)
-            self._scratch_version, self._replay = version, None
+            # After a change the library wants one run as it is before it is captured.
+            self._scratch_version, self._replay, self._ran = version, None, False
         if self._captures and self._ran:
             if self._replay is None:
                 self._replay = self._captured()
@@ -168,22 +179,43 @@ class TensorRtSlot(Slot):
 
     def _enqueue(self) -> None:
         if not self._context.execute_async_v3(self._device.stream):
-            raise GraphError(f"the engine did not run: {self._log.last()}; build it again with `mutoscope build`")
+            raise _refusal(self._trt, "did not run", "build it again with `mutoscope build`")
 
 
-def _log(trt: Any) -> Any:
-    """A logger that keeps the last error and prints nothing."""
+def _refusal(
+    trt: Any, what: str, advice: str = "see `mutoscope doctor`", kind: type[MutoscopeError] = GraphError
+) -> MutoscopeError:
+    """An error with what the library says; a lack of memory has its own kind and next step wherever it shows."""
+    said = _log(trt.ILogger).take()
+    if "outofmemory" in said.lower().replace(" ", ""):
+        kind = OutOfMemoryError
+    if "CUDA driver" in said:  # too old for the library's CUDA
+        advice = "update the NVIDIA driver"
+    if kind is OutOfMemoryError:
+        advice = "lower memory_limit, ask for a smaller height, width or num_frames, or close other programs"
+    return kind(f"the engine {what}: {said}; {advice}")
 
-    class Log(trt.ILogger):  # type: ignore[misc]
+
+@cache
+def _log(base: Any) -> Any:
+    """A logger that keeps the last error and prints nothing. The library keeps the first that it is given for all that
+    follows in the process, so there is one.
+
+    Args:
+        base: the library's `ILogger`.
+    """
+
+    class Log(base):  # type: ignore[misc]
         def __init__(self) -> None:
-            trt.ILogger.__init__(self)
-            self._error = "the library does not say why"
+            base.__init__(self)
+            self._errors: list[str] = []
 
         def log(self, severity: Any, message: str) -> None:
-            if severity in (trt.ILogger.ERROR, trt.ILogger.INTERNAL_ERROR):
-                self._error = message.strip()
+            if severity in (base.ERROR, base.INTERNAL_ERROR):
+                self._errors[:] = [message.strip()]
 
-        def last(self) -> str:
-            return self._error
+        def take(self) -> str:
+            """The last error since it was asked for."""
+            return self._errors.pop() if self._errors else "the library does not say why"
 
     return Log()

@@ -27,6 +27,7 @@ COMMANDS = {
     "doctor": ("mutoscope.commands.doctor:main", "show what this machine and installation can do", ""),
     "bench": ("mutoscope.commands.bench:main", "measure how fast it is here, alone or beside others", ""),
     "build": ("mutoscope.commands.build:main", "compile a bundle for GPUs; needs none", ""),
+    "gpu-check": ("mutoscope.commands.gpu_check:main", "try on this GPU what only a GPU can show", ""),
     "export": ("mutoscope_export.cli:main", "turn a checkpoint into a bundle", "export"),
 }
 
@@ -36,7 +37,7 @@ USAGE = "\n".join(
         "",
         "Makes videos from prompts, with no PyTorch, no network and no server.",
         "",
-        *(f"  {name:<9} {purpose}" for name, (_, purpose, _) in COMMANDS.items()),
+        *(f"  {name:<{max(map(len, COMMANDS))}}  {purpose}" for name, (_, purpose, _) in COMMANDS.items()),
         "",
         "mutoscope COMMAND --help says more. mutoscope --version names the version.",
     ]

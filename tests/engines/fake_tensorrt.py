@@ -1,12 +1,14 @@
 """TensorRT-RTX as far as the session calls it: an "engine" names an ONNX graph, which ONNX Runtime runs in its place.
 
-It insists on the order that the library's documentation asks for, and records every call.
+It insists on the order that the library's documentation asks for, and records every call. The first logger that it is
+given serves for the whole process.
 """
 
 import ctypes
+import threading
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import onnxruntime
@@ -40,28 +42,43 @@ class FakeTensorRt:
     class ILogger:
         ERROR, INTERNAL_ERROR = "error", "internal error"
 
+    loggers: ClassVar[list[Any]] = []
+
+    @property
+    def log(self) -> Any:
+        return self.loggers[0]
+
     def __init__(self, device: HostDevice) -> None:
         self.device = device
         self.calls: list[tuple[Any, ...]] = []
         self.engines: list[FakeEngine] = []
         self.kernels_of_before: bytes | None = None
         self.capturable = True
+        self.refused: dict[str, str] = {}  # the calls that fail, with what the log says of it, if anything
+
+    def refuses(self, name: str) -> bool:
+        if self.refused.get(name):
+            self.log.log(self.ILogger.ERROR, self.refused[name])
+        return name in self.refused
 
     def Runtime(self, log: Any) -> "FakeRuntime":  # noqa: N802
-        return FakeRuntime(self, log)
+        self.loggers.append(log)
+        return FakeRuntime(self)
 
     def count(self, name: str) -> int:
         return sum(call[0] == name for call in self.calls)
 
 
 class FakeRuntime:
-    def __init__(self, trt: FakeTensorRt, log: Any) -> None:
-        self._trt, self._log = trt, log
+    def __init__(self, trt: FakeTensorRt) -> None:
+        self._trt = trt
 
     def deserialize_cuda_engine(self, data: Any) -> "FakeEngine | None":
         content = bytes(data)
+        if self._trt.refuses("deserialize_cuda_engine"):
+            return None
         if not content.startswith(PREFIX):
-            self._log.log(FakeTensorRt.ILogger.ERROR, "magic tag does not match")
+            self._trt.log.log(FakeTensorRt.ILogger.ERROR, "magic tag does not match")
             return None
         self._trt.engines.append(FakeEngine(self._trt, Path(content.removeprefix(PREFIX).decode())))
         return self._trt.engines[-1]
@@ -103,8 +120,10 @@ class FakeEngine:
     def create_runtime_config(self) -> "FakeConfig":
         return FakeConfig(self.trt)
 
-    def create_execution_context(self, config: "FakeConfig") -> "FakeContext":
+    def create_execution_context(self, config: "FakeConfig") -> "FakeContext | None":
         assert config.allocation == "user managed"
+        if self.trt.refuses("create_execution_context"):
+            return None
         self.trt.calls.append(("create_execution_context",))
         return FakeContext(self)
 
@@ -124,11 +143,15 @@ class FakeConfig:
             trt.kernels_of_before = bytes(kept)
             return True
 
-        return SimpleNamespace(deserialize=deserialize, serialize=lambda: b"compiled kernels")
+        def serialize() -> bytes:
+            assert trt.device.current_in == threading.get_ident()  # what it asks of the GPU, it asks the current one
+            return b"compiled kernels"
+
+        return SimpleNamespace(deserialize=deserialize, serialize=serialize)
 
     def set_runtime_cache(self, cache: Any) -> bool:
         self._trt.calls.append(("set_runtime_cache", self.cuda_graph_strategy))
-        return True
+        return not self._trt.refuses("set_runtime_cache")
 
 
 class FakeContext:
@@ -138,10 +161,11 @@ class FakeContext:
         self._addresses: dict[str, int] = {}
         self._inferred = False
         self._memory = (0, -1)
+        self._changed = True
 
     def set_input_shape(self, name: str, shape: tuple[int, ...]) -> bool:
         self._shapes[name] = tuple(shape)
-        return True
+        return not self._trt.refuses("set_input_shape")
 
     def infer_shapes(self) -> list[str]:
         missing = [name for name in self._engine.inputs if name not in self._shapes]
@@ -165,16 +189,18 @@ class FakeContext:
         assert name in self._engine.nodes and address % 256 == 0
         self._trt.calls.append(("set_tensor_address", name, address))
         self._addresses[name] = address
-        return True
+        return not self._trt.refuses("set_tensor_address")
 
     def update_device_memory_size_for_shapes(self) -> int:
         assert self._inferred
+        if self._trt.refuses("update_device_memory_size_for_shapes"):
+            return 0
         return SCRATCH_BYTES_PER_ELEMENT * sum(int(np.prod(shape)) for shape in self._shapes.values())
 
     def set_device_memory(self, address: int, size: int) -> None:
         assert address % 256 == 0
         self._trt.calls.append(("set_device_memory", address, size))
-        self._memory = (address, size)
+        self._memory, self._changed = (address, size), True
 
     def is_stream_capturable(self, stream: int) -> bool:
         return self._trt.capturable
@@ -183,6 +209,10 @@ class FakeContext:
         assert stream == self._trt.device.stream and set(self._addresses) == set(self._engine.nodes)
         address, size = self._memory
         assert size >= self.update_device_memory_size_for_shapes()
+        if self._trt.refuses("execute_async_v3"):
+            return False
+        assert not (self._changed and self._trt.device.captures_now), "run it as it is after a change, then capture"
+        self._changed = False
         self._trt.calls.append(("execute_async_v3",))
         self._trt.device.queue(lambda: self._run(address, size))
         return True

@@ -5,6 +5,7 @@ while a graph is captured is done before that graph is replayed.
 """
 
 import ctypes
+import threading
 import weakref
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -45,15 +46,21 @@ class HostDevice(Device):
         self.log: list[str] = []
         self.captures = self.replays = self.sessions = 0
         self._captured: list[Callable[[], None]] | None = None
+        self.current_in = 0  # the thread of which it was made the current device last
 
-    def make_current(self) -> None: ...
+    @property
+    def captures_now(self) -> bool:
+        return self._captured is not None
+
+    def make_current(self) -> None:
+        self.current_in = threading.get_ident()
 
     def allocate(self, size: int) -> HostMemory:
         if self.used + size > self.size:
             raise OutOfMemoryError(f"{size} bytes are too many: {self.used} of {self.size} are in use")
         block = np.full(size + 256, POISON, np.uint8)
         start = -block.ctypes.data % 256
-        memory = HostMemory(block[start : start + size])
+        memory = HostMemory(block[start : start + max(size, 1)])
         self.used += size
         self.peak = max(self.peak, self.used)
         weakref.finalize(memory, self._free, block, size)

@@ -30,7 +30,7 @@ def available(name: str) -> Backend:
     if reason := backend.unavailable_because():
         pytest.skip(reason)
     if isinstance(backend, TensorRtBackend):
-        pytest.skip("it runs engines, and none is built of these graphs; benchmarks/gpu_check.py runs it")
+        pytest.skip("it runs engines, and none is built of these graphs; `mutoscope gpu-check` runs it")
     return backend
 
 

@@ -16,16 +16,23 @@ from mutoscope_engines.errors import BackendUnavailableError, OutOfMemoryError
 def driver(monkeypatch: pytest.MonkeyPatch):
     """Pretends that cuda-core is there, and a driver that finds as many GPUs."""
 
-    def pretend(gpus: int | None, initialised: bool = True) -> None:
+    def pretend(gpus: int | None, initialised: bool = True, version: int = 13000) -> None:
         def load(name: str) -> Any:
             if gpus is None:
                 raise OSError(f"{name}: cannot open shared object file")
 
-            def count(out: Any) -> int:
-                out._obj.value = gpus
-                return 0
+            def gives(value: int) -> Any:
+                def function(out: Any) -> int:
+                    out._obj.value = value
+                    return 0
 
-            return SimpleNamespace(cuInit=lambda flags: 0 if initialised else 100, cuDeviceGetCount=count)
+                return function
+
+            return SimpleNamespace(
+                cuInit=lambda flags: 0 if initialised else 100,
+                cuDeviceGetCount=gives(gpus),
+                cuDriverGetVersion=gives(version),
+            )
 
         monkeypatch.setattr(cuda_device, "find_spec", lambda name: object())
         monkeypatch.setattr(ctypes, "CDLL", load)
@@ -51,6 +58,11 @@ def test_a_missing_gpu_is_told_from_a_missing_driver(driver, gpus, initialised, 
     assert reason in (cuda_unavailable_because() or "")
 
 
+def test_a_driver_that_is_too_old_is_told_to_be_updated(driver) -> None:
+    driver(1, version=12040)
+    assert "is for CUDA 12.4; update it to 580 or newer" in (cuda_unavailable_because() or "")
+
+
 def test_without_cuda_core_it_is_said_how_to_install_it(monkeypatch) -> None:
     monkeypatch.setattr(cuda_device, "find_spec", lambda name: None)
     assert "pip install 'cuda-core" in (cuda_unavailable_because() or "")
@@ -69,9 +81,11 @@ def test_every_name_that_is_called_is_there_in_cuda_core() -> None:
 
     called = {
         core.Device: ("set_current", "create_stream", "device_id", "compute_capability"),
-        core.Stream: ("from_handle", "handle", "record", "wait", "create_graph_builder"),
+        core.Stream: ("from_handle", "handle", "record", "wait", "sync", "create_graph_builder"),
         core.Event: ("sync",),
-        core.DeviceMemoryResource: ("allocate",),
+        core.DeviceMemoryResource: ("allocate", "attributes"),
+        core.DeviceMemoryResourceOptions: ("max_size",),
+        core.EventOptions: ("blocking_sync",),
         core.Buffer: ("from_handle", "copy_from", "handle"),
         GraphBuilder: ("begin_building", "end_building", "complete", "close"),
         Graph: ("launch",),
@@ -112,7 +126,7 @@ def test_captured_work_is_done_when_it_is_replayed(gpu: CudaDevice) -> None:
 
 @pytest.mark.gpu
 def test_more_memory_than_there_is_is_refused_in_words(gpu: CudaDevice) -> None:
-    with pytest.raises(OutOfMemoryError, match="--memory-limit"):
+    with pytest.raises(OutOfMemoryError, match="memory_limit"):
         gpu.allocate(2**50)
     assert gpu.free_bytes() > 0
 

@@ -44,8 +44,10 @@ def test_the_video_is_that_of_the_cpu(backend, on_cpu, branches_per_call: int) -
 def test_prompt_guidance_scale_and_steps_change_without_another_capture(backend, pipeline) -> None:
     pipeline.generate(PROMPT, seed=1, num_inference_steps=3, guidance_scale=3.0, **SMALL)
     assert backend.on_host.captures == 3  # the denoiser, and both parts of the decoder of all but the first frame
-    # What ran once is repeated now, and what ran before the scratch memory grew to its final size is captured again.
-    pipeline.generate(PROMPT, seed=1, num_inference_steps=3, guidance_scale=3.0, **SMALL)
+    # What ran once is repeated now, and what ran before the scratch memory grew to its final size runs as it is once
+    # more, and is captured again.
+    for _ in range(2):
+        pipeline.generate(PROMPT, seed=1, num_inference_steps=3, guidance_scale=3.0, **SMALL)
     captures = backend.on_host.captures
     pipeline.generate(PROMPT, seed=2, num_inference_steps=5, guidance_scale=1.5, **SMALL)
     pipeline.generate("a blue square", seed=2, num_inference_steps=2, guidance_scale=3.0, **SMALL)
@@ -111,8 +113,9 @@ def test_tiles_replay_one_graph_and_are_put_together_on_the_host(backend, on_cpu
     with Pipeline.load(tile="176x176") as tiled:
         video = tiled.generate(PROMPT, **asked)
         assert video.plan.decoder_tiles == 2
-        # Each graph that runs again, once: the denoiser, the features after the first frame, both decoders of a tile.
-        assert backend.on_host.captures == 4
+        # Each graph that runs again, once: the denoiser, the features after the first frame, the decoder after the
+        # first frame. Its first, too, runs twice, but the memory for activations grew in between.
+        assert backend.on_host.captures == 3
         with tiled.stream(PROMPT, **asked) as stream, pytest.raises(RequestError, match="put together in host memory"):
             stream.on_device()
     np.testing.assert_allclose(video.frames, expected, atol=1)

@@ -1,6 +1,6 @@
 """NVIDIA's management library by its C interface: names, memory and energy of the GPUs. Nothing is installed for it.
 
-Knows four calls. Where there is no driver, there are no GPUs.
+Knows a few calls. Where there is no driver, there are no GPUs.
 """
 
 from __future__ import annotations
@@ -45,6 +45,14 @@ def gpu_names() -> list[str]:
         if _library().nvmlDeviceGetName(device, name, ctypes.c_uint(96)) == 0:
             names.append(name.value.decode(errors="replace"))
     return names
+
+
+def driver_version() -> str | None:
+    """Such as "580.95.05"; `None` without a GPU."""
+    version = ctypes.create_string_buffer(80)
+    if not _devices() or _library().nvmlSystemGetDriverVersion(version, ctypes.c_uint(80)):
+        return None
+    return version.value.decode(errors="replace")
 
 
 def used_bytes() -> int | None:

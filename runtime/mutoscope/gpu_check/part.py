@@ -1,0 +1,60 @@
+"""What a part of the check is, and which there are, in the order in which they run.
+
+Knows names and limits. Knows nothing of what a part does, or of processes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from itertools import product
+from typing import Any
+
+Facts = dict[str, Any]
+TENSORRT = ("tensorrt-rtx", "tensorrt")
+GPU_BACKENDS = (*TENSORRT, "onnxruntime-cuda")
+
+
+class NotRunError(Exception):
+    """A part cannot run here; the message says why."""
+
+
+@dataclass(frozen=True)
+class Part:
+    """`function` is "module:function": it is given a spec and gives facts, or raises what it found."""
+
+    name: str
+    purpose: str
+    function: str
+    limit_s: int
+    spec: Mapping[str, Any] = field(default_factory=dict)
+
+
+def _parts() -> Iterator[Part]:
+    device, sessions, videos = (f"{__package__}.{module}" for module in ("device", "sessions", "videos"))
+    yield Part("card", "what the driver says of the GPU", f"{device}:card", 60)
+    yield Part("device", "memory, copies, captures, replays, faults and threads", f"{device}:device", 120)
+    for name in GPU_BACKENDS:
+        smallest = "the smallest graph: run, captured, replayed"
+        yield Part(f"session:{name}", smallest, f"{sessions}:session", 300, {"backend": name})
+    for name in TENSORRT:
+        spec = {"backend": name}
+        kept = "what it compiles for this GPU, kept for the next start"
+        yield Part(f"kernels:{name}", kept, f"{sessions}:kernels", 300, spec)
+        yield Part(f"chain:{name}", "two graphs, one after the other", f"{sessions}:chain", 300, spec)
+        yield Part(f"attention:{name}", "one attention in bf16 and in FP8", f"{sessions}:attention", 600, spec)
+    for name in TENSORRT:
+        yield Part(f"build:{name}", "the bundle's engines for this GPU", f"{videos}:build", 7200, {"backend": name})
+    yield Part("cpu", "the video on the CPU, to compare with", f"{videos}:on_cpu", 7200)
+    for name, graphs in product(GPU_BACKENDS, ("on", "off")):
+        spec = {"backend": name, "cuda_graphs": graphs}
+        purpose = f"the video with {name}, CUDA graphs {graphs}"
+        yield Part(f"video:{name}:{graphs}", purpose, f"{videos}:on_gpu", 1800, spec)
+
+
+PARTS = {part.name: part for part in _parts()}
+
+
+def parts_named(names: list[str]) -> list[Part]:
+    """The parts of these names, or of those before a colon: "video" means all videos. All parts for no name."""
+    return [part for part in PARTS.values() if not names or any(f"{part.name}:".startswith(f"{n}:") for n in names)]
