@@ -63,7 +63,7 @@ def write(path: Path, result: Facts) -> None:
     """Whole or not at all. Raises `OutputError` where it cannot be written."""
     partial = path.with_name(path.name + ".partial")
     try:
-        partial.write_text(json.dumps(result, indent=1) + "\n")
+        partial.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8", newline="\n")
         os.replace(partial, path)
     except OSError as error:
         raise OutputError(f"{path} cannot be written: {error.strerror}; name another file with --output") from error
