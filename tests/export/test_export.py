@@ -285,49 +285,6 @@ def test_an_unknown_precision_is_refused_with_the_list(wan_checkpoint: Path, tmp
     assert_nothing_was_left(tmp_path)
 
 
-def test_a_destination_that_is_not_a_bundle_is_never_replaced(wan_checkpoint: Path, tmp_path: Path) -> None:
-    (tmp_path / "notes").mkdir()
-    (tmp_path / "notes" / "thesis.txt").write_text("years of work")
-    with pytest.raises(RequestError, match="is not empty and no bundle"):
-        export_checkpoint(wan_checkpoint, tmp_path / "notes", overwrite=True)
-    with pytest.raises(RequestError, match="is a file"):
-        export_checkpoint(wan_checkpoint, tmp_path / "notes" / "thesis.txt", overwrite=True)
-    assert (tmp_path / "notes" / "thesis.txt").read_text() == "years of work"
-
-
-def test_a_bundle_is_only_replaced_on_demand_and_stays_where_that_fails(
-    wan_checkpoint: Path, wan_bundle: Path, tmp_path: Path
-) -> None:
-    there = tmp_path / "bundle"
-    shutil.copytree(wan_bundle, there)
-
-    def stop(stage: str) -> None:
-        if stage == "tokenizer":
-            raise StopHereError
-
-    with pytest.raises(RequestError, match="pass --overwrite"):
-        export_checkpoint(wan_checkpoint, there, on_progress=stop)
-    with pytest.raises(StopHereError):
-        export_checkpoint(wan_checkpoint, there, overwrite=True, on_progress=stop)
-    Bundle.open(there)
-
-
-def test_a_finished_folder_takes_the_place_of_an_older_bundle(tmp_path: Path) -> None:
-    for name in ("bundle", ".bundle.partial"):
-        (tmp_path / name).mkdir()
-        (tmp_path / name / "manifest.json").write_text(name)
-    export._publish(tmp_path / ".bundle.partial", tmp_path / "bundle")
-    assert [path.name for path in tmp_path.iterdir()] == ["bundle"]
-    assert (tmp_path / "bundle" / "manifest.json").read_text() == ".bundle.partial"
-
-
-def test_two_exports_to_one_place_do_not_mix(wan_checkpoint: Path, tmp_path: Path) -> None:
-    (tmp_path / ".bundle.partial").mkdir()
-    with pytest.raises(RequestError, match=r"another export .* is running, or one was killed"):
-        export_checkpoint(wan_checkpoint, tmp_path / "bundle")
-    assert (tmp_path / ".bundle.partial").is_dir()
-
-
 def described(checkpoint: Path, folder: Path, overrides: Any) -> Any:
     """The manifest, without graphs, of a copy of a checkpoint with this `mutoscope.json`."""
     copy = folder / "copy"

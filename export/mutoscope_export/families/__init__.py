@@ -85,7 +85,7 @@ class Family(Protocol):
     def text_settings(self, checkpoint: Checkpoint, tokenizer: Any) -> Text:
         """
         Raises:
-            ExportError: the tokenizer cannot pad.
+            ExportError: the tokenizer cannot pad, or is not the text encoder's.
         """
         ...
 
