@@ -45,6 +45,7 @@ class Checkpoint:
 
     root: Path
     name: str  # a hub id with its revision, or the folder's name
+    pipeline: str  # its class, one of `FAMILIES`
     family: Family
     classes: Mapping[str, str]  # of each component, as the family's table has it
     overrides: Mapping[str, Any]  # what `mutoscope.json` in the folder says
@@ -59,9 +60,11 @@ class Checkpoint:
 
     @property
     def scheduler(self) -> dict[str, Any]:
-        """The scheduler's configuration, with the class that the index names."""
+        """The scheduler's configuration: the pipeline's own, or the checkpoint's, where the index may say the class."""
+        if own := self.family.SCHEDULERS.get(self.pipeline):
+            return dict(own)
         _, class_name = self.classes["scheduler"].split(".")
-        return {**self.config("scheduler", "scheduler_config.json"), "_class_name": class_name}
+        return {"_class_name": class_name, **self.config("scheduler", "scheduler_config.json")}
 
     @property
     def networks(self) -> list[str]:
@@ -191,10 +194,12 @@ def _open_checkpoint(checkpoint: str | Path) -> Checkpoint:
     if pipeline not in tuple(FAMILIES):  # compared, not hashed: JSON may hold a list here
         raise ExportError(f"{name} is a checkpoint for {pipeline!r}; supported: {', '.join(FAMILIES)}")
     family = load_family(str(pipeline))
+    if own := family.SCHEDULERS.get(str(pipeline)):
+        index["scheduler"] = ["diffusers", own["_class_name"]]
     classes = {component: _supported_class(root, name, index, component, family) for component in family.COMPONENTS}
     _refuse_pickles(root, family)
     overrides = _read_json(root / OVERRIDES) if (root / OVERRIDES).is_file() else {}
-    opened = Checkpoint(root, name, family, classes, overrides)
+    opened = Checkpoint(root, name, str(pipeline), family, classes, overrides)
     _refuse_contradictions(opened)
     _refuse_unsupported(opened, index)
     if on_hub:
@@ -229,7 +234,7 @@ def _refuse_contradictions(opened: Checkpoint) -> None:
         if component == "tokenizer":
             continue
         file = "scheduler_config.json" if component == "scheduler" else "config.json"
-        config = opened.config(component, file)
+        config = opened.scheduler if component == "scheduler" else opened.config(component)
         library, class_name = opened.classes[component].split(".")
         named = config.get("_class_name" if library == "diffusers" else "architectures")
         if named not in (None, class_name, [class_name]):

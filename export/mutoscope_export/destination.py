@@ -9,7 +9,7 @@ from collections.abc import Collection, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
-from mutoscope.bundle import MANIFEST
+from mutoscope.bundle import MANIFEST, refuse_path
 from mutoscope.errors import RequestError
 from mutoscope_engines.file_lock import file_lock
 
@@ -28,10 +28,12 @@ def new_bundle(destination: Path, *, overwrite: bool) -> Iterator[Path]:
         overwrite: replace a bundle that exists. It comes back where that fails.
 
     Raises:
+        BundleError: its path is not UTF-8.
         RequestError: the destination is something else, cannot be written to, or another export is writing it.
         ExportError: an `OSError` in the body, or while the content was moved. Nothing was published.
     """
     destination = Path(os.path.realpath(destination))
+    refuse_path(destination)
     fills = destination.is_dir()
     parent = destination if fills else destination.parent
     folder = parent / f".{destination.name}.partial"

@@ -130,7 +130,11 @@ def _describe(opened: Checkpoint, folder: Path, say: OnProgress) -> Manifest:
     family = opened.family
     overrides = _overrides(opened)
     scheduler = opened.scheduler
-    given = msgspec.to_builtins(family.DEFAULTS) | {"scheduler": from_diffusers(scheduler)} | overrides.defaults
+    given = (
+        msgspec.to_builtins(family.DEFAULTS[opened.pipeline])
+        | {"scheduler": from_diffusers(scheduler)}
+        | overrides.defaults
+    )
     try:
         defaults = msgspec.convert(given, Defaults)
     except msgspec.ValidationError as error:

@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from mutoscope.errors import RequestError
+from mutoscope.errors import BundleError, RequestError
 from mutoscope_export.destination import new_bundle
 from mutoscope_export.errors import ExportError
 
@@ -156,3 +156,10 @@ def test_a_place_that_cannot_be_written_to_is_refused_before_the_work(tmp_path: 
     message = r"partial cannot be made: (Not a directory|File exists); name another place"
     with pytest.raises(RequestError, match=message), new_bundle(tmp_path / "file" / "bundle", overwrite=False):
         pytest.fail("the work began")
+
+
+def test_a_path_that_the_libraries_cannot_be_given_is_refused_before_the_work(tmp_path: Path) -> None:
+    destination = tmp_path / os.fsdecode(b"caf\xe9")
+    with pytest.raises(BundleError, match="is not UTF-8"), new_bundle(destination, overwrite=False):
+        pytest.fail("the work began")
+    assert list(tmp_path.iterdir()) == []

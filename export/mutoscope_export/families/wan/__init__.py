@@ -9,10 +9,11 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
+import msgspec
 import torch
 from diffusers import AutoencoderKLWan, WanTransformer3DModel
 from mutoscope.bundle import Defaults, Geometry, Text, base_precision
-from mutoscope.schedule import CLASSES
+from mutoscope.schedule import CLASSES, WHOLE_TIMESTEPS
 from torch import Tensor
 from transformers import UMT5EncoderModel
 
@@ -48,10 +49,16 @@ COMPONENTS: Mapping[str, tuple[str, ...]] = {
     "vae": ("diffusers.AutoencoderKLWan",),
     "scheduler": tuple(f"diffusers.{name}" for name in CLASSES),
 }  # fmt: skip
-DEFAULTS = Defaults(
+_DEFAULTS = Defaults(
     height=480, width=832, num_frames=81, num_inference_steps=50, guidance_scale=5.0, fps=16, negative_prompt="",
     scheduler="unipc",
 )  # fmt: skip
+# FastVideo's models by distribution matching. Its `DmdDenoisingStage` takes no guidance, and of the levels of a
+# flow-matching scheduler with shift 8, which it makes itself, those next to its timesteps 1000, 757 and 522.
+_DMD = "WanDMDPipeline"
+_FEW_STEPS: Mapping[str, Any] = {"num_inference_steps": 3, "guidance_scale": 1.0, "sigmas": (1.0, 0.28, 0.12)}
+DEFAULTS = {"WanPipeline": _DEFAULTS, _DMD: msgspec.structs.replace(_DEFAULTS, **_FEW_STEPS)}
+SCHEDULERS = {_DMD: {"_class_name": "FlowMatchLCMScheduler", "shift": 8.0, WHOLE_TIMESTEPS: True}}
 PREVIEWED = "vae"
 
 _VAE_PARTS: Mapping[str, type[vae.Chunk]] = {"vae_features": vae.FeatureChunk, "vae_decoder": vae.DecoderChunk}
