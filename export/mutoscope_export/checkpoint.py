@@ -115,8 +115,8 @@ class Checkpoint:
             ) from error
         except ImportError as error:  # also what a library raises for a package whose metadata it asks for
             raise ExportError(
-                f"{component} of {self.name} needs {error.name or error}, which is not installed. Install it, or get "
-                "the checkpoint as its authors published it"
+                f"{component} of {self.name} cannot be loaded, because a package is missing: {error}. Install it, or "
+                "get the checkpoint as its authors published it"
             ) from error
         # What libraries load with a warning and random numbers; what a class ignores they left out.
         kinds = ("missing", "unexpected", "mismatched")

@@ -3,6 +3,7 @@
 Knows folders, mount points, and what an export that was killed leaves behind. Knows of a bundle only its manifest.
 """
 
+import errno
 import os
 import shutil
 from collections.abc import Collection, Iterator
@@ -14,6 +15,9 @@ from mutoscope.errors import RequestError
 from mutoscope_engines.file_lock import file_lock
 
 from .errors import ExportError
+
+
+_NO_LOCKS = (errno.ENOSYS, errno.ENOTSUP, errno.ENOLCK)  # of network file systems that have none
 
 
 @contextmanager
@@ -45,9 +49,10 @@ def new_bundle(destination: Path, *, overwrite: bool) -> Iterator[Path]:
         undo.callback(_remove_empty, missing)
         try:
             parent.mkdir(parents=True, exist_ok=True)
-            if not undo.enter_context(file_lock(lock, wait=False)):
-                raise RequestError(f"another export to {destination} is running. Wait for it, or name another folder")
-            _remove(folder)  # left by an export that was killed: it would hold the lock otherwise
+            if not _is_free(folder, lock, undo):
+                raise RequestError(
+                    f"another export to {destination} is running. Wait for it; if there is none, remove {folder}"
+                )
             folder.mkdir()
         except OSError as error:
             raise RequestError(f"{folder} cannot be made: {error.strerror}; name another place") from error
@@ -63,6 +68,20 @@ def new_bundle(destination: Path, *, overwrite: bool) -> Iterator[Path]:
                 f"{destination} could not be written: {error}. Nothing was published; free some space, or name "
                 "another place"
             ) from error
+
+
+def _is_free(folder: Path, lock: Path, held: ExitStack) -> bool:
+    """Whether no other export writes into `folder`; removes it where that is known, because one was killed."""
+    try:
+        is_free = held.enter_context(file_lock(lock, wait=False))
+    except OSError as error:
+        if error.errno not in _NO_LOCKS:
+            raise
+        lock.unlink(missing_ok=True)
+        return not folder.exists()
+    if is_free:
+        _remove(folder)
+    return is_free
 
 
 def _refuse(destination: Path, overwrite: bool, unless: Collection[str]) -> None:
@@ -84,11 +103,14 @@ def _exchange(folder: Path, destination: Path, previous: Path, keep: Collection[
     """Moves what `destination` holds into `previous`, and the content of `folder` into it; undone where that fails."""
     _remove(previous)
     previous.mkdir()
+    is_empty = False
     try:
         _move(destination, previous, keep=keep, manifest_first=True)
+        is_empty = True
         _move(folder, destination, manifest_first=False)
     except BaseException:
-        _move(destination, folder, keep=keep, manifest_first=True)
+        if is_empty:  # until then, what is in it is not of the new bundle
+            _move(destination, folder, keep=keep, manifest_first=True)
         _move(previous, destination, manifest_first=False)
         previous.rmdir()
         raise

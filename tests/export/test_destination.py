@@ -1,5 +1,6 @@
 """Where a bundle may go, that it appears whole, and what an export that was killed leaves to the next."""
 
+import errno
 import os
 import shutil
 import signal
@@ -87,6 +88,25 @@ def test_a_bundle_comes_back_where_the_new_one_cannot_be_moved(
     assert content(tmp_path) == {f"bundle/{name}": text for name, text in OLD.items()}
 
 
+@pytest.mark.parametrize("stuck", OLD)
+def test_a_bundle_comes_back_where_it_cannot_be_moved_away(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stuck: str
+) -> None:
+    destination = tmp_path / "bundle"
+    fill(destination, OLD)
+    rename = Path.rename
+
+    def refuses(path: Path, target: Path) -> Path:
+        if path == destination / Path(stuck).parts[0]:
+            raise OSError(5, "Input/output error")
+        return rename(path, target)
+
+    monkeypatch.setattr(Path, "rename", refuses)
+    with pytest.raises(ExportError, match=r"bundle could not be written: .*Input/output error"):
+        export_to(destination, overwrite=True)
+    assert content(tmp_path) == {f"bundle/{name}": text for name, text in OLD.items()}
+
+
 @pytest.mark.skipif(os.geteuid() != 0 or shutil.which("unshare") is None, reason="mounting needs root and unshare")
 @pytest.mark.parametrize("old", [{}, OLD])
 @pytest.mark.parametrize("mount", ["-t tmpfs none", "--bind {0}/volume"])
@@ -134,6 +154,21 @@ def test_two_exports_to_one_place_do_not_mix(destination: Path) -> None:
             export_to(destination, overwrite=True)
         fill(folder, NEW)
     assert content(destination) == NEW
+
+
+def test_a_file_system_without_locks_serves_and_leftovers_are_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def no_locks(*arguments: object, **options: object) -> int:
+        raise OSError(errno.ENOSYS, os.strerror(errno.ENOSYS))
+
+    monkeypatch.setattr("fcntl.flock", no_locks)
+    export_to(tmp_path / "bundle")
+    assert content(tmp_path) == {f"bundle/{name}": text for name, text in NEW.items()}
+    fill(tmp_path, {".other.partial/half": "x"})
+    with pytest.raises(RequestError, match=r"another export .* if there is none, remove \S+/\.other\.partial"):
+        export_to(tmp_path / "other")
+    assert content(tmp_path / ".other.partial") == {"half": "x"}
 
 
 def test_a_destination_that_is_not_a_bundle_is_never_replaced(tmp_path: Path) -> None:

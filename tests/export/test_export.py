@@ -4,6 +4,7 @@ import errno
 import json
 import os
 import shutil
+import signal
 import sys
 from collections import Counter
 from pathlib import Path
@@ -355,11 +356,16 @@ def test_the_command_line_tells_errors_by_exit_code_and_in_words(
     assert_nothing_was_left(tmp_path)
 
 
-def test_ctrl_c_ends_the_command_with_130_and_leaves_nothing(
-    wan_checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_ctrl_c_kill_and_a_closed_terminal_end_the_command_with_130_and_leave_nothing(
+    wan_checkpoint: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    number: signal.Signals,
 ) -> None:
     def interrupted(*_: Any) -> None:
-        raise KeyboardInterrupt
+        os.kill(os.getpid(), number)
 
     monkeypatch.setattr(export, "_describe", interrupted)
     assert mutoscope.cli.main(["export", str(wan_checkpoint), str(tmp_path / "bundle")]) == 130

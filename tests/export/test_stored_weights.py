@@ -110,6 +110,14 @@ def test_the_embedding_may_have_either_of_its_names(copy: Path, names: tuple[str
     assert torch.equal(loaded.encoder.embed_tokens.weight, embedding)
 
 
+def test_the_encoder_of_a_larger_model_may_have_its_prefix_as_transformers_allows(copy: Path) -> None:
+    file = copy / WEIGHTS["text_encoder"]
+    weights = load_file(file)
+    rewrite(file, {f"transformer.{name}": weight for name, weight in weights.items()})
+    loaded = open_checkpoint(copy).load("text_encoder").state_dict()
+    assert all(torch.equal(loaded[name], weight) for name, weight in weights.items())
+
+
 @pytest.mark.parametrize(
     ("dtype", "message"),
     [
