@@ -16,7 +16,6 @@ from mutoscope_engines.file_lock import file_lock
 
 from .errors import ExportError
 
-
 _NO_LOCKS = (errno.ENOSYS, errno.ENOTSUP, errno.ENOLCK)  # of network file systems that have none
 
 

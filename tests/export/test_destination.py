@@ -162,7 +162,7 @@ def test_a_file_system_without_locks_serves_and_leftovers_are_named(
     def no_locks(*arguments: object, **options: object) -> int:
         raise OSError(errno.ENOSYS, os.strerror(errno.ENOSYS))
 
-    monkeypatch.setattr("fcntl.flock", no_locks)
+    monkeypatch.setattr("mutoscope_export.destination.file_lock", no_locks)
     export_to(tmp_path / "bundle")
     assert content(tmp_path) == {f"bundle/{name}": text for name, text in NEW.items()}
     fill(tmp_path, {".other.partial/half": "x"})
