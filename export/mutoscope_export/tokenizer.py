@@ -83,7 +83,7 @@ def write_tokenizer(tokenizer: Any, destination: Path) -> None:
     written = Tokenizer.from_str(backend.to_str())
     written.no_padding()
     written.no_truncation()
-    destination.write_text(written.to_str(pretty=True), "utf-8")
+    destination.write_bytes(written.to_str(pretty=True).encode())
     written = Tokenizer.from_buffer(destination.read_bytes())
     for text in _PROBES:
         expected, given = tokenizer(text).input_ids, written.encode(text).ids
