@@ -1,7 +1,7 @@
-"""A checkpoint in the Diffusers layout: where it lies, what is in it, and its components one at a time.
+"""A checkpoint in the Diffusers layout: judged before its weights are read, and then its components one at a time.
 
-Knows folders, the hub, safetensors and the classes that a component may have. Knows nothing of any model line: that is
-its family's business. No code and no pickle of a checkpoint ever runs.
+Knows its folders and configuration files, and the classes that a component may have. Knows nothing of any model line:
+that is its family's business. No code and no pickle of a checkpoint ever runs.
 """
 
 import hashlib
@@ -15,19 +15,28 @@ from typing import Any, cast
 
 import torch
 from mutoscope.schedule import ScheduleError, from_diffusers
-from safetensors import SafetensorError, safe_open
+from safetensors import SafetensorError
 
 from .errors import ExportError
 from .families import FAMILIES, Family, load_family
+from .location import download, locate
+from .stored_weights import (
+    StoredWeights,
+    is_hidden,
+    names_of_weights,
+    read_headers,
+    refuse_differences,
+    refuse_not_finite,
+    refuse_other_weights,
+    refuse_pointer,
+)
+from .tokenizer import READS_SERIALIZED, SERIALIZED, load_tokenizer
 
 INDEX = "model_index.json"
 OVERRIDES = "mutoscope.json"
 UNKNOWN = "unknown - see the checkpoint"
 
-_HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
-_HUB_DESCRIPTION = ["*.json", "*.txt", "*.model", "*.md", "LICENSE*"]
 _PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle")
-_DTYPES = {"BF16": torch.bfloat16, "F16": torch.float16, "F32": torch.float32}
 
 
 @dataclass(frozen=True)
@@ -36,6 +45,7 @@ class Checkpoint:
 
     root: Path
     name: str  # a hub id with its revision, or the folder's name
+    pipeline: str  # its class, one of `FAMILIES`
     family: Family
     classes: Mapping[str, str]  # of each component, as the family's table has it
     overrides: Mapping[str, Any]  # what `mutoscope.json` in the folder says
@@ -50,25 +60,50 @@ class Checkpoint:
 
     @property
     def scheduler(self) -> dict[str, Any]:
-        return self.config("scheduler", "scheduler_config.json")
+        """The scheduler's configuration: the pipeline's own, or the checkpoint's, where the index may say the class."""
+        if own := self.family.SCHEDULERS.get(self.pipeline):
+            return dict(own)
+        _, class_name = self.classes["scheduler"].split(".")
+        return {"_class_name": class_name, **self.config("scheduler", "scheduler_config.json")}
+
+    @property
+    def networks(self) -> list[str]:
+        """The components that have weights."""
+        return [name for name in self.family.COMPONENTS if name not in ("tokenizer", "scheduler")]
 
     def model_class(self, component: str) -> Any:
         library, class_name = self.classes[component].split(".")
         return getattr(import_module(library), class_name)
 
+    def without_weights(self, component: str) -> Any:
+        """A network on the device that holds no data: its configuration with every default filled in."""
+        model, config = self.model_class(component), self.config(component)
+        with torch.device("meta"):
+            if config_class := getattr(model, "config_class", None):  # of transformers
+                return model(config_class.from_dict(config))
+            return model.from_config(config)
+
+    def weights(self, component: str) -> StoredWeights:
+        """What the headers of its weight files say.
+
+        Raises:
+            ExportError: a file is missing or damaged, or has weights in a type that is not read.
+        """
+        library, _ = self.classes[component].split(".")
+        return read_headers(self.root / component, library)
+
     def load(self, component: str) -> torch.nn.Module:
         """A component with its weights, in the type they are stored in. Drop it before the next is loaded.
 
         Raises:
-            ExportError: its files are missing or damaged, or do not hold exactly the weights of its class.
+            ExportError: its files are missing or damaged, or hold other weights than those of its class, or NaN.
         """
-        folder = self.root / component
-        dtype = _stored_dtype(folder)
+        class_of = self.model_class(component)
         model: torch.nn.Module
         try:
-            model, found = self.model_class(component).from_pretrained(
-                folder,
-                torch_dtype=dtype,
+            model, found = class_of.from_pretrained(
+                self.root / component,
+                torch_dtype=self.weights(component).dtype,
                 use_safetensors=True,
                 local_files_only=True,
                 output_loading_info=True,
@@ -78,19 +113,32 @@ class Checkpoint:
             raise ExportError(
                 f"{component} of {self.name} cannot be loaded: {error}. Get the checkpoint again"
             ) from error
-        _refuse_other_weights(component, self.name, found)
+        except ImportError as error:  # also what a library raises for a package whose metadata it asks for
+            raise ExportError(
+                f"{component} of {self.name} cannot be loaded, because a package is missing: {error}. Install it, or "
+                "get the checkpoint as its authors published it"
+            ) from error
+        # What libraries load with a warning and random numbers; what a class ignores they left out.
+        kinds = ("missing", "unexpected", "mismatched")
+        refuse_differences(
+            component,
+            class_of.__name__,
+            **{kind: [key if isinstance(key, str) else key[0] for key in found[f"{kind}_keys"]] for kind in kinds},
+        )
+        refuse_not_finite(component, model)
         return model.eval().requires_grad_(False)
 
     def stored_type(self, component: str) -> str:
         """The type of a component's weights: "float32", or "bfloat16" or "float16" where all are in that."""
-        return str(_stored_dtype(self.root / component)).removeprefix("torch.")
+        return str(self.weights(component).dtype).removeprefix("torch.")
 
     def tokenizer(self) -> Any:
-        """The tokenizer as `WanPipeline` would load it."""
-        try:
-            return self.model_class("tokenizer").from_pretrained(self.root / "tokenizer", local_files_only=True)
-        except (OSError, ValueError) as error:
-            raise ExportError(f"the tokenizer of {self.name} cannot be loaded: {error}") from error
+        """The tokenizer as its pipeline would load it.
+
+        Raises:
+            ExportError: its files are missing or damaged.
+        """
+        return load_tokenizer(self.root / "tokenizer", self.classes["tokenizer"])
 
     def license(self) -> str:
         """What the front matter of README.md says under `license`, or that it is unknown."""
@@ -112,7 +160,11 @@ class Checkpoint:
     def _files(self) -> Iterator[Path]:
         yield from (path for path in (self.root / INDEX, self.root / OVERRIDES) if path.is_file())
         for component in self.family.COMPONENTS:
-            yield from (path for path in (self.root / component).rglob("*") if path.is_file())
+            read = set(self.weights(component).files) if component in self.networks else set()
+            for path in (self.root / component).rglob("*"):
+                is_other_weights = path.suffix == ".safetensors" and path not in read
+                if path.is_file() and not is_hidden(path, self.root) and not is_other_weights:
+                    yield path
 
 
 def open_checkpoint(checkpoint: str | Path) -> Checkpoint:
@@ -124,7 +176,14 @@ def open_checkpoint(checkpoint: str | Path) -> Checkpoint:
     Raises:
         ExportError: it is not there, or not supported; says what is.
     """
-    root, name, on_hub = _locate(checkpoint)
+    try:
+        return _open_checkpoint(checkpoint)
+    except OSError as error:
+        raise ExportError(f"{checkpoint} cannot be read: {error}. Check its permissions") from error
+
+
+def _open_checkpoint(checkpoint: str | Path) -> Checkpoint:
+    root, name, on_hub = locate(checkpoint)
     if not (root / INDEX).is_file():
         raise ExportError(
             f"{checkpoint} has no {INDEX}: not a checkpoint in the Diffusers layout. "
@@ -135,53 +194,59 @@ def open_checkpoint(checkpoint: str | Path) -> Checkpoint:
     if pipeline not in tuple(FAMILIES):  # compared, not hashed: JSON may hold a list here
         raise ExportError(f"{name} is a checkpoint for {pipeline!r}; supported: {', '.join(FAMILIES)}")
     family = load_family(str(pipeline))
-    classes = {component: _supported_class(name, index, component, family) for component in family.COMPONENTS}
+    if own := family.SCHEDULERS.get(str(pipeline)):
+        index["scheduler"] = ["diffusers", own["_class_name"]]
+    classes = {component: _supported_class(root, name, index, component, family) for component in family.COMPONENTS}
     _refuse_pickles(root, family)
     overrides = _read_json(root / OVERRIDES) if (root / OVERRIDES).is_file() else {}
-    opened = Checkpoint(root, name, family, classes, overrides)
+    opened = Checkpoint(root, name, str(pipeline), family, classes, overrides)
+    _refuse_contradictions(opened)
     _refuse_unsupported(opened, index)
     if on_hub:
-        weights = [f"{component}/*.safetensors" for component in family.COMPONENTS]
-        _download(str(checkpoint), weights, revision=root.name)
+        wanted = [
+            f"{component}/{file}"
+            for component in opened.networks
+            for file in names_of_weights(root / component, classes[component].split(".")[0])
+        ]
+        download(str(checkpoint), wanted, revision=root.name)
+    for component in opened.networks:
+        refuse_other_weights(component, opened.without_weights(component), opened.weights(component))
     return opened
 
 
-def _locate(checkpoint: str | Path) -> tuple[Path, str, bool]:
-    """Where it lies, what to call it, and whether its weights are still on the hub."""
-    root = Path(checkpoint)
-    if root.is_dir():
-        return root, root.resolve().name, False
-    if isinstance(checkpoint, Path) or not _HUB_ID.fullmatch(checkpoint):
-        raise ExportError(
-            f"there is no checkpoint at {checkpoint}: not a folder, and not a hub id such as "
-            "Wan-AI/Wan2.1-T2V-1.3B-Diffusers"
-        )
-    root = _download(checkpoint, _HUB_DESCRIPTION)
-    return root, f"{checkpoint}@{root.name}", True
-
-
-def _download(hub_id: str, patterns: list[str], *, revision: str | None = None) -> Path:
-    """The folder of a revision (the newest where none is given), with at least the files of these patterns."""
-    from huggingface_hub import snapshot_download
-
-    try:
-        return Path(snapshot_download(hub_id, revision=revision, allow_patterns=patterns))
-    except Exception as error:  # the hub's client raises errors of several libraries
-        cause = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise ExportError(
-            f"{hub_id} is no folder here, and could not be had from the hub: {cause}. "
-            "Check the name and the network, or download it elsewhere and name the folder"
-        ) from error
-
-
-def _supported_class(name: str, index: Mapping[str, Any], component: str, family: Family) -> str:
+def _supported_class(root: Path, name: str, index: Mapping[str, Any], component: str, family: Family) -> str:
     """The class of a component. It comes from the family's table: a checkpoint must not choose what is imported."""
     supported = family.COMPONENTS[component]
     entry = index.get(component)
     for known in supported:
         if entry == known.split("."):
             return known
+    if READS_SERIALIZED in supported:
+        if isinstance(entry, list) and entry[:1] == ["transformers"] and (root / component / SERIALIZED).is_file():
+            return READS_SERIALIZED  # reads what every class of transformers' fast tokenizers writes
+        supported = (*supported, f"any other of transformers with a {SERIALIZED}")
     raise ExportError(f"the {component} of {name} is {entry!r}; supported: {', '.join(supported)}")
+
+
+def _refuse_contradictions(opened: Checkpoint) -> None:
+    """A class that a component's own configuration names must be that of the index, which is the one that loads it."""
+    for component in opened.family.COMPONENTS:
+        if component == "tokenizer":
+            continue
+        file = "scheduler_config.json" if component == "scheduler" else "config.json"
+        config = opened.scheduler if component == "scheduler" else opened.config(component)
+        library, class_name = opened.classes[component].split(".")
+        named = config.get("_class_name" if library == "diffusers" else "architectures")
+        if named not in (None, class_name, [class_name]):
+            raise ExportError(
+                f"{INDEX} says that the {component} of {opened.name} is {class_name}, and {component}/{file} says "
+                f"{named!r}. Diffusers follows {INDEX}; make them agree"
+            )
+        if quantization := config.get("quantization_config"):
+            raise ExportError(
+                f"{component} of {opened.name} is quantized ({quantization!r:.80}), and that is not read. "
+                "Get the checkpoint as its authors published it, not quantized"
+            )
 
 
 def _refuse_unsupported(opened: Checkpoint, index: Mapping[str, Any]) -> None:
@@ -199,25 +264,10 @@ def _refuse_unsupported(opened: Checkpoint, index: Mapping[str, Any]) -> None:
         ) from error
 
 
-def _refuse_other_weights(component: str, name: str, found: Mapping[str, Any]) -> None:
-    """Refuses what the libraries load with a warning and random numbers; what a class ignores they left out."""
-    for kind, meaning in (
-        ("missing_keys", "lacks"),
-        ("unexpected_keys", "has besides those of its class"),
-        ("mismatched_keys", "has in other shapes than its configuration says"),
-    ):
-        keys = sorted(entry if isinstance(entry, str) else entry[0] for entry in found[kind])
-        if keys:
-            more = f" and {len(keys) - 3} more" if len(keys) > 3 else ""
-            raise ExportError(
-                f"{component} of {name} {meaning} {len(keys)} weights: {', '.join(keys[:3])}{more}. "
-                "Get the checkpoint again, whole"
-            )
-
-
 def _refuse_pickles(root: Path, family: Family) -> None:
     for component in family.COMPONENTS:
-        pickles = sorted(path.name for path in (root / component).rglob("*") if path.suffix in _PICKLES)
+        paths = [path for path in (root / component).rglob("*") if path.suffix in _PICKLES]
+        pickles = sorted(path.name for path in paths if not is_hidden(path, root))
         if pickles:
             raise ExportError(
                 f"{component} holds {', '.join(pickles)}, pickled weights, which can run code when they are opened. "
@@ -226,32 +276,9 @@ def _refuse_pickles(root: Path, family: Family) -> None:
             )
 
 
-def _stored_dtype(folder: Path) -> torch.dtype:
-    """The narrowest type that holds all of a component's weights without loss.
-
-    Raises:
-        ExportError: there are no safetensors, or they are damaged, or of a type that is not read.
-    """
-    files = sorted(folder.glob("*.safetensors"))
-    if not files:
-        raise ExportError(f"{folder.name} has no .safetensors file. Get the checkpoint again, whole")
-    stored: set[str] = set()
-    for path in files:
-        try:
-            with safe_open(path, "pt") as weights:
-                stored |= {weights.get_slice(key).get_dtype() for key in weights.keys()}  # noqa: SIM118
-        except SafetensorError as error:
-            raise ExportError(f"{folder.name}/{path.name} is damaged: {error}. Get the checkpoint again") from error
-    if unread := sorted(stored - set(_DTYPES)):
-        raise ExportError(
-            f"{folder.name} has weights in {', '.join(unread)}; supported: {', '.join(_DTYPES)}. "
-            "Get the checkpoint as its authors published it, not quantized"
-        )
-    return _DTYPES[stored.pop()] if len(stored) == 1 else torch.float32
-
-
 def _read_json(path: Path) -> dict[str, Any]:
     try:
+        refuse_pointer(path)
         content = json.loads(path.read_text("utf-8"))
     except FileNotFoundError:
         raise ExportError(f"{path.parent.name}/{path.name} is missing. Get the checkpoint again, whole") from None

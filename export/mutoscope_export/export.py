@@ -5,9 +5,7 @@ Knows the order of the stages, and that a bundle appears whole or not at all. Kn
 
 import gc
 import json
-import shutil
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from importlib.metadata import version
 from itertools import groupby
@@ -19,7 +17,6 @@ import onnx_ir as ir
 import torch
 from mutoscope.bundle import (
     FORMAT_VERSION,
-    MANIFEST,
     TOKENIZER,
     Bundle,
     Defaults,
@@ -38,6 +35,7 @@ from mutoscope.version import __version__
 
 from .calibration import CalibrationOptions
 from .checkpoint import OVERRIDES, UNKNOWN, Checkpoint, open_checkpoint
+from .destination import new_bundle
 from .errors import ExportError
 from .families import Form, GraphSource
 from .graph import NETWORK, SymbolicValue, dynamic_shapes, trace, write_graph
@@ -48,13 +46,12 @@ from .passes.half_weights import half_weights
 from .passes.network_type import TRACED
 from .preview import fit_preview
 from .sizes import allowed_sizes
+from .tokenizer import write_tokenizer
 from .weight_files import WeightFolder
 
 REPORT = "export_report.json"
 
 OnProgress = Callable[[str], None]
-
-_TOKENIZER_PROBES = ("", "a red circle moving right", "Café  “quoted” ﬁsh\n漢字 🙂 </s> <pad>")
 
 
 class Overrides(msgspec.Struct, forbid_unknown_fields=True):
@@ -82,8 +79,8 @@ def export_checkpoint(
 ) -> Bundle:
     """Writes the bundle of a checkpoint.
 
-    One component is in memory at a time. Everything is written into a hidden folder beside `destination` and appears
-    under its name at the end, after every graph was compared with its network.
+    One component is in memory at a time. Everything is written into a hidden folder, beside `destination` or in it
+    where it exists, and appears under its name at the end, after every graph was compared with its network.
 
     Args:
         checkpoint: a folder in the Diffusers layout, or a hub id.
@@ -101,16 +98,11 @@ def export_checkpoint(
         ExportError: the checkpoint is refused, a graph differs from its network, or the disk is full.
         RequestError: a precision or destination that cannot be served.
     """
-    destination = Path(destination)
     say = on_progress or (lambda stage: None)
-    _refuse_destination(destination, overwrite)
-    say("open checkpoint")
-    opened = open_checkpoint(checkpoint)
-    sources = opened.family.sources(_checked_precisions(precisions, opened.family.PRECISIONS))
-    if compact:
-        sources = [replace(source, forms=tuple(map(_compact, source.forms))) for source in sources]
-    sources = [replace(source, forms=tuple(_in_parts(form, part_bytes) for form in source.forms)) for source in sources]
-    with _partial_folder(destination) as folder:
+    with new_bundle(Path(destination), overwrite=overwrite) as folder:
+        say("open checkpoint")
+        opened = open_checkpoint(checkpoint)
+        sources = _sources(opened, precisions, compact, part_bytes)
         manifest = _describe(opened, folder, say)
         judged: Mapping[str, Any] = {}
         if narrowed := [precision for precision in precisions if precision in opened.family.NARROWED]:
@@ -123,8 +115,14 @@ def export_checkpoint(
         (folder / REPORT).write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8", newline="\n")
         say("publish")
         write_manifest(folder, msgspec.structs.replace(manifest, graphs=tuple(graphs), preview=preview))
-        _publish(folder, destination)
     return Bundle.open(destination, verify=False)
+
+
+def _sources(opened: Checkpoint, precisions: Sequence[str], compact: bool, part_bytes: int) -> list[GraphSource]:
+    sources = opened.family.sources(_checked_precisions(precisions, opened.family.PRECISIONS))
+    if compact:
+        sources = [replace(source, forms=tuple(map(_compact, source.forms))) for source in sources]
+    return [replace(source, forms=tuple(_in_parts(form, part_bytes) for form in source.forms)) for source in sources]
 
 
 def _describe(opened: Checkpoint, folder: Path, say: OnProgress) -> Manifest:
@@ -132,7 +130,11 @@ def _describe(opened: Checkpoint, folder: Path, say: OnProgress) -> Manifest:
     family = opened.family
     overrides = _overrides(opened)
     scheduler = opened.scheduler
-    given = msgspec.to_builtins(family.DEFAULTS) | {"scheduler": from_diffusers(scheduler)} | overrides.defaults
+    given = (
+        msgspec.to_builtins(family.DEFAULTS[opened.pipeline])
+        | {"scheduler": from_diffusers(scheduler)}
+        | overrides.defaults
+    )
     try:
         defaults = msgspec.convert(given, Defaults)
     except msgspec.ValidationError as error:
@@ -141,7 +143,8 @@ def _describe(opened: Checkpoint, folder: Path, say: OnProgress) -> Manifest:
     _refuse_impossible_defaults(opened.name, defaults, geometry, scheduler)
     say("tokenizer")
     tokenizer = opened.tokenizer()
-    _write_tokenizer(tokenizer, folder / TOKENIZER)
+    text = family.text_settings(opened, tokenizer)
+    write_tokenizer(tokenizer, folder / TOKENIZER)
     return Manifest(
         format_version=FORMAT_VERSION,
         family=family.NAME,
@@ -153,7 +156,7 @@ def _describe(opened: Checkpoint, folder: Path, say: OnProgress) -> Manifest:
             files=opened.sha256_of_files(lambda name: say(f"hash {name}")),
         ),
         geometry=geometry,
-        text=family.text_settings(opened, tokenizer),
+        text=text,
         defaults=defaults,
         scheduler=scheduler,
         graphs=(),
@@ -182,29 +185,6 @@ def _overrides(opened: Checkpoint) -> Overrides:
         return msgspec.convert(opened.overrides, Overrides)
     except msgspec.ValidationError as error:
         raise ExportError(f"{OVERRIDES} of {opened.name} is wrong: {error}") from error
-
-
-def _write_tokenizer(tokenizer: Any, destination: Path) -> None:
-    """Writes what the `tokenizers` library reads, and checks that it gives the same ids.
-
-    Raises:
-        ExportError: the tokenizer is of another kind, or the written one differs from it.
-    """
-    from tokenizers import Tokenizer
-
-    backend = getattr(tokenizer, "backend_tokenizer", None)
-    if backend is None:
-        kind = type(tokenizer).__name__
-        raise ExportError(f"the tokenizer, a {kind}, has no form that the `tokenizers` library reads")
-    written = Tokenizer.from_str(backend.to_str())
-    written.no_padding()
-    written.no_truncation()
-    written.save(str(destination))
-    written = Tokenizer.from_file(str(destination))
-    for text in _TOKENIZER_PROBES:
-        expected, given = tokenizer(text).input_ids, written.encode(text).ids
-        if expected != given:
-            raise ExportError(f"{TOKENIZER} gives {given} for {text!r}, the checkpoint's tokenizer {expected}")
 
 
 def _export_graphs(
@@ -318,56 +298,3 @@ def _checked_precisions(given: Sequence[str], known: Sequence[str]) -> list[str]
     if unknown or not given or isinstance(given, str):
         raise RequestError(f"precisions must be some of: {', '.join(known)}; got {given!r}")
     return list(dict.fromkeys(given))
-
-
-def _refuse_destination(destination: Path, overwrite: bool) -> None:
-    if destination.is_dir() and any(destination.iterdir()):
-        if not (destination / MANIFEST).is_file():
-            raise RequestError(f"{destination} is not empty and no bundle; name another folder")
-        if not overwrite:
-            raise RequestError(
-                f"{destination} is a bundle already; pass --overwrite to replace it, or name another folder"
-            )
-    elif destination.exists() and not destination.is_dir():
-        raise RequestError(f"{destination} is a file; a bundle is a folder. Name another")
-
-
-@contextmanager
-def _partial_folder(destination: Path) -> Iterator[Path]:
-    """A hidden folder beside the destination, gone when the `with` ends unless it was renamed."""
-    folder = destination.absolute().parent / f".{destination.absolute().name}.partial"
-    try:
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        folder.mkdir()
-    except FileExistsError:
-        raise RequestError(
-            f"{folder} exists: another export to {destination} is running, or one was killed. "
-            "Wait for it, or remove that folder"
-        ) from None
-    except OSError as error:
-        raise RequestError(f"{folder} cannot be made: {error.strerror}; name another place") from error
-    try:
-        yield folder
-    except OSError as error:
-        raise ExportError(
-            f"{destination} could not be written: {error}. Nothing was published; free some space, or name another "
-            "place"
-        ) from error
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
-
-
-def _publish(folder: Path, destination: Path) -> None:
-    """Gives the finished folder its name; a bundle that had it gives way, and comes back where that fails."""
-    previous = folder.with_suffix(".previous")
-    shutil.rmtree(previous, ignore_errors=True)
-    replaces = destination.is_dir() and any(destination.iterdir())
-    if replaces:
-        destination.rename(previous)
-    try:
-        folder.rename(destination)
-    except OSError:
-        if replaces:
-            previous.rename(destination)
-        raise
-    shutil.rmtree(previous, ignore_errors=True)

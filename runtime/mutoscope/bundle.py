@@ -47,6 +47,7 @@ __all__ = [
     "Provenance",
     "Text",
     "base_precision",
+    "refuse_path",
     "write_manifest",
 ]
 
@@ -66,9 +67,12 @@ class Bundle:
         """Reads a bundle, and checks every file's size and hash unless told not to.
 
         Raises:
-            BundleError: missing, damaged, of an unknown version or unsafe.
+            BundleError: missing, damaged, of an unknown version or unsafe; or to be checked, at a path that is not
+                UTF-8.
         """
         root = Path(root)
+        if verify:  # to be run, not only looked at
+            refuse_path(root)
         if not root.is_dir():
             raise BundleError(
                 f"there is no bundle at {root}: not a folder. Make one with `mutoscope export CHECKPOINT {root}`"
@@ -177,6 +181,19 @@ def write_manifest(root: Path, manifest: Manifest) -> Bundle:
         os.fsync(file.fileno())
     os.replace(temporary, root / MANIFEST)
     return Bundle.open(root, verify=False)
+
+
+def refuse_path(root: Path) -> None:
+    """
+    Raises:
+        BundleError: the libraries that open graphs and tokenizers cannot be given this path.
+    """
+    try:
+        str(root).encode()
+    except UnicodeEncodeError:
+        raise BundleError(
+            f"the path {str(root)!a} is not UTF-8, and the libraries that open graphs take no other. Rename the folder"
+        ) from None
 
 
 def _sha256(path: Path) -> str:

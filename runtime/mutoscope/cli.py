@@ -64,15 +64,21 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 @contextmanager
 def _kill_interrupts() -> Iterator[None]:
-    """`kill` tidies up as Ctrl-C does. Only the main thread may set that, and a host gets its own handler back."""
+    """`kill` and a closed terminal tidy up as Ctrl-C does. What `nohup` started stays deaf to the latter.
+
+    Only the main thread may set that, and a host gets its own handlers back.
+    """
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    previous = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    names = (name for name in ("SIGTERM", "SIGHUP") if hasattr(signal, name))  # Windows has no SIGHUP
+    kills = [kill for kill in map(signal.Signals.__getitem__, names) if signal.getsignal(kill) != signal.SIG_IGN]
+    previous = {kill: signal.signal(kill, signal.default_int_handler) for kill in kills}
     try:
         yield
     finally:
-        signal.signal(signal.SIGTERM, signal.SIG_DFL if previous is None else previous)
+        for kill, handler in previous.items():
+            signal.signal(kill, signal.SIG_DFL if handler is None else handler)
 
 
 def _discard_unwritable_output() -> None:

@@ -100,6 +100,7 @@ CLASSES = {
     "DPMSolverMultistepScheduler": "dpmpp_2m",
     "FlowMatchLCMScheduler": "lcm",
 }
+WHOLE_TIMESTEPS = "_whole_timesteps"  # an option of `lcm` that Diffusers has not: the network is given whole numbers
 SIGMAS = "sigmas"  # among checked options: the levels that the caller gave, or None
 
 # What Diffusers assumes in a config that leaves the option out; the flow-matching class knows only flows.
@@ -306,6 +307,8 @@ def _lcm(options: Config, count: int) -> Schedule:
             f"ask for at most {MAX_STATE_ROWS} steps"
         )
     timesteps, sigmas = _euler_levels(options, count)
+    if options.get(WHOLE_TIMESTEPS):
+        timesteps = np.rint(timesteps)
     (x, *noises), v = _coefficients(count)
     steps = []
     for i in range(count):

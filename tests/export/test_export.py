@@ -4,6 +4,7 @@ import errno
 import json
 import os
 import shutil
+import signal
 import sys
 from collections import Counter
 from pathlib import Path
@@ -285,49 +286,6 @@ def test_an_unknown_precision_is_refused_with_the_list(wan_checkpoint: Path, tmp
     assert_nothing_was_left(tmp_path)
 
 
-def test_a_destination_that_is_not_a_bundle_is_never_replaced(wan_checkpoint: Path, tmp_path: Path) -> None:
-    (tmp_path / "notes").mkdir()
-    (tmp_path / "notes" / "thesis.txt").write_text("years of work")
-    with pytest.raises(RequestError, match="is not empty and no bundle"):
-        export_checkpoint(wan_checkpoint, tmp_path / "notes", overwrite=True)
-    with pytest.raises(RequestError, match="is a file"):
-        export_checkpoint(wan_checkpoint, tmp_path / "notes" / "thesis.txt", overwrite=True)
-    assert (tmp_path / "notes" / "thesis.txt").read_text() == "years of work"
-
-
-def test_a_bundle_is_only_replaced_on_demand_and_stays_where_that_fails(
-    wan_checkpoint: Path, wan_bundle: Path, tmp_path: Path
-) -> None:
-    there = tmp_path / "bundle"
-    shutil.copytree(wan_bundle, there)
-
-    def stop(stage: str) -> None:
-        if stage == "tokenizer":
-            raise StopHereError
-
-    with pytest.raises(RequestError, match="pass --overwrite"):
-        export_checkpoint(wan_checkpoint, there, on_progress=stop)
-    with pytest.raises(StopHereError):
-        export_checkpoint(wan_checkpoint, there, overwrite=True, on_progress=stop)
-    Bundle.open(there)
-
-
-def test_a_finished_folder_takes_the_place_of_an_older_bundle(tmp_path: Path) -> None:
-    for name in ("bundle", ".bundle.partial"):
-        (tmp_path / name).mkdir()
-        (tmp_path / name / "manifest.json").write_text(name)
-    export._publish(tmp_path / ".bundle.partial", tmp_path / "bundle")
-    assert [path.name for path in tmp_path.iterdir()] == ["bundle"]
-    assert (tmp_path / "bundle" / "manifest.json").read_text() == ".bundle.partial"
-
-
-def test_two_exports_to_one_place_do_not_mix(wan_checkpoint: Path, tmp_path: Path) -> None:
-    (tmp_path / ".bundle.partial").mkdir()
-    with pytest.raises(RequestError, match=r"another export .* is running, or one was killed"):
-        export_checkpoint(wan_checkpoint, tmp_path / "bundle")
-    assert (tmp_path / ".bundle.partial").is_dir()
-
-
 def described(checkpoint: Path, folder: Path, overrides: Any) -> Any:
     """The manifest, without graphs, of a copy of a checkpoint with this `mutoscope.json`."""
     copy = folder / "copy"
@@ -398,11 +356,16 @@ def test_the_command_line_tells_errors_by_exit_code_and_in_words(
     assert_nothing_was_left(tmp_path)
 
 
-def test_ctrl_c_ends_the_command_with_130_and_leaves_nothing(
-    wan_checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_ctrl_c_kill_and_a_closed_terminal_end_the_command_with_130_and_leave_nothing(
+    wan_checkpoint: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    number: signal.Signals,
 ) -> None:
     def interrupted(*_: Any) -> None:
-        raise KeyboardInterrupt
+        os.kill(os.getpid(), number)
 
     monkeypatch.setattr(export, "_describe", interrupted)
     assert mutoscope.cli.main(["export", str(wan_checkpoint), str(tmp_path / "bundle")]) == 130

@@ -55,6 +55,13 @@ def test_verify_names_every_file(make_bundle) -> None:
     assert sorted(bundle.verify()) == sorted(bundle.manifest.files)
 
 
+def test_a_path_that_is_not_utf8_is_refused_for_what_it_is_and_can_be_looked_at(make_bundle, tmp_path) -> None:
+    moved = make_bundle().root.rename(tmp_path / os.fsdecode(b"caf\xe9"))
+    with pytest.raises(BundleError, match=r"caf\\udce9' is not UTF-8, .* Rename the folder"):
+        Bundle.open(moved)
+    assert list(Bundle.open(moved, verify=False).verify())
+
+
 def with_two_denoisers(bundle: Bundle) -> Bundle:
     """A second denoiser takes 300 bytes from the 1000 of the first, and has 50 of its own."""
     (bundle.root / "denoiser" / "model-int8.onnx").write_bytes(b"int8")

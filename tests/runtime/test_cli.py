@@ -338,7 +338,7 @@ def test_each_failure_has_its_code_and_leaves_no_file(bundle, backend, capsys, m
     assert os.listdir() == ["bundle"]
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
 def test_a_signal_leaves_no_partial_file(bundle, backend, capsys, monkeypatch, number):
     compute = FakeSession.compute
 
@@ -348,11 +348,21 @@ def test_a_signal_leaves_no_partial_file(bundle, backend, capsys, monkeypatch, n
         return compute(self, feeds)
 
     monkeypatch.setattr(FakeSession, "compute", compute_and_signal)
-    before = signal.getsignal(signal.SIGTERM)
+    before = signal.getsignal(number)
     assert generate(bundle, "a circle", "-o", "out.mp4") == 130
-    assert signal.getsignal(signal.SIGTERM) is before
+    assert signal.getsignal(number) is before
     assert capsys.readouterr().err == "mutoscope: interrupted\n"
     assert os.listdir() == ["bundle"]
+
+
+def test_a_closed_terminal_does_not_end_what_nohup_started():
+    ignored = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        with cli._kill_interrupts():
+            os.kill(os.getpid(), signal.SIGHUP)
+        assert signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGHUP, ignored)
 
 
 def test_every_parameter_is_a_flag_with_its_help_and_type():

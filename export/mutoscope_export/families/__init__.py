@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from ..checkpoint import Checkpoint
 
 # Class of the pipeline, as model_index.json names it, to module.
-FAMILIES = {"WanPipeline": "mutoscope_export.families.wan"}
+FAMILIES = {"WanPipeline": "mutoscope_export.families.wan", "WanDMDPipeline": "mutoscope_export.families.wan"}
 
 
 # The type of the network by a graph's precision, or else by the base of it.
@@ -67,7 +67,8 @@ class Family(Protocol):
 
     NAME: str  # in the runtime's table
     COMPONENTS: Mapping[str, tuple[str, ...]]  # and the classes that each may have, as "library.Class"
-    DEFAULTS: Defaults  # `scheduler` is taken from the checkpoint
+    DEFAULTS: Mapping[str, Defaults]  # by class of the pipeline; `scheduler` is taken from its configuration
+    SCHEDULERS: Mapping[str, Mapping[str, Any]]  # of pipelines that use their own whatever the checkpoint says
     PRECISIONS: Sequence[str]  # of the denoiser
     PREVIEWED: str  # the component whose `decode` the preview imitates
     NARROWED: Mapping[str, NarrowingPolicy]  # of the denoiser, for the precisions that are calibrated
@@ -85,7 +86,7 @@ class Family(Protocol):
     def text_settings(self, checkpoint: Checkpoint, tokenizer: Any) -> Text:
         """
         Raises:
-            ExportError: the tokenizer cannot pad.
+            ExportError: the tokenizer cannot pad, or is not the text encoder's.
         """
         ...
 

@@ -14,12 +14,17 @@ from .report import tell
 
 
 class Parser(argparse.ArgumentParser):
-    """Takes no abbreviated flag, and raises `RequestError` where `argparse` would exit."""
+    """Takes no abbreviated flag, loses no value of a flag that is given twice, and raises `RequestError` where
+    `argparse` would exit.
+    """
 
     def __init__(self, command: str, description: str, **options: Any) -> None:
         super().__init__(prog=f"mutoscope {command}", description=description, allow_abbrev=False, **options)
+        self.register("action", None, _Store)  # what `add_argument` takes where it is told no action
+        self.given: dict[str, Any] = {}  # value by destination, of the flags met so far
 
     def parse(self, argv: Sequence[str]) -> argparse.Namespace:
+        self.given.clear()
         namespace, unknown = self.parse_known_args(argv)
         if unknown:
             self.error(self._about_unknown(unknown[0]))
@@ -39,6 +44,25 @@ class Parser(argparse.ArgumentParser):
         if not argument.startswith("-") or flag in flags:  # a flag after -- is text
             return f"unexpected {argument!r}; a text of several words needs quotes"
         return no_such("flag", flag, flags) + ". Text that begins with a dash comes after --"
+
+
+class _Store(argparse.Action):
+    """Adds up the values of a flag that takes several, and refuses another flag that is given twice.
+
+    The action of `argparse` keeps the last value in silence.
+    """
+
+    def __call__(
+        self, parser: argparse.ArgumentParser, namespace: argparse.Namespace, values: Any, flag: str | None = None
+    ) -> None:
+        if flag is not None and isinstance(parser, Parser):
+            if self.dest in parser.given:
+                before = parser.given[self.dest]
+                if self.nargs != "+":
+                    parser.error(f"{flag} is given twice, as {before!s} and as {values!s}; give it once")
+                values = [*before, *values]
+            parser.given[self.dest] = values
+        setattr(namespace, self.dest, values)
 
 
 def no_such(what: str, name: str, known: Sequence[str]) -> str:

@@ -9,12 +9,13 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
+import msgspec
 import torch
 from diffusers import AutoencoderKLWan, WanTransformer3DModel
 from mutoscope.bundle import Defaults, Geometry, Text, base_precision
-from mutoscope.schedule import CLASSES
+from mutoscope.schedule import CLASSES, WHOLE_TIMESTEPS
 from torch import Tensor
-from transformers import UMT5Config, UMT5EncoderModel
+from transformers import UMT5EncoderModel
 
 from ...errors import ExportError
 from ...graph import Pass
@@ -29,6 +30,7 @@ from ...passes.norm_from_half import norm_from_half
 from ...passes.project_in_turn import project_in_turn
 from ...passes.slice_feed_forward import SliceFeedForward
 from ...passes.without_float32_gemm import without_float32_gemm
+from ...tokenizer import READS_SERIALIZED, refuse_other_vocabulary
 from .. import Form, GraphSource
 from . import denoiser, own_classes, text, vae
 from .precision_policy import NARROWED as NARROWED
@@ -39,16 +41,24 @@ if TYPE_CHECKING:
 
 NAME = "wan"
 COMPONENTS: Mapping[str, tuple[str, ...]] = {
-    "tokenizer": ("transformers.T5TokenizerFast", "transformers.T5Tokenizer"),
+    "tokenizer": (
+        "transformers.T5TokenizerFast", "transformers.T5Tokenizer", "transformers.AutoTokenizer", READS_SERIALIZED,
+    ),
     "text_encoder": ("transformers.UMT5EncoderModel",),
     "transformer": ("diffusers.WanTransformer3DModel",),
     "vae": ("diffusers.AutoencoderKLWan",),
     "scheduler": tuple(f"diffusers.{name}" for name in CLASSES),
-}
-DEFAULTS = Defaults(
+}  # fmt: skip
+_DEFAULTS = Defaults(
     height=480, width=832, num_frames=81, num_inference_steps=50, guidance_scale=5.0, fps=16, negative_prompt="",
     scheduler="unipc",
 )  # fmt: skip
+# FastVideo's models by distribution matching. Its `DmdDenoisingStage` takes no guidance, and of the levels of a
+# flow-matching scheduler with shift 8, which it makes itself, those next to its timesteps 1000, 757 and 522.
+_DMD = "WanDMDPipeline"
+_FEW_STEPS: Mapping[str, Any] = {"num_inference_steps": 3, "guidance_scale": 1.0, "sigmas": (1.0, 0.28, 0.12)}
+DEFAULTS = {"WanPipeline": _DEFAULTS, _DMD: msgspec.structs.replace(_DEFAULTS, **_FEW_STEPS)}
+SCHEDULERS = {_DMD: {"_class_name": "FlowMatchLCMScheduler", "shift": 8.0, WHOLE_TIMESTEPS: True}}
 PREVIEWED = "vae"
 
 _VAE_PARTS: Mapping[str, type[vae.Chunk]] = {"vae_features": vae.FeatureChunk, "vae_decoder": vae.DecoderChunk}
@@ -104,13 +114,8 @@ def refuse_unsupported(checkpoint: Checkpoint, index: Mapping[str, Any]) -> None
 
 
 def _without_weights(checkpoint: Checkpoint) -> tuple[WanTransformer3DModel, UMT5EncoderModel, AutoencoderKLWan]:
-    """The networks on the device that holds no data: their configuration with every default filled in."""
-    with torch.device("meta"):
-        return (
-            WanTransformer3DModel.from_config(checkpoint.config("transformer")),
-            UMT5EncoderModel(UMT5Config.from_dict(checkpoint.config("text_encoder"))),
-            AutoencoderKLWan.from_config(checkpoint.config("vae")),
-        )
+    transformer, encoder, autoencoder = map(checkpoint.without_weights, ("transformer", "text_encoder", "vae"))
+    return transformer, encoder, autoencoder
 
 
 def _refuse_contradictions(transformer: Any, encoder: Any, autoencoder: Any) -> None:
@@ -146,7 +151,8 @@ def geometry(checkpoint: Checkpoint) -> Geometry:
 def text_settings(checkpoint: Checkpoint, tokenizer: Any) -> Text:
     if tokenizer.pad_token_id is None:
         raise ExportError("the tokenizer has no pad_token, and prompts are padded. Get the checkpoint again")
-    _, encoder, _ = _without_weights(checkpoint)
+    encoder = checkpoint.without_weights("text_encoder")
+    refuse_other_vocabulary(tokenizer, encoder.config.vocab_size)
     return Text(
         max_sequence_length=min(_MAX_SEQUENCE_LENGTH, tokenizer.model_max_length),
         width=encoder.config.d_model,

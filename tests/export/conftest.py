@@ -1,0 +1,12 @@
+"""A checkpoint to spoil."""
+
+import shutil
+from pathlib import Path
+
+import pytest
+
+
+@pytest.fixture
+def copy(wan_checkpoint: Path, tmp_path: Path) -> Path:
+    """A checkpoint of one's own to spoil."""
+    return Path(shutil.copytree(wan_checkpoint, tmp_path / "copy"))
