@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import os
+import re
+import sys
 from functools import cache
 from pathlib import Path
+
+import psutil
 
 CPU_INFO = Path("/proc/cpuinfo")
 CGROUP = Path("/sys/fs/cgroup")  # version 2, as a container sees its own
@@ -29,6 +33,23 @@ def cpu_flags() -> frozenset[str]:
         return frozenset()
     flags = next((line for line in text.splitlines() if line.startswith(("flags", "Features"))), "")
     return frozenset(flags.partition(":")[2].split())
+
+
+def peak_memory_bytes() -> int:
+    """Most bytes of memory that this process has held at a time so far, pages of mapped files included."""
+    try:
+        # Before `getrusage`, to which Linux adds what the process had that started this one.
+        found = re.search(r"^VmHWM:\s+(\d+) kB", Path("/proc/self/status").read_text(), re.MULTILINE)
+    except OSError:
+        found = None
+    if found:
+        return 1024 * int(found[1])
+    if sys.platform == "win32":
+        return int(psutil.Process().memory_info().peak_wset)
+    import resource
+
+    unit = 1 if sys.platform == "darwin" else 1024  # getrusage(2) of the two systems
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
 
 
 def memory_bytes() -> int:

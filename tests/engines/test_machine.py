@@ -1,8 +1,11 @@
 """What a process may use: never more than the machine has, and never more than its limits."""
 
 import os
+import subprocess
+import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 from mutoscope_engines import machine
 
@@ -44,3 +47,19 @@ def test_memory_is_the_least_of_the_machine_and_the_limit(limit) -> None:
     for text, expected in (("max\n", physical), ("4096\n", 4096), (str(2 * physical), physical)):
         limit("memory.max", text)
         assert machine.memory_bytes() == expected
+
+
+def test_the_peak_of_memory_is_this_processs_and_not_that_of_the_one_that_started_it() -> None:
+    """Linux carries `ru_maxrss` over to the new process, so that a small one reports what its parent held."""
+    ballast = np.ones(400 * 2**20, np.uint8)
+    code = """
+from mutoscope_engines.machine import peak_memory_bytes
+before = peak_memory_bytes()
+held = bytearray(100 * 2**20)
+del held
+print(before, peak_memory_bytes() - before)
+"""
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    before, growth = map(int, run.stdout.split())
+    assert before < 100 * 2**20 < len(ballast)
+    assert growth == pytest.approx(100 * 2**20, rel=0.1)
