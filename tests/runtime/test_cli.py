@@ -337,8 +337,9 @@ def test_each_failure_has_its_code_and_leaves_no_file(bundle, backend, capsys, m
     assert os.listdir() == ["bundle"]
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_a_signal_leaves_no_partial_file(bundle, backend, capsys, monkeypatch, number):
+@pytest.mark.parametrize("output", ["out.mp4", "out.gif", "frames/", "empty/"])
+@pytest.mark.parametrize("number", [signal.SIGINT, *cli.ENDING_SIGNALS])
+def test_a_signal_leaves_no_partial_file(bundle, backend, capsys, monkeypatch, number, output):
     compute = FakeSession.compute
 
     def compute_and_signal(self, feeds):
@@ -347,11 +348,10 @@ def test_a_signal_leaves_no_partial_file(bundle, backend, capsys, monkeypatch, n
         return compute(self, feeds)
 
     monkeypatch.setattr(FakeSession, "compute", compute_and_signal)
-    before = signal.getsignal(signal.SIGTERM)
-    assert generate(bundle, "a circle", "-o", "out.mp4") == 130
-    assert signal.getsignal(signal.SIGTERM) is before
+    os.mkdir("empty")
+    assert generate(bundle, "a circle", "-o", output) == 130
     assert capsys.readouterr().err == "mutoscope: interrupted\n"
-    assert os.listdir() == ["bundle"]
+    assert sorted(os.listdir()) == ["bundle", "empty"] and os.listdir("empty") == []
 
 
 def test_every_parameter_is_a_flag_with_its_help_and_type():
