@@ -89,7 +89,5 @@ def test_a_type_that_no_bundle_has_is_refused(make_graph) -> None:
 def test_a_path_that_the_library_cannot_take_is_named_with_what_to_do(make_graph) -> None:
     graph = make_graph([helper.make_node("Neg", ["x"], ["y"])], [("x", FLOAT, [4])], [("y", FLOAT, [4])])
     folder = graph.parent.rename(graph.parent.with_name(os.fsdecode(b"b\xe9")))
-    with pytest.raises(
-        GraphError, match=r"no path that is not UTF-8, such as '.*b\\udce9/model.onnx'; rename it"
-    ):
+    with pytest.raises(GraphError, match=r"no path that is not UTF-8, such as '.*b\\udce9/model.onnx'; rename it"):
         open_graph(folder / graph.name)
