@@ -46,6 +46,23 @@ def cpu_model() -> str:
     return found[1] if found else platform.processor() or platform.machine()
 
 
+def peak_memory_bytes() -> int:
+    """Most bytes of memory that this process has held at a time so far, pages of mapped files included."""
+    try:
+        # Before `getrusage`, to which Linux adds what the process had that started this one.
+        found = re.search(r"^VmHWM:\s+(\d+) kB", Path("/proc/self/status").read_text("utf-8"), re.MULTILINE)
+    except OSError:
+        found = None
+    if found:
+        return 1024 * int(found[1])
+    if sys.platform == "win32":
+        return int(psutil.Process().memory_info().peak_wset)
+    import resource
+
+    unit = 1 if sys.platform == "darwin" else 1024  # getrusage(2) of the two systems
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+
+
 def memory_bytes() -> int:
     """Bytes of physical memory, or of this process's limit where that is less."""
     physical = int(psutil.virtual_memory().total)

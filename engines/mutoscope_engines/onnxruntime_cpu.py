@@ -7,8 +7,11 @@ where reading it took half as much memory again.
 
 from __future__ import annotations
 
-from concurrent.futures import ThreadPoolExecutor
+import threading
+from collections.abc import Callable
+from concurrent.futures import Future, wait
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +39,7 @@ WITHOUT = ("SkipLayerNormFusion",)
 # By default a thread without work spins for milliseconds, on a core that the last one with work may be waiting for, and
 # each gets an equal share beforehand. On a busy machine that takes half as long again: docs/decisions/0021.
 THREADING = {"session.intra_op.spin_duration_us": "100", "session.dynamic_block_base": "4"}
+POLL_S = 0.1  # how long Ctrl-C may wait on Windows, where no signal ends a wait
 
 
 class OnnxRuntimeCpu(Backend):
@@ -111,18 +115,14 @@ class OnnxRuntimeSession(Session):
         names = [spec.name for spec in self.outputs]
         run_options = ort.RunOptions()
         self._running.add(run_options)
-        # In a thread of its own, because a signal such as Ctrl-C is only handled between the calls of this one.
-        with ThreadPoolExecutor(1) as executor:
-            pending = executor.submit(session.run_with_ort_values, names, values, run_options)
-            try:
-                results = pending.result()
-            except Exception as error:
-                if run_options.terminate:
-                    raise CancelledError("the run was cancelled") from error
-                raise translated(error, "running a graph", "CPU") from error
-            finally:
-                run_options.terminate = True
-                self._running.discard(run_options)
+        try:
+            results = _interruptibly(partial(session.run_with_ort_values, names, values, run_options), run_options)
+        except Exception as error:
+            if run_options.terminate:
+                raise CancelledError("the run was cancelled") from error
+            raise translated(error, "running a graph", "CPU") from error
+        finally:
+            self._running.discard(run_options)
         return {name: OrtTensor(value) for name, value in zip(names, results, strict=True)}
 
     def cancel(self) -> None:
@@ -148,6 +148,37 @@ class OnnxRuntimeBinding(Binding):
 
     def close(self) -> None:
         self._values = {}
+
+
+def _interruptibly(run: Callable[[], Any], run_options: Any) -> Any:
+    """Runs in a thread beside the main one, because a signal such as Ctrl-C is only handled between the calls of that.
+
+    A plain thread: an executor starts none once the main thread has ended, while others may still make videos.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        return run()
+    pending: Future[Any] = Future()
+    thread = threading.Thread(target=_fulfil, args=(pending, run))
+    try:
+        thread.start()
+    except RuntimeError:  # at exit, or beyond the system's limit of threads
+        return run()
+    try:
+        while not pending.done():
+            wait([pending], POLL_S)
+    except BaseException:
+        run_options.terminate = True
+        raise
+    finally:
+        thread.join()  # not before: interrupted in it, Python 3.11 takes a thread for ended that is not
+    return pending.result()
+
+
+def _fulfil(pending: Future[Any], run: Callable[[], Any]) -> None:
+    try:
+        pending.set_result(run())
+    except BaseException as error:
+        pending.set_exception(error)
 
 
 def _ort_value(fed: Host | Tensor) -> Any:

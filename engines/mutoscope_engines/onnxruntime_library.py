@@ -36,6 +36,10 @@ def open_session(
     Args:
         without: names of optimizers of the library that are not to run.
     """
+    try:
+        str(graph).encode()
+    except UnicodeEncodeError as error:
+        raise GraphError(f"ONNX Runtime opens no path that is not UTF-8, such as {str(graph)!r}; rename it") from error
     settings.log_severity_level = 4  # not even errors: they reach the caller as exceptions
     try:
         session = ort.InferenceSession(

@@ -14,7 +14,8 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from .engine_identity import EngineIdentity
-from .errors import BackendUnavailableError, EngineError
+from .errors import EngineError
+from .machine import peak_memory_bytes
 from .tensorrt_library import LIBRARIES, MAX_FUSED_HEAD_SIZE, TensorRT
 from .weight_pages import pages_given_back
 
@@ -66,7 +67,7 @@ def compile_engine(graph: Path, destination: Path, library_name: str, identity: 
         engine_bytes=writer.written,
         sha256=writer.hash.hexdigest(),
         build_s=round(time.perf_counter() - started, 3),
-        host_peak_bytes=_host_peak_bytes(),
+        host_peak_bytes=peak_memory_bytes(),
         attention_width=width,
         attention_heads=heads,
     )
@@ -173,11 +174,3 @@ def _writer(trt: Any, file: BinaryIO) -> Any:
             return len(data)
 
     return Writer()
-
-
-def _host_peak_bytes() -> int:
-    """Of this process. Not `getrusage`, which counts the process that this one was started from."""
-    for line in Path("/proc/self/status").read_text().splitlines():
-        if line.startswith("VmHWM:"):
-            return int(line.split()[1]) * 1024
-    raise BackendUnavailableError("this system does not say how much memory a process took; build on Linux")

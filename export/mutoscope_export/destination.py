@@ -12,6 +12,7 @@ from pathlib import Path
 
 from mutoscope.bundle import MANIFEST, refuse_path
 from mutoscope.errors import RequestError
+from mutoscope.file_names import refuse_reserved
 from mutoscope_engines.file_lock import file_lock
 
 from .errors import ExportError
@@ -35,6 +36,7 @@ def new_bundle(destination: Path, *, overwrite: bool) -> Iterator[Path]:
         RequestError: the destination is something else, cannot be written to, or another export is writing it.
         ExportError: an `OSError` in the body, or while the content was moved. Nothing was published.
     """
+    refuse_reserved(str(destination))
     destination = Path(os.path.realpath(destination))
     refuse_path(destination)
     fills = destination.is_dir()

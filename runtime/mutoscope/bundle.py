@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import shlex
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -208,7 +209,10 @@ def _safe_path(root: Path, name: str) -> Path:
     path = root / pure
     real_path = Path(os.path.realpath(path))  # `Path.resolve` would raise on a loop of links
     if not real_path.is_relative_to(root.resolve()):
-        raise BundleError(f"{name} in {root} is a link that leaves the bundle; refused")
+        raise BundleError(
+            f"{name} in {root} is a link that leaves the bundle; refused. Where you trust it, as in a cache of the "
+            f"Hugging Face hub, copy the bundle with what its links lead to: cp -rL {shlex.quote(str(root))} BUNDLE"
+        )
     if not path.is_file():
         raise BundleError(f"{name} is missing from {root}. Copy or export the bundle again")
     return path

@@ -4,20 +4,27 @@ from __future__ import annotations
 
 import math
 import re
+from fractions import Fraction
 
-UNITS = {"kB": 10**3, "MB": 10**6, "GB": 10**9, "kiB": 2**10, "MiB": 2**20, "GiB": 2**30}
+UNITS = {"GB": 10**9, "MB": 10**6, "kB": 10**3}
 
 
 def format_bytes(count: int, *, round_up: bool = False) -> str:
     """In the largest decimal unit that leaves at least one, with two decimals."""
-    for unit in ("GB", "MB", "kB"):
-        if count >= UNITS[unit]:
-            hundredths = count * 100 / UNITS[unit]
+    for unit, size in UNITS.items():
+        if count >= size:
+            hundredths = count * 100 / size
             return f"{(math.ceil if round_up else round)(hundredths) / 100:.2f} {unit}"
     return f"{count} bytes"
 
 
 def parse_bytes(text: str) -> int | None:
-    """What "8GB" or "7.5 GiB" says, or `None` for anything else."""
-    found = re.fullmatch(r"\s*([0-9]{1,9}(?:\.[0-9]{1,9})?)\s*([kMG]i?B)\s*", text)
-    return int(float(found[1]) * UNITS[found[2]]) if found else None
+    """What "8GB", "7.5 GiB" or "500m" says, or `None` for anything else.
+
+    Upper and lower case, and a B at the end, make no difference; an i does: 8g, 8G and 8GB are 8 * 1000^3 bytes, 8gi
+    and 8GiB are 8 * 1024^3.
+    """
+    found = re.fullmatch(r"\s*([0-9]{1,9}(?:\.[0-9]{1,9})?)\s*([kmgt])(i?)b?\s*", text, re.IGNORECASE)
+    if not found:
+        return None
+    return int(Fraction(found[1]) * (1024 if found[3] else 1000) ** ("kmgt".index(found[2].lower()) + 1))

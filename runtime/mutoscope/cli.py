@@ -13,10 +13,12 @@ import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from importlib import import_module
+from typing import NoReturn
 
 from .commands.arguments import no_such
-from .commands.report import tell
+from .commands.report import note, tell
 from .errors import BackendUnavailableError, MutoscopeError, OutOfMemoryError, RequestError
+from .standard_streams import usable_streams
 from .version import __version__
 
 # Name to "module:function", what it is for, and the extra of the distribution that it needs, if any.
@@ -30,6 +32,9 @@ COMMANDS = {
     "gpu-check": ("mutoscope.commands.gpu_check:main", "try on this GPU what only a GPU can show", ""),
     "export": ("mutoscope_export.cli:main", "turn a checkpoint into a bundle", "export"),
 }
+
+# By name, as no system has all: `kill`, a lost terminal or connection, and Ctrl-Break on Windows.
+ENDING_SIGNALS = [getattr(signal, name) for name in ("SIGTERM", "SIGHUP", "SIGBREAK") if hasattr(signal, name)]
 
 USAGE = "\n".join(
     [
@@ -46,46 +51,50 @@ USAGE = "\n".join(
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs one command and gives its exit code: 0, that of the error, or 130 when interrupted."""
-    try:
-        with _kill_interrupts():
-            return _run(list(sys.argv[1:] if argv is None else argv))
-    except MutoscopeError as error:
-        return _report(error)
-    except MemoryError:
-        return _report(OutOfMemoryError("out of memory; ask for a smaller video, or close other programs"))
-    except KeyboardInterrupt:
-        print("mutoscope: interrupted", file=sys.stderr)
-        return 130
-    except BrokenPipeError:  # whoever read standard output has gone, such as `head`
-        return 1
-    finally:
-        _discard_unwritable_output()
+    with usable_streams():
+        try:
+            with _ending_interrupts():
+                return _run(list(sys.argv[1:] if argv is None else argv))
+        except MutoscopeError as error:
+            return _report(error)
+        except MemoryError:
+            return _report(OutOfMemoryError("out of memory; ask for a smaller video, or close other programs"))
+        except KeyboardInterrupt:
+            note("interrupted")
+            return 130
+        except BrokenPipeError:  # whoever read standard output has gone, such as `head`
+            return 1
+        finally:
+            _discard_unwritable_output()
 
 
 @contextmanager
-def _kill_interrupts() -> Iterator[None]:
-    """`kill` and a closed terminal tidy up as Ctrl-C does. What `nohup` started stays deaf to the latter.
+def _ending_interrupts() -> Iterator[None]:
+    """What asks a process to end makes it tidy up as Ctrl-C does.
 
-    Only the main thread may set that, and a host gets its own handlers back.
+    Only the main thread may set that. A host gets its own handlers back. What is ignored, as under `nohup`, stays so.
     """
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    names = (name for name in ("SIGTERM", "SIGHUP") if hasattr(signal, name))  # Windows has no SIGHUP
-    kills = [kill for kill in map(signal.Signals.__getitem__, names) if signal.getsignal(kill) != signal.SIG_IGN]
-    previous = {kill: signal.signal(kill, signal.default_int_handler) for kill in kills}
+    previous = {}
+    if threading.current_thread() is threading.main_thread():
+        for number in ENDING_SIGNALS:
+            if signal.getsignal(number) is not signal.SIG_IGN:
+                previous[number] = signal.signal(number, _interrupt)
     try:
         yield
     finally:
-        for kill, handler in previous.items():
-            signal.signal(kill, signal.SIG_DFL if handler is None else handler)
+        for number, handler in previous.items():
+            signal.signal(number, signal.SIG_DFL if handler is None else handler)
+
+
+def _interrupt(number: int, frame: object) -> NoReturn:
+    signal.signal(number, signal.SIG_IGN)  # both the shell and the system send SIGHUP; tidying up goes on
+    raise KeyboardInterrupt
 
 
 def _discard_unwritable_output() -> None:
     """What standard output would not take is told once, and not again by Python when it ends."""
     try:
-        if sys.stdout is not None:  # it is closed
-            sys.stdout.flush()
+        sys.stdout.flush()
     except OSError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
@@ -117,5 +126,5 @@ def _run(argv: list[str]) -> int:
 
 
 def _report(error: MutoscopeError) -> int:
-    print("mutoscope: error: " + " ".join(str(error).split("\n")), file=sys.stderr)
+    note("error: " + " ".join(str(error).split("\n")))
     return error.exit_code

@@ -6,6 +6,7 @@ Knows names, ranges and memory. Knows nothing of defaults, or of how the values 
 from __future__ import annotations
 
 import operator
+from fractions import Fraction
 from numbers import Real
 from typing import Any
 
@@ -13,6 +14,7 @@ from mutoscope_engines.machine import memory_bytes, usable_cores
 
 from .byte_sizes import parse_bytes
 from .errors import RequestError
+from .frame_rates import MAX_FPS, parse_frame_rate
 
 
 def text(name: str, value: Any) -> str:
@@ -45,6 +47,16 @@ def real(name: str, value: Any, *, minimum: float, maximum: float) -> float:
     return float(value)
 
 
+def frame_rate(name: str, value: Any) -> Fraction:
+    """Frames per second, exact."""
+    rate = parse_frame_rate(value)
+    if rate is None:
+        raise RequestError(
+            f"{name} must be a number or a ratio from 1 to {MAX_FPS}, such as 24, 12.5 or 24000/1001; got {value!r}"
+        )
+    return rate
+
+
 def numbers(name: str, value: Any) -> tuple[float, ...]:
     """Numbers with commas between them, or a sequence of numbers, be it of none."""
     try:
@@ -56,7 +68,7 @@ def numbers(name: str, value: Any) -> tuple[float, ...]:
 
 
 def memory_size(name: str, value: Any) -> int:
-    """Bytes: a number with kB, MB or GB of 1000, or kiB, MiB or GiB of 1024."""
+    """Bytes, as `parse_bytes` reads them; not zero."""
     count = parse_bytes(value) if isinstance(value, str) else None
     if not count:
         raise RequestError(f"{name} must be a size with its unit, such as 8GB or 7.5GiB; got {value!r}")

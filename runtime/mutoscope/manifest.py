@@ -13,6 +13,7 @@ from typing import Annotated, Any
 import msgspec
 
 from .errors import BundleError
+from .frame_rates import MAX_FPS, parse_frame_rate
 from .schedule import MAX_STATE_ROWS
 
 FORMAT_VERSION = 3
@@ -24,7 +25,6 @@ ROLES = (
 )  # fmt: skip
 TILED = ("vae_decoder_first", "vae_decoder_next")  # may run window by window
 MAX_STEPS = 1000  # the training timesteps of every model so far
-MAX_FPS = 240
 MAX_BRANCHES = 2  # guidance: (negative, positive)
 # A network that has no graph in a precision of the denoiser's runs in the type that this one widens to.
 BASE_PRECISIONS = {"int8": "fp32", "bf16-cpu": "fp32", "fp8": "bf16", "int8-static": "bf16"}
@@ -112,10 +112,14 @@ class Defaults(_Record, frozen=True, omit_defaults=True):
     num_frames: Positive
     num_inference_steps: Annotated[int, msgspec.Meta(ge=1, le=MAX_STEPS)]
     guidance_scale: Annotated[float, msgspec.Meta(ge=0, le=1000)]
-    fps: Annotated[int, msgspec.Meta(ge=1, le=MAX_FPS)]
+    fps: Annotated[int, msgspec.Meta(ge=1, le=MAX_FPS)] | str  # text is a ratio, such as "24000/1001"
     negative_prompt: str
     scheduler: str
     sigmas: tuple[float, ...] | None = None  # of a model that was distilled for them
+
+    def __post_init__(self) -> None:
+        if parse_frame_rate(self.fps) is None:
+            raise ValueError(f"fps is {self.fps!r}, not a rate from 1 to {MAX_FPS}")
 
 
 class Provenance(_Record, frozen=True):

@@ -171,7 +171,7 @@ class Video:
         """Writes the video under its name once it is whole; the ending chooses the format.
 
         Args:
-            path: `.mp4`, `.webm`, `.gif`, `.npy`, or a folder name for PNGs.
+            path: a name ending with `.mp4`, `.gif` or another of `video_formats.FORMATS`, or a folder name for PNGs.
             options: the fields of `OutputOptions`.
 
         Raises:

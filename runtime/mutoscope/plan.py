@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 import secrets
 from dataclasses import dataclass, fields
+from fractions import Fraction
 from typing import Any
 
 from . import limits
@@ -17,7 +18,8 @@ from .errors import BundleError, RequestError
 from .execution import Execution, planned_memory
 from .families import Family
 from .footprints import GRAPHS, RUN_ONCE, Sizes, stage_of
-from .manifest import MAX_FPS, MAX_STEPS, TILED, Manifest
+from .frame_rates import plain_frame_rate
+from .manifest import MAX_STEPS, TILED, Manifest
 from .noise import SEED_MAX, SEED_MIN
 from .request import VideoRequest
 from .schedule import Schedule, ScheduleError, build_schedule, flow_shift_of
@@ -37,7 +39,7 @@ class Plan:
     height: int  # H
     width: int  # W
     num_frames: int  # T
-    fps: int
+    fps: Fraction
     latents_shape: tuple[int, int, int, int]  # C, F, h, w
     network_tokens: int
     state_rows: int  # K
@@ -81,7 +83,7 @@ class Plan:
         return role in RUN_ONCE and not self.keep_loaded and not again
 
     def to_dict(self) -> dict[str, Any]:
-        return {field.name: getattr(self, field.name) for field in fields(self)}
+        return {field.name: getattr(self, field.name) for field in fields(self)} | {"fps": plain_frame_rate(self.fps)}
 
     def describe(self) -> str:
         """One line a fact, aligned, for a terminal."""
@@ -214,7 +216,7 @@ def make_job(request: VideoRequest, execution: Execution, bundle: Bundle, family
         height=height,
         width=width,
         num_frames=num_frames,
-        fps=limits.whole("fps", _either(request.fps, defaults.fps), minimum=1, maximum=MAX_FPS),
+        fps=limits.frame_rate("fps", _either(request.fps, defaults.fps)),
         latents_shape=latents_shape,
         network_tokens=math.prod(latents_shape[1:]) // math.prod(geometry.patch_size),
         state_rows=schedule.state_rows,

@@ -90,8 +90,11 @@ class Progress:
         self._drawn = len(line)
 
     def _put(self, text: str) -> None:
-        self._stream.write(text)
-        self._stream.flush()
+        try:
+            self._stream.write(text)
+            self._stream.flush()
+        except OSError:  # the terminal was closed
+            self._shown = False
 
     def _columns(self) -> int:
         """All but the last column, where some terminals wrap. The terminal of this stream: the others may be files."""

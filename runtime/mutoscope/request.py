@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from fractions import Fraction
 from typing import Any
 
 from mutoscope_engines.backends import AUTO as ANY_BACKEND
@@ -40,7 +41,9 @@ class VideoRequest:
     num_inference_steps: int | None = parameter("denoising steps; more is slower and finer", unit="STEPS")
     guidance_scale: float | None = parameter("how closely to follow the prompt; 1 or less turns guidance off")
     seed: int | None = parameter("the noise to start from; drawn at random when not given")
-    fps: int | None = parameter("frames per second of playback")
+    fps: str | float | Fraction | None = parameter(
+        "frames per second of playback, such as 24, 12.5 or 24000/1001", unit="RATE"
+    )
     scheduler: str | None = parameter(
         "the solver; lcm for few-step models that return to noise after each step", choices=tuple(SCHEDULERS)
     )

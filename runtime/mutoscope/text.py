@@ -33,7 +33,8 @@ class Tokenizer:
         import tokenizers
 
         try:
-            self._tokenizer: Any = tokenizers.Tokenizer.from_file(str(bundle.path(TOKENIZER)))
+            # Not from its path, which the library takes as UTF-8 alone.
+            self._tokenizer: Any = tokenizers.Tokenizer.from_buffer(bundle.path(TOKENIZER).read_bytes())
         except Exception as error:  # the library raises a plain Exception
             raise BundleError(f"{TOKENIZER} of {bundle.root} cannot be read: {error}. Export it again") from error
         self._tokenizer.no_padding()

@@ -1,47 +1,36 @@
 """Frames into a file, which appears under its name only when it is whole.
 
-Knows endings, codecs by name, temporary names and what can go wrong with a folder. How each format is written is in
-`video_formats`, one file each. Knows nothing of how frames are made.
+Knows endings and codecs by name. How each format is written is in `video_formats`, one file each; where the file goes
+is in `destination`. Knows nothing of how frames are made.
 """
 
 from __future__ import annotations
 
-import errno
 import os
-import secrets
-import shutil
 from collections.abc import Iterator
 from importlib import import_module
 from pathlib import Path
 
 import numpy as np
 
+from .destination import find_place, publish, refusal, remove, temporary_name
 from .errors import MutoscopeError, OutputError, ShapeError
 from .file_names import refuse_reserved
 from .plan import Plan
 from .stages import Frames
-from .video_formats import AUTO, CODECS, FORMATS, Format
+from .video_formats import AUTO, CODECS, ENDINGS, FORMATS, Format
 from .video_formats.encoders import check_encoder
-
-_REASONS = {
-    errno.ENOSPC: "there is no space left; free some, or write elsewhere",
-    errno.EDQUOT: "the disk quota is used up; free some, or write elsewhere",
-    errno.EFBIG: "the file would be larger than this process or file system allows; write elsewhere",
-    errno.EACCES: "no permission to write there; choose another folder",
-    errno.EPERM: "no permission to write there; choose another folder",
-    errno.EROFS: "the file system is read-only; choose another folder",
-    errno.ENAMETOOLONG: "the name is too long; choose a shorter one",
-}
 
 
 def write_video(path: Path | str, chunks: Iterator[Frames], plan: Plan, *, codec: str = AUTO) -> Path:
     """Writes frames as they come; no more than a chunk is held in memory, whatever the length of the video.
 
-    A file of that name is replaced, once the new one is whole; a folder that has anything in it is refused. Whatever
-    stops the writing, Ctrl-C included, leaves the target as it was and no partial file beside it.
+    A file of that name is replaced, once the new one is whole; a folder that has anything in it is refused. A link
+    stays, and the file or folder that it leads to is written. Whatever stops the writing, Ctrl-C included, leaves the
+    target as it was and no partial file beside it.
 
     Args:
-        path: `.mp4`, `.webm`, `.gif`, `.npy`, or a folder for PNGs: no ending, or a "/" at the end.
+        path: one of the endings in `FORMATS`, or a folder for PNGs: no ending, or a "/" at the end.
         chunks: uint8 `[n, H, W, 3]`, `T` frames in all.
         plan: gives the size and the frame rate; goes into the file as its comment, where the format has one.
         codec: one of `CODECS`.
@@ -51,15 +40,15 @@ def write_video(path: Path | str, chunks: Iterator[Frames], plan: Plan, *, codec
         ShapeError: the chunks are not what the plan says.
     """
     kind, codec, target = _resolve(path, codec)
-    _check_place(kind, target)
+    place = find_place(target, is_folder=kind is FORMATS[""])
     module, _, function = kind.writer.partition(":")
     write = getattr(import_module(module), function)
-    temporary = _temporary(target)
+    temporary = temporary_name(place)
     source = _Source(chunks, plan)
     try:
         write(temporary, iter(source), plan, codec)
         source.check_complete()
-        _publish(temporary, target)
+        _publish(temporary, place)
     except Exception as error:
         # What failed after the source, such as closing the file, only followed from it.
         cause = source.error or _translated(error, target)
@@ -67,7 +56,7 @@ def write_video(path: Path | str, chunks: Iterator[Frames], plan: Plan, *, codec
             raise
         raise cause from error
     finally:
-        _remove(temporary)
+        remove(temporary)
     return target
 
 
@@ -79,7 +68,7 @@ def check_output(path: Path | str, codec: str = AUTO) -> None:
     """
     kind, codec, target = _resolve(path, codec)
     check_encoder(codec)
-    _check_place(kind, target)
+    find_place(target, is_folder=kind is FORMATS[""])
 
 
 class _Source:
@@ -120,8 +109,8 @@ def _resolve(path: Path | str, codec: str) -> tuple[Format, str, Path]:
     ending = "" if is_folder else target.suffix.lower()
     if ending not in FORMATS:
         raise OutputError(
-            f"{text!r} has the ending {ending!r}; a video can end with {', '.join(filter(None, FORMATS))}, "
-            "or with / for a folder of PNGs"
+            f"{text!r} has the ending {ending!r}; a video can end with {ENDINGS}, or with / for a folder of PNGs; a "
+            "single frame, with .png"
         )
     kind = FORMATS[ending]
     if codec == AUTO:
@@ -136,52 +125,19 @@ def _resolve(path: Path | str, codec: str) -> tuple[Format, str, Path]:
     return kind, codec, target
 
 
-def _check_place(kind: Format, target: Path) -> None:
-    is_folder = kind is FORMATS[""]
-    probe = _temporary(target)
-    try:
-        if not target.parent.is_dir():
-            raise OutputError(f"there is no folder {target.parent} to write {target.name!r} into; make it first")
-        if target.is_dir() and not is_folder:
-            raise OutputError(f"{target} is a folder; name a file in it, for example {target}/video{target.suffix}")
-        if is_folder and target.exists() and (not target.is_dir() or any(target.iterdir())):
-            raise OutputError(
-                f"{target} is there already and not an empty folder; name a new one, or give an ending such as .mp4"
-            )
-        probe.touch(exist_ok=False)
-    except OSError as error:
-        raise _translated(error, target) from error
-    finally:
-        _remove(probe)
-
-
-def _temporary(target: Path) -> Path:
-    return target.parent / f".{target.name}.{os.getpid()}.{secrets.token_hex(3)}.tmp"
-
-
-def _publish(temporary: Path, target: Path) -> None:
+def _publish(temporary: Path, place: Path) -> None:
     if temporary.is_file():
         with temporary.open("rb+") as file:
             os.fsync(file.fileno())  # some file systems report a full disk only here
-    os.replace(temporary, target)
-
-
-def _remove(temporary: Path) -> None:
-    try:
-        if temporary.is_dir():
-            shutil.rmtree(temporary)
-        else:
-            temporary.unlink(missing_ok=True)
-    except OSError:  # the folder or its permission went away; the error that matters is already on its way
-        return
+    publish(temporary, place)
 
 
 def _translated(error: Exception, target: Path) -> Exception:
     """An output error for what the system or FFmpeg refused; anything else as it is."""
     if isinstance(error, OSError):
-        reason = _REASONS.get(error.errno or 0, error.strerror or str(error))
-    elif not isinstance(error, MutoscopeError) and type(error).__module__.startswith("av."):
-        reason = f"the encoder refused it ({error}); try another --codec or ending"
-    else:
-        return error
-    return OutputError(f"{target} cannot be written: {reason}")
+        return refusal(error, target)
+    if not isinstance(error, MutoscopeError) and type(error).__module__.startswith("av."):
+        return OutputError(
+            f"{target} cannot be written: the encoder refused it ({error}); try another --codec or ending"
+        )
+    return error

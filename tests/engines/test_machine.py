@@ -1,9 +1,11 @@
 """What a process may use: never more than the machine has, and never more than its limits."""
 
 import os
+import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import psutil
 import pytest
 from mutoscope_engines import control_groups, machine
@@ -57,3 +59,19 @@ def test_the_cpu_has_a_name(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> 
     assert machine.cpu_model() == "AMD EPYC 7763"
     monkeypatch.setattr(machine, "CPU_INFO", tmp_path / "none")
     assert machine.cpu_model()
+
+
+def test_the_peak_of_memory_is_this_processs_and_not_that_of_the_one_that_started_it() -> None:
+    """Linux carries `ru_maxrss` over to the new process, so that a small one reports what its parent held."""
+    ballast = np.ones(400 * 2**20, np.uint8)
+    code = """
+from mutoscope_engines.machine import peak_memory_bytes
+before = peak_memory_bytes()
+held = bytearray(100 * 2**20)
+del held
+print(before, peak_memory_bytes() - before)
+"""
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    before, growth = map(int, run.stdout.split())
+    assert before < 100 * 2**20 < len(ballast)
+    assert growth == pytest.approx(100 * 2**20, rel=0.1)

@@ -1,5 +1,6 @@
 """What ONNX Runtime says, in this project's words."""
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -83,3 +84,10 @@ def test_a_type_that_no_bundle_has_is_refused(make_graph) -> None:
     graph = make_graph([helper.make_node("Neg", ["x"], ["y"])], [("x", DOUBLE, [4])], [("y", DOUBLE, [4])])
     with pytest.raises(GraphError, match=r"'x' of the graph is a tensor\(double\); allowed: .*tensor\(float\)"):
         open_graph(graph)
+
+
+def test_a_path_that_the_library_cannot_take_is_named_with_what_to_do(make_graph) -> None:
+    graph = make_graph([helper.make_node("Neg", ["x"], ["y"])], [("x", FLOAT, [4])], [("y", FLOAT, [4])])
+    folder = graph.parent.rename(graph.parent.with_name(os.fsdecode(b"b\xe9")))
+    with pytest.raises(GraphError, match=r"no path that is not UTF-8, such as '.*b\\udce9/model.onnx'; rename it"):
+        open_graph(folder / graph.name)

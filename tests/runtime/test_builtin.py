@@ -1,9 +1,13 @@
 """The bundle that the package carries: what it holds, and that it stays small."""
 
+import sys
 from pathlib import Path
 
+import pytest
+from mutoscope import builtin
 from mutoscope.builtin import bundle_path
 from mutoscope.bundle import Bundle
+from mutoscope.errors import BundleError
 
 CHECKPOINT = Path(__file__).parents[2] / "export/mutoscope_export/builtin/checkpoint"
 
@@ -23,3 +27,14 @@ def test_its_graphs_for_gpus_read_the_weights_of_those_for_cpus() -> None:
 def test_it_takes_less_than_60_mb_with_its_checkpoint() -> None:
     files = [path for root in (bundle_path(), CHECKPOINT) for path in root.rglob("*") if path.is_file()]
     assert sum(path.stat().st_size for path in files) < 60_000_000
+
+
+@pytest.mark.parametrize(("frozen", "remedy"), [(True, "--collect-all mutoscope"), (False, "install Mutoscope again")])
+def test_a_program_without_the_bundle_says_what_helps(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, frozen: bool, remedy: str
+) -> None:
+    monkeypatch.setattr(builtin, "__file__", str(tmp_path / "__init__.py"))
+    if frozen:
+        monkeypatch.setattr(sys, "frozen", True, raising=False)
+    with pytest.raises(BundleError, match=f"no built-in bundle in this program; name one, or .*{remedy}"):
+        builtin.bundle_path()

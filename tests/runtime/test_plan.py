@@ -70,7 +70,9 @@ def test_what_the_request_says_is_done(job, monkeypatch) -> None:
         ({"num_frames": 254}, "num_frames must be a whole number from 1 to 253; got 254"),
         ({"num_frames": 0}, "whole number from 1 to 253; got 0"),
         ({"num_inference_steps": 0}, "num_inference_steps must be a whole number from 1 to 1000; got 0"),
-        ({"fps": 1000}, "fps must be a whole number from 1 to 240; got 1000"),
+        ({"fps": 1000}, "fps must be a number or a ratio from 1 to 240, such as 24, 12.5 or 24000/1001; got 1000"),
+        ({"fps": "24000/1001.5"}, "got '24000/1001.5'"),
+        ({"fps": True}, "fps must be a number or a ratio from 1 to 240"),
         ({"guidance_scale": float("nan")}, "guidance_scale must be a number from 0 to 1000; got nan"),
         ({"guidance_scale": -1}, "got -1"),
         ({"guidance_scale": 10**400}, "guidance_scale must be a number from 0 to 1000"),
@@ -93,7 +95,7 @@ def test_a_wrong_value_is_refused_with_what_is_allowed(job, asked: dict[str, Any
     assert refusal.value.exit_code == 2
 
 
-WHOLE = ("height", "num_frames", "num_inference_steps", "seed", "fps", "max_sequence_length", "threads")
+WHOLE = ("height", "num_frames", "num_inference_steps", "seed", "max_sequence_length", "threads")
 
 
 @pytest.mark.parametrize("name", WHOLE)
@@ -323,3 +325,23 @@ def test_a_plan_prints_every_field_and_is_plain_json(job) -> None:
     assert set(lines) == {field.name for field in fields(Plan)} - {"notes"}  # notes are for whoever prints the plan
     assert lines["latents_shape"] == "4, 3, 4, 6" and lines["guidance_weights"] == "-4, 5"
     assert json.loads(json.dumps(plan.to_dict())).keys() == {field.name for field in fields(Plan)}
+
+
+@pytest.mark.parametrize(
+    ("asked", "rate", "plain"),
+    [
+        ("24000/1001", Fraction(24000, 1001), "24000/1001"),
+        (12.5, Fraction(25, 2), "25/2"),
+        (Fraction(30000, 1001), Fraction(30000, 1001), "30000/1001"),
+        ("30", Fraction(30), 30),
+    ],
+)
+def test_a_rate_stays_exact_in_the_plan_in_json_and_in_the_next_request(job, asked, rate, plain) -> None:
+    plan = job(fps=asked).plan
+    assert plan.fps == rate
+    written = json.loads(json.dumps(plan.to_dict()))["fps"]
+    assert written == plain and job(fps=written).plan.fps == rate
+
+
+def test_a_rate_of_the_bundle_is_exact_too(job) -> None:
+    assert job(bundle={"defaults": {"fps": "24000/1001"}}).plan.fps == Fraction(24000, 1001)

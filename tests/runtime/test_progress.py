@@ -1,3 +1,4 @@
+import errno
 import io
 import os
 import pty
@@ -132,6 +133,16 @@ def test_no_line_is_as_wide_as_the_terminal(columns: int):
     lengths = [len(line) for line in content.split("\r")]
     assert max(lengths) < columns
     assert ("#" in content) == (columns >= 30)
+
+
+def test_a_terminal_that_was_closed_ends_the_line_and_nothing_else():
+    class Closed(Terminal):
+        def write(self, text: str) -> int:
+            raise OSError(errno.EIO, "Input/output error")
+
+    with Progress(Closed()) as progress:
+        progress.start("encoding the prompt")
+        assert sum(map(len, progress.watch([chunk(1), chunk(4)], 5))) == 5
 
 
 def test_a_tick_shows_how_long_it_has_taken_where_nothing_is_counted():

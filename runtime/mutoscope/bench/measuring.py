@@ -11,7 +11,6 @@ from __future__ import annotations
 import json
 import os
 import re
-import resource
 import subprocess
 import sys
 import threading
@@ -20,6 +19,8 @@ from collections.abc import Callable, Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import IO, Any
+
+from mutoscope_engines.machine import peak_memory_bytes
 
 Answer = dict[str, Any]
 Run = Callable[[], Answer]
@@ -124,12 +125,6 @@ def measure_once(module: str, spec: Mapping[str, Any], runs: int = 0) -> tuple[A
     return worker.first, answers
 
 
-def peak_rss_bytes() -> int:
-    """Largest resident memory of this process so far, pages of mapped files included."""
-    # Linux carries `ru_maxrss` over from the process that started this one, so its own mark comes first.
-    return _status_bytes("VmHWM") or resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-
-
 class PeakMemory:
     """The peaks of this process: of all its memory, and of what the system cannot take back (no file's pages)."""
 
@@ -143,7 +138,7 @@ class PeakMemory:
             time.sleep(0.02)
 
     def so_far(self) -> Answer:
-        return {"peak_rss_bytes": peak_rss_bytes(), "peak_anonymous_bytes": self._anonymous}
+        return {"peak_rss_bytes": peak_memory_bytes(), "peak_anonymous_bytes": self._anonymous}
 
     def restart(self) -> None:
         """From here on the peaks count anew, from what is resident now. Linux only."""
@@ -152,7 +147,7 @@ class PeakMemory:
 
 
 def reset_peak_rss() -> None:
-    """From here on `peak_rss_bytes` counts anew, from what is resident now. Linux only."""
+    """From here on `peak_memory_bytes` counts anew, from what is resident now. Linux only."""
     Path("/proc/self/clear_refs").write_text("5")
 
 
@@ -161,7 +156,7 @@ def _timed(run: Run) -> Answer:
     answer = run()
     # A run that does more than what is measured gives its own `elapsed_s`.
     elapsed = {"elapsed_s": time.perf_counter() - started}
-    return elapsed | answer | {"peak_rss_bytes": peak_rss_bytes(), "rss_bytes": _status_bytes("VmRSS")}
+    return elapsed | answer | {"peak_rss_bytes": peak_memory_bytes(), "rss_bytes": _status_bytes("VmRSS")}
 
 
 def _status_bytes(name: str) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 
 from ..errors import BundleError
@@ -15,5 +16,10 @@ def bundle_path() -> Path:
     """
     path = Path(__file__).parent / "bundle"
     if not path.is_dir():
-        raise BundleError("this installation carries no built-in bundle; name one, or install Mutoscope again")
+        remedy = (
+            "freeze it with its data, as PyInstaller's --collect-all mutoscope --collect-all mutoscope_engines does"
+            if hasattr(sys, "frozen")
+            else "install Mutoscope again"
+        )
+        raise BundleError(f"there is no built-in bundle in this program; name one, or {remedy}")
     return path

@@ -16,7 +16,7 @@ from ..bundle import Bundle
 from ..errors import RequestError
 from ..progress import Progress
 from .arguments import Parser, add_bundle, add_fields, given
-from .report import format_bytes, format_table, tell
+from .report import format_bytes, format_table, note, tell
 
 
 def main(argv: Sequence[str]) -> int:
@@ -37,11 +37,10 @@ def main(argv: Sequence[str]) -> int:
             reports.append(report)
             progress.clear()
             if not arguments.quiet:
-                print(f"mutoscope: {_said(report, built)}", file=sys.stderr)
+                note(_said(report, built))
     removed = cache.trim(keep=[job.identity.digest for job in jobs])
     if removed and not arguments.quiet:
-        limit = format_bytes(cache.limit_bytes)
-        print(f"mutoscope: note: {removed} engines, the least recently used, went to stay in {limit}", file=sys.stderr)
+        note(f"note: {removed} engines, the least recently used, went to stay in {format_bytes(cache.limit_bytes)}")
     if arguments.report:
         tell(_table(reports))
     if arguments.json:

@@ -5,21 +5,23 @@ from __future__ import annotations
 import argparse
 import hashlib
 import json
-import resource
 import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from mutoscope_engines.machine import peak_memory_bytes
+
 from .. import Pipeline
 from ..plan import Plan
 from ..progress import Progress
 from ..request import OutputOptions, RuntimeOptions, VideoRequest
 from ..video import check_output, write_video
+from ..video_formats import ENDINGS
 from ..video_formats.encoders import silence
 from .arguments import Parser, add_bundle, add_fields, given
-from .report import tell
+from .report import note, tell
 
 
 def main(argv: Sequence[str]) -> int:
@@ -45,13 +47,13 @@ def main(argv: Sequence[str]) -> int:
             write_s = time.perf_counter() - writing - sum(stream.times.seconds.values())
     total_s = time.perf_counter() - started
     if not arguments.quiet:
-        print(f"mutoscope: wrote {path}, seed {stream.plan.seed}, in {total_s:.1f} s", file=sys.stderr)
+        note(f"wrote {path}, seed {stream.plan.seed}, in {total_s:.1f} s")
     if arguments.json:
         times = {"load": load_s, **stream.times.seconds, "write": write_s, "total": total_s}
         facts = {
             "plan": stream.plan.to_dict(),
             "times_s": {stage: round(seconds, 4) for stage, seconds in times.items()},
-            "peak_memory_bytes": _peak_memory_bytes(),
+            "peak_memory_bytes": peak_memory_bytes(),
             "output": _identity(path),
         }
         tell(json.dumps(facts))
@@ -71,7 +73,7 @@ def _parser() -> Parser:
         "--output",
         metavar="PATH",
         default="out.mp4",
-        help=".mp4, .webm, .gif, .npy, or a name ending with / for a folder of PNGs (default: out.mp4)",
+        help=f"the ending chooses the format: {ENDINGS}, or / for a folder of PNGs (default: out.mp4)",
     )
     add_bundle(parser, "--bundle")
     parser.add_argument("--explain", action="store_true", help="print the plan and stop; nothing is computed")
@@ -91,14 +93,8 @@ def _explain(plan: Plan, arguments: argparse.Namespace) -> int:
 
 def _tell_notes(plan: Plan, arguments: argparse.Namespace) -> None:
     if not arguments.quiet:
-        for note in plan.notes:
-            print(f"mutoscope: note: {note}", file=sys.stderr)
-
-
-def _peak_memory_bytes() -> int:
-    """Of this process so far."""
-    unit = 1 if sys.platform == "darwin" else 1024  # getrusage(2) of the two systems
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+        for text in plan.notes:
+            note(f"note: {text}")
 
 
 def _identity(path: Path) -> dict[str, Any]:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from typing import Any
 
 from ..byte_sizes import format_bytes as format_bytes  # for the commands
@@ -22,6 +24,12 @@ def tell(text: str) -> None:
         raise
     except OSError as error:
         raise OutputError(f"standard output cannot be written: {error.strerror}; send it elsewhere") from error
+
+
+def note(text: str) -> None:
+    """A line on standard error; lost where nothing takes it, because a closed terminal must not cost a video."""
+    with suppress(OSError):
+        print(f"mutoscope: {text}", file=sys.stderr, flush=True)
 
 
 def format_facts(facts: Mapping[str, Any]) -> str:

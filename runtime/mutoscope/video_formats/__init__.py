@@ -20,10 +20,15 @@ class Format:
 
 FORMATS = {  # by ending; no ending is a folder
     ".mp4": Format(("h264", "av1"), "mutoscope.video_formats.containers:write_mp4"),
+    ".mov": Format(("h264",), "mutoscope.video_formats.containers:write_mov"),
+    ".mkv": Format(("h264", "av1", "vp9"), "mutoscope.video_formats.containers:write_mkv"),
     ".webm": Format(("vp9", "av1"), "mutoscope.video_formats.containers:write_webm"),
     ".gif": Format(("gif",), "mutoscope.video_formats.gif:write"),
+    ".webp": Format(("webp",), "mutoscope.video_formats.webp:write"),
+    ".png": Format(("png",), "mutoscope.video_formats.png:write_picture"),
     ".npy": Format(("npy",), "mutoscope.video_formats.npy:write"),
-    "": Format(("png",), "mutoscope.video_formats.png_folder:write"),
+    "": Format(("png",), "mutoscope.video_formats.png:write_folder"),
 }
+ENDINGS = ", ".join(filter(None, FORMATS))
 AUTO = "auto"
 CODECS = (AUTO, *dict.fromkeys(codec for kind in FORMATS.values() for codec in kind.codecs))

@@ -1,4 +1,4 @@
-"""MP4 and WebM: 8-bit 4:2:0 video in BT.709. Knows what their players expect. Knows no final names."""
+"""MP4, QuickTime, Matroska and WebM: 8-bit 4:2:0 video in BT.709. Knows what their players expect."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from ..errors import OutputError
 from ..plan import Plan
-from .encoders import ENCODERS, check_encoder, numbered_frames
+from .encoders import ENCODERS, check_encoder, encoder_options, numbered_frames, open_container
 from .recipe import recipe
 
 # More give nothing at the sizes of these models, and libvpx refuses more than 64.
@@ -19,31 +19,38 @@ MAX_THREADS = 16
 
 def write_mp4(target: Path, frames: Iterator[NDArray[np.uint8]], plan: Plan, codec: str) -> None:
     """The index comes first, so that a browser plays while it loads."""
-    _write(target, frames, plan, codec, "mp4", {"movflags": "+faststart"})
+    _write(target, frames, plan, codec, "mp4", movflags="+faststart")
+
+
+def write_mov(target: Path, frames: Iterator[NDArray[np.uint8]], plan: Plan, codec: str) -> None:
+    """For editors, which take QuickTime's files; the same streams as in an MP4."""
+    _write(target, frames, plan, codec, "mov", movflags="+faststart")
+
+
+def write_mkv(target: Path, frames: Iterator[NDArray[np.uint8]], plan: Plan, codec: str) -> None:
+    _write(target, frames, plan, codec, "matroska")
 
 
 def write_webm(target: Path, frames: Iterator[NDArray[np.uint8]], plan: Plan, codec: str) -> None:
-    _write(target, frames, plan, codec, "webm", {})
+    _write(target, frames, plan, codec, "webm")
 
 
 def _write(
-    target: Path, frames: Iterator[NDArray[np.uint8]], plan: Plan, codec: str, container: str, options: dict[str, str]
+    target: Path, frames: Iterator[NDArray[np.uint8]], plan: Plan, codec: str, container: str, **options: str
 ) -> None:
     if plan.height % 2 or plan.width % 2:
         raise OutputError(
             f"{codec} needs an even height and width; the video has {plan.height}x{plan.width}. "
-            "Write .gif, .npy or a folder of PNGs"
+            "Write .webp, .gif, .npy or a folder of PNGs"
         )
     check_encoder(codec)
     import av
     from av.video.reformatter import ColorPrimaries, ColorRange, Colorspace, ColorTrc, Interpolation, VideoReformatter
 
-    encoder = ENCODERS[codec]
     scaling = Interpolation.BICUBIC | Interpolation.FULL_CHR_H_INP | Interpolation.ACCURATE_RND
-    # Bit-exact muxing leaves out random identifiers: the same frames give the same file.
-    with av.open(str(target), "w", format=container, options={"fflags": "+bitexact", **options}) as output:
+    with open_container(target, container, **options) as output:
         output.metadata.update({"title": plan.prompt, "comment": recipe(plan)})
-        stream = output.add_stream(encoder.name, rate=plan.fps, options=dict(encoder.options))
+        stream = output.add_stream(ENCODERS[codec].name, rate=plan.fps, options=encoder_options(codec))
         assert isinstance(stream, av.VideoStream)
         stream.width, stream.height, stream.pix_fmt = plan.width, plan.height, "yuv420p"
         context = stream.codec_context

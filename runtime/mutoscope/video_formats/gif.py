@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 
 from ..errors import OutputError
 from ..plan import Plan
-from .encoders import ENCODERS, check_encoder, numbered_frames
+from .encoders import ENCODERS, check_encoder, numbered_frames, open_container
 from .recipe import recipe
 
 if TYPE_CHECKING:
@@ -89,11 +89,11 @@ def _encode(target: Path, frames: Iterator[NDArray[np.uint8]], palette: av.Video
     colours.link_to(mapped, 0, 1)
     mapped.link_to(sink)
     graph.configure()
-    palette.pts, palette.time_base = 0, Fraction(1, plan.fps)
+    palette.pts, palette.time_base = 0, 1 / plan.fps
     colours.push(palette)
     colours.push(None)
 
-    with av.open(str(target), "w", format="gif", options={"fflags": "+bitexact"}) as output:
+    with open_container(target, "gif") as output:
         stream = output.add_stream(ENCODERS["gif"].name, rate=plan.fps)
         assert isinstance(stream, av.VideoStream)
         stream.width, stream.height, stream.pix_fmt = plan.width, plan.height, "pal8"
@@ -105,8 +105,8 @@ def _encode(target: Path, frames: Iterator[NDArray[np.uint8]], palette: av.Video
         output.mux(stream.encode(None))
 
 
-def _buffer(width: int, height: int, pixel_format: str, fps: int) -> str:
-    return f"video_size={width}x{height}:pix_fmt={pixel_format}:time_base=1/{fps}:pixel_aspect=1/1"
+def _buffer(width: int, height: int, pixel_format: str, fps: Fraction) -> str:
+    return f"video_size={width}x{height}:pix_fmt={pixel_format}:time_base={1 / fps}:pixel_aspect=1/1"
 
 
 def _add_comment(target: Path, text: str) -> None:

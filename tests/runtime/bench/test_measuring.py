@@ -7,7 +7,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from mutoscope.bench.measuring import MeasurementError, Worker, peak_rss_bytes, reset_peak_rss
+from mutoscope.bench.measuring import MeasurementError, Worker, reset_peak_rss
+from mutoscope_engines.machine import peak_memory_bytes
 
 WORKER = """
 import json, os, sys
@@ -61,7 +62,7 @@ def test_a_worker_that_fails_says_why(small_worker: str, fails: str, message: st
 @pytest.mark.skipif(sys.platform != "linux", reason="the peak can be reset on Linux only")
 def test_a_peak_before_the_reset_is_not_counted():
     large = np.ones(80_000_000, np.uint8)
-    with_large = peak_rss_bytes()
+    with_large = peak_memory_bytes()
     del large
     reset_peak_rss()
-    assert peak_rss_bytes() < with_large - 60_000_000
+    assert peak_memory_bytes() < with_large - 60_000_000
