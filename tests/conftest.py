@@ -4,6 +4,9 @@ import signal
 from pathlib import Path
 
 import pytest
+from mutoscope_engines import telemetry
+
+telemetry.onnxruntime()  # before a test imports it by its name, and with its telemetry
 
 # A shell starts what runs in its background with SIGINT ignored, and so would be what the tests of Ctrl-C start.
 signal.signal(signal.SIGINT, signal.default_int_handler)

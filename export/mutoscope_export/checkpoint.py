@@ -162,8 +162,11 @@ def _locate(checkpoint: str | Path) -> tuple[Path, str, bool]:
 
 def _download(hub_id: str, patterns: list[str], *, revision: str | None = None) -> Path:
     """The folder of a revision (the newest where none is given), with at least the files of these patterns."""
-    from huggingface_hub import snapshot_download
+    from huggingface_hub import constants, snapshot_download
 
+    # Its client names PyTorch's version and what started the process in every request, unless it is told not to. Its
+    # variable for that is read on import, which was long ago.
+    before, constants.HF_HUB_DISABLE_TELEMETRY = constants.HF_HUB_DISABLE_TELEMETRY, True
     try:
         return Path(snapshot_download(hub_id, revision=revision, allow_patterns=patterns))
     except Exception as error:  # the hub's client raises errors of several libraries
@@ -172,6 +175,8 @@ def _download(hub_id: str, patterns: list[str], *, revision: str | None = None) 
             f"{hub_id} is no folder here, and could not be had from the hub: {cause}. "
             "Check the name and the network, or download it elsewhere and name the folder"
         ) from error
+    finally:
+        constants.HF_HUB_DISABLE_TELEMETRY = before
 
 
 def _supported_class(name: str, index: Mapping[str, Any], component: str, family: Family) -> str:

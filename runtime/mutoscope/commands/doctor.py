@@ -10,6 +10,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+from mutoscope_engines import telemetry
 from mutoscope_engines.backends import BACKENDS, load_backend
 from mutoscope_engines.engine_cache import EngineCache
 from mutoscope_engines.machine import cpu_flags, usable_cores
@@ -45,6 +46,7 @@ def main(argv: Sequence[str]) -> int:
         "memory": _memory(),
         "libraries": {name: _version(name) for name in LIBRARIES},
         "backends": {name: _backend(name) for name in BACKENDS},
+        "telemetry": telemetry.states(),  # of what the backends imported
         "compilers": {name: _compiler(library) for name, library in TENSORRT.items()},
         "engines": _engines(),
         "encoders": _encoders(),
