@@ -13,9 +13,10 @@ from contextlib import contextmanager
 from functools import cache
 from typing import Any
 
+_VARIABLE = "ORT_DISABLE_TELEMETRY"
+OPT_OUT = {_VARIABLE: "1"}  # for the environment of processes that Mutoscope starts
 _OFF = "off"
 _TOO_LATE = "left as it was: this program imported the library before Mutoscope did"
-_ONNXRUNTIME_OPT_OUT = "ORT_DISABLE_TELEMETRY"
 _OPENVINO_TELEMETRY = "openvino_telemetry"
 _states: dict[str, str] = {}
 
@@ -24,12 +25,12 @@ _states: dict[str, str] = {}
 def onnxruntime() -> Any:
     """The module `onnxruntime`, without telemetry: from 1.29 on, importing it leaves an id and a queue of events in the
     user's home, and a thread sends them. To be called in place of importing it."""
-    too_late = "onnxruntime" in sys.modules and os.environ.get(_ONNXRUNTIME_OPT_OUT) != "1"
-    with _variable(_ONNXRUNTIME_OPT_OUT, "1"):
+    too_late = "onnxruntime" in sys.modules and os.environ.get(_VARIABLE) != "1"
+    with _variable(_VARIABLE, "1"):
         import onnxruntime
     if not too_late:
         onnxruntime.disable_telemetry_events()  # on Windows, which does not read the variable
-    _states["onnxruntime"] = f"{_TOO_LATE}; set {_ONNXRUNTIME_OPT_OUT}=1 before that" if too_late else _OFF
+    _states["onnxruntime"] = f"{_TOO_LATE}; set {_VARIABLE}=1 before that" if too_late else _OFF
     return onnxruntime
 
 

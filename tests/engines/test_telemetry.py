@@ -34,7 +34,6 @@ def run(code: str, **environment: str) -> Any:
 @pytest.mark.parametrize("value", [None, "0", "1"])
 def test_the_environment_is_as_it_was_after_the_import_and_says_no_during_it(value: str | None) -> None:
     code = """
-from importlib import import_module
 found = {"before": seen()}
 class Finder:
     def find_spec(self, name, path=None, target=None):
