@@ -13,6 +13,7 @@ from pathlib import Path
 import onnxruntime
 import pytest
 
+from tests import seen_from_outside
 from tests.seen_from_outside import watch
 
 PROMPT = "a red circle moving right on a black background"
@@ -110,3 +111,13 @@ def test_the_watcher_catches_onnx_runtime_with_its_telemetry_on(tmp_path: Path) 
 def test_the_watcher_tells_this_machine_from_others(code: str, loopback: bool, reached: bool, tmp_path: Path) -> None:
     found = watch([sys.executable, "-c", f"import socket as s; {code}"], tmp_path, loopback=loopback)
     assert bool(found.reached) == reached, found.reached
+
+
+@pytest.mark.parametrize(("required", "outcome"), [("", pytest.skip.Exception), ("1", pytest.fail.Exception)])
+def test_where_it_cannot_be_checked_ci_fails_and_others_skip(
+    required: str, outcome: type[BaseException], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(seen_from_outside, "_unavailable_because", lambda: "no strace")
+    monkeypatch.setenv(seen_from_outside.REQUIRED, required)
+    with pytest.raises(outcome, match="no strace"):
+        watch(["true"], tmp_path)
