@@ -28,8 +28,9 @@ def onnxruntime() -> Any:
     too_late = "onnxruntime" in sys.modules and os.environ.get(_VARIABLE) != "1"
     with _variable(_VARIABLE, "1"):
         import onnxruntime
+        from onnxruntime import disable_telemetry_events  # an ImportError, where the installation is broken
     if not too_late:
-        onnxruntime.disable_telemetry_events()  # on Windows, which does not read the variable
+        disable_telemetry_events()  # on Windows, which does not read the variable
     _states["onnxruntime"] = f"{_TOO_LATE}; set {_VARIABLE}=1 before that" if too_late else _OFF
     return onnxruntime
 

@@ -47,14 +47,15 @@ found["after"] = seen()
     assert found == {"before": [value, value], "during": ["1", "1"], "after": [value, value]}
 
 
-def test_a_library_that_fails_to_import_leaves_the_environment_as_it_was() -> None:
-    code = """
+@pytest.mark.parametrize("broken", ["None", "type(sys)('onnxruntime')"])
+def test_a_library_that_fails_to_import_leaves_the_environment_as_it_was(broken: str) -> None:
+    code = f"""
 from mutoscope_engines import telemetry
-sys.modules["onnxruntime"] = None
+sys.modules["onnxruntime"] = {broken}
 try:
     telemetry.onnxruntime()
 except ImportError:
-    found = {"after": seen(), "states": telemetry.states()}
+    found = {{"after": seen(), "states": telemetry.states()}}
 """
     assert run(code) == {"after": [None, None], "states": {}}
 
