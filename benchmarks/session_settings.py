@@ -61,7 +61,7 @@ SIZES = SIZES_13B | {"F": 2}
 
 def load_session(spec: dict[str, Any]) -> Run:
     """The graph with one setting, through ONNX Runtime directly."""
-    import onnxruntime as ort
+    from mutoscope_engines.onnxruntime_library import ort
 
     memory = PeakMemory()
     path, setting = Path(spec["graph"]), SETTINGS[spec["setting"]]
@@ -92,7 +92,7 @@ def load_session(spec: dict[str, Any]) -> Run:
 
 def write_optimized(spec: dict[str, Any]) -> Run:
     """Saves the graph as ONNX Runtime optimizes it for this processor, its weights beside it as kernels pack them."""
-    import onnxruntime as ort
+    from mutoscope_engines.onnxruntime_library import ort
 
     target = Path(spec["optimized"])
     packed = SETTINGS[spec["setting"]]["weights"] == "packed"
@@ -109,7 +109,7 @@ def write_optimized(spec: dict[str, Any]) -> Run:
 
 
 def _options(threads: int, setting: dict[str, Any], level: str) -> Any:
-    import onnxruntime as ort
+    from mutoscope_engines.onnxruntime_library import ort
 
     options = ort.SessionOptions()
     options.intra_op_num_threads = threads

@@ -1,9 +1,15 @@
 """Small random checkpoints, and bundles exported from them, shared by all tests of a run."""
 
 import signal
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
+from mutoscope_engines import telemetry
+
+for load in (telemetry.onnxruntime, telemetry.openvino):  # before a test imports them by name, with their telemetry
+    with suppress(ImportError):
+        load()
 
 # A shell starts what runs in its background with SIGINT ignored, and so would be what the tests of Ctrl-C start.
 signal.signal(signal.SIGINT, signal.default_int_handler)

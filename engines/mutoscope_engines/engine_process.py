@@ -23,6 +23,7 @@ from typing import Any
 from . import errors
 from .engine_identity import EngineIdentity
 from .errors import EngineError, MutoscopeError, OutOfMemoryError
+from .telemetry import OPT_OUT
 from .tensorrt_builder import Compiled, compile_engine
 
 TICK_S = 0.25
@@ -58,7 +59,7 @@ def compile_in_process(
             stdin=subprocess.PIPE,
             stdout=answer,
             stderr=said,
-            env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
+            env={**os.environ, **OPT_OUT, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
             **_own_group(),
         )
         assert process.stdin is not None

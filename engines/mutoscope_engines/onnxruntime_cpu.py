@@ -16,11 +16,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import onnxruntime as ort
 
 from .errors import CancelledError
 from .machine import usable_cores
-from .onnxruntime_library import DTYPES, open_session, specs, translated
+from .onnxruntime_library import DTYPES, open_session, ort, specs, translated
 from .session import (
     Backend,
     Binding,

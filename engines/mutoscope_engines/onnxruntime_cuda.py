@@ -13,13 +13,11 @@ from itertools import count
 from pathlib import Path
 from typing import Any
 
-import onnxruntime as ort
-
 from .cuda_device import CudaDevice, cuda_unavailable_because
 from .device import Device, DeviceTensor
 from .device_session import DevicePlaces, DeviceSession, Slot
 from .onnx_file import ONNX_TYPES
-from .onnxruntime_library import open_session, specs, translated
+from .onnxruntime_library import open_session, ort, specs, translated
 from .session import Backend, Session, SessionOptions, Shapes
 
 PROVIDER = "CUDAExecutionProvider"

@@ -9,11 +9,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import onnxruntime as ort
-from onnxruntime.capi.onnxruntime_pybind11_state import NotImplemented as OrtNotImplemented
-
+from . import telemetry
 from .errors import BackendUnavailableError, GraphError, MutoscopeError, OutOfMemoryError
 from .session import TensorSpec
+
+ort = telemetry.onnxruntime()
 
 DTYPES = {
     "tensor(float)": "float32",
@@ -28,12 +28,11 @@ DTYPES = {
 OUT_OF_MEMORY = ("Failed to allocate memory", "bad_alloc", "out of memory", "STATUS_ALLOC_FAILED")
 
 
-def open_session(
-    graph: Path, settings: ort.SessionOptions, providers: list[Any], device: str, without: Sequence[str] = ()
-) -> Any:
+def open_session(graph: Path, settings: Any, providers: list[Any], device: str, without: Sequence[str] = ()) -> Any:
     """An `ort.InferenceSession` on the first of the providers, or what refused it in this project's words.
 
     Args:
+        settings: an `ort.SessionOptions`.
         without: names of optimizers of the library that are not to run.
     """
     try:
@@ -78,7 +77,7 @@ def translated(error: Exception, doing: str, device: str) -> MutoscopeError:
         )
     if "graph capture" in message:
         return BackendUnavailableError(f"ONNX Runtime cannot capture this graph: {message}; set cuda_graphs to off")
-    if isinstance(error, OrtNotImplemented):
+    if isinstance(error, ort.capi.onnxruntime_pybind11_state.NotImplemented):
         return BackendUnavailableError(
             f"ONNX Runtime cannot run this on the {device}: {message}; try another precision"
         )

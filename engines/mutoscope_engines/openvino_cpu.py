@@ -7,7 +7,6 @@ compiled for the sizes of one video, which takes a seventh off a step of the bui
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Hashable
 from functools import cache
 from importlib.metadata import version
@@ -22,6 +21,7 @@ from .errors import CancelledError, GraphError, MutoscopeError, OutOfMemoryError
 from .machine import usable_cores
 from .onnx_file import read_onnx_file
 from .session import Backend, Binding, Feeds, Host, Session, SessionOptions, Shapes, Tensor, check_feeds
+from .telemetry import openvino as library
 
 DEVICE = "CPU"
 # What it runs at least as fast as ONNX Runtime: docs/decisions/0011 and 0021. Nothing was measured on other classes.
@@ -239,22 +239,6 @@ def translated(error: Exception, doing: str) -> MutoscopeError:
             "ask for a smaller height, width or num_frames, or close other programs"
         )
     return GraphError(f"OpenVINO failed while {doing}: {message}; check with `mutoscope verify`, or export again")
-
-
-@cache
-def library() -> Any:
-    """OpenVINO, without telemetry: importing it would send an event to its makers and leave an id in the user's home,
-    unless its telemetry is missing. To be called in place of importing it."""
-    telemetry = "openvino_telemetry"
-    known = telemetry in sys.modules  # of a program that wants it
-    if not known:
-        sys.modules[telemetry] = None  # type: ignore[assignment]  # importing it fails then
-    try:
-        import openvino
-    finally:
-        if not known:
-            del sys.modules[telemetry]
-    return openvino
 
 
 @cache

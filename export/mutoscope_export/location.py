@@ -49,8 +49,11 @@ def download(hub_id: str, patterns: Sequence[str], *, revision: str | None = Non
     Raises:
         ExportError: it cannot be had.
     """
-    from huggingface_hub import snapshot_download
+    from huggingface_hub import constants, snapshot_download
 
+    # Its client names PyTorch's version and what started the process in every request, unless it is told not to. Its
+    # variable for that is read on import, which was long ago.
+    before, constants.HF_HUB_DISABLE_TELEMETRY = constants.HF_HUB_DISABLE_TELEMETRY, True
     try:
         return Path(snapshot_download(hub_id, revision=revision, allow_patterns=list(patterns)))
     except Exception as error:  # the hub's client raises errors of several libraries
@@ -59,3 +62,5 @@ def download(hub_id: str, patterns: Sequence[str], *, revision: str | None = Non
             f"{hub_id} is no folder here, and could not be had from the hub: {cause}. "
             "Check the name and the network, or download it elsewhere and name the folder"
         ) from error
+    finally:
+        constants.HF_HUB_DISABLE_TELEMETRY = before

@@ -174,6 +174,25 @@ def test_a_folder_that_is_no_checkpoint_is_refused(tmp_path: Path) -> None:
         open_checkpoint(tmp_path)
 
 
+def test_the_hub_is_told_nothing_of_what_is_installed(copy: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import huggingface_hub
+
+    def agent() -> str:
+        return huggingface_hub.utils.build_hf_headers()["user-agent"]
+
+    told: list[str] = []
+
+    def download(name: str, *, revision: str | None, allow_patterns: list[str]) -> str:
+        told.append(agent())
+        return str(copy)
+
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_DISABLE_TELEMETRY", False)
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", download)
+    open_checkpoint("Some/Model")
+    assert "torch" in agent()  # as the library has it outside of our downloads
+    assert told and all("torch" not in said for said in told)
+
+
 class Hub:
     """A hub with one repository, which copies what is asked for into a folder named after the revision."""
 

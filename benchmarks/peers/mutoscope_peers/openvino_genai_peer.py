@@ -15,7 +15,7 @@ from mutoscope.bench.measuring import Run
 class OpenVinoGenAi(Implementation):
     name = "openvino-genai"
     variants = ("default",)
-    import_statement = "import openvino_genai"
+    import_statement = "from mutoscope_engines.telemetry import openvino; openvino(); import openvino_genai"
     files_of = "checkpoint"
 
     def unavailable_because(self) -> str | None:

@@ -18,8 +18,8 @@ from mutoscope.bundle import Bundle
 from mutoscope.stages import HostTensor
 from mutoscope_engines.backends import BACKENDS
 from mutoscope_engines.errors import GraphError
-from mutoscope_engines.openvino_cpu import library
 from mutoscope_engines.session import Backend, Binding, Feeds, Session, SessionOptions, Tensor, TensorSpec, check_feeds
+from mutoscope_engines.telemetry import openvino
 
 # A precision of this peer: the graph that it reads, and the hint that it is given.
 _PRECISIONS = {"fp32": ("fp32", "f32"), "bf16 hint": ("fp32", "bf16"), "default hint": ("fp32", None),
@@ -32,7 +32,7 @@ _BACKEND = "openvino-as-it-is"
 class OpenVino(Implementation):
     name = "openvino"
     variants = tuple(_PRECISIONS)
-    import_statement = "import mutoscope, tokenizers, av; from mutoscope_engines.openvino_cpu import library; library()"
+    import_statement = "import mutoscope, tokenizers, av; from mutoscope_engines.telemetry import openvino; openvino()"
 
     def unavailable_because(self) -> str | None:
         return None if find_spec("openvino") else "needs openvino; run: pip install 'mutoscope[bench]'"
@@ -59,7 +59,7 @@ class OpenVino(Implementation):
 
 def _default_hint() -> str:
     """The type that OpenVINO takes on this processor when it is told none, in the words of its hints."""
-    ov = library()
+    ov = openvino()
     names = {ov.Type.f32: "f32", ov.Type.bf16: "bf16", ov.Type.f16: "f16"}
     return names.get(ov.Core().get_property("CPU", "INFERENCE_PRECISION_HINT"), "another type")
 
@@ -72,7 +72,7 @@ class _AsItIs(Backend):
         return None
 
     def version(self) -> str:
-        return f"openvino {library().__version__}"
+        return f"openvino {openvino().__version__}"
 
     def supports(self, precision: str) -> bool:
         return precision in ("fp32", "int8")
@@ -86,7 +86,7 @@ class _AsItIs(Backend):
 
 class _Session(Session):
     def __init__(self, graph: Path, options: SessionOptions, hint: str | None) -> None:
-        core = library().Core()
+        core = openvino().Core()
         config: dict[str, Any] = {"INFERENCE_NUM_THREADS": options.threads or 0, "PERFORMANCE_HINT": "LATENCY"}
         if hint is not None:
             config["INFERENCE_PRECISION_HINT"] = hint

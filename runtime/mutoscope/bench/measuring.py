@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from mutoscope_engines.machine import peak_memory_bytes
+from mutoscope_engines.telemetry import OPT_OUT
 
 Answer = dict[str, Any]
 Run = Callable[[], Answer]
@@ -50,7 +51,14 @@ class Worker:
     ) -> None:
         command = [sys.executable, "-m", module, "--worker", json.dumps(spec)]
         self._log = log
-        self._process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=log, text=True)
+        self._process = subprocess.Popen(
+            command,
+            env=os.environ | OPT_OUT,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=log,
+            text=True,
+        )
         on_start(self._process.pid)
         self.first = self._answer()
 

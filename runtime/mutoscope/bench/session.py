@@ -5,6 +5,7 @@ Knows the order of everything. Knows nothing of any implementation, or of how a 
 
 from __future__ import annotations
 
+import os
 import shutil
 import statistics
 import subprocess
@@ -18,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from mutoscope_engines.backends import JOINED_BY
+from mutoscope_engines.telemetry import OPT_OUT
 
 from .. import Pipeline
 from ..builtin import bundle_path
@@ -185,7 +187,7 @@ class _Measured:
         folder = (options.models or self.folder) / name
         self._say(f"making a model with random weights ({name})")
         command = [sys.executable, "-m", "mutoscope_peers.random_models", name, str(folder)]
-        made = subprocess.run(command, capture_output=True, text=True)
+        made = subprocess.run(command, env=os.environ | OPT_OUT, capture_output=True, text=True)
         if made.returncode:
             last = (made.stderr.strip().splitlines() or ["no reason given"])[-1]
             raise _UnmeasurableError(
@@ -430,7 +432,7 @@ def _import_seconds(statement: str) -> list[float]:
     taken: list[float] = []
     begun = time.monotonic()
     while len(taken) < IMPORTS and (not taken or time.monotonic() - begun < IMPORTS_BUDGET_S):
-        done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+        done = subprocess.run([sys.executable, "-c", code], env=os.environ | OPT_OUT, capture_output=True, text=True)
         if done.returncode:
             break
         taken.append(float(done.stdout.split()[-1]))

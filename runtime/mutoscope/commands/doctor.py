@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import psutil
+from mutoscope_engines import telemetry
 from mutoscope_engines.backends import BACKENDS, load_backend
 from mutoscope_engines.cpu_class import cpu_class
 from mutoscope_engines.engine_cache import EngineCache
@@ -47,6 +48,7 @@ def main(argv: Sequence[str]) -> int:
         "memory": _memory(),
         "libraries": {name: _version(name) for name in LIBRARIES},
         "backends": {name: _backend(name) for name in BACKENDS},
+        "telemetry": telemetry.states(),  # of what the backends imported
         "compilers": {name: _compiler(library) for name, library in TENSORRT.items()},
         "engines": _engines(),
         "encoders": _encoders(),

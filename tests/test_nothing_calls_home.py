@@ -1,0 +1,123 @@
+"""No command makes a socket, or leaves a file that the documents do not name: what SECURITY.md promises.
+
+A library that is taken in gets a row here for each way in which a user gets to it.
+"""
+
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from fnmatch import fnmatch
+from importlib.util import find_spec
+from pathlib import Path
+
+import onnxruntime
+import pytest
+
+from tests import seen_from_outside
+from tests.seen_from_outside import watch
+
+PROMPT = "a red circle moving right on a black background"
+SMALL = "--height 32 --width 32 --num-frames 5 --num-inference-steps 1"
+CHECKPOINT = "CHECKPOINT"  # stands for the folder of a small one
+API = f"""
+import mutoscope
+with mutoscope.Pipeline.load() as pipeline:
+    pipeline.generate({PROMPT!r}, height=32, width=32, num_frames=5, num_inference_steps=1).save("red.mp4")
+"""
+
+
+@dataclass(frozen=True)
+class Way:
+    """A way to use Mutoscope, with the packages that it needs and what it may do."""
+
+    arguments: Sequence[str]  # of Python
+    needs: Sequence[str] = ()
+    loopback: bool = False
+    leaves: Sequence[str] = ()  # patterns of paths
+
+
+def command(line: str, *arguments: str) -> list[str]:
+    return ["-m", "mutoscope", *line.split(), *arguments]
+
+
+TORCH = ("torch", "diffusers")
+# Importing it makes an empty folder, and a client of HTTP that comes with it binds ::1 to see whether there is IPv6.
+TORCH_LEAVES = "tmp/torchinductor_*"
+WAYS = {
+    "doctor": Way(command("doctor")),
+    "inspect": Way(command("inspect")),
+    "verify": Way(command("verify")),
+    "generate": Way(command(f"generate -o red.mp4 {SMALL}", PROMPT), leaves=["here/red.mp4"]),
+    "generate by OpenVINO": Way(
+        command(f"generate -o red.mp4 --backend openvino {SMALL}", PROMPT), ["openvino"], leaves=["here/red.mp4"]
+    ),
+    "the Python API": Way(["-c", API], leaves=["here/red.mp4"]),
+    "bench": Way(
+        command(f"bench --quick --case default-clip --against diffusers,openvino --backend onnxruntime {SMALL}"),
+        [*TORCH, "openvino"],
+        loopback=True,
+        leaves=[TORCH_LEAVES],
+    ),
+    "build": Way(
+        command("build --target sm89 --shapes 32x32x5 --branches 1"),
+        ["tensorrt_rtx"],
+        leaves=["home/.cache/mutoscope/engines/*", "home/.local/share/mutoscope/engine.key"],
+    ),
+    "export": Way(
+        command("export", CHECKPOINT, "bundle"), TORCH, loopback=True, leaves=["here/bundle/*", TORCH_LEAVES]
+    ),
+}
+
+
+@pytest.mark.parametrize("name", WAYS)
+def test_a_way_of_use_makes_no_socket_and_leaves_nothing(
+    name: str, tmp_path: Path, request: pytest.FixtureRequest
+) -> None:
+    way = WAYS[name]
+    for package in way.needs:
+        if find_spec(package) is None:
+            pytest.skip(f"{package} is not installed")
+    arguments = list(way.arguments)
+    if any(CHECKPOINT in argument for argument in arguments):
+        checkpoint = str(request.getfixturevalue("wan_checkpoint"))
+        arguments = [argument.replace(CHECKPOINT, checkpoint) for argument in arguments]
+    found = watch([sys.executable, *arguments], tmp_path, loopback=way.loopback)
+    unnamed = [path for path in found.left if not any(fnmatch(path, pattern) for pattern in way.leaves)]
+    assert (found.reached, unnamed) == ([], [])
+
+
+def test_the_watcher_catches_onnx_runtime_with_its_telemetry_on(tmp_path: Path) -> None:
+    """Native threads of its own: they queue events at once, and send them some ten seconds later."""
+    libraries = Path(onnxruntime.__file__).with_name("capi").glob("*.so*")
+    if not any(b"events.data.microsoft.com" in library.read_bytes() for library in libraries):
+        pytest.skip("this onnxruntime has no telemetry")
+    found = watch([sys.executable, "-c", "import onnxruntime, time; time.sleep(14)"], tmp_path)
+    assert "home/.cache/Microsoft/DeveloperTools/.onnxruntime/deviceid" in found.left
+    assert any("htons(53)" in call for call in found.reached)
+
+
+@pytest.mark.parametrize(
+    ("code", "loopback", "reached"),
+    [
+        ("s.socket().bind(('127.0.0.1', 0))", False, True),
+        ("s.socket().bind(('127.0.0.1', 0))", True, False),
+        ("s.socket().bind(('0.0.0.0', 0))", True, True),
+        ("s.socket(s.AF_INET6).bind(('::1', 0))", True, False),
+        ("s.socket(s.AF_INET, s.SOCK_DGRAM).sendto(b'', ('192.0.2.1', 9))", True, True),
+        ("s.socket(s.AF_UNIX).bind('name')", True, True),
+        ("s.socketpair()", False, False),
+    ],
+)
+def test_the_watcher_tells_this_machine_from_others(code: str, loopback: bool, reached: bool, tmp_path: Path) -> None:
+    found = watch([sys.executable, "-c", f"import socket as s; {code}"], tmp_path, loopback=loopback)
+    assert bool(found.reached) == reached, found.reached
+
+
+@pytest.mark.parametrize(("required", "outcome"), [("", pytest.skip.Exception), ("1", pytest.fail.Exception)])
+def test_where_it_cannot_be_checked_ci_fails_and_others_skip(
+    required: str, outcome: type[BaseException], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(seen_from_outside, "_unavailable_because", lambda: "no strace")
+    monkeypatch.setenv(seen_from_outside.REQUIRED, required)
+    with pytest.raises(outcome, match="no strace"):
+        watch(["true"], tmp_path)
