@@ -37,11 +37,11 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "optimization extended": {"level": "ORT_ENABLE_EXTENDED"},
     "no spinning": {"config": {"session.intra_op.allow_spinning": "0"}},
     "dynamic block base 4": {"config": {"session.dynamic_block_base": "4"}},
-    "no spinning, dynamic block base 4": {
-        "config": {"session.intra_op.allow_spinning": "0", "session.dynamic_block_base": "4"}
-    },
+    "no spinning, dynamic block base 4": {"config": THREADING},
     "spins for 100 us": {"config": {"session.intra_op.spin_duration_us": "100"}},
-    "spins for 100 us, dynamic block base 4": {"config": dict(THREADING)},
+    "spins for 100 us, dynamic block base 4": {
+        "config": {"session.intra_op.spin_duration_us": "100", "session.dynamic_block_base": "4"}
+    },
     "no arena": {"attributes": {"enable_cpu_mem_arena": False}},
     "arena grows by what is asked": {"config": {"session.use_env_allocators": "1"}, "arena": True},
     "arena shrinks after a run": {"run_config": {"memory.enable_memory_arena_shrinkage": "cpu:0"}},

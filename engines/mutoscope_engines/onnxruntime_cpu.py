@@ -36,8 +36,8 @@ from .session import (
 # Optimizers of the library. A sum fused with the norm after it takes three times as long as the two by themselves.
 WITHOUT = ("SkipLayerNormFusion",)
 # By default a thread without work spins for milliseconds, on a core that the last one with work may be waiting for, and
-# each gets an equal share beforehand. On a busy machine that takes half as long again: docs/decisions/0021.
-THREADING = {"session.intra_op.spin_duration_us": "100", "session.dynamic_block_base": "4"}
+# each gets an equal share beforehand: docs/decisions/0021.
+THREADING = {"session.intra_op.allow_spinning": "0", "session.dynamic_block_base": "4"}
 POLL_S = 0.1  # how long Ctrl-C may wait on Windows, where no signal ends a wait
 
 
