@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from .errors import CancelledError, GraphError, MutoscopeError, OutOfMemoryError
+from .errors import BackendUnavailableError, CancelledError, GraphError, MutoscopeError, OutOfMemoryError
 from .machine import cpu_flags, usable_cores
 from .onnx_file import read_onnx_file
 from .session import Backend, Binding, Feeds, Host, Session, SessionOptions, Shapes, Tensor, check_feeds
@@ -33,7 +33,8 @@ class OpenVinoCpu(Backend):
     preferred_precision = "bf16-cpu"
 
     def unavailable_because(self) -> str | None:
-        if find_spec("openvino") is None:
+        found = find_spec("openvino")
+        if found is None or found.origin is None:  # the last of a folder whose files are gone
             return "openvino is not installed; install it with: pip install 'mutoscope[openvino]'"
         return None
 
@@ -233,13 +234,22 @@ def translated(error: Exception, doing: str) -> MutoscopeError:
 @cache
 def library() -> Any:
     """OpenVINO, without telemetry: importing it would send an event to its makers and leave an id in the user's home,
-    unless its telemetry is missing. To be called in place of importing it."""
+    unless its telemetry is missing. To be called in place of importing it.
+
+    Raises:
+        BackendUnavailableError: it does not load.
+    """
     telemetry = "openvino_telemetry"
     known = telemetry in sys.modules  # of a program that wants it
     if not known:
         sys.modules[telemetry] = None  # type: ignore[assignment]  # importing it fails then
     try:
         import openvino
+    except (ImportError, OSError) as error:
+        cause = str(error).partition("\n")[0]
+        raise BackendUnavailableError(
+            f"openvino does not load ({cause}); run: pip install --force-reinstall 'mutoscope[openvino]'"
+        ) from error
     finally:
         if not known:
             del sys.modules[telemetry]
