@@ -221,6 +221,10 @@ def translated(error: Exception, doing: str) -> MutoscopeError:
         line.strip() for line in text.splitlines() if not line.startswith(("Exception from", "Check ", "FrontEnd"))
     ]
     message = " ".join(filter(None, lines))[:_LONGEST_MESSAGE] or type(error).__name__
+    if isinstance(error, ImportError):
+        return BackendUnavailableError(
+            f"openvino is damaged ({message}); mend it with: pip install --force-reinstall 'mutoscope[openvino]'"
+        )
     if "was canceled" in text:
         return CancelledError("the run was cancelled")
     if isinstance(error, MemoryError) or "bad_alloc" in text or "allocate" in text:
@@ -234,22 +238,13 @@ def translated(error: Exception, doing: str) -> MutoscopeError:
 @cache
 def library() -> Any:
     """OpenVINO, without telemetry: importing it would send an event to its makers and leave an id in the user's home,
-    unless its telemetry is missing. To be called in place of importing it.
-
-    Raises:
-        BackendUnavailableError: it does not load.
-    """
+    unless its telemetry is missing. To be called in place of importing it."""
     telemetry = "openvino_telemetry"
     known = telemetry in sys.modules  # of a program that wants it
     if not known:
         sys.modules[telemetry] = None  # type: ignore[assignment]  # importing it fails then
     try:
         import openvino
-    except (ImportError, OSError) as error:
-        cause = str(error).partition("\n")[0]
-        raise BackendUnavailableError(
-            f"openvino does not load ({cause}); run: pip install --force-reinstall 'mutoscope[openvino]'"
-        ) from error
     finally:
         if not known:
             del sys.modules[telemetry]

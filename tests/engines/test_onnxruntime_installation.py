@@ -163,12 +163,20 @@ def test_one_that_only_has_the_name_beside_the_build_for_gpus_is_not_two(run) ->
     assert (done.returncode, done.stderr) == (0, "")
 
 
-def test_an_openvino_without_its_files_is_one_that_is_not_installed(run) -> None:
-    def emptied_openvino(site: Path) -> None:
+@pytest.mark.parametrize(
+    ("content", "told"),
+    [(None, "openvino is not installed"), ("import a_file_that_is_gone", "openvino is damaged (No module named")],
+)
+def test_an_openvino_without_its_files_is_told_in_one_line(run, content: str | None, told: str) -> None:
+    def damaged_openvino(site: Path) -> None:
         (site / FOLDER).symlink_to(INSTALLED / FOLDER)
         (site / "openvino").unlink(missing_ok=True)
         (site / "openvino").mkdir()
+        if content is not None:
+            (site / "openvino" / "__init__.py").write_text(content)
 
-    done = run(emptied_openvino, "-m", "mutoscope", "generate", PROMPT, "--backend", "openvino", "--explain")
+    done = run(
+        damaged_openvino, "-m", "mutoscope", "generate", PROMPT, "--backend", "openvino", "-o", "x.npy", "--quiet"
+    )
     assert done.returncode == mutoscope.BackendUnavailableError.exit_code
-    assert done.stderr.count("\n") == 1 and "openvino is not installed" in done.stderr
+    assert done.stderr.count("\n") == 1 and told in done.stderr
