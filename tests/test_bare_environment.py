@@ -89,19 +89,3 @@ def test_a_video_is_made_without_the_network_and_nothing_else_is_left(bare_insta
     found = watch([str(bare_installation), "-m", "mutoscope", "generate", prompt, "-o", "red.mp4"], tmp_path)
     assert (found.reached, found.left) == ([], ["here/red.mp4"])
     assert (tmp_path / "here/red.mp4").stat().st_size > 1000
-
-
-def test_a_program_frozen_with_pyinstaller_carries_the_bundle_and_makes_a_video(
-    bare_python: Run, tmp_path: Path
-) -> None:
-    """The last here, because PyInstaller is no dependency. It finds our hook by its entry point."""
-    bare_python("-m", "pip", "install", "--quiet", "pyinstaller")
-    (tmp_path / "app.py").write_text("import sys\nfrom mutoscope.cli import main\nsys.exit(main())\n")
-    folders = [f"--{name}path={tmp_path / name}" for name in ("dist", "work", "spec")]
-    bare_python("-m", "PyInstaller", "--log-level", "WARN", *folders, str(tmp_path / "app.py"))
-    request = ["a red circle moving right on a black background", "--num-frames", "5", "--num-inference-steps", "1"]
-    environment = {"HOME": str(tmp_path), "PATH": os.defpath}  # nothing of this Python's own
-    subprocess.run(
-        [tmp_path / "dist/app/app", "generate", *request, "-o", "out.npy"], cwd=tmp_path, env=environment, check=True
-    )
-    assert (tmp_path / "out.npy").stat().st_size == 5 * 96 * 96 * 3 + 128

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from importlib import import_module
+from pathlib import Path
 
 from .errors import BackendUnavailableError
-from .session import Backend
+from .onnxruntime_installation import unusable_because
+from .session import Backend, Session, SessionOptions
 
 AUTO = "auto"
 JOINED_BY = "+"  # between the names of backends to choose from
@@ -18,6 +20,26 @@ BACKENDS = {
     "openvino": "mutoscope_engines.openvino_cpu:OpenVinoCpu",
     "onnxruntime": "mutoscope_engines.onnxruntime_cpu:OnnxRuntimeCpu",
 }
+NEED_ONNXRUNTIME = ("onnxruntime-cuda", "onnxruntime")  # as soon as they are imported
+
+
+class UnusableBackend(Backend):
+    """Stands for a backend whose library is not there, or is damaged."""
+
+    def __init__(self, name: str, reason: str) -> None:
+        self.name, self._reason = name, reason
+
+    def unavailable_because(self) -> str:
+        return self._reason
+
+    def version(self) -> str:
+        return "none"
+
+    def supports(self, precision: str) -> bool:
+        return False
+
+    def open(self, graph: Path, options: SessionOptions) -> Session:
+        raise BackendUnavailableError(f"{self.name}: {self._reason}")
 
 
 def load_backend(name: str) -> Backend:
@@ -28,6 +50,8 @@ def load_backend(name: str) -> Backend:
     """
     _refuse_unknown([name])
     module, _, attribute = BACKENDS[name].partition(":")
+    if name in NEED_ONNXRUNTIME and (reason := unusable_because(module)):
+        return UnusableBackend(name, reason)
     backend: Backend = getattr(import_module(module), attribute)()
     return backend
 

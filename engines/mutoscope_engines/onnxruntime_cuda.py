@@ -44,8 +44,8 @@ class OnnxRuntimeCuda(Backend):
     def unavailable_because(self) -> str | None:
         if PROVIDER not in ort.get_available_providers():
             return (
-                "this onnxruntime has no CUDA provider; replace it with: "
-                "pip uninstall onnxruntime && pip install 'onnxruntime-gpu[cuda,cudnn]'"
+                "the installed onnxruntime is the build for CPUs; where Mutoscope's source is, run: "
+                "pip uninstall -y onnxruntime && pip install '.[cuda]' ./distributions/onnxruntime_gpu"
             )
         return cuda_unavailable_because()
 

@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from .cpu_class import CpuClass, cpu_class
-from .errors import CancelledError, GraphError, MutoscopeError, OutOfMemoryError
+from .errors import BackendUnavailableError, CancelledError, GraphError, MutoscopeError, OutOfMemoryError
 from .machine import usable_cores
 from .onnx_file import read_onnx_file
 from .session import Backend, Binding, Feeds, Host, Session, SessionOptions, Shapes, Tensor, check_feeds
@@ -45,7 +45,8 @@ class OpenVinoCpu(Backend):
         return FASTEST.get(cpu_class())
 
     def unavailable_because(self) -> str | None:
-        if find_spec("openvino") is None:
+        found = find_spec("openvino")
+        if found is None or found.origin is None:  # the last of a folder whose files are gone
             return "openvino is not installed; install it with: pip install 'mutoscope[openvino]'"
         return None
 
@@ -231,6 +232,10 @@ def translated(error: Exception, doing: str) -> MutoscopeError:
         line.strip() for line in text.splitlines() if not line.startswith(("Exception from", "Check ", "FrontEnd"))
     ]
     message = " ".join(filter(None, lines))[:_LONGEST_MESSAGE] or type(error).__name__
+    if isinstance(error, ImportError):
+        return BackendUnavailableError(
+            f"openvino is damaged ({message}); mend it with: pip install --force-reinstall 'mutoscope[openvino]'"
+        )
     if "was canceled" in text:
         return CancelledError("the run was cancelled")
     if isinstance(error, MemoryError) or "bad_alloc" in text or "allocate" in text:

@@ -32,6 +32,7 @@ from mutoscope.bundle import (
 from mutoscope.errors import RequestError
 from mutoscope.schedule import ScheduleError, build_schedule, from_diffusers
 from mutoscope.version import __version__
+from mutoscope_engines.backends import choose_backend
 
 from .calibration import CalibrationOptions
 from .checkpoint import OVERRIDES, UNKNOWN, Checkpoint, open_checkpoint
@@ -95,10 +96,12 @@ def export_checkpoint(
         on_progress: told the stage that begins.
 
     Raises:
+        BackendUnavailableError: ONNX Runtime, through which graphs are compared, is not there or damaged.
         ExportError: the checkpoint is refused, a graph differs from its network, or the disk is full.
         RequestError: a precision or destination that cannot be served.
     """
     say = on_progress or (lambda stage: None)
+    choose_backend("onnxruntime", ["fp32"])  # every graph is compared through it
     with new_bundle(Path(destination), overwrite=overwrite) as folder:
         say("open checkpoint")
         opened = open_checkpoint(checkpoint)

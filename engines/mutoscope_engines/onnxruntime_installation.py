@@ -1,0 +1,52 @@
+"""What is wrong with the installed ONNX Runtime, and how to mend it. Importing this imports none of it."""
+
+from __future__ import annotations
+
+from importlib import import_module
+from importlib.metadata import Distribution, PackageNotFoundError, distribution
+from pathlib import PurePosixPath
+
+FOLDER = "onnxruntime"  # every build is installed into this one
+BUILDS = (
+    "onnxruntime", "onnxruntime-gpu", "onnxruntime-openvino", "onnxruntime-directml", "onnxruntime-migraphx",
+    "onnxruntime-rocm", "onnxruntime-training", "onnxruntime-trt-rtx", "onnxruntime-webgpu", "onnxruntime-cann",
+)  # fmt: skip
+
+
+def unusable_because(module: str) -> str | None:
+    """Why a `module` that imports ONNX Runtime must not or cannot be imported, with the next step; `None` when it can.
+
+    Two builds over each other are refused, because neither of them runs: pip mixes their files by the order in which
+    it wrote them, and removing one takes files from the other.
+    """
+    builds = _installed_builds()
+    folders = [build.locate_file("") for build in builds]
+    mixed = [build for build, folder in zip(builds, folders, strict=True) if folders.count(folder) > 1]
+    if mixed:
+        return (
+            f"{' and '.join(f'{build.name} {build.version}' for build in mixed)} are installed over each other; run: "
+            f"pip uninstall -y {' '.join(build.name for build in mixed)}, then install Mutoscope again "
+            "(docs/gpu.md says how for NVIDIA GPUs)"
+        )
+    try:
+        import_module(module)
+    except (ImportError, OSError, AttributeError) as error:  # the last where some of its files are missing
+        if not builds:
+            return "onnxruntime is not installed; run: pip install onnxruntime"
+        build = f"{builds[0].name}=={builds[0].version}"
+        cause = str(error).partition("\n")[0]
+        return f"{build} is damaged ({cause}); run: pip install --force-reinstall --no-deps {build}"
+    return None
+
+
+def _installed_builds() -> list[Distribution]:
+    """Those that put files into the folder, which the one in `distributions/` of the name `onnxruntime` does not."""
+    found = []
+    for name in BUILDS:
+        try:
+            build = distribution(name)
+        except PackageNotFoundError:
+            continue
+        if any(PurePosixPath(file).parts[0] == FOLDER for file in build.files or []):
+            found.append(build)
+    return found
