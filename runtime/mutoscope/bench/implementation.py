@@ -8,6 +8,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, replace
+from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import RequestError
+from ..frame_rates import parse_frame_rate
 from ..plan import Plan
 from .measuring import Run
 
@@ -42,7 +44,14 @@ class Work:
 
     def planned(self) -> Plan:
         """The plan again, for what takes one, such as the writer of videos."""
-        return msgspec.convert(self.plan, Plan)
+        return msgspec.convert(self.plan, Plan, dec_hook=_frame_rate)
+
+
+def _frame_rate(kind: type, value: Any) -> Any:
+    """The only type of a plan that JSON lacks."""
+    if kind is Fraction:
+        return parse_frame_rate(value)
+    raise NotImplementedError(f"a plan has no {kind}")
 
 
 @dataclass(frozen=True)
