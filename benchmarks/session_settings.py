@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from mutoscope.bench.measuring import Answer, MeasurementError, PeakMemory, Run, measure_once, serve
+from mutoscope.bench.measuring import Answer, MeasurementError, PeakMemory, Run, Worker, measure_once, serve
 from mutoscope.bundle import Bundle
 from mutoscope_engines.backends import load_backend
 from mutoscope_engines.onnx_file import read_onnx_file
@@ -176,6 +176,21 @@ def measure(graph: dict[str, Any], setting: str, threads: int, rounds: int) -> A
     return row | summary(first, answers) | {"rss_after_bytes": answers[-1]["rss_bytes"]}
 
 
+def measure_in_turn(graph: dict[str, Any], settings: list[str], threads: int, rounds: int) -> list[Answer]:
+    """A row for each setting, whose processes run one after the other, round by round: a machine whose speed changes
+    slows all alike."""
+    workers = {name: Worker(__spec__.name, graph | {"setting": name, "threads": threads}) for name in settings}
+    answers: dict[str, list[Answer]] = {name: [] for name in settings}
+    for _ in range(rounds):
+        for name, worker in workers.items():
+            answers[name].append(worker.run())
+    for worker in workers.values():
+        worker.close()
+    return [
+        {"graph": graph["name"], "setting": name} | summary(workers[name].first, answers[name]) for name in settings
+    ]
+
+
 def main() -> None:
     parser = arguments(__doc__, default_rounds=2)
     parser.add_argument(
@@ -183,6 +198,9 @@ def main() -> None:
         help=f"{'; '.join(SETTINGS)} (default: all)",
     )  # fmt: skip
     parser.add_argument("--busy", type=int, default=0, metavar="PROCESSES", help="other programs that want a core each")
+    parser.add_argument(
+        "--in-turn", action="store_true", help="run the settings in turn; all that are named load at once"
+    )
     given = parser.parse_args()
     if given.worker:
         return serve(partial(write_optimized if given.worker.get("write") else load_session, given.worker))
@@ -198,11 +216,14 @@ def main() -> None:
             rows.append({"graph": "builtin", "note": f"not measured: no {given.bundle.name}"})
         with busy(given.busy):
             for graph in graphs:
+                if given.in_turn:
+                    rows += measure_in_turn(graph, given.setting, given.threads, rounds)
+                    continue
                 for setting in given.setting:
                     if SETTINGS[setting] != {"attributes": {"intra_op_num_threads": given.threads}}:  # the default
                         rows.append(measure(graph, setting, given.threads, rounds))
     facts = {"threads": given.threads, "quick": given.quick, "rounds": rounds, "sizes": sizes, "model": model}
-    write_result(given.output, rows, busy=given.busy, **facts)
+    write_result(given.output, rows, busy=given.busy, in_turn=given.in_turn, **facts)
 
 
 if __name__ == "__main__":
