@@ -120,10 +120,10 @@ class DeviceBinding(Binding):
 
     def run(self, feeds: Feeds) -> dict[str, Tensor]:
         session = self._session
-        session.refuse_if_closed()
-        fed = {name: self._readable(value) for name, value in feeds.items()}
-        check_feeds(session.inputs, fed, self._slot.shapes if self._slot else None)
         with session.device.turn():
+            session.refuse_if_closed()  # in the turn: another thread may have closed it while this one waited
+            fed = {name: self._readable(value) for name, value in feeds.items()}
+            check_feeds(session.inputs, fed, self._slot.shapes if self._slot else None)
             shapes = {name: tuple(value.shape) for name, value in fed.items()}
             slot = self._slot or session.take_slot(shapes, self._places)
             for name, value in fed.items():
