@@ -104,11 +104,16 @@ class DeviceSession(Session):
             raise RuntimeError("this session is closed; open the graph again to run it")
 
     def close(self) -> None:
-        if not self._closed:
-            self.device.synchronize()
+        if self._closed:
+            return
+        self._closed = True
+        try:
+            self.device.synchronize()  # the idle memory may still be in use
             with self.device.turn():
-                self._closed, self._idle = True, None
-                self.device.leave()
+                self._idle = None
+        finally:  # after a fault of the device too
+            self._idle = None
+            self.device.leave()
 
 
 class DeviceBinding(Binding):

@@ -80,9 +80,11 @@ class OnnxRuntimeCudaSession(DeviceSession):
         return OnnxRuntimeSlot(self, shapes, places, next(self._slots) if self._replays else NO_GRAPH)
 
     def close(self) -> None:
-        super().close()
-        self.thread.end()
-        self.library = None
+        try:
+            super().close()
+        finally:
+            self.thread.end()
+            self.library = None
 
 
 class OnnxRuntimeSlot(Slot):

@@ -113,12 +113,16 @@ class TensorRtSession(DeviceSession):
         return TensorRtSlot(self, self.engine.create_execution_context(self._config), shapes, places)
 
     def close(self) -> None:
-        if not self._closed and self._compiled is not None and self._kernels is not None:
-            with self.device.turn():  # the library asks the current device
-                compiled = bytes(self._compiled.serialize())
-            self._kernels.store(compiled)
-        super().close()
-        self.engine = self._config = self._compiled = self._runtime = None
+        try:
+            if not self._closed and self._compiled is not None and self._kernels is not None:
+                with self.device.turn():  # the library asks the current device
+                    compiled = bytes(self._compiled.serialize())
+                self._kernels.store(compiled)
+        finally:
+            try:
+                super().close()
+            finally:
+                self.engine = self._config = self._compiled = self._runtime = None
 
 
 class TensorRtSlot(Slot):

@@ -1,5 +1,6 @@
 """ONNX Runtime's CUDA provider, pretended: what it does in silence, and what it must be asked."""
 
+import gc
 import subprocess
 import sys
 import threading
@@ -10,7 +11,7 @@ import numpy as np
 import onnxruntime
 import pytest
 from mutoscope_engines import onnxruntime_cuda
-from mutoscope_engines.errors import BackendUnavailableError, OutOfMemoryError
+from mutoscope_engines.errors import BackendUnavailableError, GraphError, OutOfMemoryError
 from mutoscope_engines.session import SessionOptions
 
 from tests.engines.host_device import HostDevice
@@ -135,6 +136,20 @@ def test_a_graph_runs_when_the_main_thread_has_ended(sum_and_product: Path, when
     root = Path(__file__).parents[2]
     done = subprocess.run(command, cwd=root, capture_output=True, text=True, timeout=60)
     assert (done.stdout, done.stderr, done.returncode) == ("[[2.0, 2.0]]\n" * 6, "", 0)
+
+
+def test_closing_after_a_fault_of_the_gpu_tells_it_and_frees_everything(sum_and_product, monkeypatch) -> None:
+    backend = onnxruntime_on_host(monkeypatch)
+    session = backend.open(sum_and_product, SessionOptions())
+    session.run(dict.fromkeys("ab", np.ones((2, 2), np.float32)))
+    backend.device.fault = "an illegal address"
+    with pytest.raises(GraphError, match="an illegal address"):
+        session.close()
+    session.close()  # which is done
+    with pytest.raises(RuntimeError, match="the thread has ended"):
+        session.thread.run(int)
+    gc.collect()
+    assert (session.library, backend.device.sessions, backend.device.used) == (None, 0, 0)
 
 
 def test_a_run_that_waited_for_its_turn_while_the_session_was_closed_says_so(session) -> None:
