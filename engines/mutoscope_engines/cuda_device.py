@@ -113,14 +113,15 @@ class CudaDevice(Device):
 
     @contextmanager
     def turn(self) -> Iterator[None]:
-        with super().turn():
-            self._turns += 1
-            try:
-                yield
-            finally:
-                self._turns -= 1
-                if not self._turns:
-                    self._dropped.clear()
+        try:
+            with super().turn():
+                self._turns += 1
+                try:
+                    yield
+                finally:
+                    self._turns -= 1
+        finally:
+            self._free_dropped()
 
     def allocate(self, size: int) -> Memory:
         with self.turn(), _translated(f"allocating {size} bytes"):
@@ -130,10 +131,15 @@ class CudaDevice(Device):
     def _give_back(self, buffer: Any) -> None:
         """Frees a buffer, which is work of the stream: now, or after the turn that goes on, which may be a capture."""
         self._dropped.append(buffer)
-        if self._turn.acquire(blocking=False):
+        self._free_dropped()
+
+    def _free_dropped(self) -> None:
+        """Again until none is left: another thread can drop one just before the lock is released, and not get it."""
+        while self._dropped and self._turn.acquire(blocking=False):
             try:
-                if not self._turns:
-                    self._dropped.clear()
+                if self._turns:
+                    return
+                self._dropped.clear()
             finally:
                 self._turn.release()
 

@@ -314,6 +314,27 @@ def test_memory_that_is_dropped_between_turns_is_freed_at_once(device: CudaDevic
     assert live("allocations") == 0
 
 
+def test_memory_that_another_thread_drops_just_before_a_turn_is_over_is_freed_at_once(device: CudaDevice) -> None:
+    tensors = [up(device, 1)]
+    lock = device._turn
+
+    class Lock:
+        acquire, __enter__ = lock.acquire, lock.__enter__
+
+        def release(self, *_: object) -> None:
+            thread = threading.Thread(target=tensors.clear)
+            thread.start()
+            thread.join()
+            lock.release()
+
+        __exit__ = release
+
+    device._turn = Lock()  # type: ignore[assignment]
+    with device.turn():
+        pass
+    assert live("allocations") == 0
+
+
 def test_memory_that_was_dropped_in_a_turn_is_there_for_the_next_allocation_in_it(device: CudaDevice) -> None:
     with device.turn():
         tensor = up(device, 1)
