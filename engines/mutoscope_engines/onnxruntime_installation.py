@@ -11,6 +11,7 @@ BUILDS = (
     "onnxruntime", "onnxruntime-gpu", "onnxruntime-openvino", "onnxruntime-directml", "onnxruntime-migraphx",
     "onnxruntime-rocm", "onnxruntime-training", "onnxruntime-trt-rtx", "onnxruntime-webgpu", "onnxruntime-cann",
 )  # fmt: skip
+DAMAGED = (ImportError, OSError, AttributeError)  # what importing it raises where files of it are missing or broken
 
 
 def unusable_because(module: str) -> str | None:
@@ -30,7 +31,7 @@ def unusable_because(module: str) -> str | None:
         )
     try:
         import_module(module)
-    except (ImportError, OSError, AttributeError) as error:  # the last where some of its files are missing
+    except DAMAGED as error:
         if not builds:
             return "onnxruntime is not installed; run: pip install onnxruntime"
         build = f"{builds[0].name}=={builds[0].version}"
