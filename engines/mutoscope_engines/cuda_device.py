@@ -35,15 +35,15 @@ def cuda_unavailable_because() -> str | None:
     try:
         driver = ctypes.CDLL("nvcuda.dll" if sys.platform == "win32" else "libcuda.so.1")
     except OSError:
-        return "there is no NVIDIA driver; install one, or choose the backend onnxruntime"
+        return "there is no NVIDIA driver; install one"
     version, count = ctypes.c_int(), ctypes.c_int()
     if driver.cuDriverGetVersion(ctypes.byref(version)) == 0 and version.value < LEAST_CUDA:
         return (
             f"the NVIDIA driver is for CUDA {version.value // 1000}.{version.value % 1000 // 10}; update it to "
-            f"{LEAST_DRIVER} or newer, which is for CUDA {LEAST_CUDA // 1000}, or choose the backend onnxruntime"
+            f"{LEAST_DRIVER} or newer, which is for CUDA {LEAST_CUDA // 1000}"
         )
     if driver.cuInit(0) != 0 or driver.cuDeviceGetCount(ctypes.byref(count)) != 0 or not count.value:
-        return "the NVIDIA driver finds no GPU; see what `nvidia-smi` says, or choose the backend onnxruntime"
+        return "the NVIDIA driver finds no GPU; see what `nvidia-smi` says"
     return None
 
 
