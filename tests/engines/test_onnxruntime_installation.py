@@ -99,6 +99,10 @@ def said(damage: Damage) -> tuple[str, ...]:
     """The cause and the next step that belong to it."""
     return {
         absent: ("onnxruntime is not installed", "pip install onnxruntime"),
+        stand_in: (
+            "onnxruntime-gpu is not installed",
+            "pip install --force-reinstall --no-deps onnxruntime-gpu",
+        ),
         emptied: (
             f"onnxruntime=={VERSION} is damaged",
             f"pip install --force-reinstall --no-deps onnxruntime=={VERSION}",
@@ -113,7 +117,13 @@ def said(damage: Damage) -> tuple[str, ...]:
     }[damage]
 
 
-DAMAGES = [absent, emptied, cut_short, doubled, unloadable, half_removed]
+def stand_in(site: Path) -> None:
+    """`distributions/onnxruntime_gpu` without the build for GPUs, as removing that leaves it: it has the name of the
+    build for CPUs and no file of its own. pip takes onnxruntime for installed."""
+    record(site, "onnxruntime", "1.31.1+gpu", "onnxruntime-1.31.1+gpu.dist-info/METADATA")
+
+
+DAMAGES = [absent, stand_in, emptied, cut_short, doubled, unloadable, half_removed]
 damages = pytest.mark.parametrize("damage", DAMAGES, ids=lambda damage: damage.__name__)
 
 
@@ -171,7 +181,7 @@ def test_one_that_only_has_the_name_beside_the_build_for_gpus_is_not_two(run) ->
 
     def named(site: Path) -> None:
         (site / FOLDER).symlink_to(INSTALLED / FOLDER)
-        record(site, "onnxruntime", "1.31.1+gpu", "onnxruntime-1.31.1+gpu.dist-info/METADATA")
+        stand_in(site)
         record(site, "onnxruntime-gpu", "1.31.1", f"{FOLDER}/__init__.py")
 
     video = "x.npy"
