@@ -14,7 +14,7 @@ from importlib.util import find_spec
 from typing import Any
 
 from .device import Device, DeviceTensor, Memory, host_dtype
-from .errors import BackendUnavailableError, GraphError, OutOfMemoryError, ShapeError
+from .errors import TAKE_LESS_MEMORY, BackendUnavailableError, GraphError, OutOfMemoryError, ShapeError
 from .session import Host
 
 INSTALL = "install cuda-core with: pip install 'cuda-core>=1.2' 'cuda-bindings>=13,<14'"
@@ -256,8 +256,7 @@ def _translated(doing: str) -> Iterator[None]:
             raise
         if "OUT_OF_MEMORY" in str(error):
             raise OutOfMemoryError(
-                f"out of GPU memory while {doing}: {error}; lower memory_limit, ask for a smaller height, width or "
-                "num_frames, or close other programs"
+                f"out of GPU memory while {doing}: {error}; lower memory_limit, {TAKE_LESS_MEMORY}"
             ) from error
         raise GraphError(
             f"the GPU failed while {doing}: {error}; start the program again, and if it fails again, see what "
