@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from importlib import import_module
 from pathlib import Path
 
@@ -92,7 +93,7 @@ def choose_backend(
     Returns: the backend, the precision, and for each that could run here but for what it lacks, what that is.
 
     Raises:
-        BackendUnavailableError: there is none; says for each why not.
+        BackendUnavailableError: there is none; says for each why not, and which other backend can run here.
     """
     refusals: list[str] = []
     lacks: list[str] = []
@@ -115,6 +116,9 @@ def choose_backend(
         refusals.append(f"{backend.name}: {reason}")
     if slower:
         return slower[0]
+    if name != AUTO:
+        with suppress(BackendUnavailableError):
+            refusals.append(f"or choose the backend {choose_backend(AUTO, precisions, lacking)[0].name}")
     raise BackendUnavailableError("no backend can run this here; tried " + "; ".join(refusals))
 
 

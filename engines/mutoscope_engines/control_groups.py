@@ -40,8 +40,11 @@ def _groups(controller: str, proc: Path) -> Iterator[Path]:
     memberships = dict(_memberships(proc))
     for line in _read(proc / "mountinfo").splitlines():
         mount, _, file_system = line.partition(" - ")
-        _, _, _, root, mount_point, *_ = map(_unescaped, mount.split(" "))
-        kind, _, options = file_system.split(" ", 2)
+        try:
+            _, _, _, root, mount_point, *_ = map(_unescaped, mount.split(" "))
+            kind, _, options = file_system.split(" ", 2)
+        except ValueError:  # not a form that the kernel documents: some sandboxes write their own
+            continue
         if kind == "cgroup2":
             own = memberships.get("")
         elif kind == "cgroup" and controller in options.split(","):
@@ -57,8 +60,10 @@ def _groups(controller: str, proc: Path) -> Iterator[Path]:
 def _memberships(proc: Path) -> Iterator[tuple[str, PurePosixPath]]:
     """The process's group by controller; that of version 2, which is the same for all, by ""."""
     for line in _read(proc / "cgroup").splitlines():
-        _, controllers, group = line.split(":", 2)
-        yield from ((controller, PurePosixPath(group)) for controller in controllers.split(","))
+        _, *rest = line.split(":", 2)
+        if len(rest) == 2:
+            controllers, group = rest
+            yield from ((controller, PurePosixPath(group)) for controller in controllers.split(","))
 
 
 def _unescaped(text: str) -> str:

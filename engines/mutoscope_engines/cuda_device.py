@@ -14,7 +14,7 @@ from importlib.util import find_spec
 from typing import Any
 
 from .device import Device, DeviceTensor, Memory, host_dtype
-from .errors import BackendUnavailableError, GraphError, OutOfMemoryError, ShapeError
+from .errors import TAKE_LESS_MEMORY, BackendUnavailableError, GraphError, OutOfMemoryError, ShapeError
 from .session import Host
 
 INSTALL = "install cuda-core with: pip install 'cuda-core>=1.2' 'cuda-bindings>=13,<14'"
@@ -35,15 +35,15 @@ def cuda_unavailable_because() -> str | None:
     try:
         driver = ctypes.CDLL("nvcuda.dll" if sys.platform == "win32" else "libcuda.so.1")
     except OSError:
-        return "there is no NVIDIA driver; install one, or choose the backend onnxruntime"
+        return "there is no NVIDIA driver; install one"
     version, count = ctypes.c_int(), ctypes.c_int()
     if driver.cuDriverGetVersion(ctypes.byref(version)) == 0 and version.value < LEAST_CUDA:
         return (
             f"the NVIDIA driver is for CUDA {version.value // 1000}.{version.value % 1000 // 10}; update it to "
-            f"{LEAST_DRIVER} or newer, which is for CUDA {LEAST_CUDA // 1000}, or choose the backend onnxruntime"
+            f"{LEAST_DRIVER} or newer, which is for CUDA {LEAST_CUDA // 1000}"
         )
     if driver.cuInit(0) != 0 or driver.cuDeviceGetCount(ctypes.byref(count)) != 0 or not count.value:
-        return "the NVIDIA driver finds no GPU; see what `nvidia-smi` says, or choose the backend onnxruntime"
+        return "the NVIDIA driver finds no GPU; see what `nvidia-smi` says"
     return None
 
 
@@ -113,14 +113,15 @@ class CudaDevice(Device):
 
     @contextmanager
     def turn(self) -> Iterator[None]:
-        with super().turn():
-            self._turns += 1
-            try:
-                yield
-            finally:
-                self._turns -= 1
-                if not self._turns:
-                    self._dropped.clear()
+        try:
+            with super().turn():
+                self._turns += 1
+                try:
+                    yield
+                finally:
+                    self._turns -= 1
+        finally:
+            self._free_dropped()
 
     def allocate(self, size: int) -> Memory:
         with self.turn(), _translated(f"allocating {size} bytes"):
@@ -130,10 +131,15 @@ class CudaDevice(Device):
     def _give_back(self, buffer: Any) -> None:
         """Frees a buffer, which is work of the stream: now, or after the turn that goes on, which may be a capture."""
         self._dropped.append(buffer)
-        if self._turn.acquire(blocking=False):
+        self._free_dropped()
+
+    def _free_dropped(self) -> None:
+        """Again until none is left: another thread can drop one just before the lock is released, and not get it."""
+        while self._dropped and self._turn.acquire(blocking=False):
             try:
-                if not self._turns:
-                    self._dropped.clear()
+                if self._turns:
+                    return
+                self._dropped.clear()
             finally:
                 self._turn.release()
 
@@ -250,8 +256,7 @@ def _translated(doing: str) -> Iterator[None]:
             raise
         if "OUT_OF_MEMORY" in str(error):
             raise OutOfMemoryError(
-                f"out of GPU memory while {doing}: {error}; lower memory_limit, ask for a smaller height, width or "
-                "num_frames, or close other programs"
+                f"out of GPU memory while {doing}: {error}; lower memory_limit, {TAKE_LESS_MEMORY}"
             ) from error
         raise GraphError(
             f"the GPU failed while {doing}: {error}; start the program again, and if it fails again, see what "

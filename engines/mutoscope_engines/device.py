@@ -135,13 +135,15 @@ class Device(ABC):
 
     def enter(self) -> None:
         """A session begins to use this device."""
-        self._sessions += 1
+        with self._turn:
+            self._sessions += 1
 
     def leave(self) -> None:
-        """A session has ended; the last one takes the scratch memory with it."""
-        self._sessions -= 1
-        if not self._sessions:
-            self._scratch, self._scratch_bytes = None, 0
+        """A session has ended; the last one takes the scratch memory with it. Can wait, so call it outside of turns."""
+        with self._turn:
+            self._sessions -= 1
+            if not self._sessions:
+                self._scratch, self._scratch_bytes = None, 0
 
 
 @dataclass(frozen=True)

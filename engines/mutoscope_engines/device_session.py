@@ -104,11 +104,16 @@ class DeviceSession(Session):
             raise RuntimeError("this session is closed; open the graph again to run it")
 
     def close(self) -> None:
-        if not self._closed:
-            self.device.synchronize()
+        if self._closed:
+            return
+        self._closed = True
+        try:
+            self.device.synchronize()  # the idle memory may still be in use
             with self.device.turn():
-                self._closed, self._idle = True, None
-                self.device.leave()
+                self._idle = None
+        finally:  # after a fault of the device too
+            self._idle = None
+            self.device.leave()
 
 
 class DeviceBinding(Binding):
@@ -120,10 +125,10 @@ class DeviceBinding(Binding):
 
     def run(self, feeds: Feeds) -> dict[str, Tensor]:
         session = self._session
-        session.refuse_if_closed()
-        fed = {name: self._readable(value) for name, value in feeds.items()}
-        check_feeds(session.inputs, fed, self._slot.shapes if self._slot else None)
         with session.device.turn():
+            session.refuse_if_closed()  # in the turn: another thread may have closed it while this one waited
+            fed = {name: self._readable(value) for name, value in feeds.items()}
+            check_feeds(session.inputs, fed, self._slot.shapes if self._slot else None)
             shapes = {name: tuple(value.shape) for name, value in fed.items()}
             slot = self._slot or session.take_slot(shapes, self._places)
             for name, value in fed.items():

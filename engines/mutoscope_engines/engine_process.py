@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from . import errors
+from .child_python import child_python
 from .engine_identity import EngineIdentity
 from .errors import EngineError, MutoscopeError, OutOfMemoryError
 from .telemetry import OPT_OUT
@@ -45,6 +46,7 @@ def compile_in_process(
     Raises:
         MutoscopeError: what `compile_engine` raises.
         EngineError: the compiler crashed.
+        BackendUnavailableError: this program is frozen, and can start no interpreter.
         OutOfMemoryError: the system killed it.
     """
     order = {
@@ -55,7 +57,7 @@ def compile_in_process(
     }
     with tempfile.TemporaryFile() as said, tempfile.TemporaryFile() as answer:
         process = subprocess.Popen(
-            [sys.executable, "-P", "-m", __name__],
+            child_python("-P", "-m", __name__),
             stdin=subprocess.PIPE,
             stdout=answer,
             stderr=said,

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import ClassVar
 
+TAKE_LESS_MEMORY = "ask for a smaller height, width or num_frames, or close other programs"
+
 
 class MutoscopeError(Exception):
     """Base of every error a user can meet. `exit_code` is what the command line returns for it."""

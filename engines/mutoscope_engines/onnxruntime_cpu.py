@@ -20,6 +20,7 @@ import numpy as np
 from .errors import CancelledError
 from .machine import usable_cores
 from .onnxruntime_library import DTYPES, open_session, ort, specs, translated
+from .own_thread import fulfil
 from .session import (
     Backend,
     Binding,
@@ -157,7 +158,7 @@ def _interruptibly(run: Callable[[], Any], run_options: Any) -> Any:
     if threading.current_thread() is not threading.main_thread():
         return run()
     pending: Future[Any] = Future()
-    thread = threading.Thread(target=_fulfil, args=(pending, run))
+    thread = threading.Thread(target=fulfil, args=(pending, run))
     try:
         thread.start()
     except RuntimeError:  # at exit, or beyond the system's limit of threads
@@ -171,13 +172,6 @@ def _interruptibly(run: Callable[[], Any], run_options: Any) -> Any:
     finally:
         thread.join()  # not before: interrupted in it, Python 3.11 takes a thread for ended that is not
     return pending.result()
-
-
-def _fulfil(pending: Future[Any], run: Callable[[], Any]) -> None:
-    try:
-        pending.set_result(run())
-    except BaseException as error:
-        pending.set_exception(error)
 
 
 def _ort_value(fed: Host | Tensor) -> Any:

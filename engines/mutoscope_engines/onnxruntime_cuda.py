@@ -6,9 +6,8 @@ Inputs and outputs lie on the device (IO binding), and its own CUDA graph replay
 from __future__ import annotations
 
 import sys
-from concurrent.futures import ThreadPoolExecutor, wait
 from contextlib import redirect_stdout
-from functools import cache
+from functools import cache, partial
 from itertools import count
 from pathlib import Path
 from typing import Any
@@ -18,6 +17,7 @@ from .device import Device, DeviceTensor
 from .device_session import DevicePlaces, DeviceSession, Slot
 from .onnx_file import ONNX_TYPES
 from .onnxruntime_library import open_session, ort, specs, translated
+from .own_thread import OwnThread
 from .session import Backend, Session, SessionOptions, Shapes
 
 PROVIDER = "CUDAExecutionProvider"
@@ -71,18 +71,20 @@ class OnnxRuntimeCudaSession(DeviceSession):
         settings = ort.SessionOptions()
         self.library: Any = open_session(graph, settings, providers(device, options), "GPU")
         super().__init__(device, specs(self.library.get_inputs()), specs(self.library.get_outputs()))
-        self._replays = options.cuda_graphs
         self._slots = count(1)
         # ONNX Runtime keeps a captured graph with the thread that ran it, so one thread runs them all.
-        self.thread = ThreadPoolExecutor(1, "mutoscope-onnxruntime")
+        self.thread = OwnThread("mutoscope-onnxruntime")
+        self._replays = options.cuda_graphs and self.thread.started
 
     def open_slot(self, shapes: Shapes, places: DevicePlaces) -> Slot:
         return OnnxRuntimeSlot(self, shapes, places, next(self._slots) if self._replays else NO_GRAPH)
 
     def close(self) -> None:
-        super().close()
-        self.thread.shutdown()
-        self.library = None
+        try:
+            super().close()
+        finally:
+            self.thread.end()
+            self.library = None
 
 
 class OnnxRuntimeSlot(Slot):
@@ -116,13 +118,10 @@ class OnnxRuntimeSlot(Slot):
         options = ort.RunOptions()
         options.add_run_config_entry("gpu_graph_id", str(graph_id))
         options.add_run_config_entry("disable_synchronize_execution_providers", "1")  # the stream keeps the order
-        run = self._thread.submit(self._session.run_with_iobinding, self._binding, options)
         try:
-            run.result()
+            self._thread.run(partial(self._session.run_with_iobinding, self._binding, options))
         except Exception as error:
             raise translated(error, "running a graph", "GPU") from error
-        finally:
-            wait([run])  # after Ctrl-C too: what follows must not become a part of what is captured
 
 
 class OrtMemory:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from importlib import import_module
 from importlib.metadata import Distribution, PackageNotFoundError, distribution
 from pathlib import PurePosixPath
@@ -11,6 +12,7 @@ BUILDS = (
     "onnxruntime", "onnxruntime-gpu", "onnxruntime-openvino", "onnxruntime-directml", "onnxruntime-migraphx",
     "onnxruntime-rocm", "onnxruntime-training", "onnxruntime-trt-rtx", "onnxruntime-webgpu", "onnxruntime-cann",
 )  # fmt: skip
+DAMAGED = (ImportError, OSError, AttributeError)  # what importing it raises where files of it are missing or broken
 
 
 def unusable_because(module: str) -> str | None:
@@ -19,7 +21,8 @@ def unusable_because(module: str) -> str | None:
     Two builds over each other are refused, because neither of them runs: pip mixes their files by the order in which
     it wrote them, and removing one takes files from the other.
     """
-    builds = _installed_builds()
+    found = _distributions()
+    builds = [each for each in found if _has_files(each)]
     folders = [build.locate_file("") for build in builds]
     mixed = [build for build, folder in zip(builds, folders, strict=True) if folders.count(folder) > 1]
     if mixed:
@@ -30,7 +33,12 @@ def unusable_because(module: str) -> str | None:
         )
     try:
         import_module(module)
-    except (ImportError, OSError, AttributeError) as error:  # the last where some of its files are missing
+    except DAMAGED as error:
+        if not builds and found:  # pip takes it for installed, and would not install it
+            return (
+                "onnxruntime-gpu is not installed, only the package that stands for it under the name onnxruntime; "
+                "run: pip install --force-reinstall --no-deps onnxruntime-gpu"
+            )
         if not builds:
             return "onnxruntime is not installed; run: pip install onnxruntime"
         build = f"{builds[0].name}=={builds[0].version}"
@@ -39,14 +47,15 @@ def unusable_because(module: str) -> str | None:
     return None
 
 
-def _installed_builds() -> list[Distribution]:
-    """Those that put files into the folder, which the one in `distributions/` of the name `onnxruntime` does not."""
+def _distributions() -> list[Distribution]:
+    """Every installed package of these names."""
     found = []
     for name in BUILDS:
-        try:
-            build = distribution(name)
-        except PackageNotFoundError:
-            continue
-        if any(PurePosixPath(file).parts[0] == FOLDER for file in build.files or []):
-            found.append(build)
+        with suppress(PackageNotFoundError):
+            found.append(distribution(name))
     return found
+
+
+def _has_files(build: Distribution) -> bool:
+    """Whether it installed files of ONNX Runtime. The package in `distributions/` did not: it only has the name."""
+    return any(PurePosixPath(file).parts[0] == FOLDER for file in build.files or [])

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from . import telemetry
-from .errors import BackendUnavailableError, GraphError, MutoscopeError, OutOfMemoryError
+from .errors import TAKE_LESS_MEMORY, BackendUnavailableError, GraphError, MutoscopeError, OutOfMemoryError
 from .session import TensorSpec
 
 ort = telemetry.onnxruntime()
@@ -71,10 +71,7 @@ def translated(error: Exception, doing: str, device: str) -> MutoscopeError:
     """What the library raised while `doing`, as one of this project's errors."""
     message = str(error).splitlines()[0] if str(error) else type(error).__name__
     if isinstance(error, MemoryError) or any(words in str(error) for words in OUT_OF_MEMORY):
-        return OutOfMemoryError(
-            f"out of memory while {doing} on the {device}: {message}; "
-            "ask for a smaller height, width or num_frames, or close other programs"
-        )
+        return OutOfMemoryError(f"out of memory while {doing} on the {device}: {message}; {TAKE_LESS_MEMORY}")
     if "graph capture" in message:
         return BackendUnavailableError(f"ONNX Runtime cannot capture this graph: {message}; set cuda_graphs to off")
     if isinstance(error, ort.capi.onnxruntime_pybind11_state.NotImplemented):

@@ -17,7 +17,14 @@ from typing import Any
 import numpy as np
 
 from .cpu_class import CpuClass, cpu_class
-from .errors import BackendUnavailableError, CancelledError, GraphError, MutoscopeError, OutOfMemoryError
+from .errors import (
+    TAKE_LESS_MEMORY,
+    BackendUnavailableError,
+    CancelledError,
+    GraphError,
+    MutoscopeError,
+    OutOfMemoryError,
+)
 from .machine import usable_cores
 from .onnx_file import read_onnx_file
 from .session import Backend, Binding, Feeds, Host, Session, SessionOptions, Shapes, Tensor, check_feeds
@@ -240,10 +247,7 @@ def translated(error: Exception, doing: str) -> MutoscopeError:
     if "was canceled" in text:
         return CancelledError("the run was cancelled")
     if isinstance(error, MemoryError) or "bad_alloc" in text or "allocate" in text:
-        return OutOfMemoryError(
-            f"out of memory while {doing} with OpenVINO: {message}; "
-            "ask for a smaller height, width or num_frames, or close other programs"
-        )
+        return OutOfMemoryError(f"out of memory while {doing} with OpenVINO: {message}; {TAKE_LESS_MEMORY}")
     return GraphError(f"OpenVINO failed while {doing}: {message}; check with `mutoscope verify`, or export again")
 
 

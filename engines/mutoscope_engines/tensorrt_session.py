@@ -13,7 +13,15 @@ from typing import Any
 
 from .device import Device, DeviceTensor
 from .device_session import DevicePlaces, DeviceSession, Slot
-from .errors import BackendUnavailableError, EngineError, GraphError, MutoscopeError, OutOfMemoryError, ShapeError
+from .errors import (
+    TAKE_LESS_MEMORY,
+    BackendUnavailableError,
+    EngineError,
+    GraphError,
+    MutoscopeError,
+    OutOfMemoryError,
+    ShapeError,
+)
 from .kernel_cache import KernelCache
 from .session import Shapes, TensorSpec
 
@@ -113,12 +121,16 @@ class TensorRtSession(DeviceSession):
         return TensorRtSlot(self, self.engine.create_execution_context(self._config), shapes, places)
 
     def close(self) -> None:
-        if not self._closed and self._compiled is not None and self._kernels is not None:
-            with self.device.turn():  # the library asks the current device
-                compiled = bytes(self._compiled.serialize())
-            self._kernels.store(compiled)
-        super().close()
-        self.engine = self._config = self._compiled = self._runtime = None
+        try:
+            if not self._closed and self._compiled is not None and self._kernels is not None:
+                with self.device.turn():  # the library asks the current device
+                    compiled = bytes(self._compiled.serialize())
+                self._kernels.store(compiled)
+        finally:
+            try:
+                super().close()
+            finally:
+                self.engine = self._config = self._compiled = self._runtime = None
 
 
 class TensorRtSlot(Slot):
@@ -192,7 +204,7 @@ def _refusal(
     if "CUDA driver" in said:  # too old for the library's CUDA
         advice = "update the NVIDIA driver"
     if kind is OutOfMemoryError:
-        advice = "lower memory_limit, ask for a smaller height, width or num_frames, or close other programs"
+        advice = f"lower memory_limit, {TAKE_LESS_MEMORY}"
     return kind(f"the engine {what}: {said}; {advice}")
 
 

@@ -3,6 +3,7 @@
 from contextlib import suppress
 
 from mutoscope_engines import telemetry
+from mutoscope_engines.onnxruntime_installation import DAMAGED
 
-with suppress(ImportError):  # a broken installation is told where it is used
+with suppress(*DAMAGED):  # a broken installation is told where it is used
     telemetry.onnxruntime()  # before a pipeline of Diffusers imports it, with its telemetry

@@ -14,6 +14,7 @@ from typing import Any, TypeVar
 
 import numpy as np
 from mutoscope_engines.device import DeviceTensor
+from mutoscope_engines.errors import TAKE_LESS_MEMORY
 
 from .builtin import bundle_path
 from .bundle import Bundle
@@ -282,9 +283,7 @@ def _memory_errors_translated() -> Iterator[None]:
     try:
         yield
     except MemoryError as error:
-        raise OutOfMemoryError(
-            f"out of memory: {error}; ask for a smaller height, width or num_frames, or close other programs"
-        ) from error
+        raise OutOfMemoryError(f"out of memory: {error}; {TAKE_LESS_MEMORY}") from error
 
 
 def _build(kind: type[Parameters], values: dict[str, Any]) -> Parameters:

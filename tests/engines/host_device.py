@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 from mutoscope_engines.device import Device, DeviceTensor
-from mutoscope_engines.errors import OutOfMemoryError, ShapeError
+from mutoscope_engines.errors import GraphError, OutOfMemoryError, ShapeError
 
 POISON = 0xFF
 
@@ -46,6 +46,7 @@ class HostDevice(Device):
         self.log: list[str] = []
         self.captures = self.replays = self.sessions = 0
         self._captured: list[Callable[[], None]] | None = None
+        self.fault = ""  # every call of the driver gives it, as from a kernel that failed until the process ends
         self.current_in = 0  # the thread of which it was made the current device last
 
     @property
@@ -53,6 +54,7 @@ class HostDevice(Device):
         return self._captured is not None
 
     def make_current(self) -> None:
+        self._refuse_if_faulty()
         self.current_in = threading.get_ident()
 
     def allocate(self, size: int) -> HostMemory:
@@ -92,7 +94,12 @@ class HostDevice(Device):
         self.log.append(f"copy {size}")
         self.queue(lambda: ctypes.memmove(target, source, size) and None)
 
+    def _refuse_if_faulty(self) -> None:
+        if self.fault:
+            raise GraphError(self.fault)
+
     def synchronize(self) -> None:
+        self._refuse_if_faulty()
         self.log.append("synchronize")
 
     def enter(self) -> None:

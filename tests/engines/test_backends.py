@@ -110,11 +110,21 @@ def test_auto_says_why_each_was_refused(pretend) -> None:
         choose_backend("auto", ["fp8", "bf16"])
 
 
-def test_a_backend_asked_for_by_name_is_never_replaced_by_another(pretend) -> None:
-    pretend(first=("no GPU; plug one in", ("fp32",)), second=(None, ("fp32",)))
-    with pytest.raises(BackendUnavailableError, match="no GPU; plug one in") as refusal:
-        choose_backend("first", ["fp32"])
-    assert "second" not in str(refusal.value)
+@pytest.mark.parametrize("names", ["first", "first+other"])
+def test_a_backend_asked_for_by_name_is_not_replaced_but_one_that_can_run_is_told_once(pretend, names: str) -> None:
+    reason = "no GPU; plug one in"
+    pretend(first=(reason, ("fp32",)), other=(reason, ("fp32",)), second=(None, ("fp32",)), third=(None, ("fp32",)))
+    tried = "; ".join(f"{name}: {reason}" for name in names.split("+"))
+    with pytest.raises(BackendUnavailableError) as refusal:
+        choose_backend(names, ["fp32"])
+    assert str(refusal.value) == f"no backend can run this here; tried {tried}; or choose the backend second"
+
+
+@pytest.mark.parametrize("precision", ["fp8", "bf16"])
+def test_no_backend_is_advised_that_cannot_run_the_precision_or_lacks_what_it_needs(pretend, precision: str) -> None:
+    pretend(first=("no GPU; plug one in", ("fp8", "bf16")), second=(None, ("bf16",)))
+    with pytest.raises(BackendUnavailableError, match=r"plug one in$"):
+        choose_backend("first", [precision], lambda backend, precision: "no engine; build one")
 
 
 def test_importing_the_table_imports_no_backend() -> None:

@@ -175,3 +175,13 @@ def test_a_process_in_a_real_group_below_a_limited_one_sees_the_limits(real_grou
     done = subprocess.run([sys.executable, "-c", code, *map(str, real_groups)], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout) == [1.5, GIB]
+
+
+@pytest.mark.parametrize("line", ["", "none", "1 2 3", "0:x - :", r"31 23 0:28 / /\999 rw - cgroup2 cgroup rw"])
+def test_a_line_of_another_form_is_passed_over(proc: Path, tmp_path: Path, line: str) -> None:
+    """As a sandbox that pretends to be the kernel may write it."""
+    (proc / "mountinfo").write_text(f"{line}\n")
+    mounted(proc, tmp_path / "cgroup")
+    member(proc, line, "0::/")
+    limits(tmp_path / "cgroup", cpu__max="150000 100000", memory__max=str(2 * GIB))
+    assert (cpu_limit(proc), memory_limit_bytes(proc)) == (1.5, 2 * GIB)

@@ -1,5 +1,8 @@
 """ONNX Runtime's CUDA provider, pretended: what it does in silence, and what it must be asked."""
 
+import gc
+import subprocess
+import sys
 import threading
 from pathlib import Path
 from typing import Any
@@ -8,7 +11,7 @@ import numpy as np
 import onnxruntime
 import pytest
 from mutoscope_engines import onnxruntime_cuda
-from mutoscope_engines.errors import BackendUnavailableError, OutOfMemoryError
+from mutoscope_engines.errors import BackendUnavailableError, GraphError, OutOfMemoryError
 from mutoscope_engines.session import SessionOptions
 
 from tests.engines.host_device import HostDevice
@@ -102,3 +105,65 @@ def test_a_lack_of_memory_is_told_as_such_by_whichever_library(session, message:
     session.library.error = message
     with pytest.raises(OutOfMemoryError, match="ask for a smaller height, width or num_frames"):
         session.run(dict.fromkeys("ab", np.ones((2, 2), np.float32)))
+
+
+LATE = """
+import atexit, sys, threading
+from pathlib import Path
+import numpy as np
+import pytest
+from mutoscope_engines.session import SessionOptions
+from tests.engines.pretended import onnxruntime_on_host
+
+backend = onnxruntime_on_host(pytest.MonkeyPatch())
+opened = backend.open(Path(sys.argv[1]), SessionOptions(threads=1))
+
+def run():
+    if sys.argv[2] == "thread":
+        threading.main_thread().join()
+    with backend.open(Path(sys.argv[1]), SessionOptions(threads=1)) as session:
+        for one in (opened, session):
+            for _ in range(3):
+                print(one.run(dict.fromkeys("ab", np.ones((1, 2), np.float32)))["sum"].numpy().tolist())
+
+threading.Thread(target=run).start() if sys.argv[2] == "thread" else atexit.register(run)
+"""
+
+
+@pytest.mark.parametrize("when", ["thread", "atexit"])
+def test_a_graph_runs_when_the_main_thread_has_ended(sum_and_product: Path, when: str) -> None:
+    command = [sys.executable, "-c", LATE, sum_and_product, when]
+    root = Path(__file__).parents[2]
+    done = subprocess.run(command, cwd=root, capture_output=True, text=True, timeout=60)
+    assert (done.stdout, done.stderr, done.returncode) == ("[[2.0, 2.0]]\n" * 6, "", 0)
+
+
+def test_closing_after_a_fault_of_the_gpu_tells_it_and_frees_everything(sum_and_product, monkeypatch) -> None:
+    backend = onnxruntime_on_host(monkeypatch)
+    session = backend.open(sum_and_product, SessionOptions())
+    session.run(dict.fromkeys("ab", np.ones((2, 2), np.float32)))
+    backend.device.fault = "an illegal address"
+    with pytest.raises(GraphError, match="an illegal address"):
+        session.close()
+    session.close()  # which is done
+    with pytest.raises(RuntimeError, match="the thread has ended"):
+        session.thread.run(int)
+    gc.collect()
+    assert (session.library, backend.device.sessions, backend.device.used) == (None, 0, 0)
+
+
+def test_a_run_that_waited_for_its_turn_while_the_session_was_closed_says_so(session) -> None:
+    said: list[str] = []
+
+    def run() -> None:
+        with pytest.raises(RuntimeError) as caught, session.bind() as binding:
+            binding.run(dict.fromkeys("ab", np.ones((2, 2), np.float32)))
+        said.append(str(caught.value))
+
+    waiting = threading.Thread(target=run)
+    with session.device.turn():
+        waiting.start()
+        waiting.join(0.2)
+        session.close()
+    waiting.join(10)
+    assert said == ["this session is closed; open the graph again to run it"]

@@ -62,6 +62,22 @@ def doubled(site: Path) -> None:
     record(site, "onnxruntime-gpu", "1.31.0", f"{FOLDER}/__init__.py")
 
 
+def broken_by(statement: str, site: Path) -> None:
+    (site / FOLDER).mkdir()
+    (site / FOLDER / "__init__.py").write_text(statement)
+    record(site, "onnxruntime", VERSION, f"{FOLDER}/__init__.py")
+
+
+def unloadable(site: Path) -> None:
+    """As where a system library that it loads by itself is missing."""
+    broken_by("import ctypes; ctypes.CDLL('libgone.so.1')", site)
+
+
+def half_removed(site: Path) -> None:
+    """As where a module of it is left without its content."""
+    broken_by("import sys; sys.gone", site)
+
+
 @pytest.fixture
 def run(tmp_path: Path) -> Callable[..., subprocess.CompletedProcess[str]]:
     def run(damage: Damage, *command: str) -> subprocess.CompletedProcess[str]:
@@ -83,11 +99,17 @@ def said(damage: Damage) -> tuple[str, ...]:
     """The cause and the next step that belong to it."""
     return {
         absent: ("onnxruntime is not installed", "pip install onnxruntime"),
+        stand_in: (
+            "onnxruntime-gpu is not installed",
+            "pip install --force-reinstall --no-deps onnxruntime-gpu",
+        ),
         emptied: (
             f"onnxruntime=={VERSION} is damaged",
             f"pip install --force-reinstall --no-deps onnxruntime=={VERSION}",
         ),
         cut_short: (f"onnxruntime=={VERSION} is damaged", "file too short", "pip install --force-reinstall"),
+        unloadable: (f"onnxruntime=={VERSION} is damaged", "libgone.so.1", "pip install --force-reinstall"),
+        half_removed: (f"onnxruntime=={VERSION} is damaged", "'gone'", "pip install --force-reinstall"),
         doubled: (
             f"onnxruntime {VERSION} and onnxruntime-gpu 1.31.0 are installed over each other",
             "pip uninstall -y onnxruntime onnxruntime-gpu",
@@ -95,7 +117,14 @@ def said(damage: Damage) -> tuple[str, ...]:
     }[damage]
 
 
-damages = pytest.mark.parametrize("damage", [absent, emptied, cut_short, doubled], ids=lambda damage: damage.__name__)
+def stand_in(site: Path) -> None:
+    """`distributions/onnxruntime_gpu` without the build for GPUs, as removing that leaves it: it has the name of the
+    build for CPUs and no file of its own. pip takes onnxruntime for installed."""
+    record(site, "onnxruntime", "1.31.1+gpu", "onnxruntime-1.31.1+gpu.dist-info/METADATA")
+
+
+DAMAGES = [absent, stand_in, emptied, cut_short, doubled, unloadable, half_removed]
+damages = pytest.mark.parametrize("damage", DAMAGES, ids=lambda damage: damage.__name__)
 
 
 @damages
@@ -140,11 +169,11 @@ except mutoscope.BackendUnavailableError as error:
     assert all(part in done.stdout for part in said(damage))
 
 
-def test_export_tells_it_before_it_opens_the_checkpoint(run) -> None:
-    code = "from mutoscope_export.export import export_checkpoint; export_checkpoint('no-checkpoint', 'bundle')"
-    done = run(emptied, "-c", code)
-    assert done.stderr.splitlines()[-1].startswith("mutoscope_engines.errors.BackendUnavailableError: ")
-    assert all(part in done.stderr for part in said(emptied))
+@damages
+def test_export_tells_it_before_it_opens_the_checkpoint(run, damage: Damage) -> None:
+    done = run(damage, "-m", "mutoscope", "export", "no-checkpoint", "bundle")
+    assert done.returncode == mutoscope.BackendUnavailableError.exit_code
+    assert done.stderr.count("\n") == 1 and all(part in done.stderr for part in said(damage))
 
 
 def test_one_that_only_has_the_name_beside_the_build_for_gpus_is_not_two(run) -> None:
@@ -152,7 +181,7 @@ def test_one_that_only_has_the_name_beside_the_build_for_gpus_is_not_two(run) ->
 
     def named(site: Path) -> None:
         (site / FOLDER).symlink_to(INSTALLED / FOLDER)
-        record(site, "onnxruntime", "1.31.1+gpu", "onnxruntime-1.31.1+gpu.dist-info/METADATA")
+        stand_in(site)
         record(site, "onnxruntime-gpu", "1.31.1", f"{FOLDER}/__init__.py")
 
     video = "x.npy"

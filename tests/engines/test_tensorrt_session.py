@@ -170,6 +170,19 @@ def test_kernels_are_stored_from_any_thread_unless_the_library_took_no_cache(sum
     assert kernels.stored == ([] if refused else [b"compiled kernels"])
 
 
+@pytest.mark.parametrize("kernels", [None, Kernels()])
+def test_closing_after_a_fault_of_the_gpu_tells_it_and_frees_everything(sum_and_product, kernels) -> None:
+    device = HostDevice()
+    session = TensorRtSession(FakeTensorRt(device), engine_of(sum_and_product), device, TensorRtSettings(), kernels)
+    session.run(dict.fromkeys("ab", np.ones((2, 2), np.float32)))
+    device.fault = "an illegal address"
+    with pytest.raises(GraphError, match="an illegal address"):
+        session.close()
+    session.close()  # which is done
+    gc.collect()
+    assert (session.engine, device.sessions, device.used) == (None, 0, 0)
+
+
 def test_after_the_memory_for_activations_grew_an_engine_runs_as_it_is_before_it_is_captured(sum_and_product) -> None:
     device = HostDevice()
     trt = FakeTensorRt(device)

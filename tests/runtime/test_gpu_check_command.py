@@ -1,11 +1,15 @@
 """`mutoscope gpu-check`: what it says where there is no GPU, what it refuses, and its exit code."""
 
+import ctypes
 import json
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 from mutoscope.cli import main
 from mutoscope.commands import gpu_check
 from mutoscope.gpu_check.part import PARTS
+from mutoscope_engines import cuda_device
 from mutoscope_engines.cuda_device import cuda_unavailable_because
 
 
@@ -31,6 +35,25 @@ def test_without_a_gpu_it_says_so_in_one_line_and_exits_with_4(tmp_path, monkeyp
         "mutoscope: error: gpu-check needs an NVIDIA GPU: there is no NVIDIA driver; install one\n"
     )
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("found", [None, 12040, 13000])
+def test_what_it_advises_without_a_gpu_is_no_backend_of_the_cpu(monkeypatch, capsys, found: int | None) -> None:
+    """For it checks none. No driver, one for CUDA 12.4, and one that finds no GPU."""
+
+    def version(out: Any) -> int:
+        out._obj.value = found
+        return 0
+
+    def load(name: str) -> Any:
+        if found is None:
+            raise OSError(name)
+        return SimpleNamespace(cuInit=lambda flags: 100, cuDriverGetVersion=version)
+
+    monkeypatch.setattr(cuda_device, "find_spec", lambda name: object())
+    monkeypatch.setattr(ctypes, "CDLL", load)
+    assert main(["gpu-check"]) == 4
+    assert "onnxruntime" not in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

@@ -20,6 +20,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import IO, Any
 
+from mutoscope_engines.child_python import child_python
 from mutoscope_engines.machine import peak_memory_bytes
 from mutoscope_engines.telemetry import OPT_OUT
 
@@ -49,7 +50,7 @@ class Worker:
         log: IO[bytes] | None = None,
         on_start: Callable[[int], object] = lambda pid: None,
     ) -> None:
-        command = [sys.executable, "-m", module, "--worker", json.dumps(spec)]
+        command = child_python("-m", module, "--worker", json.dumps(spec))
         self._log = log
         self._process = subprocess.Popen(
             command,

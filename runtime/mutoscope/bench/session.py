@@ -9,7 +9,6 @@ import os
 import shutil
 import statistics
 import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -19,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from mutoscope_engines.backends import JOINED_BY
+from mutoscope_engines.child_python import child_python
 from mutoscope_engines.telemetry import OPT_OUT
 
 from .. import Pipeline
@@ -186,7 +186,7 @@ class _Measured:
         name = "tiny" if options.quick else case.model
         folder = (options.models or self.folder) / name
         self._say(f"making a model with random weights ({name})")
-        command = [sys.executable, "-m", "mutoscope_peers.random_models", name, str(folder)]
+        command = child_python("-m", "mutoscope_peers.random_models", name, str(folder))
         made = subprocess.run(command, env=os.environ | OPT_OUT, capture_output=True, text=True)
         if made.returncode:
             last = (made.stderr.strip().splitlines() or ["no reason given"])[-1]
@@ -432,7 +432,7 @@ def _import_seconds(statement: str) -> list[float]:
     taken: list[float] = []
     begun = time.monotonic()
     while len(taken) < IMPORTS and (not taken or time.monotonic() - begun < IMPORTS_BUDGET_S):
-        done = subprocess.run([sys.executable, "-c", code], env=os.environ | OPT_OUT, capture_output=True, text=True)
+        done = subprocess.run(child_python("-c", code), env=os.environ | OPT_OUT, capture_output=True, text=True)
         if done.returncode:
             break
         taken.append(float(done.stdout.split()[-1]))

@@ -17,7 +17,8 @@ def bundle_path() -> Path:
     path = Path(__file__).parent / "bundle"
     if not path.is_dir():
         remedy = (
-            "freeze it with its data, as PyInstaller's --collect-all mutoscope --collect-all mutoscope_engines does"
+            "freeze it again: PyInstaller collects the bundle by the hooks in mutoscope/pyinstaller_hooks; tell "
+            "another freezer to collect the data files of the package mutoscope"
             if hasattr(sys, "frozen")
             else "install Mutoscope again"
         )

@@ -15,6 +15,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from mutoscope_engines.child_python import child_python
+
 from ..bench.machine import PACKAGES, describe
 from ..errors import OutputError
 from ..version import __version__
@@ -42,7 +44,9 @@ def run(check: Check, tell: Callable[[str, Facts], object]) -> Facts:
 
     Raises:
         OutputError: the result cannot be written; nothing ran then.
+        BackendUnavailableError: this program is frozen, and can start no interpreter; nothing was written then.
     """
+    command = child_python("-P", "-m", f"{__package__}.worker")
     result: Facts = {
         "mutoscope": __version__,
         "machine": describe(GPU_PACKAGES),
@@ -52,7 +56,7 @@ def run(check: Check, tell: Callable[[str, Facts], object]) -> Facts:
     write(check.output, result)
     for part in check.parts:
         started = time.perf_counter()
-        facts = _run_part(part, check)
+        facts = _run_part(part, check, command)
         result["parts"][part.name] = {**facts, "seconds": round(time.perf_counter() - started, 2)}
         write(check.output, result)
         tell(part.name, facts)
@@ -69,11 +73,11 @@ def write(path: Path, result: Facts) -> None:
         raise OutputError(f"{path} cannot be written: {error.strerror}; name another file with --output") from error
 
 
-def _run_part(part: Part, check: Check) -> Facts:
+def _run_part(part: Part, check: Check, command: Sequence[str]) -> Facts:
     order = {"function": part.function, "spec": {**check.spec, **part.spec}}
     limit_s = check.limit_s or part.limit_s
     process = subprocess.Popen(
-        [sys.executable, "-P", "-m", f"{__package__}.worker", json.dumps(order)],
+        [*command, json.dumps(order)],
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,

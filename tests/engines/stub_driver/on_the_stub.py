@@ -191,6 +191,51 @@ def test_a_fault_at_any_call_of_a_session_is_our_error_and_the_next_session_is_r
     stub.stub_fail(b"", 0, 0)
 
 
+@pytest.mark.parametrize("call", [1, 2])
+def test_closing_with_a_fault_pending_tells_it_and_frees_everything(device: CudaDevice, call: int) -> None:
+    session = CopySession(device)
+    session.run({"x": np.ones(3, np.float32)})
+    with device.turn():
+        device.scratch(1000)
+    fail("cuEventSynchronize", ILLEGAL_ADDRESS, call)
+    with pytest.raises(GraphError, match=r"while running a graph: .*mutoscope gpu-check"):
+        session.close()
+    assert live("allocations") == 0
+    session.close()  # which does nothing more
+    life_of_a_session(device)
+
+
+def test_other_threads_take_turns_while_one_that_closes_a_session_waits(device: CudaDevice) -> None:
+    session = CopySession(device)
+    had_turns: list[bool] = []
+
+    def take_turn() -> None:
+        with device.turn():
+            pass
+
+    class Watched:
+        def __init__(self, done: Any) -> None:
+            self._done = done
+
+        def sync(self) -> None:
+            other = threading.Thread(target=take_turn, daemon=True)
+            other.start()
+            other.join(10)
+            had_turns.append(not other.is_alive())
+            self._done.sync()
+
+    class Stream:
+        def __init__(self, stream: Any) -> None:
+            self._stream = stream
+
+        def record(self, **options: Any) -> Watched:
+            return Watched(self._stream.record(**options))
+
+    device._stream = Stream(device._stream)
+    session.close()
+    assert had_turns == [True, True]
+
+
 def test_what_invalidated_a_capture_is_the_error_and_the_stream_captures_no_more(device: CudaDevice) -> None:
     source, target = up(device, 1), up(device, 2)
     fail("cuMemcpyAsync", CAPTURE_UNSUPPORTED)
@@ -266,6 +311,27 @@ def test_memory_that_is_dropped_between_turns_is_freed_at_once(device: CudaDevic
     tensor = up(device, 1)
     assert live("allocations") == 1
     del tensor
+    assert live("allocations") == 0
+
+
+def test_memory_that_another_thread_drops_just_before_a_turn_is_over_is_freed_at_once(device: CudaDevice) -> None:
+    tensors = [up(device, 1)]
+    lock = device._turn
+
+    class Lock:
+        acquire, __enter__ = lock.acquire, lock.__enter__
+
+        def release(self, *_: object) -> None:
+            thread = threading.Thread(target=tensors.clear)
+            thread.start()
+            thread.join()
+            lock.release()
+
+        __exit__ = release
+
+    device._turn = Lock()  # type: ignore[assignment]
+    with device.turn():
+        pass
     assert live("allocations") == 0
 
 
