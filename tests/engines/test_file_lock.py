@@ -45,8 +45,14 @@ def test_a_lock_that_another_process_holds_is_not_given_until_that_process_is_ki
 
 @pytest.mark.skipif(sys.platform == "win32", reason="Windows has locks on every file system")
 @pytest.mark.filterwarnings("error")
-def test_a_file_system_without_locks_serves_in_silence(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("fcntl.flock", no_locks)
+@pytest.mark.parametrize("number", [errno.ENOSYS, errno.ENOLCK, errno.ENOTSUP], ids=errno.errorcode.get)
+def test_a_file_system_without_locks_serves_in_silence(
+    path: Path, monkeypatch: pytest.MonkeyPatch, number: int
+) -> None:
+    def refuse(*_: object) -> None:
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr("fcntl.flock", refuse)
     with file_lock(path, wait=True) as first:
         with file_lock(path, wait=False) as second:
             assert (first, second) == (True, False)
