@@ -3,21 +3,19 @@
 Knows folders, mount points, and what an export that was killed leaves behind. Knows of a bundle only its manifest.
 """
 
-import errno
 import os
 import shutil
-from collections.abc import Collection, Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
 from mutoscope.bundle import MANIFEST, refuse_path
+from mutoscope.destination import refusal
 from mutoscope.errors import RequestError
 from mutoscope.file_names import refuse_reserved
 from mutoscope_engines.file_lock import file_lock
 
 from .errors import ExportError
-
-_NO_LOCKS = (errno.ENOSYS, errno.ENOTSUP, errno.ENOLCK)  # of network file systems that have none
 
 
 @contextmanager
@@ -26,14 +24,15 @@ def new_bundle(destination: Path, *, overwrite: bool) -> Iterator[Path]:
 
     A destination that does not exist is made by one rename. A folder that exists stays what it is, so that it may be
     the mount point of a volume, which nothing can be renamed onto: the content is moved into it, the manifest last. A
-    link is followed.
+    link is followed. A bundle that a killed export was replacing is put back first.
 
     Args:
         overwrite: replace a bundle that exists. It comes back where that fails.
 
     Raises:
         BundleError: its path is not UTF-8.
-        RequestError: the destination is something else, cannot be written to, or another export is writing it.
+        RequestError: the destination is something else, or another export is writing it.
+        OutputError: it cannot be written to.
         ExportError: an `OSError` in the body, or while the content was moved. Nothing was published.
     """
     refuse_reserved(str(destination))
@@ -41,88 +40,89 @@ def new_bundle(destination: Path, *, overwrite: bool) -> Iterator[Path]:
     refuse_path(destination)
     fills = destination.is_dir()
     parent = destination if fills else destination.parent
-    folder = parent / f".{destination.name}.partial"
-    lock = folder.with_name(f"{folder.name}.lock")
-    previous = folder.with_suffix(".previous")
-    _refuse(destination, overwrite, unless={folder.name, lock.name})
+    folder, lock, leaving, previous = hidden = [
+        parent / f".{destination.name}.{name}" for name in ("partial", "partial.lock", "leaving", "previous")
+    ]
     missing = [path for path in (parent, *parent.parents) if not path.exists()]
     with ExitStack() as undo:
         undo.callback(_remove_empty, missing)
         try:
             parent.mkdir(parents=True, exist_ok=True)
-            if not _is_free(folder, lock, undo):
+            if not undo.enter_context(file_lock(lock, wait=False)):
                 raise RequestError(
-                    f"another export to {destination} is running. Wait for it; if there is none, remove {folder}"
+                    f"another export to {destination} is running. Wait for it; if there is none, remove {lock}"
                 )
+            _remove(folder)
+            if fills:
+                _restore(destination, leaving, previous, hidden)
+            _refuse(destination, overwrite, hidden)
             folder.mkdir()
         except OSError as error:
-            raise RequestError(f"{folder} cannot be made: {error.strerror}; name another place") from error
+            raise refusal(error, destination) from error
         undo.callback(shutil.rmtree, folder, ignore_errors=True)
         try:
             yield folder
             if fills:
-                _exchange(folder, destination, previous, keep={folder.name, lock.name, previous.name})
+                _exchange(folder, destination, leaving, previous, hidden)
             else:
                 folder.rename(destination)
         except OSError as error:
-            raise ExportError(
-                f"{destination} could not be written: {error}. Nothing was published; free some space, or name "
-                "another place"
-            ) from error
+            told = f" ({error})" if error.filename else ""  # it may be another file, such as one of the checkpoint
+            raise ExportError(f"{refusal(error, destination)}{told}. Nothing was published") from error
 
 
-def _is_free(folder: Path, lock: Path, held: ExitStack) -> bool:
-    """Whether no other export writes into `folder`; removes it where that is known, because one was killed."""
-    try:
-        is_free = held.enter_context(file_lock(lock, wait=False))
-    except OSError as error:
-        if error.errno not in _NO_LOCKS:
-            raise
-        lock.unlink(missing_ok=True)
-        return not folder.exists()
-    if is_free:
-        _remove(folder)
-    return is_free
-
-
-def _refuse(destination: Path, overwrite: bool, unless: Collection[str]) -> None:
+def _refuse(destination: Path, overwrite: bool, hidden: list[Path]) -> None:
     if not destination.is_dir():
         if destination.exists():
             raise RequestError(f"{destination} is a file; a bundle is a folder. Name another")
         return
-    try:
-        found = {path.name for path in destination.iterdir()} - set(unless)
-    except OSError as error:
-        raise RequestError(f"{destination} cannot be read: {error.strerror}; name another place") from error
+    found = {path.name for path in _content(destination, hidden)}
     if found and MANIFEST not in found:
         raise RequestError(f"{destination} is not empty and no bundle; name another folder")
     if found and not overwrite:
         raise RequestError(f"{destination} is a bundle already; pass --overwrite to replace it, or name another folder")
 
 
-def _exchange(folder: Path, destination: Path, previous: Path, keep: Collection[str]) -> None:
-    """Moves what `destination` holds into `previous`, and the content of `folder` into it; undone where that fails."""
-    _remove(previous)
-    previous.mkdir()
-    is_empty = False
+def _exchange(folder: Path, destination: Path, leaving: Path, previous: Path, hidden: list[Path]) -> None:
+    """Moves the old bundle out of `destination` and the content of `folder` into it; undone where that fails.
+
+    The old bundle is `previous` once it is whole there, and `leaving` until then. `_restore` goes by that.
+    """
     try:
-        _move(destination, previous, keep=keep, manifest_first=True)
-        is_empty = True
-        _move(folder, destination, manifest_first=False)
+        leaving.mkdir()
+        _move(_content(destination, hidden), leaving, manifest_first=True)
+        leaving.rename(previous)
+        _move(folder.iterdir(), destination, manifest_first=False)
     except BaseException:
-        if is_empty:  # until then, what is in it is not of the new bundle
-            _move(destination, folder, keep=keep, manifest_first=True)
-        _move(previous, destination, manifest_first=False)
-        previous.rmdir()
+        _restore(destination, leaving, previous, hidden)
         raise
-    shutil.rmtree(previous, ignore_errors=True)
+    previous.rename(folder / previous.name)  # which goes as a whole
 
 
-def _move(source: Path, target: Path, *, manifest_first: bool, keep: Collection[str] = ()) -> None:
+def _restore(destination: Path, leaving: Path, previous: Path, hidden: list[Path]) -> None:
+    """Puts back the old bundle of an exchange that stopped half way, in this process or in one that was killed."""
+    if (destination / MANIFEST).exists():  # nothing had left, or everything has arrived
+        _remove(previous)
+    if previous.exists():  # whole, so what is in the destination is of the new bundle
+        for path in _content(destination, hidden):
+            if path.is_dir() and not path.is_symlink():
+                shutil.rmtree(path)
+            else:
+                path.unlink()
+        previous.rename(leaving)
+    if leaving.exists():
+        _move(leaving.iterdir(), destination, manifest_first=False)
+        leaving.rmdir()
+
+
+def _content(destination: Path, hidden: list[Path]) -> list[Path]:
+    return [path for path in destination.iterdir() if path not in hidden]
+
+
+def _move(paths: Iterable[Path], target: Path, *, manifest_first: bool) -> None:
     """A manifest leaves a folder first and arrives last, so that it is never beside half of its files."""
-    for path in sorted(source.iterdir(), key=lambda path: path.name == MANIFEST, reverse=manifest_first):
-        if path.name not in keep:
-            path.rename(target / path.name)
+    for path in sorted(paths, key=lambda path: path.name == MANIFEST, reverse=manifest_first):
+        path.rename(target / path.name)
 
 
 def _remove(folder: Path) -> None:

@@ -60,7 +60,7 @@ def refuse_other_vocabulary(tokenizer: Any, rows: int) -> None:
     Raises:
         ExportError: it has more tokens than the embedding has rows, or far fewer.
     """
-    tokens = 1 + max(tokenizer.get_vocab().values())
+    tokens = 1 + max(tokenizer.get_vocab().values(), default=-1)
     if not 0 <= rows - tokens <= min(_MOST_UNUSED_ROWS, rows // 8):
         raise ExportError(
             f"the tokenizer has {tokens} tokens, and the text encoder's embedding {rows} rows: they are of different "

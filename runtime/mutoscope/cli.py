@@ -92,11 +92,12 @@ def _interrupt(number: int, frame: object) -> NoReturn:
 
 
 def _discard_unwritable_output() -> None:
-    """What standard output would not take is told once, and not again by Python when it ends."""
-    try:
-        sys.stdout.flush()
-    except OSError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    """What the standard streams would not take is told once at most, and not again by Python when it ends."""
+    for stream in (sys.stdout, sys.stderr):
+        try:
+            stream.flush()
+        except OSError:
+            os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
 
 
 def _run(argv: list[str]) -> int:

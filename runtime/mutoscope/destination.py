@@ -99,7 +99,8 @@ def remove(temporary: Path) -> None:
 
 def refusal(error: OSError, target: Path) -> OutputError:
     """What the system said, in words."""
-    reason = _REASONS.get(error.errno or 0, error.strerror or str(error))
+    other = f"{error.strerror}; write elsewhere" if error.strerror else str(error)
+    reason = _REASONS.get(error.errno or 0, other)
     return OutputError(f"{target} cannot be written: {reason}")
 
 

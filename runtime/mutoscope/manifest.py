@@ -228,7 +228,8 @@ def decode_manifest(content: bytes) -> Manifest:
         raise BundleError(f"{MANIFEST} is damaged: {error!r}. Copy or export the bundle again") from error
     if version not in (FORMAT_VERSION, BEFORE_SAFE_INT8):
         raise BundleError(
-            f"the bundle has format version {version}, this Mutoscope reads {FORMAT_VERSION}. "
+            f"the bundle has format version {version}, this Mutoscope reads {FORMAT_VERSION}, and "
+            f"{BEFORE_SAFE_INT8} without int8 graphs. "
             "Export it again, or install the version that wrote it"
         )
     try:

@@ -1,5 +1,8 @@
 """The lock between processes and threads."""
 
+import errno
+import inspect
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -15,6 +18,10 @@ with file_lock(Path(sys.argv[1]), wait=True):
     print("held", flush=True)
     sys.stdin.read()
 """
+
+
+def no_locks(*_: object) -> None:
+    raise OSError(errno.ENOSYS, os.strerror(errno.ENOSYS))
 
 
 @pytest.fixture
@@ -34,6 +41,38 @@ def test_a_lock_that_another_process_holds_is_not_given_until_that_process_is_ki
         process.wait()
         with file_lock(path, wait=True) as held:
             assert held
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows has locks on every file system")
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("number", [errno.ENOSYS, errno.ENOLCK, errno.ENOTSUP], ids=errno.errorcode.get)
+def test_a_file_system_without_locks_serves_in_silence(
+    path: Path, monkeypatch: pytest.MonkeyPatch, number: int
+) -> None:
+    def refuse(*_: object) -> None:
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr("fcntl.flock", refuse)
+    with file_lock(path, wait=True) as first:
+        with file_lock(path, wait=False) as second:
+            assert (first, second) == (True, False)
+        assert path.exists()
+    assert list(path.parent.iterdir()) == []
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows has locks on every file system")
+def test_without_locks_a_holder_that_was_killed_holds_nothing(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    code = f"import errno, fcntl, os\n{inspect.getsource(no_locks)}fcntl.flock = no_locks\n{HOLDER}"
+    with subprocess.Popen(
+        [sys.executable, "-c", code, str(path)], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    ) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == b"held\n"
+        process.kill()
+    assert path.exists()
+    monkeypatch.setattr("fcntl.flock", no_locks)
+    with file_lock(path, wait=True) as held:
+        assert held
 
 
 def test_its_file_is_gone_when_nobody_holds_it(path: Path) -> None:

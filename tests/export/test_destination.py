@@ -4,12 +4,13 @@ import errno
 import os
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
-from mutoscope.errors import BundleError, RequestError
+from mutoscope.errors import BundleError, OutputError, RequestError
 from mutoscope_export.destination import new_bundle
 from mutoscope_export.errors import ExportError
 
@@ -83,7 +84,7 @@ def test_a_bundle_comes_back_where_the_new_one_cannot_be_moved(
         return rename(path, target)
 
     monkeypatch.setattr(Path, "rename", refuses)
-    with pytest.raises(ExportError, match=r"bundle could not be written: .*Input/output error"):
+    with pytest.raises(ExportError, match=r"bundle cannot be written: .*Input/output error"):
         export_to(destination, overwrite=True)
     assert content(tmp_path) == {f"bundle/{name}": text for name, text in OLD.items()}
 
@@ -102,7 +103,7 @@ def test_a_bundle_comes_back_where_it_cannot_be_moved_away(
         return rename(path, target)
 
     monkeypatch.setattr(Path, "rename", refuses)
-    with pytest.raises(ExportError, match=r"bundle could not be written: .*Input/output error"):
+    with pytest.raises(ExportError, match=r"bundle cannot be written: .*Input/output error"):
         export_to(destination, overwrite=True)
     assert content(tmp_path) == {f"bundle/{name}": text for name, text in OLD.items()}
 
@@ -148,6 +149,37 @@ def test_what_a_killed_export_left_is_cleared_by_the_next(destination: Path, tmp
     assert not [path for path in tmp_path.rglob("*") if path.name.startswith(".")]
 
 
+@pytest.mark.parametrize("again", [0, 2])
+@pytest.mark.parametrize("renames", range(8))
+def test_a_bundle_comes_back_whenever_the_export_that_replaces_it_is_killed(
+    tmp_path: Path, renames: int, again: int
+) -> None:
+    """Also where the next one is killed while it brings it back."""
+    code = """
+import os, signal, sys
+from tests.export.test_destination import *
+rename, left = Path.rename, iter(range(int(sys.argv[2])))
+def rename_or_die(path, target):
+    if next(left, None) is None:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return rename(path, target)
+Path.rename = rename_or_die
+export_to(Path(sys.argv[1]), overwrite=True)
+"""
+    destination = tmp_path / "bundle"
+    fill(destination, OLD)
+    root = Path(__file__).parents[2]
+    for count in (renames, again):
+        done = subprocess.run([sys.executable, "-c", code, str(destination), str(count)], cwd=root)
+        assert done.returncode == -signal.SIGKILL
+    with pytest.raises(RequestError, match="is a bundle already; pass --overwrite"):
+        export_to(destination)
+    arrived = renames == 7  # all of the new one, and the old one is about to go
+    assert content(tmp_path) == {f"bundle/{name}": text for name, text in (NEW if arrived else OLD).items()}
+    export_to(destination, overwrite=True)
+    assert content(tmp_path) == {f"bundle/{name}": text for name, text in NEW.items()}
+
+
 def test_two_exports_to_one_place_do_not_mix(destination: Path) -> None:
     with new_bundle(destination, overwrite=True) as folder:
         with pytest.raises(RequestError, match=r"another export to .* is running"):
@@ -159,16 +191,42 @@ def test_two_exports_to_one_place_do_not_mix(destination: Path) -> None:
 def test_a_file_system_without_locks_serves_and_leftovers_are_named(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def no_locks(*arguments: object, **options: object) -> int:
+    def no_locks(*_: object) -> None:
         raise OSError(errno.ENOSYS, os.strerror(errno.ENOSYS))
 
-    monkeypatch.setattr("mutoscope_export.destination.file_lock", no_locks)
-    export_to(tmp_path / "bundle")
+    monkeypatch.setattr("fcntl.flock", no_locks)
+    with new_bundle(tmp_path / "bundle", overwrite=False) as folder:
+        with pytest.raises(RequestError, match=r"another export .* if there is none, remove (\S+)$") as caught:
+            export_to(tmp_path / "bundle")
+        fill(folder, NEW)
+        lock = Path(str(caught.value).split()[-1])
+        left_by_another_machine = lock.read_text().replace(socket.gethostname(), "another")
     assert content(tmp_path) == {f"bundle/{name}": text for name, text in NEW.items()}
+    other = tmp_path / lock.name.replace("bundle", "other")
+    other.write_text(left_by_another_machine)
     fill(tmp_path, {".other.partial/half": "x"})
-    with pytest.raises(RequestError, match=r"another export .* if there is none, remove \S+/\.other\.partial"):
+    with pytest.raises(RequestError, match=f"another export .* if there is none, remove {other}"):
         export_to(tmp_path / "other")
-    assert content(tmp_path / ".other.partial") == {"half": "x"}
+    other.unlink()
+    export_to(tmp_path / "other")
+    assert content(tmp_path / "other") == NEW
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["bundle", "other"]
+
+
+@pytest.mark.parametrize(
+    ("error", "complaint"),
+    [
+        (PermissionError(errno.EACCES, "Permission denied"), "bundle cannot be written: no permission to write there"),
+        (OSError(errno.ENOSPC, "No space left on device"), "bundle cannot be written: there is no space left; free"),
+        (
+            PermissionError(errno.EACCES, "Permission denied", "weights"),
+            r"denied: 'weights'\)\. Nothing was",
+        ),
+    ],
+)
+def test_what_the_system_said_is_told_with_what_to_do(tmp_path: Path, error: OSError, complaint: str) -> None:
+    with pytest.raises(ExportError, match=complaint), new_bundle(tmp_path / "bundle", overwrite=False):
+        raise error
 
 
 def test_a_destination_that_is_not_a_bundle_is_never_replaced(tmp_path: Path) -> None:
@@ -188,8 +246,8 @@ def test_a_bundle_is_only_replaced_on_demand(tmp_path: Path) -> None:
 
 def test_a_place_that_cannot_be_written_to_is_refused_before_the_work(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
-    message = r"partial cannot be made: (Not a directory|File exists); name another place"
-    with pytest.raises(RequestError, match=message), new_bundle(tmp_path / "file" / "bundle", overwrite=False):
+    message = r"bundle cannot be written: (Not a directory|File exists); write elsewhere"
+    with pytest.raises(OutputError, match=message), new_bundle(tmp_path / "file" / "bundle", overwrite=False):
         pytest.fail("the work began")
 
 

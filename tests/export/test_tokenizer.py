@@ -47,7 +47,7 @@ def test_an_embedding_may_have_rows_to_spare(tokens: int, rows: int) -> None:
 
 @pytest.mark.parametrize(
     ("tokens", "rows"),
-    [(250_100, 256_384), (256_300, 250_112), (104, 256_384), (145, 94), (4, 94)],  # mT5's and UMT5's, and invented ones
+    [(250_100, 256_384), (256_300, 250_112), (104, 256_384), (145, 94), (4, 94), (0, 94)],
 )
 def test_a_vocabulary_of_another_model_is_refused(tokens: int, rows: int) -> None:
     with pytest.raises(

@@ -4,6 +4,7 @@ The vocabulary is no part of this repository. The source distribution of stable-
 benchmarks, has it as the bytes of a C array; pip fetches that once, which takes a minute.
 """
 
+import os
 import re
 import subprocess
 import sys
@@ -23,6 +24,7 @@ from mutoscope_export.tokenizer import write_tokenizer
 from safetensors.torch import load_file, save_file
 
 from tests.export.spoiling import edit
+from tests.seen_from_outside import REQUIRED
 
 SOURCE = "stable-diffusion-cpp-python==0.4.7"
 ROWS = 256_384
@@ -67,7 +69,8 @@ def vocabulary(request: pytest.FixtureRequest) -> Path:
         command = [sys.executable, "-m", "pip", "download", "--no-deps", "--no-binary", ":all:", "--retries", "0"]
         done = subprocess.run([*command, "--dest", path.parent, SOURCE], capture_output=True, text=True)
         if done.returncode:
-            pytest.skip(f"pip cannot fetch {SOURCE}, which has the vocabulary: {done.stderr.strip()[-200:]}")
+            end = pytest.fail if os.environ.get(REQUIRED) else pytest.skip
+            end(f"pip cannot fetch {SOURCE}, which has the vocabulary: {done.stderr.strip()[-200:]}")
         (archive,) = path.parent.glob("*.tar.gz")
         path.write_bytes(_array_in(archive))
         archive.unlink()

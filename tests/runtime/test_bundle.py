@@ -282,7 +282,7 @@ def test_a_damaged_manifest_is_refused(make_bundle, damage: Callable[[bytes], by
 @pytest.mark.parametrize(
     ("edit", "complaint"),
     [
-        (lambda m: m.update(format_version=1), "format version 1, this Mutoscope reads 3. Export it again"),
+        (lambda m: m.update(format_version=1), "format version 1, this Mutoscope reads 3, and 2 without int8 graphs"),
         (lambda m: m.update(format_version="2"), "format version 2"),
         (lambda m: m.pop("format_version"), "format_version"),
         (lambda m: m.update(engine="x"), "unknown field `engine`"),

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import json
 import os
-import re
 import subprocess
 import sys
 import threading
@@ -20,6 +19,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import IO, Any
 
+import psutil
 from mutoscope_engines.child_python import child_python
 from mutoscope_engines.machine import peak_memory_bytes
 from mutoscope_engines.telemetry import OPT_OUT
@@ -143,7 +143,7 @@ class PeakMemory:
 
     def _watch(self) -> None:
         while True:
-            self._anonymous = max(self._anonymous, _status_bytes("RssAnon"))
+            self._anonymous = max(self._anonymous, _anonymous_bytes())
             time.sleep(0.02)
 
     def so_far(self) -> Answer:
@@ -152,7 +152,7 @@ class PeakMemory:
     def restart(self) -> None:
         """From here on the peaks count anew, from what is resident now. Linux only."""
         reset_peak_rss()
-        self._anonymous = _status_bytes("RssAnon")
+        self._anonymous = _anonymous_bytes()
 
 
 def reset_peak_rss() -> None:
@@ -165,10 +165,13 @@ def _timed(run: Run) -> Answer:
     answer = run()
     # A run that does more than what is measured gives its own `elapsed_s`.
     elapsed = {"elapsed_s": time.perf_counter() - started}
-    return elapsed | answer | {"peak_rss_bytes": peak_memory_bytes(), "rss_bytes": _status_bytes("VmRSS")}
+    return elapsed | answer | {"peak_rss_bytes": peak_memory_bytes(), "rss_bytes": _rss_bytes()}
 
 
-def _status_bytes(name: str) -> int:
-    status = Path("/proc/self/status")
-    found = re.search(rf"^{name}:\s+(\d+) kB", status.read_text(), re.MULTILINE) if status.exists() else None
-    return 1024 * int(found.group(1)) if found else 0
+def _rss_bytes() -> int:
+    return psutil.Process().memory_info().rss
+
+
+def _anonymous_bytes() -> int:
+    memory = psutil.Process().memory_info()
+    return memory.rss - getattr(memory, "shared", memory.rss)  # only Linux tells; what is shared there are files' pages

@@ -3,11 +3,12 @@
 import os
 import sys
 import tempfile
+import time
 from pathlib import Path
 
 import numpy as np
 import pytest
-from mutoscope.bench.measuring import MeasurementError, Worker, reset_peak_rss
+from mutoscope.bench.measuring import MeasurementError, PeakMemory, Worker, _timed, reset_peak_rss
 from mutoscope_engines.machine import peak_memory_bytes
 
 WORKER = """
@@ -66,3 +67,25 @@ def test_a_peak_before_the_reset_is_not_counted():
     del large
     reset_peak_rss()
     assert peak_memory_bytes() < with_large - 60_000_000
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells files' pages from others")
+def test_pages_of_files_are_not_counted_as_anonymous(tmp_path: Path) -> None:
+    (tmp_path / "file").write_bytes(bytes(80_000_000))
+    memory = PeakMemory()
+    memory.restart()
+    before = memory.so_far()["peak_anonymous_bytes"]
+    mapped = np.memmap(tmp_path / "file", np.uint8, mode="r")
+    assert mapped.sum() == 0
+    time.sleep(0.1)
+    assert abs(memory.so_far()["peak_anonymous_bytes"] - before) < 20_000_000
+    large = np.ones(80_000_000, np.uint8)
+    time.sleep(0.1)
+    assert memory.so_far()["peak_anonymous_bytes"] - before > 60_000_000
+    assert large.size + mapped.size == 160_000_000  # both are still there
+
+
+def test_what_is_resident_is_told_without_proc(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As on Windows and macOS, whose processes psutil knows too."""
+    monkeypatch.setattr(Path, "exists", lambda path: False)
+    assert _timed(dict)["rss_bytes"] > 10_000_000
