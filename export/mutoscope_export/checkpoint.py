@@ -30,7 +30,7 @@ from .stored_weights import (
     refuse_other_weights,
     refuse_pointer,
 )
-from .tokenizer import READS_SERIALIZED, SERIALIZED, load_tokenizer
+from .tokenizer import READS_SERIALIZED, SERIALIZED, class_that_loads, load_tokenizer
 
 INDEX = "model_index.json"
 OVERRIDES = "mutoscope.json"
@@ -215,16 +215,21 @@ def _open_checkpoint(checkpoint: str | Path) -> Checkpoint:
 
 
 def _supported_class(root: Path, name: str, index: Mapping[str, Any], component: str, family: Family) -> str:
-    """The class of a component. It comes from the family's table: a checkpoint must not choose what is imported."""
+    """The class of a component, from the family's table: a checkpoint must not choose what is imported.
+
+    Of a tokenizer with a serialized vocabulary, it may choose among the tokenizers of transformers.
+    """
     supported = family.COMPONENTS[component]
     entry = index.get(component)
     for known in supported:
         if entry == known.split("."):
             return known
     if READS_SERIALIZED in supported:
-        if isinstance(entry, list) and entry[:1] == ["transformers"] and (root / component / SERIALIZED).is_file():
-            return READS_SERIALIZED  # reads what every class of transformers' fast tokenizers writes
-        supported = (*supported, f"any other of transformers with a {SERIALIZED}")
+        if (root / component / SERIALIZED).is_file():
+            match entry:
+                case ["transformers", str(class_name)] if found := class_that_loads(class_name):
+                    return found
+        supported = (*supported, f"any other tokenizer of transformers with a {SERIALIZED}")
     raise ExportError(f"the {component} of {name} is {entry!r}; supported: {', '.join(supported)}")
 
 

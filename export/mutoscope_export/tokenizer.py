@@ -18,8 +18,26 @@ _PROBES = ("", _PLAIN_ENGLISH, "Café  “quoted” ﬁsh\n漢字 🙂 </s> <pad
 _MOST_UNUSED_ROWS = 1023  # embeddings are filled up to a multiple of a power of two; UMT5 has 84 rows without a token
 
 
+def class_that_loads(name: str) -> str | None:
+    """The class, "library.Class", for a tokenizer whose index names a class of transformers.
+
+    A class of transformers may build its normalizer anew from the vocabulary, and gives other ids than the file. Where
+    transformers lacks the class, such as one that is newer, the file is read as it is written.
+
+    Returns:
+        None where transformers has something else of that name.
+    """
+    import transformers
+
+    found = getattr(transformers, name, None)
+    if found is None:
+        return READS_SERIALIZED
+    is_tokenizer = isinstance(found, type) and issubclass(found, transformers.PreTrainedTokenizerBase)
+    return f"transformers.{name}" if is_tokenizer else None
+
+
 def load_tokenizer(folder: Path, class_name: str) -> Any:
-    """The tokenizer in a folder, by a class of a family's table, "library.Class".
+    """The tokenizer in a folder, by a class of a family's table or of `class_that_loads`, "library.Class".
 
     Raises:
         ExportError: its files are missing, or cannot be read. Classes of transformers make an empty vocabulary of

@@ -41,7 +41,7 @@ REFUSED_INDEXES: dict[str, tuple[Change, str]] = {
     "no pair": (lambda c: c.update(vae="AutoencoderKLWan"), "supported: diffusers.AutoencoderKLWan"),
     "a tokenizer of one's own code": (
         lambda c: c.update(tokenizer=["my_code", "T5Tokenizer"]),
-        "'my_code', 'T5Tokenizer'.; supported: transformers.T5.*, any other of transformers with a tokenizer.json",
+        "'my_code', 'T5Tokenizer'.; supported: transformers.T5.*, any other tokenizer of transformers with",
     ),
     "another scheduler": (
         lambda c: c.update(scheduler=["diffusers", "DDPMScheduler"]), "'DDPMScheduler'.; supported: diffusers.UniPC",

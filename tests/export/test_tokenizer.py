@@ -72,24 +72,44 @@ def test_a_tokenizer_that_does_not_know_plain_english_is_refused(tmp_path: Path)
         write_tokenizer(tokenizer, tmp_path / "tokenizer.json")
 
 
-@pytest.mark.parametrize("class_name", [*CLASSES, "TokenizersBackend", "CLIPTokenizer", "SomeTokenizerOfTomorrow"])
-def test_any_class_is_taken_where_the_vocabulary_is_serialized(
+REBUILT = ["LlamaTokenizer", "GemmaTokenizer", "XLMRobertaTokenizer"]  # other ids than those of the file itself
+
+
+@pytest.mark.parametrize("class_name", [*CLASSES, "TokenizersBackend", *REBUILT])
+def test_a_class_of_transformers_gives_its_own_ids(
     copy: Path, wan_checkpoint: Path, tmp_path: Path, class_name: str
 ) -> None:
     edit(copy / "model_index.json", lambda index: index.update(tokenizer=["transformers", class_name]))
     tokenizer = open_checkpoint(copy).tokenizer()
-    expected = transformers.T5Tokenizer.from_pretrained(wan_checkpoint / "tokenizer")
+    expected = getattr(transformers, class_name).from_pretrained(wan_checkpoint / "tokenizer")
     assert tokenizer(PROMPT).input_ids == expected(PROMPT).input_ids
     assert (tokenizer.pad_token_id, tokenizer.model_max_length) == (expected.pad_token_id, expected.model_max_length)
     write_tokenizer(tokenizer, tmp_path / "tokenizer.json")
     written = tokenizers.Tokenizer.from_file(str(tmp_path / "tokenizer.json"))
     assert written.encode(PROMPT).ids == expected(PROMPT).input_ids
+    read = tokenizers.Tokenizer.from_file(str(wan_checkpoint / "tokenizer" / "tokenizer.json"))
+    assert (written.encode(PROMPT).ids != read.encode(PROMPT).ids) == (class_name in REBUILT)
+
+
+def test_for_a_class_that_transformers_lacks_the_serialized_vocabulary_is_read_as_it_is(
+    copy: Path, wan_checkpoint: Path
+) -> None:
+    edit(copy / "model_index.json", lambda index: index.update(tokenizer=["transformers", "TokenizerOfTomorrow"]))
+    read = tokenizers.Tokenizer.from_file(str(wan_checkpoint / "tokenizer" / "tokenizer.json"))
+    assert open_checkpoint(copy).tokenizer()(PROMPT).input_ids == read.encode(PROMPT).ids
+
+
+@pytest.mark.parametrize("name", ["BertModel", "models", "pipeline", "__dict__", ["T5Tokenizer"], None])
+def test_what_transformers_has_and_is_no_tokenizer_is_refused(copy: Path, name: object) -> None:
+    edit(copy / "model_index.json", lambda index: index.update(tokenizer=["transformers", name]))
+    with pytest.raises(ExportError, match=r"the tokenizer of copy is .*; supported: .* any other tokenizer of trans"):
+        open_checkpoint(copy)
 
 
 def test_a_class_of_its_own_is_refused_without_a_serialized_vocabulary(copy: Path) -> None:
     edit(copy / "model_index.json", lambda index: index.update(tokenizer=["transformers", "CLIPTokenizer"]))
     (copy / "tokenizer" / "tokenizer.json").unlink()
-    with pytest.raises(ExportError, match=r"'CLIPTokenizer'.*; supported: .* any other .* with a tokenizer\.json"):
+    with pytest.raises(ExportError, match=r"'CLIPTokenizer'.*; supported: .* any other tokenizer .* with a tokenizer"):
         open_checkpoint(copy)
 
 
