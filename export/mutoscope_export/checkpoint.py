@@ -247,11 +247,28 @@ def _refuse_contradictions(opened: Checkpoint) -> None:
                 f"{INDEX} says that the {component} of {opened.name} is {class_name}, and {component}/{file} says "
                 f"{named!r}. Diffusers follows {INDEX}; make them agree"
             )
+        if library == "transformers":
+            _refuse_other_files(opened.root / component, config)
         if quantization := config.get("quantization_config"):
             raise ExportError(
                 f"{component} of {opened.name} is quantized ({quantization!r:.80}), and that is not read. "
                 "Get the checkpoint as its authors published it, not quantized"
             )
+
+
+def _refuse_other_files(folder: Path, config: Mapping[str, Any]) -> None:
+    """transformers follows two files to other weights than those that are judged here."""
+    if (other := config.get("transformers_weights")) is not None:
+        raise ExportError(
+            f"{folder.name}/config.json names {other!r} under transformers_weights, and transformers would read that "
+            "in place of model.safetensors. Save the model anew with save_pretrained, or remove that line if "
+            "model.safetensors has the right weights"
+        )
+    if (folder / "adapter_config.json").exists():
+        raise ExportError(
+            f"{folder.name} holds adapter_config.json, and transformers adds the adapter to the weights where peft is "
+            "installed. Merge it with peft's merge_and_unload and save the model anew, or remove the file"
+        )
 
 
 def _refuse_unsupported(opened: Checkpoint, index: Mapping[str, Any]) -> None:

@@ -118,6 +118,18 @@ CONTRADICTIONS: dict[str, tuple[str, Change, str]] = {
 }  # fmt: skip
 
 
+def test_weights_that_only_transformers_would_find_are_refused(copy: Path) -> None:
+    adapter = copy / "text_encoder" / "adapter_config.json"
+    adapter.write_text("{}")
+    with pytest.raises(ExportError, match=r"text_encoder holds adapter_config\.json, .* Merge it"):
+        open_checkpoint(copy)
+    adapter.unlink()
+    shutil.copy(copy / "text_encoder/model.safetensors", copy / "text_encoder/other.safetensors")
+    edit(copy / "text_encoder/config.json", lambda config: config.update(transformers_weights="other.safetensors"))
+    with pytest.raises(ExportError, match=r"text_encoder/config\.json names 'other\.safetensors' under transformers_w"):
+        open_checkpoint(copy)
+
+
 @pytest.mark.parametrize("case", CONTRADICTIONS)
 def test_what_two_files_say_differently_is_refused_before_weights_are_read(copy: Path, case: str) -> None:
     file, change, message = CONTRADICTIONS[case]
