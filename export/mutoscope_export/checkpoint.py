@@ -143,7 +143,8 @@ class Checkpoint:
     def license(self) -> str:
         """What the front matter of README.md says under `license`, or that it is unknown."""
         readme = self.root / "README.md"
-        front_matter = re.match(r"---\n.*?\n---", readme.read_text("utf-8"), re.DOTALL) if readme.is_file() else None
+        text = readme.read_text("utf-8", errors="replace") if readme.is_file() else ""
+        front_matter = re.match(r"---\n.*?\n---", text, re.DOTALL)
         found = re.search(r"^license: *(\S.*?) *$", front_matter.group(), re.MULTILINE) if front_matter else None
         return found.group(1).strip("\"'") if found else UNKNOWN
 
@@ -304,7 +305,7 @@ def _read_json(path: Path) -> dict[str, Any]:
         content = json.loads(path.read_text("utf-8"))
     except FileNotFoundError:
         raise ExportError(f"{path.parent.name}/{path.name} is missing. Get the checkpoint again, whole") from None
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise ExportError(f"{path.parent.name}/{path.name} is not JSON: {error}. Get the checkpoint again") from error
     if not isinstance(content, dict):
         raise ExportError(f"{path.parent.name}/{path.name} is not a JSON object. Get the checkpoint again")

@@ -185,8 +185,8 @@ def _files(folder: Path, library: str) -> list[Path]:
 
 def _shards(folder: Path, index: Path) -> list[str]:
     try:
-        names = sorted(set(json.loads(index.read_text("utf-8"))["weight_map"].values()))
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        names = sorted(set(map(os.fspath, json.loads(index.read_text("utf-8"))["weight_map"].values())))
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise ExportError(
             f"{folder.name}/{index.name} lists no weights: {error!r}. Get the checkpoint again"
         ) from error
@@ -258,7 +258,7 @@ def _refuse_prefix(component: str, model: torch.nn.Module, given: Iterable[str],
         prefix = _COMPILED
     elif not prefix or set(names) & set(expected):
         return
-    origin = _ORIGINS.get(prefix, "which those of its class have not")
+    origin = _ORIGINS.get(prefix, "which its class does not use")
     matches = {name.replace(prefix, "", 1) for name in names} & set(expected)
     remedy = (
         "Save it anew with the names of its class"

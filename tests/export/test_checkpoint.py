@@ -173,9 +173,10 @@ def test_what_macos_leaves_beside_a_pickle_is_none(copy: Path) -> None:
 
 
 def test_damaged_json_is_refused_by_its_name(copy: Path) -> None:
-    (copy / "vae" / "config.json").write_text("{")
-    with pytest.raises(ExportError, match=r"vae/config\.json is not JSON"):
-        open_checkpoint(copy)
+    for damaged in ("{", "[" * 100_000):
+        (copy / "vae" / "config.json").write_text(damaged)
+        with pytest.raises(ExportError, match=r"vae/config\.json is not JSON"):
+            open_checkpoint(copy)
     (copy / "vae" / "config.json").unlink()
     with pytest.raises(ExportError, match=r"vae/config\.json is missing"):
         open_checkpoint(copy)
@@ -278,3 +279,8 @@ def test_the_licence_is_what_the_readme_declares(copy: Path, readme: str | None,
     if readme is not None:
         (copy / "README.md").write_text(readme)
     assert open_checkpoint(copy).license() == expected
+
+
+def test_a_readme_in_another_encoding_still_has_its_licence(copy: Path) -> None:
+    (copy / "README.md").write_bytes("---\nlicense: mit\nauthor: André\n---\n".encode("latin-1"))
+    assert open_checkpoint(copy).license() == "mit"

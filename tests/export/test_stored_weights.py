@@ -58,7 +58,7 @@ def test_weights_that_are_not_exactly_those_of_the_class_are_refused(copy: Path,
         ("_orig_mod.", "as torch.compile names them. Save it anew"),
         ("module.", "as DistributedDataParallel names them. Save it anew"),
         ("model.diffusion_model.", "as single-file checkpoints name them. Save it anew"),
-        ("model.diffusion_model.net.", "which those of its class have not"),
+        ("model.diffusion_model.net.", "which its class does not use"),
     ],
 )
 def test_a_prefix_of_all_names_is_named(copy: Path, prefix: str, message: str) -> None:
@@ -178,10 +178,17 @@ def test_a_shard_that_is_missing_is_named(tmp_path: Path) -> None:
     with pytest.raises(ExportError, match=rf"transformer lacks {last.name}, which .*index\.json lists"):
         open_checkpoint(folder.parent)
     index = folder / "diffusion_pytorch_model.safetensors.index.json"
-    for damaged, message in (({"weight_map": {}}, "lists nothing"), ([], "lists no weights")):
+    for damaged, message in (
+        ({"weight_map": {}}, "lists nothing"),
+        ([], "lists no weights"),
+        ({"weight_map": {"x": 1}}, "lists no weights: .*int"),
+    ):
         index.write_text(json.dumps(damaged))
         with pytest.raises(ExportError, match=message):
             open_checkpoint(folder.parent)
+    index.write_text("[" * 100_000)
+    with pytest.raises(ExportError, match="lists no weights: RecursionError"):
+        open_checkpoint(folder.parent)
     index.write_text(json.dumps({"weight_map": {"x": "../vae/diffusion_pytorch_model.safetensors"}}))
     with pytest.raises(ExportError, match=r"lists \.\./vae/\S+; it must list \.safetensors files that are beside it"):
         open_checkpoint(folder.parent)

@@ -65,6 +65,14 @@ def test_the_vocabulary_is_held_against_the_embedding_of_the_checkpoint(copy: Pa
         opened.family.text_settings(opened, tokenizer)
 
 
+@pytest.mark.parametrize("length", [0, -1, 64.0, "64", True])
+def test_a_longest_prompt_that_is_no_length_is_refused(copy: Path, length: object) -> None:
+    opened = open_checkpoint(copy)
+    edit(copy / "tokenizer" / "tokenizer_config.json", lambda config: config.update(model_max_length=length))
+    with pytest.raises(ExportError, match=rf"model_max_length .* is {length!r}; it must be an integer of at least 1"):
+        opened.family.text_settings(opened, opened.tokenizer())
+
+
 def test_a_tokenizer_that_does_not_know_plain_english_is_refused(tmp_path: Path) -> None:
     vocabulary = [("<pad>", 0.0), ("</s>", 0.0), ("<unk>", 0.0), ("▁", -2.0), ("圆", -3.0)]
     tokenizer = transformers.T5Tokenizer(vocab=vocabulary, extra_ids=0)

@@ -151,10 +151,16 @@ def geometry(checkpoint: Checkpoint) -> Geometry:
 def text_settings(checkpoint: Checkpoint, tokenizer: Any) -> Text:
     if tokenizer.pad_token_id is None:
         raise ExportError("the tokenizer has no pad_token, and prompts are padded. Get the checkpoint again")
+    longest = tokenizer.model_max_length
+    if type(longest) is not int or longest < 1:  # a bool is an int
+        raise ExportError(
+            f"model_max_length of the tokenizer is {longest!r}; it must be an integer of at least 1. "
+            "Get tokenizer/tokenizer_config.json again"
+        )
     encoder = checkpoint.without_weights("text_encoder")
     refuse_other_vocabulary(tokenizer, encoder.config.vocab_size)
     return Text(
-        max_sequence_length=min(_MAX_SEQUENCE_LENGTH, tokenizer.model_max_length),
+        max_sequence_length=min(_MAX_SEQUENCE_LENGTH, longest),
         width=encoder.config.d_model,
         pad_token_id=tokenizer.pad_token_id,
     )
