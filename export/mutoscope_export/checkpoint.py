@@ -26,6 +26,7 @@ from .stored_weights import (
     names_of_weights,
     read_headers,
     refuse_differences,
+    refuse_link_to_nothing,
     refuse_not_finite,
     refuse_other_weights,
     refuse_pointer,
@@ -185,6 +186,7 @@ def open_checkpoint(checkpoint: str | Path) -> Checkpoint:
 
 def _open_checkpoint(checkpoint: str | Path) -> Checkpoint:
     root, name, on_hub = locate(checkpoint)
+    refuse_link_to_nothing(root / INDEX)
     if not (root / INDEX).is_file():
         raise ExportError(
             f"{checkpoint} has no {INDEX}: not a checkpoint in the Diffusers layout. "

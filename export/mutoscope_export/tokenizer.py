@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from .errors import ExportError
-from .stored_weights import refuse_pointer
+from .stored_weights import refuse_link_to_nothing, refuse_pointer
 
 SERIALIZED, SENTENCEPIECE = "tokenizer.json", "spiece.model"
 READS_SERIALIZED = "transformers.PreTrainedTokenizerFast"  # any tokenizer.json, as it is written
@@ -46,6 +46,7 @@ def load_tokenizer(folder: Path, class_name: str) -> Any:
     readable = (SERIALIZED,) if class_name == READS_SERIALIZED else (SERIALIZED, SENTENCEPIECE)
     found = [name for name in readable if (folder / name).is_file()]
     if not found:
+        refuse_link_to_nothing(*(folder / name for name in readable))
         raise ExportError(
             f"{folder.name} has no vocabulary, which is {' or '.join(readable)}. Get the checkpoint again, whole"
         )

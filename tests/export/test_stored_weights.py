@@ -194,6 +194,33 @@ def test_a_shard_that_is_missing_is_named(tmp_path: Path) -> None:
         open_checkpoint(folder.parent)
 
 
+def test_shards_without_their_index_are_told_what_is_missing(tmp_path: Path) -> None:
+    folder = random_checkpoint(tmp_path / "sharded", max_shard_size="20KB") / "transformer"
+    (folder / "diffusion_pytorch_model.safetensors.index.json").unlink()
+    with pytest.raises(
+        ExportError,
+        match=r"such as \S+-00001-of-\d{5}\.safetensors, and lacks \S+\.index\.json, .* Get the index",
+    ):
+        open_checkpoint(folder.parent)
+
+
+@pytest.mark.parametrize("name", [*WEIGHTS.values(), "model_index.json", "vae/config.json", "tokenizer/tokenizer.json"])
+def test_a_link_to_nothing_is_told(copy: Path, name: str) -> None:
+    (copy / name).unlink()
+    (copy / name).symlink_to("../../blobs/pruned")
+    with pytest.raises(ExportError, match=rf"{name} is a link to nothing; download it again"):
+        open_checkpoint(copy).tokenizer()
+
+
+def test_a_shard_that_is_a_link_to_nothing_is_told(tmp_path: Path) -> None:
+    folder = random_checkpoint(tmp_path / "sharded", max_shard_size="20KB") / "transformer"
+    *_, last = sorted(folder.glob("*.safetensors"))
+    last.unlink()
+    last.symlink_to("../../blobs/pruned")
+    with pytest.raises(ExportError, match=rf"transformer/{last.name} is a link to nothing; download it again"):
+        open_checkpoint(folder.parent)
+
+
 @pytest.mark.parametrize("component", WEIGHTS)
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
 def test_a_weight_that_is_not_finite_is_named(copy: Path, component: str, value: float) -> None:
