@@ -245,18 +245,31 @@ def _refuse_contradictions(opened: Checkpoint) -> None:
         config = opened.scheduler if component == "scheduler" else opened.config(component)
         library, class_name = opened.classes[component].split(".")
         named = config.get("_class_name" if library == "diffusers" else "architectures")
-        if named not in (None, class_name, [class_name]):
+        if not _agrees(named, library, class_name):
             raise ExportError(
                 f"{INDEX} says that the {component} of {opened.name} is {class_name}, and {component}/{file} says "
                 f"{named!r}. Diffusers follows {INDEX}; make them agree"
             )
         if library == "transformers":
             _refuse_other_files(opened.root / component, config)
-        if quantization := config.get("quantization_config"):
+        if (quantization := config.get("quantization_config")) is not None:
             raise ExportError(
                 f"{component} of {opened.name} is quantized ({quantization!r:.80}), and that is not read. "
                 "Get the checkpoint as its authors published it, not quantized"
             )
+
+
+def _agrees(named: Any, library: str, class_name: str) -> bool:
+    """Whether a configuration file names this class, none, or a larger class of transformers around it."""
+    if named in (None, [], class_name, [class_name]):
+        return True
+    module = import_module(library)
+    configuration = getattr(getattr(module, class_name), "config_class", None)
+    return (
+        configuration is not None
+        and isinstance(named, list)
+        and all(getattr(getattr(module, str(name), None), "config_class", None) is configuration for name in named)
+    )
 
 
 def _refuse_other_files(folder: Path, config: Mapping[str, Any]) -> None:

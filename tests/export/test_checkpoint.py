@@ -112,6 +112,12 @@ CONTRADICTIONS: dict[str, tuple[str, Change, str]] = {
         lambda c: c.update(quantization_config={"quant_method": "bitsandbytes", "load_in_4bit": True}),
         "transformer of copy is quantized .*bitsandbytes.* not quantized",
     ),
+    "a quantization that says nothing": (
+        "text_encoder/config.json", lambda c: c.update(quantization_config={}), "text_encoder of copy is quantized",
+    ),
+    "an encoder and another": (
+        "text_encoder/config.json", lambda c: c.update(architectures=["UMT5Model", "T5Model"]), "'UMT5Model', 'T5Mod",
+    ),
     "a quantized text encoder": (
         "text_encoder/config.json", lambda c: c.update(quantization_config={"quant_method": "torchao"}), "torchao",
     ),
@@ -128,6 +134,12 @@ def test_weights_that_only_transformers_would_find_are_refused(copy: Path) -> No
     edit(copy / "text_encoder/config.json", lambda config: config.update(transformers_weights="other.safetensors"))
     with pytest.raises(ExportError, match=r"text_encoder/config\.json names 'other\.safetensors' under transformers_w"):
         open_checkpoint(copy)
+
+
+@pytest.mark.parametrize("named", [[], ["UMT5ForConditionalGeneration"], ["UMT5Model"]])
+def test_a_text_encoder_may_name_no_class_or_a_larger_one_around_it(copy: Path, named: list[str]) -> None:
+    edit(copy / "text_encoder/config.json", lambda config: config.update(architectures=named))
+    open_checkpoint(copy)
 
 
 @pytest.mark.parametrize("case", CONTRADICTIONS)
