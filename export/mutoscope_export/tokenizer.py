@@ -10,7 +10,7 @@ from typing import Any
 from .errors import ExportError
 from .stored_weights import refuse_link_to_nothing, refuse_pointer
 
-SERIALIZED, SENTENCEPIECE = "tokenizer.json", "spiece.model"
+SERIALIZED, SENTENCEPIECE, CONFIG = "tokenizer.json", "spiece.model", "tokenizer_config.json"
 READS_SERIALIZED = "transformers.PreTrainedTokenizerFast"  # any tokenizer.json, as it is written
 
 _PLAIN_ENGLISH = "a red circle moving right on a black background"
@@ -58,15 +58,17 @@ def load_tokenizer(folder: Path, class_name: str) -> Any:
             folder, local_files_only=True, trust_remote_code=False
         )
     except Exception as error:  # which one a damaged file raises is up to the libraries that read it
-        raise ExportError(f"{folder.name} cannot be loaded: {error}. {_remedy(found)}") from error
+        raise ExportError(f"{folder.name} cannot be loaded: {error}. {_remedy(folder, found)}") from error
 
 
-def _remedy(found: list[str]) -> str:
+def _remedy(folder: Path, found: list[str]) -> str:
     if SERIALIZED not in found:
         try:
             import_module("sentencepiece")
         except ImportError:
             return f"{SENTENCEPIECE} is read by sentencepiece: pip install sentencepiece"
+    if not (folder / CONFIG).is_file():
+        return f"{CONFIG} is missing, which names the class: get the checkpoint again, whole"
     return "Get the checkpoint again"
 
 

@@ -156,6 +156,29 @@ def test_a_vocabulary_of_sentencepiece_gives_the_ids_of_sentencepiece(
     assert tokenizer(PROMPT).input_ids == [*reference.encode(PROMPT), 1]
 
 
+def test_the_remedy_for_a_class_that_nothing_names_is_the_configuration(
+    sentencepiece_vocabulary: Path, tmp_path: Path
+) -> None:
+    shutil.copy(sentencepiece_vocabulary / "spiece.model", tmp_path)
+    with pytest.raises(ExportError, match=r"tokenizer_config\.json is missing, which names the class: get the checkpo"):
+        load_tokenizer(tmp_path, "transformers.AutoTokenizer")
+
+
+@pytest.mark.parametrize("vocabulary", ["tokenizer.json", "spiece.model"])
+def test_tokens_that_a_class_adds_without_its_configuration_are_not_called_another_model(
+    copy: Path, sentencepiece_vocabulary: Path, vocabulary: str
+) -> None:
+    (copy / "tokenizer" / "tokenizer_config.json").unlink()
+    if vocabulary == "spiece.model":
+        (copy / "tokenizer" / "tokenizer.json").unlink()
+        shutil.copy(sentencepiece_vocabulary / vocabulary, copy / "tokenizer")
+    opened = open_checkpoint(copy)
+    with pytest.raises(
+        ExportError, match=r"tokenizer/tokenizer_config\.json is missing, and without it the class adds"
+    ):
+        opened.family.text_settings(opened, opened.tokenizer())
+
+
 def test_the_remedy_for_a_missing_sentencepiece_is_sentencepiece(
     sentencepiece_vocabulary: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
