@@ -19,7 +19,7 @@ from safetensors import SafetensorError
 
 from .errors import ExportError
 from .families import FAMILIES, Family, load_family
-from .location import download, locate
+from .location import PICKLES, download, locate
 from .stored_weights import (
     StoredWeights,
     is_hidden,
@@ -36,8 +36,6 @@ from .tokenizer import READS_SERIALIZED, SERIALIZED, class_that_loads, load_toke
 INDEX = "model_index.json"
 OVERRIDES = "mutoscope.json"
 UNKNOWN = "unknown - see the checkpoint"
-
-_PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle")
 
 
 @dataclass(frozen=True)
@@ -304,7 +302,7 @@ def _refuse_unsupported(opened: Checkpoint, index: Mapping[str, Any]) -> None:
 
 def _refuse_pickles(root: Path, family: Family) -> None:
     for component in family.COMPONENTS:
-        paths = [path for path in (root / component).rglob("*") if path.suffix in _PICKLES]
+        paths = [path for path in (root / component).rglob("*") if path.suffix.lower() in PICKLES]
         pickles = sorted(path.name for path in paths if not is_hidden(path, root))
         if pickles:
             raise ExportError(

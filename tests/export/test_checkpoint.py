@@ -172,7 +172,7 @@ def test_a_package_that_a_loader_misses_is_named(
         opened.load("vae")
 
 
-@pytest.mark.parametrize("name", ["pytorch_model.bin", "model.pt", "model.ckpt", "weights.pickle"])
+@pytest.mark.parametrize("name", ["pytorch_model.bin", "model.PT", "model.ckpt", "weights.pickle"])
 def test_pickled_weights_are_refused_even_beside_safetensors(copy: Path, name: str) -> None:
     (copy / "text_encoder" / name).write_bytes(b"")
     with pytest.raises(ExportError, match=rf"text_encoder holds {name}, .*safe_serialization=True"):
