@@ -19,24 +19,23 @@ from safetensors import SafetensorError
 
 from .errors import ExportError
 from .families import FAMILIES, Family, load_family
-from .location import download, locate
+from .location import PICKLES, download, locate
 from .stored_weights import (
     StoredWeights,
     is_hidden,
     names_of_weights,
     read_headers,
     refuse_differences,
+    refuse_link_to_nothing,
     refuse_not_finite,
     refuse_other_weights,
     refuse_pointer,
 )
-from .tokenizer import READS_SERIALIZED, SERIALIZED, load_tokenizer
+from .tokenizer import READS_SERIALIZED, SERIALIZED, class_that_loads, load_tokenizer
 
 INDEX = "model_index.json"
 OVERRIDES = "mutoscope.json"
 UNKNOWN = "unknown - see the checkpoint"
-
-_PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle")
 
 
 @dataclass(frozen=True)
@@ -143,7 +142,8 @@ class Checkpoint:
     def license(self) -> str:
         """What the front matter of README.md says under `license`, or that it is unknown."""
         readme = self.root / "README.md"
-        front_matter = re.match(r"---\n.*?\n---", readme.read_text("utf-8"), re.DOTALL) if readme.is_file() else None
+        text = readme.read_text("utf-8", errors="replace") if readme.is_file() else ""
+        front_matter = re.match(r"---\n.*?\n---", text, re.DOTALL)
         found = re.search(r"^license: *(\S.*?) *$", front_matter.group(), re.MULTILINE) if front_matter else None
         return found.group(1).strip("\"'") if found else UNKNOWN
 
@@ -184,6 +184,7 @@ def open_checkpoint(checkpoint: str | Path) -> Checkpoint:
 
 def _open_checkpoint(checkpoint: str | Path) -> Checkpoint:
     root, name, on_hub = locate(checkpoint)
+    refuse_link_to_nothing(root / INDEX)
     if not (root / INDEX).is_file():
         raise ExportError(
             f"{checkpoint} has no {INDEX}: not a checkpoint in the Diffusers layout. "
@@ -215,16 +216,21 @@ def _open_checkpoint(checkpoint: str | Path) -> Checkpoint:
 
 
 def _supported_class(root: Path, name: str, index: Mapping[str, Any], component: str, family: Family) -> str:
-    """The class of a component. It comes from the family's table: a checkpoint must not choose what is imported."""
+    """The class of a component, from the family's table: a checkpoint must not choose what is imported.
+
+    Of a tokenizer with a serialized vocabulary, it may choose among the tokenizers of transformers.
+    """
     supported = family.COMPONENTS[component]
     entry = index.get(component)
     for known in supported:
         if entry == known.split("."):
             return known
     if READS_SERIALIZED in supported:
-        if isinstance(entry, list) and entry[:1] == ["transformers"] and (root / component / SERIALIZED).is_file():
-            return READS_SERIALIZED  # reads what every class of transformers' fast tokenizers writes
-        supported = (*supported, f"any other of transformers with a {SERIALIZED}")
+        if (root / component / SERIALIZED).is_file():
+            match entry:
+                case ["transformers", str(class_name)] if found := class_that_loads(class_name):
+                    return found
+        supported = (*supported, f"any other tokenizer of transformers with a {SERIALIZED}")
     raise ExportError(f"the {component} of {name} is {entry!r}; supported: {', '.join(supported)}")
 
 
@@ -237,16 +243,46 @@ def _refuse_contradictions(opened: Checkpoint) -> None:
         config = opened.scheduler if component == "scheduler" else opened.config(component)
         library, class_name = opened.classes[component].split(".")
         named = config.get("_class_name" if library == "diffusers" else "architectures")
-        if named not in (None, class_name, [class_name]):
+        if not _agrees(named, library, class_name):
             raise ExportError(
                 f"{INDEX} says that the {component} of {opened.name} is {class_name}, and {component}/{file} says "
                 f"{named!r}. Diffusers follows {INDEX}; make them agree"
             )
-        if quantization := config.get("quantization_config"):
+        if library == "transformers":
+            _refuse_other_files(opened.root / component, config)
+        if (quantization := config.get("quantization_config")) is not None:
             raise ExportError(
                 f"{component} of {opened.name} is quantized ({quantization!r:.80}), and that is not read. "
                 "Get the checkpoint as its authors published it, not quantized"
             )
+
+
+def _agrees(named: Any, library: str, class_name: str) -> bool:
+    """Whether a configuration file names this class, none, or a larger class of transformers around it."""
+    if named in (None, [], class_name, [class_name]):
+        return True
+    module = import_module(library)
+    configuration = getattr(getattr(module, class_name), "config_class", None)
+    return (
+        configuration is not None
+        and isinstance(named, list)
+        and all(getattr(getattr(module, str(name), None), "config_class", None) is configuration for name in named)
+    )
+
+
+def _refuse_other_files(folder: Path, config: Mapping[str, Any]) -> None:
+    """transformers follows two files to other weights than those that are judged here."""
+    if (other := config.get("transformers_weights")) is not None:
+        raise ExportError(
+            f"{folder.name}/config.json names {other!r} under transformers_weights, and transformers would read that "
+            "in place of model.safetensors. Save the model anew with save_pretrained, or remove that line if "
+            "model.safetensors has the right weights"
+        )
+    if (folder / "adapter_config.json").exists():
+        raise ExportError(
+            f"{folder.name} holds adapter_config.json, and transformers adds the adapter to the weights where peft is "
+            "installed. Merge it with peft's merge_and_unload and save the model anew, or remove the file"
+        )
 
 
 def _refuse_unsupported(opened: Checkpoint, index: Mapping[str, Any]) -> None:
@@ -266,7 +302,7 @@ def _refuse_unsupported(opened: Checkpoint, index: Mapping[str, Any]) -> None:
 
 def _refuse_pickles(root: Path, family: Family) -> None:
     for component in family.COMPONENTS:
-        paths = [path for path in (root / component).rglob("*") if path.suffix in _PICKLES]
+        paths = [path for path in (root / component).rglob("*") if path.suffix.lower() in PICKLES]
         pickles = sorted(path.name for path in paths if not is_hidden(path, root))
         if pickles:
             raise ExportError(
@@ -282,7 +318,7 @@ def _read_json(path: Path) -> dict[str, Any]:
         content = json.loads(path.read_text("utf-8"))
     except FileNotFoundError:
         raise ExportError(f"{path.parent.name}/{path.name} is missing. Get the checkpoint again, whole") from None
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise ExportError(f"{path.parent.name}/{path.name} is not JSON: {error}. Get the checkpoint again") from error
     if not isinstance(content, dict):
         raise ExportError(f"{path.parent.name}/{path.name} is not a JSON object. Get the checkpoint again")

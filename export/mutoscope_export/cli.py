@@ -5,6 +5,7 @@ import json
 import sys
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 
 from mutoscope.bundle import Bundle
@@ -53,7 +54,8 @@ class _Progress:
 
     def __call__(self, stage: str, fraction: float | None = None) -> None:
         share = "" if fraction is None else f" {fraction:.0%}"
-        print(f"{time.perf_counter() - self._started:7.1f} s  {stage}{share}", file=sys.stderr, flush=True)
+        with suppress(OSError):  # a closed terminal must not cost hours of export
+            print(f"{time.perf_counter() - self._started:7.1f} s  {stage}{share}", file=sys.stderr, flush=True)
 
 
 def _silence_libraries() -> None:

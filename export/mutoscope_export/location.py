@@ -7,15 +7,16 @@ from pathlib import Path
 from .errors import ExportError
 
 _HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
-_ENDINGS = (".safetensors", ".gguf", ".ckpt", ".pt", ".pth", ".bin", ".json", ".zip")
+PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle")
+_ENDINGS = (*PICKLES, ".safetensors", ".sft", ".gguf", ".onnx", ".json", ".zip", ".tar", ".gz")
 _DESCRIPTION = ["*.json", "*.txt", "*.model", "*.md", "LICENSE*"]
 
 
 def locate(checkpoint: str | Path) -> tuple[Path, str, bool]:
     """The folder, what to call it, and whether its weights are still on the hub.
 
-    What looks like a path is never asked for on the hub: a file, a name with the ending of one, and a name whose first
-    folder exists here.
+    What looks like a path is never asked for on the hub: a file, a name with the ending of a file of weights, and a
+    name whose first folder exists here.
 
     Raises:
         ExportError: there is no such folder, and the hub has none either or was not asked.

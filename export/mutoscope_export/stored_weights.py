@@ -150,14 +150,25 @@ def refuse_not_finite(component: str, model: torch.nn.Module) -> None:
 def refuse_pointer(path: Path) -> None:
     """
     Raises:
-        ExportError: Git LFS has put a pointer in the place of the file.
+        ExportError: Git LFS has put a pointer in the place of the file, or it is a link to nothing.
     """
+    refuse_link_to_nothing(path)
     with path.open("rb") as file:
         if file.read(len(_LFS_POINTER)) == _LFS_POINTER:
             raise ExportError(
                 f"{path.parent.name}/{path.name} is a Git LFS pointer and not the file itself. "
                 "Run `git lfs pull` in the checkpoint's folder"
             )
+
+
+def refuse_link_to_nothing(*paths: Path) -> None:
+    """
+    Raises:
+        ExportError: one of them is a link, and what it leads to is gone, such as from the cache of the hub's client.
+    """
+    for path in paths:
+        if path.is_symlink() and not path.exists():
+            raise ExportError(f"{path.parent.name}/{path.name} is a link to nothing; download it again")
 
 
 def is_hidden(path: Path, root: Path) -> bool:
@@ -172,11 +183,13 @@ def _files(folder: Path, library: str) -> list[Path]:
     if single.is_file() and not (index_first and index.is_file()):
         return [single]
     if not index.is_file():
+        refuse_link_to_nothing(single, index)
         raise ExportError(_without_weights(folder, single.name))
     refuse_pointer(index)
     names = _shards(folder, index)
     absent = [name for name in names if not (folder / name).is_file()]
     if absent:
+        refuse_link_to_nothing(*(folder / name for name in absent))
         raise ExportError(
             f"{folder.name} lacks {', '.join(absent)}, which {index.name} lists. Get the checkpoint again, whole"
         )
@@ -185,8 +198,8 @@ def _files(folder: Path, library: str) -> list[Path]:
 
 def _shards(folder: Path, index: Path) -> list[str]:
     try:
-        names = sorted(set(json.loads(index.read_text("utf-8"))["weight_map"].values()))
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        names = sorted(set(map(os.fspath, json.loads(index.read_text("utf-8"))["weight_map"].values())))
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise ExportError(
             f"{folder.name}/{index.name} lists no weights: {error!r}. Get the checkpoint again"
         ) from error
@@ -209,6 +222,11 @@ def _without_weights(folder: Path, expected: str) -> str:
         return (
             f"{folder.name} has its weights only as a variant, {others[0]}, which is not read. Load it with Diffusers' "
             f"variant={sorted(kinds)[0]!r} and save it anew, or rename it to {expected} where it is one file"
+        )
+    if any(re.search(r"-\d{5}-of-\d{5}", name) for name in others):
+        return (
+            f"{folder.name} has its weights in several files, such as {others[0]}, and lacks {expected}.index.json, "
+            "which lists them. Get the index again"
         )
     return f"{folder.name} has no {expected}; {', '.join(others)} is not read. Rename it, if it has these weights"
 
@@ -258,7 +276,7 @@ def _refuse_prefix(component: str, model: torch.nn.Module, given: Iterable[str],
         prefix = _COMPILED
     elif not prefix or set(names) & set(expected):
         return
-    origin = _ORIGINS.get(prefix, "which those of its class have not")
+    origin = _ORIGINS.get(prefix, "which its class does not use")
     matches = {name.replace(prefix, "", 1) for name in names} & set(expected)
     remedy = (
         "Save it anew with the names of its class"

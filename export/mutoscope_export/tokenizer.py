@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from .errors import ExportError
-from .stored_weights import refuse_pointer
+from .stored_weights import refuse_link_to_nothing, refuse_pointer
 
-SERIALIZED, SENTENCEPIECE = "tokenizer.json", "spiece.model"
+SERIALIZED, SENTENCEPIECE, CONFIG = "tokenizer.json", "spiece.model", "tokenizer_config.json"
 READS_SERIALIZED = "transformers.PreTrainedTokenizerFast"  # any tokenizer.json, as it is written
 
 _PLAIN_ENGLISH = "a red circle moving right on a black background"
@@ -18,8 +18,26 @@ _PROBES = ("", _PLAIN_ENGLISH, "Café  “quoted” ﬁsh\n漢字 🙂 </s> <pad
 _MOST_UNUSED_ROWS = 1023  # embeddings are filled up to a multiple of a power of two; UMT5 has 84 rows without a token
 
 
+def class_that_loads(name: str) -> str | None:
+    """The class, "library.Class", for a tokenizer whose index names a class of transformers.
+
+    A class of transformers may build its normalizer anew from the vocabulary, and gives other ids than the file. Where
+    transformers lacks the class, such as one that is newer, the file is read as it is written.
+
+    Returns:
+        None where transformers has something else of that name.
+    """
+    import transformers
+
+    found = getattr(transformers, name, None)
+    if found is None:
+        return READS_SERIALIZED
+    is_tokenizer = isinstance(found, type) and issubclass(found, transformers.PreTrainedTokenizerBase)
+    return f"transformers.{name}" if is_tokenizer else None
+
+
 def load_tokenizer(folder: Path, class_name: str) -> Any:
-    """The tokenizer in a folder, by a class of a family's table, "library.Class".
+    """The tokenizer in a folder, by a class of a family's table or of `class_that_loads`, "library.Class".
 
     Raises:
         ExportError: its files are missing, or cannot be read. Classes of transformers make an empty vocabulary of
@@ -28,6 +46,7 @@ def load_tokenizer(folder: Path, class_name: str) -> Any:
     readable = (SERIALIZED,) if class_name == READS_SERIALIZED else (SERIALIZED, SENTENCEPIECE)
     found = [name for name in readable if (folder / name).is_file()]
     if not found:
+        refuse_link_to_nothing(*(folder / name for name in readable))
         raise ExportError(
             f"{folder.name} has no vocabulary, which is {' or '.join(readable)}. Get the checkpoint again, whole"
         )
@@ -39,15 +58,17 @@ def load_tokenizer(folder: Path, class_name: str) -> Any:
             folder, local_files_only=True, trust_remote_code=False
         )
     except Exception as error:  # which one a damaged file raises is up to the libraries that read it
-        raise ExportError(f"{folder.name} cannot be loaded: {error}. {_remedy(found)}") from error
+        raise ExportError(f"{folder.name} cannot be loaded: {error}. {_remedy(folder, found)}") from error
 
 
-def _remedy(found: list[str]) -> str:
+def _remedy(folder: Path, found: list[str]) -> str:
     if SERIALIZED not in found:
         try:
             import_module("sentencepiece")
         except ImportError:
             return f"{SENTENCEPIECE} is read by sentencepiece: pip install sentencepiece"
+    if not (folder / CONFIG).is_file():
+        return f"{CONFIG} is missing, which names the class: get the checkpoint again, whole"
     return "Get the checkpoint again"
 
 

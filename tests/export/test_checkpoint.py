@@ -41,7 +41,7 @@ REFUSED_INDEXES: dict[str, tuple[Change, str]] = {
     "no pair": (lambda c: c.update(vae="AutoencoderKLWan"), "supported: diffusers.AutoencoderKLWan"),
     "a tokenizer of one's own code": (
         lambda c: c.update(tokenizer=["my_code", "T5Tokenizer"]),
-        "'my_code', 'T5Tokenizer'.; supported: transformers.T5.*, any other of transformers with a tokenizer.json",
+        "'my_code', 'T5Tokenizer'.; supported: transformers.T5.*, any other tokenizer of transformers with",
     ),
     "another scheduler": (
         lambda c: c.update(scheduler=["diffusers", "DDPMScheduler"]), "'DDPMScheduler'.; supported: diffusers.UniPC",
@@ -112,10 +112,34 @@ CONTRADICTIONS: dict[str, tuple[str, Change, str]] = {
         lambda c: c.update(quantization_config={"quant_method": "bitsandbytes", "load_in_4bit": True}),
         "transformer of copy is quantized .*bitsandbytes.* not quantized",
     ),
+    "a quantization that says nothing": (
+        "text_encoder/config.json", lambda c: c.update(quantization_config={}), "text_encoder of copy is quantized",
+    ),
+    "an encoder and another": (
+        "text_encoder/config.json", lambda c: c.update(architectures=["UMT5Model", "T5Model"]), "'UMT5Model', 'T5Mod",
+    ),
     "a quantized text encoder": (
         "text_encoder/config.json", lambda c: c.update(quantization_config={"quant_method": "torchao"}), "torchao",
     ),
 }  # fmt: skip
+
+
+def test_weights_that_only_transformers_would_find_are_refused(copy: Path) -> None:
+    adapter = copy / "text_encoder" / "adapter_config.json"
+    adapter.write_text("{}")
+    with pytest.raises(ExportError, match=r"text_encoder holds adapter_config\.json, .* Merge it"):
+        open_checkpoint(copy)
+    adapter.unlink()
+    shutil.copy(copy / "text_encoder/model.safetensors", copy / "text_encoder/other.safetensors")
+    edit(copy / "text_encoder/config.json", lambda config: config.update(transformers_weights="other.safetensors"))
+    with pytest.raises(ExportError, match=r"text_encoder/config\.json names 'other\.safetensors' under transformers_w"):
+        open_checkpoint(copy)
+
+
+@pytest.mark.parametrize("named", [[], ["UMT5ForConditionalGeneration"], ["UMT5Model"]])
+def test_a_text_encoder_may_name_no_class_or_a_larger_one_around_it(copy: Path, named: list[str]) -> None:
+    edit(copy / "text_encoder/config.json", lambda config: config.update(architectures=named))
+    open_checkpoint(copy)
 
 
 @pytest.mark.parametrize("case", CONTRADICTIONS)
@@ -148,7 +172,7 @@ def test_a_package_that_a_loader_misses_is_named(
         opened.load("vae")
 
 
-@pytest.mark.parametrize("name", ["pytorch_model.bin", "model.pt", "model.ckpt", "weights.pickle"])
+@pytest.mark.parametrize("name", ["pytorch_model.bin", "model.PT", "model.ckpt", "weights.pickle"])
 def test_pickled_weights_are_refused_even_beside_safetensors(copy: Path, name: str) -> None:
     (copy / "text_encoder" / name).write_bytes(b"")
     with pytest.raises(ExportError, match=rf"text_encoder holds {name}, .*safe_serialization=True"):
@@ -161,9 +185,10 @@ def test_what_macos_leaves_beside_a_pickle_is_none(copy: Path) -> None:
 
 
 def test_damaged_json_is_refused_by_its_name(copy: Path) -> None:
-    (copy / "vae" / "config.json").write_text("{")
-    with pytest.raises(ExportError, match=r"vae/config\.json is not JSON"):
-        open_checkpoint(copy)
+    for damaged in ("{", "[" * 100_000):
+        (copy / "vae" / "config.json").write_text(damaged)
+        with pytest.raises(ExportError, match=r"vae/config\.json is not JSON"):
+            open_checkpoint(copy)
     (copy / "vae" / "config.json").unlink()
     with pytest.raises(ExportError, match=r"vae/config\.json is missing"):
         open_checkpoint(copy)
@@ -266,3 +291,8 @@ def test_the_licence_is_what_the_readme_declares(copy: Path, readme: str | None,
     if readme is not None:
         (copy / "README.md").write_text(readme)
     assert open_checkpoint(copy).license() == expected
+
+
+def test_a_readme_in_another_encoding_still_has_its_licence(copy: Path) -> None:
+    (copy / "README.md").write_bytes("---\nlicense: mit\nauthor: André\n---\n".encode("latin-1"))
+    assert open_checkpoint(copy).license() == "mit"

@@ -22,7 +22,25 @@ def no_hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-@pytest.mark.parametrize("name", ["models/wan", "models/wan.safetensors", "elsewhere/x.gguf", "a/b.ckpt", "a/B.PT"])
+ENDINGS = [
+    "safetensors",
+    "sft",
+    "gguf",
+    "onnx",
+    "ckpt",
+    "PT",
+    "pth",
+    "bin",
+    "pkl",
+    "pickle",
+    "json",
+    "zip",
+    "tar.gz",
+    "tar",
+]
+
+
+@pytest.mark.parametrize("name", ["models/wan", "models/wan.safetensors", *(f"else/x.{ending}" for ending in ENDINGS)])
 def test_a_file_is_never_asked_for_on_the_hub(no_hub: Path, name: str) -> None:
     with pytest.raises(
         ExportError, match=rf"{name} .*file.*Single-file checkpoints and GGUF are not read.*model_index"

@@ -58,7 +58,7 @@ def test_weights_that_are_not_exactly_those_of_the_class_are_refused(copy: Path,
         ("_orig_mod.", "as torch.compile names them. Save it anew"),
         ("module.", "as DistributedDataParallel names them. Save it anew"),
         ("model.diffusion_model.", "as single-file checkpoints name them. Save it anew"),
-        ("model.diffusion_model.net.", "which those of its class have not"),
+        ("model.diffusion_model.net.", "which its class does not use"),
     ],
 )
 def test_a_prefix_of_all_names_is_named(copy: Path, prefix: str, message: str) -> None:
@@ -178,12 +178,46 @@ def test_a_shard_that_is_missing_is_named(tmp_path: Path) -> None:
     with pytest.raises(ExportError, match=rf"transformer lacks {last.name}, which .*index\.json lists"):
         open_checkpoint(folder.parent)
     index = folder / "diffusion_pytorch_model.safetensors.index.json"
-    for damaged, message in (({"weight_map": {}}, "lists nothing"), ([], "lists no weights")):
+    for damaged, message in (
+        ({"weight_map": {}}, "lists nothing"),
+        ([], "lists no weights"),
+        ({"weight_map": {"x": 1}}, "lists no weights: .*int"),
+    ):
         index.write_text(json.dumps(damaged))
         with pytest.raises(ExportError, match=message):
             open_checkpoint(folder.parent)
+    index.write_text("[" * 100_000)
+    with pytest.raises(ExportError, match="lists no weights: RecursionError"):
+        open_checkpoint(folder.parent)
     index.write_text(json.dumps({"weight_map": {"x": "../vae/diffusion_pytorch_model.safetensors"}}))
     with pytest.raises(ExportError, match=r"lists \.\./vae/\S+; it must list \.safetensors files that are beside it"):
+        open_checkpoint(folder.parent)
+
+
+def test_shards_without_their_index_are_told_what_is_missing(tmp_path: Path) -> None:
+    folder = random_checkpoint(tmp_path / "sharded", max_shard_size="20KB") / "transformer"
+    (folder / "diffusion_pytorch_model.safetensors.index.json").unlink()
+    with pytest.raises(
+        ExportError,
+        match=r"such as \S+-00001-of-\d{5}\.safetensors, and lacks \S+\.index\.json, .* Get the index",
+    ):
+        open_checkpoint(folder.parent)
+
+
+@pytest.mark.parametrize("name", [*WEIGHTS.values(), "model_index.json", "vae/config.json", "tokenizer/tokenizer.json"])
+def test_a_link_to_nothing_is_told(copy: Path, name: str) -> None:
+    (copy / name).unlink()
+    (copy / name).symlink_to("../../blobs/pruned")
+    with pytest.raises(ExportError, match=rf"{name} is a link to nothing; download it again"):
+        open_checkpoint(copy).tokenizer()
+
+
+def test_a_shard_that_is_a_link_to_nothing_is_told(tmp_path: Path) -> None:
+    folder = random_checkpoint(tmp_path / "sharded", max_shard_size="20KB") / "transformer"
+    *_, last = sorted(folder.glob("*.safetensors"))
+    last.unlink()
+    last.symlink_to("../../blobs/pruned")
+    with pytest.raises(ExportError, match=rf"transformer/{last.name} is a link to nothing; download it again"):
         open_checkpoint(folder.parent)
 
 

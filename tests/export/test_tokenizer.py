@@ -65,6 +65,14 @@ def test_the_vocabulary_is_held_against_the_embedding_of_the_checkpoint(copy: Pa
         opened.family.text_settings(opened, tokenizer)
 
 
+@pytest.mark.parametrize("length", [0, -1, 64.0, "64", True])
+def test_a_longest_prompt_that_is_no_length_is_refused(copy: Path, length: object) -> None:
+    opened = open_checkpoint(copy)
+    edit(copy / "tokenizer" / "tokenizer_config.json", lambda config: config.update(model_max_length=length))
+    with pytest.raises(ExportError, match=rf"model_max_length .* is {length!r}; it must be an integer of at least 1"):
+        opened.family.text_settings(opened, opened.tokenizer())
+
+
 def test_a_tokenizer_that_does_not_know_plain_english_is_refused(tmp_path: Path) -> None:
     vocabulary = [("<pad>", 0.0), ("</s>", 0.0), ("<unk>", 0.0), ("▁", -2.0), ("圆", -3.0)]
     tokenizer = transformers.T5Tokenizer(vocab=vocabulary, extra_ids=0)
@@ -72,24 +80,44 @@ def test_a_tokenizer_that_does_not_know_plain_english_is_refused(tmp_path: Path)
         write_tokenizer(tokenizer, tmp_path / "tokenizer.json")
 
 
-@pytest.mark.parametrize("class_name", [*CLASSES, "TokenizersBackend", "CLIPTokenizer", "SomeTokenizerOfTomorrow"])
-def test_any_class_is_taken_where_the_vocabulary_is_serialized(
+REBUILT = ["LlamaTokenizer", "GemmaTokenizer", "XLMRobertaTokenizer"]  # other ids than those of the file itself
+
+
+@pytest.mark.parametrize("class_name", [*CLASSES, "TokenizersBackend", *REBUILT])
+def test_a_class_of_transformers_gives_its_own_ids(
     copy: Path, wan_checkpoint: Path, tmp_path: Path, class_name: str
 ) -> None:
     edit(copy / "model_index.json", lambda index: index.update(tokenizer=["transformers", class_name]))
     tokenizer = open_checkpoint(copy).tokenizer()
-    expected = transformers.T5Tokenizer.from_pretrained(wan_checkpoint / "tokenizer")
+    expected = getattr(transformers, class_name).from_pretrained(wan_checkpoint / "tokenizer")
     assert tokenizer(PROMPT).input_ids == expected(PROMPT).input_ids
     assert (tokenizer.pad_token_id, tokenizer.model_max_length) == (expected.pad_token_id, expected.model_max_length)
     write_tokenizer(tokenizer, tmp_path / "tokenizer.json")
     written = tokenizers.Tokenizer.from_file(str(tmp_path / "tokenizer.json"))
     assert written.encode(PROMPT).ids == expected(PROMPT).input_ids
+    read = tokenizers.Tokenizer.from_file(str(wan_checkpoint / "tokenizer" / "tokenizer.json"))
+    assert (written.encode(PROMPT).ids != read.encode(PROMPT).ids) == (class_name in REBUILT)
+
+
+def test_for_a_class_that_transformers_lacks_the_serialized_vocabulary_is_read_as_it_is(
+    copy: Path, wan_checkpoint: Path
+) -> None:
+    edit(copy / "model_index.json", lambda index: index.update(tokenizer=["transformers", "TokenizerOfTomorrow"]))
+    read = tokenizers.Tokenizer.from_file(str(wan_checkpoint / "tokenizer" / "tokenizer.json"))
+    assert open_checkpoint(copy).tokenizer()(PROMPT).input_ids == read.encode(PROMPT).ids
+
+
+@pytest.mark.parametrize("name", ["BertModel", "models", "pipeline", "__dict__", ["T5Tokenizer"], None])
+def test_what_transformers_has_and_is_no_tokenizer_is_refused(copy: Path, name: object) -> None:
+    edit(copy / "model_index.json", lambda index: index.update(tokenizer=["transformers", name]))
+    with pytest.raises(ExportError, match=r"the tokenizer of copy is .*; supported: .* any other tokenizer of trans"):
+        open_checkpoint(copy)
 
 
 def test_a_class_of_its_own_is_refused_without_a_serialized_vocabulary(copy: Path) -> None:
     edit(copy / "model_index.json", lambda index: index.update(tokenizer=["transformers", "CLIPTokenizer"]))
     (copy / "tokenizer" / "tokenizer.json").unlink()
-    with pytest.raises(ExportError, match=r"'CLIPTokenizer'.*; supported: .* any other .* with a tokenizer\.json"):
+    with pytest.raises(ExportError, match=r"'CLIPTokenizer'.*; supported: .* any other tokenizer .* with a tokenizer"):
         open_checkpoint(copy)
 
 
@@ -126,6 +154,29 @@ def test_a_vocabulary_of_sentencepiece_gives_the_ids_of_sentencepiece(
     tokenizer = load_tokenizer(sentencepiece_vocabulary, f"transformers.{class_name}")
     reference = sentencepiece.SentencePieceProcessor(model_file=str(sentencepiece_vocabulary / "spiece.model"))
     assert tokenizer(PROMPT).input_ids == [*reference.encode(PROMPT), 1]
+
+
+def test_the_remedy_for_a_class_that_nothing_names_is_the_configuration(
+    sentencepiece_vocabulary: Path, tmp_path: Path
+) -> None:
+    shutil.copy(sentencepiece_vocabulary / "spiece.model", tmp_path)
+    with pytest.raises(ExportError, match=r"tokenizer_config\.json is missing, which names the class: get the checkpo"):
+        load_tokenizer(tmp_path, "transformers.AutoTokenizer")
+
+
+@pytest.mark.parametrize("vocabulary", ["tokenizer.json", "spiece.model"])
+def test_tokens_that_a_class_adds_without_its_configuration_are_not_called_another_model(
+    copy: Path, sentencepiece_vocabulary: Path, vocabulary: str
+) -> None:
+    (copy / "tokenizer" / "tokenizer_config.json").unlink()
+    if vocabulary == "spiece.model":
+        (copy / "tokenizer" / "tokenizer.json").unlink()
+        shutil.copy(sentencepiece_vocabulary / vocabulary, copy / "tokenizer")
+    opened = open_checkpoint(copy)
+    with pytest.raises(
+        ExportError, match=r"tokenizer/tokenizer_config\.json is missing, and without it the class adds"
+    ):
+        opened.family.text_settings(opened, opened.tokenizer())
 
 
 def test_the_remedy_for_a_missing_sentencepiece_is_sentencepiece(

@@ -8,6 +8,7 @@ from mutoscope.bench import machine
 from mutoscope.bench.result import Result, read_result, write_result
 from mutoscope.cli import main
 from mutoscope.commands import bench
+from mutoscope.errors import OutputError
 
 from tests.runtime.bench.results import MACHINE, result
 
@@ -96,3 +97,26 @@ def test_the_gate_refuses_another_machine(
     assert main(["bench", "--compare", str(tmp_path / "old.json")]) == 2
     assert "another machine" in capsys.readouterr().err
     assert not measured
+
+
+@pytest.mark.skipif(not Path("/proc").exists(), reason="there is no folder that takes no file")
+@pytest.mark.parametrize("flag", ["--json", "--html"])
+def test_a_place_that_takes_no_file_is_refused_before_anything_is_measured(
+    measured: list[bench.Options], capsys: pytest.CaptureFixture[str], flag: str
+) -> None:
+    assert main(["bench", flag, "/proc/nope"]) == 2
+    assert "/proc/nope cannot be written" in capsys.readouterr().err
+    assert not measured
+
+
+def test_a_report_that_cannot_be_written_after_all_costs_no_table(
+    measured: list[bench.Options], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    def full(path: Path, result: Result) -> None:
+        raise OutputError(f"{path} cannot be written: no space left")
+
+    monkeypatch.setattr(bench, "write_report", full)
+    assert main(["bench", "--html", str(tmp_path / "a.html")]) == OutputError.exit_code
+    told = capsys.readouterr()
+    assert "SingleStream" in told.out
+    assert "no space left" in told.err

@@ -18,7 +18,8 @@ from ..bench.report import write_report
 from ..bench.result import Result, read_result, write_result
 from ..bench.session import run
 from ..bench.table import describe, describe_changes
-from ..errors import OutputError, RequestError
+from ..destination import find_place
+from ..errors import RequestError
 from ..file_names import refuse_reserved
 from ..progress import Progress
 from ..request import RuntimeOptions, VideoRequest
@@ -34,8 +35,9 @@ ALL = "all"  # peers
 def main(argv: Sequence[str]) -> int:
     arguments = _parser().parse(argv)
     options = _options(arguments)
-    for path in (arguments.json, arguments.html):
-        _refuse_unwritable(path)
+    for path in filter(None, (arguments.json, arguments.html)):  # before minutes of measuring
+        refuse_reserved(str(path))
+        find_place(path, is_folder=False)
     old = read_result(arguments.compare) if arguments.compare else None
     if old is not None:
         comparison.refuse_other_machine(machine.describe(), old, arguments.compare)
@@ -48,9 +50,9 @@ def main(argv: Sequence[str]) -> int:
 
     with Progress(sys.stderr, quiet=arguments.quiet) as progress:
         result = run(options, progress.start, keep)
+    tell(describe(result))
     if arguments.html:
         write_report(arguments.html, result)
-    tell(describe(result))
     if old is None:
         return 0
     changes = comparison.compare(old, result)
@@ -137,14 +139,3 @@ def _options(arguments: argparse.Namespace) -> Options:
         request=given(arguments, VideoRequest),
         runtime=runtime,
     )
-
-
-def _refuse_unwritable(path: Path | None) -> None:
-    """Before minutes of measuring."""
-    if path is None:
-        return
-    refuse_reserved(str(path))
-    if path.is_dir():
-        raise OutputError(f"{path} is a folder; name a file in it")
-    if not path.parent.is_dir():
-        raise OutputError(f"there is no folder {path.parent} to write {path.name!r} into; make it first")

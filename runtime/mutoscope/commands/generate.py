@@ -101,7 +101,7 @@ def _identity(path: Path) -> dict[str, Any]:
     """Path, hash and size. A folder's hash is that of what `sha256sum *` prints in it."""
     if not path.is_dir():
         return {"path": str(path), "sha256": _sha256(path), "bytes": path.stat().st_size}
-    files = sorted(path.iterdir())
+    files = sorted(file for file in path.iterdir() if not file.name.startswith("."))  # a killed run leaves such
     listing = "".join(f"{_sha256(file)}  {file.name}\n" for file in files)
     size = sum(file.stat().st_size for file in files)
     return {"path": str(path), "sha256": hashlib.sha256(listing.encode()).hexdigest(), "bytes": size}

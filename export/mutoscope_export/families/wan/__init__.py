@@ -30,7 +30,7 @@ from ...passes.norm_from_half import norm_from_half
 from ...passes.project_in_turn import project_in_turn
 from ...passes.slice_feed_forward import SliceFeedForward
 from ...passes.without_float32_gemm import without_float32_gemm
-from ...tokenizer import READS_SERIALIZED, refuse_other_vocabulary
+from ...tokenizer import CONFIG, READS_SERIALIZED, refuse_other_vocabulary
 from .. import Form, GraphSource
 from . import denoiser, own_classes, text, vae
 from .precision_policy import NARROWED as NARROWED
@@ -151,10 +151,24 @@ def geometry(checkpoint: Checkpoint) -> Geometry:
 def text_settings(checkpoint: Checkpoint, tokenizer: Any) -> Text:
     if tokenizer.pad_token_id is None:
         raise ExportError("the tokenizer has no pad_token, and prompts are padded. Get the checkpoint again")
+    longest = tokenizer.model_max_length
+    if type(longest) is not int or longest < 1:  # a bool is an int
+        raise ExportError(
+            f"model_max_length of the tokenizer is {longest!r}; it must be an integer of at least 1. "
+            "Get tokenizer/tokenizer_config.json again"
+        )
     encoder = checkpoint.without_weights("text_encoder")
-    refuse_other_vocabulary(tokenizer, encoder.config.vocab_size)
+    try:
+        refuse_other_vocabulary(tokenizer, encoder.config.vocab_size)
+    except ExportError as error:
+        if (checkpoint.root / "tokenizer" / CONFIG).is_file():
+            raise
+        raise ExportError(
+            f"tokenizer/{CONFIG} is missing, and without it the class adds tokens of its own, so that the vocabulary "
+            "does not fit the text encoder. Get the checkpoint again, whole"
+        ) from error
     return Text(
-        max_sequence_length=min(_MAX_SEQUENCE_LENGTH, tokenizer.model_max_length),
+        max_sequence_length=min(_MAX_SEQUENCE_LENGTH, longest),
         width=encoder.config.d_model,
         pad_token_id=tokenizer.pad_token_id,
     )
