@@ -1,41 +1,62 @@
 """Flags that are given twice, in every command. The rest of the parser is tested through the commands."""
 
 import argparse
+from collections.abc import Sequence
+from importlib import import_module
+from typing import NoReturn
 
 import pytest
-from mutoscope.commands import bench, build, generate
+from mutoscope.cli import COMMANDS
+from mutoscope.commands import generate
 from mutoscope.commands.arguments import Parser
 from mutoscope.errors import RequestError
 from mutoscope_export import cli as export
 
-PARSERS = {"generate": generate._parser, "bench": bench._parser, "build": build._parser, "export": export._parser}
-POSITIONAL = {"generate": ["a prompt"], "bench": [], "build": [], "export": ["checkpoint", "bundle"]}
+POSITIONAL = {"generate": ["a prompt"], "export": ["checkpoint", "bundle"]}
+
+
+def parser_of(command: str) -> Parser:
+    """The parser that a command makes when it runs."""
+    made: list[Parser] = []
+
+    def stop(parser: Parser, argv: Sequence[str]) -> NoReturn:
+        made.append(parser)
+        raise SystemExit
+
+    module, _, function = COMMANDS[command][0].partition(":")
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(SystemExit):
+        patch.setattr(Parser, "parse", stop)
+        getattr(import_module(module), function)([])
+    return made[0]
 
 
 def flags(parser: Parser) -> list[argparse.Action]:
     return [action for action in parser._actions if action.option_strings and action.nargs != 0]
 
 
-def taken(command: str, action: argparse.Action) -> str:
+def taken(action: argparse.Action) -> str:
     """A value that the flag takes."""
     if action.metavar is not None and "{" in action.metavar:
         return str(action.metavar).strip("{}").split(",")[0]
     return "8x8x9" if action.dest == "calibration_size" else "3"
 
 
-@pytest.mark.parametrize("command", PARSERS)
+@pytest.mark.parametrize("command", COMMANDS)
 def test_no_value_of_a_flag_that_is_given_twice_is_lost(command: str) -> None:
-    assert flags(PARSERS[command]())
-    for action in flags(PARSERS[command]()):
+    parser = parser_of(command)
+    for action in flags(parser):
         flag = action.option_strings[-1]
-        argv = [*POSITIONAL[command], f"{flag}={taken(command, action)}"]
-        once = getattr(PARSERS[command]().parse(argv), action.dest)
+        argv = [*POSITIONAL.get(command, []), f"{flag}={taken(action)}"]
+        once = getattr(parser.parse(argv), action.dest)
         if action.nargs == "+":
-            twice = PARSERS[command]().parse([*argv, argv[-1]])
-            assert getattr(twice, action.dest) == [*once, *once]
+            assert getattr(parser.parse([*argv, argv[-1]]), action.dest) == [*once, *once]
         else:
             with pytest.raises(RequestError, match=f"{flag} is given twice, as .* and as .*; give it once"):
-                PARSERS[command]().parse([*argv, argv[-1]])
+                parser.parse([*argv, argv[-1]])
+
+
+def test_the_commands_have_the_flags_that_are_tried() -> None:
+    assert {command for command in COMMANDS if not flags(parser_of(command))} == {"inspect", "verify", "doctor"}
 
 
 def test_precisions_of_an_export_are_added_up() -> None:

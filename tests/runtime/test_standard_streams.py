@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from mutoscope.cli import COMMANDS
 from mutoscope.standard_streams import usable_streams
 
 PROMPT = "a red circle moving right on a black background"
@@ -18,12 +19,12 @@ for descriptor in {closed}:
     os.close(descriptor)
 os.execv(sys.executable, [sys.executable, "-m", "mutoscope", *sys.argv[1:]])
 """
-COMMANDS = [
+TRIED = [
     ["generate", PROMPT, "--explain", "--json"],
     ["inspect"],
     ["verify"],
     ["doctor", "--json"],
-    ["generate", "--help"],
+    *([name, "--help"] for name in COMMANDS),
 ]
 
 
@@ -33,7 +34,7 @@ def run(*arguments: str, closed: tuple[int, ...] = (), **variables: str) -> subp
     return subprocess.run([sys.executable, "-c", code, *arguments], capture_output=True, env=environment, timeout=120)
 
 
-@pytest.mark.parametrize("command", COMMANDS, ids=" ".join)
+@pytest.mark.parametrize("command", TRIED, ids=" ".join)
 @pytest.mark.parametrize("closed", [(2,), (0, 1, 2)], ids=["no standard error", "no streams"])
 def test_a_command_runs_without_its_streams(command: list[str], closed: tuple[int, ...]) -> None:
     done = run(*command, closed=closed)
@@ -60,6 +61,7 @@ def test_a_video_is_the_same_without_standard_error(tmp_path: Path, output: str)
 def test_no_file_gets_the_number_of_a_closed_stream(tmp_path: Path) -> None:
     code = f"""
 import os
+from mutoscope.cli import COMMANDS
 from mutoscope.standard_streams import usable_streams
 for descriptor in range(3):
     os.close(descriptor)
