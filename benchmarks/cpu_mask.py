@@ -40,7 +40,12 @@ FLAGS = {
 }  # fmt: skip
 _SKYLAKE = frozenset({"avx512f", "avx512dq", "avx512cd", "avx512bw", "avx512vl"})
 # Which of `FLAGS` a CPU of the class keeps: as the first Intel CPUs of it.
-KEPT = {CpuClass.AVX2: frozenset(), CpuClass.AVX512: _SKYLAKE, CpuClass.AVX512_VNNI: _SKYLAKE | {"avx512_vnni"}}
+KEPT = {
+    CpuClass.AVX2: frozenset(),
+    CpuClass.AVX2_VNNI: frozenset({"avx_vnni"}),
+    CpuClass.AVX512: _SKYLAKE,
+    CpuClass.AVX512_VNNI: _SKYLAKE | {"avx512_vnni"},
+}
 
 
 def impossible_because(cpu_class: CpuClass) -> str | None:
@@ -67,7 +72,7 @@ def environment(cpu_class: CpuClass, folder: Path, packages: Iterable[str]) -> d
     """The variables under which a new process finds a CPU of the class.
 
     Args:
-        folder: where the auditor and the lists of CPUID instructions are kept; what is there is not made again.
+        folder: where the auditor and the lists of CPUID instructions are kept; what it holds is not made again.
     """
     auditor = folder / "cpu_mask.so"
     if not auditor.exists():

@@ -23,6 +23,8 @@ API = f"""
 import mutoscope
 with mutoscope.Pipeline.load() as pipeline:
     pipeline.generate({PROMPT!r}, height=32, width=32, num_frames=5, num_inference_steps=1).save("red.mp4")
+import time
+time.sleep(14)  # libraries have waited for ten seconds before they sent anything
 """
 
 
@@ -91,7 +93,7 @@ def test_the_watcher_catches_onnx_runtime_with_its_telemetry_on(tmp_path: Path) 
     libraries = Path(onnxruntime.__file__).with_name("capi").glob("*.so*")
     if not any(b"events.data.microsoft.com" in library.read_bytes() for library in libraries):
         pytest.skip("this onnxruntime has no telemetry")
-    found = watch([sys.executable, "-c", "import onnxruntime, time; time.sleep(14)"], tmp_path)
+    found = watch([sys.executable, "-c", "import onnxruntime, time; time.sleep(20)"], tmp_path)
     assert "home/.cache/Microsoft/DeveloperTools/.onnxruntime/deviceid" in found.left
     assert any("htons(53)" in call for call in found.reached)
 

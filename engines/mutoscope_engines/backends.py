@@ -83,7 +83,8 @@ def choose_backend(
     lacking: Callable[[Backend, str], str | None] = lambda backend, precision: None,
 ) -> tuple[Backend, str, list[str]]:
     """Of `backends_named`, the first that can run here and is not slower than one after it, and of `precisions` the
-    one it prefers, or the first that it runs.
+    one it prefers, or the first that it runs. On the CPU, one after it also comes first where that runs an earlier one
+    of `precisions`: their order is the exporter's.
 
     Args:
         lacking: what a backend lacks for the graphs of a precision, such as engines; `None` if nothing.
@@ -96,7 +97,8 @@ def choose_backend(
     refusals: list[str] = []
     lacks: list[str] = []
     slower: list[tuple[Backend, str, list[str]]] = []  # what to return where nothing faster runs
-    for backend in backends_named(name):
+    there = list(backends_named(name))
+    for place, backend in enumerate(there):
         reason = backend.unavailable_because()
         if reason is None:
             runs = [precision for precision in precisions if backend.supports(precision)]
@@ -106,7 +108,7 @@ def choose_backend(
                 reason = lacking(backend, precision)
                 if reason is not None:
                     lacks.append(f"{backend.name} in {precision}: {reason}")
-                elif backend.is_slower(precision):
+                elif backend.is_slower(precision) or _yields(backend, precision, precisions, there[place + 1 :]):
                     slower.append((backend, precision, list(lacks)))
                 else:
                     return backend, precision, lacks
@@ -114,3 +116,11 @@ def choose_backend(
     if slower:
         return slower[0]
     raise BackendUnavailableError("no backend can run this here; tried " + "; ".join(refusals))
+
+
+def _yields(backend: Backend, precision: str, precisions: Sequence[str], later: Sequence[Backend]) -> bool:
+    """Whether a backend on the CPU leaves a bundle to a later one, which runs a precision that is named before."""
+    if backend.on_device or precision == backend.preferred_precision:
+        return False
+    before = precisions[: list(precisions).index(precision)]
+    return any(other.unavailable_because() is None and any(map(other.supports, before)) for other in later)

@@ -24,10 +24,11 @@ from .session import Backend, Binding, Feeds, Host, Session, SessionOptions, Sha
 from .telemetry import openvino as library
 
 DEVICE = "CPU"
+BF16 = "bf16-cpu"
 # What it runs at least as fast as ONNX Runtime: docs/decisions/0011 and 0021. Nothing was measured on other classes.
 FASTEST = {
-    CpuClass.AMX: "bf16-cpu",
-    CpuClass.AVX512_BF16: "bf16-cpu",
+    CpuClass.AMX: BF16,
+    CpuClass.AVX512_BF16: BF16,
     CpuClass.AVX512_VNNI: "fp32",
     CpuClass.AVX2_VNNI: "fp32",
     CpuClass.AVX512: "fp32",
@@ -42,7 +43,7 @@ class OpenVinoCpu(Backend):
 
     @property
     def preferred_precision(self) -> str | None:
-        return FASTEST.get(cpu_class())
+        return BF16 if FASTEST.get(cpu_class()) == BF16 else None
 
     def unavailable_because(self) -> str | None:
         found = find_spec("openvino")
@@ -58,7 +59,7 @@ class OpenVinoCpu(Backend):
         return precision in ("fp32", "bf16", "bf16-cpu")
 
     def is_slower(self, precision: str) -> bool:
-        return precision != self.preferred_precision
+        return precision != FASTEST.get(cpu_class())
 
     def settings(self, options: SessionOptions) -> dict[str, str]:
         return {"inference precision": "as in the graph"}

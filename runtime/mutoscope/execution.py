@@ -9,6 +9,7 @@ from bisect import bisect_left
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import partial
+from itertools import takewhile
 
 from mutoscope_engines.backends import backends_named, choose_backend
 from mutoscope_engines.session import Backend, SessionOptions
@@ -75,21 +76,26 @@ class Execution:
 
 
 def _elsewhere(names: str, backend: Backend, precision: str, bundle: Bundle) -> dict[str, Placement]:
-    """Stages that run faster in the precision which another backend of the CPU prefers: of those only that have no
-    graph in the denoiser's precision, and would run in a wider type than it."""
+    """Stages that run faster by another backend of the CPU: of those only that have no graph in the denoiser's
+    precision, and would run in a wider type than it."""
     found: dict[str, Placement] = {}
     if backend.on_device:
         return found
-    others = [each for each in backends_named(names) if not each.on_device and each.unavailable_because() is None]
+    named = takewhile(lambda each: each.name != backend.name, backends_named(names))
+    others = [each for each in named if not each.on_device and each.unavailable_because() is None]
     for stage, roles in GRAPHS.items():
         there = [bundle.manifest.precisions(role) for role in roles]
         if any(precision in precisions for precisions in there):
             continue
-        for other in others:
-            preferred = other.preferred_precision
-            if preferred and not other.is_slower(preferred) and all(preferred in precisions for precisions in there):
-                found[stage] = Placement(other, preferred)
-                break
+        shared = [each for each in there[0] if all(each in precisions for precisions in there)]
+        faster = (
+            Placement(other, each)
+            for other in others
+            for each in sorted(shared, key=lambda each: each != other.preferred_precision)
+            if other.supports(each) and not other.is_slower(each)
+        )
+        if placement := next(faster, None):
+            found[stage] = placement
     return found
 
 

@@ -82,8 +82,7 @@ def threads(name: str, value: Any) -> int:
         return whole(name, cores if value is None else value, minimum=1, maximum=cores)
     except RequestError as error:
         raise RequestError(
-            f"{error}. This process may use {cores} cores, and more threads than that make it many times slower, "
-            "because each keeps a core busy while it waits"
+            f"{error}. This process may use {cores} cores, and more threads than that only wait for each other"
         ) from None
 
 

@@ -19,6 +19,7 @@ def pretend(monkeypatch: pytest.MonkeyPatch):
         for name, (reason, precisions) in reasons.items():
             backend = SimpleNamespace(
                 name=name,
+                on_device=False,
                 unavailable_because=lambda r=reason: r,
                 supports=lambda p, all=precisions: p in all,
                 preferred_precision="bf16",

@@ -1,13 +1,11 @@
 """Tokens are those of transformers, clean prompts those of Diffusers."""
 
-import os
-
 import numpy as np
 import pytest
 from diffusers.pipelines.wan.pipeline_wan import prompt_clean
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from mutoscope.bundle import TOKENIZER, Bundle
+from mutoscope.bundle import TOKENIZER
 from mutoscope.errors import BundleError, RequestError
 from mutoscope.families.wan import clean_prompt
 from mutoscope.text import Tokenizer
@@ -103,10 +101,3 @@ def test_prompts_are_cleaned_as_diffusers_cleans_them(text: str) -> None:
 @given(st.text() | st.text("&;#xlgtamp0123456789 \t\n\u00a0Ã¶é<>"))
 def test_any_text_is_cleaned_as_diffusers_cleans_it(text: str) -> None:
     assert clean_prompt(text) == prompt_clean(text)
-
-
-def test_a_tokenizer_is_read_from_a_folder_whose_name_is_not_utf_8(make_bundle) -> None:
-    bundle = make_bundle()
-    expected = Tokenizer(bundle).encode({"prompt": TEXTS[1]}, 24).input_ids
-    folder = bundle.root.rename(bundle.root.with_name(os.fsdecode(b"b\xe9")))
-    np.testing.assert_array_equal(Tokenizer(Bundle.open(folder)).encode({"prompt": TEXTS[1]}, 24).input_ids, expected)
