@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from importlib import import_module
+from itertools import dropwhile, islice
 from pathlib import Path
 
 from .errors import BackendUnavailableError
@@ -98,8 +99,7 @@ def choose_backend(
     refusals: list[str] = []
     lacks: list[str] = []
     slower: list[tuple[Backend, str, list[str]]] = []  # what to return where nothing faster runs
-    there = list(backends_named(name))
-    for place, backend in enumerate(there):
+    for backend in backends_named(name):
         reason = backend.unavailable_because()
         if reason is None:
             runs = [precision for precision in precisions if backend.supports(precision)]
@@ -109,7 +109,7 @@ def choose_backend(
                 reason = lacking(backend, precision)
                 if reason is not None:
                     lacks.append(f"{backend.name} in {precision}: {reason}")
-                elif backend.is_slower(precision) or _yields(backend, precision, precisions, there[place + 1 :]):
+                elif backend.is_slower(precision) or _yields(backend, precision, precisions, name):
                     slower.append((backend, precision, list(lacks)))
                 else:
                     return backend, precision, lacks
@@ -122,9 +122,11 @@ def choose_backend(
     raise BackendUnavailableError("no backend can run this here; tried " + "; ".join(refusals))
 
 
-def _yields(backend: Backend, precision: str, precisions: Sequence[str], later: Sequence[Backend]) -> bool:
-    """Whether a backend on the CPU leaves a bundle to a later one, which runs a precision that is named before."""
-    if backend.on_device or precision == backend.preferred_precision:
+def _yields(backend: Backend, precision: str, precisions: Sequence[str], name: str) -> bool:
+    """Whether a backend on the CPU leaves a bundle to a later one, which runs a precision that is named before. Loads
+    those only where there is such a precision."""
+    if backend.on_device or precision in (backend.preferred_precision, precisions[0]):
         return False
     before = precisions[: list(precisions).index(precision)]
+    later = islice(dropwhile(lambda each: each.name != backend.name, backends_named(name)), 1, None)
     return any(other.unavailable_because() is None and any(map(other.supports, before)) for other in later)
