@@ -21,8 +21,8 @@ from collections.abc import Iterable
 from importlib.util import find_spec
 from pathlib import Path
 
-from mutoscope_engines.cpu_class import INSTRUCTIONS, CpuClass
-from mutoscope_engines.machine import CPU_INFO, cpu_flags
+from mutoscope_engines.system.cpu_class import INSTRUCTIONS, CpuClass
+from mutoscope_engines.system.machine import CPU_INFO, cpu_flags
 
 SOURCE = Path(__file__).with_suffix(".c")
 LEAF = 7

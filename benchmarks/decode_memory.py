@@ -20,8 +20,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from mutoscope.bench.cases import PROMPT
-from mutoscope.bench.measuring import Answer, Run, measure_once, reset_peak_rss, serve
+from mutoscope_bench.cases import PROMPT
+from mutoscope_bench.measuring import Answer, Run, measure_once, reset_peak_rss, serve
 
 from .reporting import arguments, summary, write_result
 
@@ -32,11 +32,11 @@ LARGEST_SHARE = 0.1  # of the further frames' bytes, that ours may grow by
 
 def load_ours(spec: dict[str, Any]) -> Run:
     """The stage of our pipeline, chunk by chunk, as they go into a file, or all kept."""
-    from mutoscope.bundle import Bundle
-    from mutoscope.execution import Execution
-    from mutoscope.loaded import LoadedGraphs
+    from mutoscope.bundle.bundle import Bundle
+    from mutoscope.planning.execution import Execution
     from mutoscope.request import RuntimeOptions
-    from mutoscope.stages import decode
+    from mutoscope.running.loaded import LoadedGraphs
+    from mutoscope.running.stages import decode
 
     plan = replace(_plan(spec), keep_loaded=True)
     latents = _latents(plan)
@@ -89,8 +89,8 @@ def _latents(plan: Any) -> np.ndarray:
 
 def make_model(folder: Path) -> None:
     """A checkpoint with random weights, and its bundle."""
+    from mutoscope_export.checkpoint.random_checkpoint import random_checkpoint
     from mutoscope_export.export import export_checkpoint
-    from mutoscope_export.random_checkpoint import random_checkpoint
 
     random_checkpoint(folder / "checkpoint", latent_channels=16)
     export_checkpoint(folder / "checkpoint", folder / "bundle")

@@ -16,8 +16,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from mutoscope.bench.cases import PROMPT
-from mutoscope.bench.measuring import Answer, Run, measure_once, reset_peak_rss, serve
+from mutoscope_bench.cases import PROMPT
+from mutoscope_bench.measuring import Answer, Run, measure_once, reset_peak_rss, serve
 
 from .reporting import arguments, summary, write_result
 
@@ -26,11 +26,11 @@ WHOLE = "whole"
 
 def load(spec: dict[str, Any]) -> Run:
     import mutoscope
-    from mutoscope.bundle import Bundle
-    from mutoscope.execution import Execution
-    from mutoscope.loaded import LoadedGraphs
+    from mutoscope.bundle.bundle import Bundle
+    from mutoscope.planning.execution import Execution
     from mutoscope.request import RuntimeOptions
-    from mutoscope.stages import decode
+    from mutoscope.running.loaded import LoadedGraphs
+    from mutoscope.running.stages import decode
 
     size, threads = spec["size"], spec["threads"]
     tile = None if spec["tile"] == WHOLE else spec["tile"]

@@ -26,13 +26,13 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
-from mutoscope.bench.machine import describe
-from mutoscope.bundle import Graph
-from mutoscope.engine_shapes import smallest_in_fp8
-from mutoscope.footprints import buffer_bytes
-from mutoscope.limits import memory_size
-from mutoscope.manifest import ROLES, TILED, sized
-from mutoscope.tiles import num_tiles, window_within
+from mutoscope.building.engine_shapes import smallest_in_fp8
+from mutoscope.bundle.bundle import Graph
+from mutoscope.bundle.manifest import ROLES, TILED, sized
+from mutoscope.planning.footprints import buffer_bytes
+from mutoscope.planning.tiles import num_tiles, window_within
+from mutoscope.values.checks import memory_size
+from mutoscope_bench.machine import describe
 from mutoscope_peers.random_models import write_graphs
 
 from .real_sizes import MAX_SEQUENCE_LENGTH, PATCH, SPATIAL, TEMPORAL, TRANSFORMERS, UMT5_XXL, make_network
@@ -50,7 +50,7 @@ def write(
     Returns: what export took, what a bundle would say of the graph, and the halo of the VAE's decoder.
     """
     from mutoscope_export.families.wan import BLOCKS, vae
-    from mutoscope_export.parts import Blocks
+    from mutoscope_export.graphs.parts import Blocks
 
     cut = Blocks(BLOCKS[role], part_bytes) if part_bytes and role in BLOCKS else None
     started = time.perf_counter()
@@ -63,9 +63,9 @@ def write(
 
 def _calibrated_passes(network: Any, precision: str) -> Sequence[Any]:
     """Those of the family's default policy for a precision that it calibrates, with made-up ranges."""
-    from mutoscope_export.calibration import Ranges, Spread
     from mutoscope_export.families.wan import NARROWED
-    from mutoscope_export.narrowing import passes_of
+    from mutoscope_export.quantization.calibration import Ranges, Spread
+    from mutoscope_export.quantization.quantize import passes_of
 
     if precision not in NARROWED:
         return ()
@@ -111,10 +111,10 @@ def windows(sizes: Mapping[str, int], tiles: Sequence[str], halo: int) -> dict[s
 
 def build(folder: Path, graph: Graph, sizes: Mapping[str, int], target: str) -> dict[str, Any]:
     """Compiles a graph, for shapes up to `sizes`, in a process of its own; the engine itself is thrown away."""
-    from mutoscope_engines.engine_identity import ShapeRange, content_of
-    from mutoscope_engines.engine_process import compile_in_process
+    from mutoscope_engines.cache.identity import ShapeRange, content_of
+    from mutoscope_engines.cache.process import compile_in_process
     from mutoscope_engines.targets import find_target
-    from mutoscope_engines.tensorrt_library import LIBRARIES
+    from mutoscope_engines.tensorrt.library import LIBRARIES
 
     library = LIBRARIES["tensorrt-rtx"]
     smallest = SMALLEST | (smallest_in_fp8(sizes, PATCH) if graph.precision == "fp8" else {})

@@ -21,8 +21,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from mutoscope.bench.measuring import Answer, PeakMemory, Run, measure_once, serve
-from mutoscope.limits import memory_size
+from mutoscope.values.checks import memory_size
+from mutoscope_bench.measuring import Answer, PeakMemory, Run, measure_once, serve
 
 from .real_sizes import LATENT_CHANNELS, TRANSFORMERS, UMT5_XXL, make_network
 from .reporting import write_result
@@ -34,7 +34,7 @@ def make_checkpoint(model: str, folder: Path, max_shard_size: str = "4GB") -> No
     """One in the Diffusers layout, with a transformer of this model."""
     import torch
     from huggingface_hub import split_torch_state_dict_into_shards
-    from mutoscope_export.random_checkpoint import random_checkpoint
+    from mutoscope_export.checkpoint.random_checkpoint import random_checkpoint
     from safetensors.torch import save_file
 
     random_checkpoint(folder, latent_channels=LATENT_CHANNELS, text_width=UMT5_XXL["d_model"], dtype=torch.bfloat16)
@@ -56,7 +56,7 @@ def make_checkpoint(model: str, folder: Path, max_shard_size: str = "4GB") -> No
 def load(spec: dict[str, Any]) -> Run:
     """An export, told by the stages that have to do with the denoiser."""
     from mutoscope_export.export import export_checkpoint
-    from mutoscope_export.parts import DEFAULT_PART_BYTES
+    from mutoscope_export.graphs.parts import DEFAULT_PART_BYTES
 
     def run() -> Answer:
         stages: list[Answer] = []

@@ -14,7 +14,7 @@ import onnx_ir as ir
 from mutoscope_export.passes.fp8_attention import AttentionScales, Fp8Attention
 from onnx import TensorProto, helper
 
-FOLDER = Path(__file__).parent.parent / "runtime" / "mutoscope" / "gpu_check" / "graphs"
+FOLDER = Path(__file__).parent / "mutoscope_bench" / "gpu_check" / "graphs"
 WIDTH, HEADS, CHANNELS = 1536, 12, 16
 
 

@@ -16,20 +16,20 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from mutoscope.bench.cases import PROMPT
-from mutoscope.bundle import Bundle
-from mutoscope.byte_sizes import format_bytes
+from mutoscope.bundle.bundle import Bundle
+from mutoscope.conditions.text import Tokenizer
 from mutoscope.errors import BackendUnavailableError, RequestError
-from mutoscope.execution import Execution
 from mutoscope.families import load_family
-from mutoscope.footprints import everywhere
-from mutoscope.limits import memory_size
-from mutoscope.plan import make_job
+from mutoscope.planning.execution import Execution
+from mutoscope.planning.footprints import everywhere
+from mutoscope.planning.plan import make_job
 from mutoscope.request import VideoRequest
-from mutoscope.text import Tokenizer
+from mutoscope.values.byte_sizes import format_bytes
+from mutoscope.values.checks import memory_size
+from mutoscope_bench.cases import PROMPT
 from mutoscope_engines.session import SessionOptions
 from mutoscope_engines.targets import find_target
-from mutoscope_engines.tensorrt_backend import TensorRtBackend
+from mutoscope_engines.tensorrt.backend import TensorRtBackend
 
 LIMITS = ("6GB", "8GB", "12GB", "16GB", "24GB", "32GB")
 

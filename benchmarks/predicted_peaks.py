@@ -20,9 +20,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from mutoscope.byte_sizes import format_bytes
-from mutoscope.footprints import GRAPHS
-from mutoscope.manifest import TILED, base_precision
+from mutoscope.bundle.manifest import TILED, base_precision
+from mutoscope.planning.footprints import GRAPHS
+from mutoscope.values.byte_sizes import format_bytes
 
 from .engine_memory import WHOLE
 from .real_sizes import TRANSFORMERS, UMT5_XXL

@@ -18,8 +18,8 @@ from typing import Any, NamedTuple
 
 import mutoscope
 import numpy as np
-from mutoscope.bench.machine import describe
-from mutoscope_export.builtin.grammar import BACKGROUNDS, COLOURS, Scene, all_scenes
+from mutoscope_bench.machine import describe
+from mutoscope_export.demo.grammar import BACKGROUNDS, COLOURS, Scene, all_scenes
 from numpy.typing import NDArray
 
 Frames = NDArray[np.uint8]

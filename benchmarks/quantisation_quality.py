@@ -26,12 +26,18 @@ import mutoscope
 import numpy as np
 import onnx_ir as ir
 import torch
-from mutoscope.bench.machine import describe
-from mutoscope.bundle import Bundle, write_manifest
+from mutoscope.bundle.bundle import Bundle, write_manifest
+from mutoscope_bench.machine import describe
 from mutoscope_engines.backends import load_backend
 from mutoscope_engines.chain import Chain
 from mutoscope_engines.session import Session, SessionOptions
-from mutoscope_export.calibration import (
+from mutoscope_export.checkpoint.checkpoint import open_checkpoint
+from mutoscope_export.export import export_checkpoint
+from mutoscope_export.graphs.trace import GRAPH_FILE, Pass
+from mutoscope_export.graphs.weight_files import WeightFolder
+from mutoscope_export.passes.in_float32 import InFloat32
+from mutoscope_export.passes.in_turn import out_of_turn
+from mutoscope_export.quantization.calibration import (
     GRAMMAR_PROMPTS,
     CalibrationOptions,
     Ranges,
@@ -39,18 +45,12 @@ from mutoscope_export.calibration import (
     Spread,
     plan_calibration,
 )
-from mutoscope_export.checkpoint import open_checkpoint
-from mutoscope_export.export import export_checkpoint
-from mutoscope_export.graph import GRAPH_FILE, Pass
-from mutoscope_export.narrowing import calibrated, passes_of
-from mutoscope_export.passes.in_float32 import InFloat32
-from mutoscope_export.passes.in_turn import out_of_turn
-from mutoscope_export.weight_files import WeightFolder
+from mutoscope_export.quantization.quantize import calibrated, passes_of
 from numpy.typing import NDArray
 
 from .prompt_following import ASPECTS, Frames, measure, summarise
 
-CHECKPOINT = Path(__file__).parents[1] / "export/mutoscope_export/builtin/checkpoint"
+CHECKPOINT = Path(__file__).parents[1] / "export/mutoscope_export/demo/checkpoint"
 DOCUMENT = Path(__file__).parents[1] / "docs/quantisation.md"
 TABLE_BEGINS, TABLE_ENDS = "<!-- begin of the measured table -->\n", "<!-- end of the measured table -->\n"
 Velocities = list[NDArray[np.float32]]

@@ -1,6 +1,6 @@
 """What the scripts of this folder share: flags, the columns of their tables, and results as JSON.
 
-Knows answers of `mutoscope.bench.measuring`. Knows nothing of what is measured.
+Knows answers of `mutoscope_bench.measuring`. Knows nothing of what is measured.
 """
 
 from __future__ import annotations
@@ -13,9 +13,9 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-from mutoscope.bench.machine import describe
-from mutoscope.bench.measuring import Answer
-from mutoscope_engines.machine import usable_cores
+from mutoscope_bench.machine import describe
+from mutoscope_bench.measuring import Answer
+from mutoscope_engines.system.machine import usable_cores
 
 
 def summary(first: Answer, answers: Sequence[Answer]) -> Answer:
@@ -46,7 +46,7 @@ def arguments(description: str | None, default_rounds: int) -> argparse.Argument
 
 
 _REPOSITORY = Path(__file__).parents[1]
-BUILTIN_CHECKPOINT = _REPOSITORY / "export/mutoscope_export/builtin/checkpoint"
+BUILTIN_CHECKPOINT = _REPOSITORY / "export/mutoscope_export/demo/checkpoint"
 BUILTIN_BUNDLE = _REPOSITORY / "runtime/mutoscope/builtin/bundle"
 
 

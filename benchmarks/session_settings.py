@@ -2,7 +2,7 @@
 
     python -m benchmarks.session_settings [--output FILE.json] [--busy PROCESSES]
 
-The settings of `mutoscope_engines.onnxruntime_cpu` were chosen from its result. Each row is a fresh process. The memory
+The settings of `mutoscope_engines.onnxruntime.cpu` were chosen from its result. Each row is a fresh process. The memory
 that counts is of the whole process: about 60 MB are Python, NumPy and ONNX Runtime themselves.
 """
 
@@ -18,11 +18,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from mutoscope.bench.measuring import Answer, MeasurementError, PeakMemory, Run, Worker, measure_once, serve
-from mutoscope.bundle import Bundle
+from mutoscope.bundle.bundle import Bundle
+from mutoscope_bench.measuring import Answer, MeasurementError, PeakMemory, Run, Worker, measure_once, serve
 from mutoscope_engines.backends import load_backend
 from mutoscope_engines.onnx_file import read_onnx_file
-from mutoscope_engines.onnxruntime_cpu import THREADING
+from mutoscope_engines.onnxruntime.cpu import THREADING
 from mutoscope_peers.random_models import SIZES_13B, SIZES_TINY, TINY, WIDTH_13B, make_denoiser, random_feeds
 
 from .reporting import arguments, summary, write_result
@@ -61,7 +61,7 @@ SIZES = SIZES_13B | {"F": 2}
 
 def load_session(spec: dict[str, Any]) -> Run:
     """The graph with one setting, through ONNX Runtime directly."""
-    from mutoscope_engines.onnxruntime_library import ort
+    from mutoscope_engines.onnxruntime.library import ort
 
     memory = PeakMemory()
     path, setting = Path(spec["graph"]), SETTINGS[spec["setting"]]
@@ -92,7 +92,7 @@ def load_session(spec: dict[str, Any]) -> Run:
 
 def write_optimized(spec: dict[str, Any]) -> Run:
     """Saves the graph as ONNX Runtime optimizes it for this processor, its weights beside it as kernels pack them."""
-    from mutoscope_engines.onnxruntime_library import ort
+    from mutoscope_engines.onnxruntime.library import ort
 
     target = Path(spec["optimized"])
     packed = SETTINGS[spec["setting"]]["weights"] == "packed"
@@ -109,7 +109,7 @@ def write_optimized(spec: dict[str, Any]) -> Run:
 
 
 def _options(threads: int, setting: dict[str, Any], level: str) -> Any:
-    from mutoscope_engines.onnxruntime_library import ort
+    from mutoscope_engines.onnxruntime.library import ort
 
     options = ort.SessionOptions()
     options.intra_op_num_threads = threads

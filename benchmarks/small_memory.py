@@ -31,12 +31,12 @@ from typing import Any
 
 import msgspec
 import numpy as np
-from mutoscope.bench import page_cache
-from mutoscope.bench.cases import PROMPT
-from mutoscope.bench.measuring import Answer, MeasurementError, PeakMemory, Run, measure_once, serve
-from mutoscope.bundle import TOKENIZER, Bundle, Geometry, Graph, Text, write_manifest
-from mutoscope.limits import memory_size
-from mutoscope_engines.machine import usable_cores
+from mutoscope.bundle.bundle import TOKENIZER, Bundle, Geometry, Graph, Text, write_manifest
+from mutoscope.values.checks import memory_size
+from mutoscope_bench import page_cache
+from mutoscope_bench.cases import PROMPT
+from mutoscope_bench.measuring import Answer, MeasurementError, PeakMemory, Run, measure_once, serve
+from mutoscope_engines.system.machine import usable_cores
 from mutoscope_peers.random_models import random_feeds, write_graphs
 
 from .real_sizes import (

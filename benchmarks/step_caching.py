@@ -31,7 +31,7 @@ import mutoscope
 import numpy as np
 import torch
 from diffusers import WanPipeline
-from mutoscope.bench.machine import describe
+from mutoscope_bench.machine import describe
 from numpy.typing import NDArray
 
 from .prompt_following import ASPECTS, FIRST_UNSEEN_SEED, choose_scenes, judge

@@ -19,8 +19,8 @@ import numpy as np
 import torch
 from diffusers import WanTransformer3DModel
 from mutoscope import Pipeline
-from mutoscope.bench.cases import PROMPT
-from mutoscope.bench.machine import describe
+from mutoscope_bench.cases import PROMPT
+from mutoscope_bench.machine import describe
 
 WARM_UP_STEPS = 3
 

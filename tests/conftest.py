@@ -18,7 +18,7 @@ signal.signal(signal.SIGINT, signal.default_int_handler)
 @pytest.fixture(scope="session")
 def wan_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A small random checkpoint of the structure of Wan 2.1. Not to be written to."""
-    from mutoscope_export.random_checkpoint import random_checkpoint
+    from mutoscope_export.checkpoint.random_checkpoint import random_checkpoint
 
     return random_checkpoint(tmp_path_factory.mktemp("wan") / "small-wan", vae_config={"num_res_blocks": 0})
 

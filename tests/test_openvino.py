@@ -5,9 +5,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 from mutoscope import Pipeline
-from mutoscope.bundle import Bundle
+from mutoscope.bundle.bundle import Bundle
 from mutoscope_engines import openvino_cpu
-from mutoscope_engines.cpu_class import CpuClass
+from mutoscope_engines.system.cpu_class import CpuClass
 
 pytest.importorskip("openvino")
 REQUEST = {"height": 32, "width": 48, "num_frames": 9, "num_inference_steps": 3, "guidance_scale": 3.0, "seed": 5}

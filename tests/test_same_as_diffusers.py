@@ -12,8 +12,8 @@ import onnx
 import pytest
 import torch
 from diffusers import WanPipeline
+from mutoscope_export.checkpoint.random_checkpoint import MAX_SEQUENCE_LENGTH, SCHEDULER_OPTIONS, random_checkpoint
 from mutoscope_export.export import export_checkpoint
-from mutoscope_export.random_checkpoint import MAX_SEQUENCE_LENGTH, SCHEDULER_OPTIONS, random_checkpoint
 from numpy.typing import NDArray
 
 Frames = NDArray[np.uint8]

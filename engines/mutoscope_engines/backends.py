@@ -9,18 +9,18 @@ from itertools import dropwhile, islice
 from pathlib import Path
 
 from .errors import BackendUnavailableError
-from .onnxruntime_installation import unusable_because
+from .onnxruntime.installation import unusable_because
 from .session import Backend, Session, SessionOptions
 
 AUTO = "auto"
 JOINED_BY = "+"  # between the names of backends to choose from
 # Name to "module:class", in the order of preference.
 BACKENDS = {
-    "tensorrt-rtx": "mutoscope_engines.tensorrt_backend:TensorRtRtx",
-    "tensorrt": "mutoscope_engines.tensorrt_backend:ClassicTensorRt",
-    "onnxruntime-cuda": "mutoscope_engines.onnxruntime_cuda:OnnxRuntimeCuda",
+    "tensorrt-rtx": "mutoscope_engines.tensorrt.backend:TensorRtRtx",
+    "tensorrt": "mutoscope_engines.tensorrt.backend:ClassicTensorRt",
+    "onnxruntime-cuda": "mutoscope_engines.onnxruntime.cuda:OnnxRuntimeCuda",
     "openvino": "mutoscope_engines.openvino_cpu:OpenVinoCpu",
-    "onnxruntime": "mutoscope_engines.onnxruntime_cpu:OnnxRuntimeCpu",
+    "onnxruntime": "mutoscope_engines.onnxruntime.cpu:OnnxRuntimeCpu",
 }
 NEED_ONNXRUNTIME = ("onnxruntime-cuda", "onnxruntime")  # as soon as they are imported
 

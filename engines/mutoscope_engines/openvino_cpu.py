@@ -16,7 +16,6 @@ from typing import Any
 
 import numpy as np
 
-from .cpu_class import CpuClass, cpu_class
 from .errors import (
     TAKE_LESS_MEMORY,
     BackendUnavailableError,
@@ -25,9 +24,10 @@ from .errors import (
     MutoscopeError,
     OutOfMemoryError,
 )
-from .machine import usable_cores
 from .onnx_file import read_onnx_file
 from .session import Backend, Binding, Feeds, Host, Session, SessionOptions, Shapes, Tensor, check_feeds
+from .system.cpu_class import CpuClass, cpu_class
+from .system.machine import usable_cores
 from .telemetry import openvino as library
 
 DEVICE = "CPU"

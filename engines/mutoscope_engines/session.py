@@ -14,7 +14,7 @@ from typing import Any, Protocol
 from numpy.typing import NDArray
 
 from .errors import ShapeError
-from .machine import memory_bytes
+from .system.machine import memory_bytes
 
 Host = NDArray[Any]
 Shapes = Mapping[str, tuple[int, ...]]  # by the name of the input

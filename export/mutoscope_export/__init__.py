@@ -3,7 +3,7 @@
 from contextlib import suppress
 
 from mutoscope_engines import telemetry
-from mutoscope_engines.onnxruntime_installation import DAMAGED
+from mutoscope_engines.onnxruntime.installation import DAMAGED
 
 with suppress(*DAMAGED):  # a broken installation is told where it is used
     telemetry.onnxruntime()  # before a pipeline of Diffusers imports it, with its telemetry

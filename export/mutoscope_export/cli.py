@@ -8,20 +8,20 @@ from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 
-from mutoscope.bundle import Bundle
+from mutoscope.bundle.bundle import Bundle
 from mutoscope.commands.arguments import Parser
-from mutoscope.commands.report import tell
 from mutoscope.errors import RequestError
-from mutoscope.limits import memory_size
+from mutoscope.terminal import tell
+from mutoscope.values.checks import memory_size
 
 
 def main(argv: Sequence[str]) -> int:
     """Runs the command; `mutoscope.cli` says what an error means."""
     arguments = _parser().parse(argv)
-    from .calibration import CalibrationOptions  # here, so that --help need not wait for torch
     from .export import REPORT, export_checkpoint
-    from .narrowing import quality_table
-    from .parts import DEFAULT_PART_BYTES
+    from .graphs.parts import DEFAULT_PART_BYTES
+    from .quantization.calibration import CalibrationOptions  # here, so that --help need not wait for torch
+    from .quantization.quantize import quality_table
 
     _silence_libraries()
     bundle = export_checkpoint(

@@ -9,11 +9,11 @@ from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
-from mutoscope.bundle import MANIFEST, refuse_path
-from mutoscope.destination import refusal
+from mutoscope.bundle.bundle import MANIFEST, refuse_path
 from mutoscope.errors import RequestError
-from mutoscope.file_names import refuse_reserved
-from mutoscope_engines.file_lock import file_lock
+from mutoscope.output.destination import refusal
+from mutoscope.output.file_names import refuse_reserved
+from mutoscope_engines.system.file_lock import file_lock
 
 from .errors import ExportError
 

@@ -15,7 +15,7 @@ from typing import Any
 import msgspec
 import onnx_ir as ir
 import torch
-from mutoscope.bundle import (
+from mutoscope.bundle.bundle import (
     FORMAT_VERSION,
     TOKENIZER,
     Bundle,
@@ -30,25 +30,25 @@ from mutoscope.bundle import (
     write_manifest,
 )
 from mutoscope.errors import RequestError
-from mutoscope.schedule import ScheduleError, build_schedule, from_diffusers
+from mutoscope.solvers.schedule import ScheduleError, build_schedule, from_diffusers
 from mutoscope.version import __version__
 from mutoscope_engines.backends import choose_backend
 
-from .calibration import CalibrationOptions
-from .checkpoint import OVERRIDES, UNKNOWN, Checkpoint, open_checkpoint
+from .checkpoint.checkpoint import OVERRIDES, UNKNOWN, Checkpoint, open_checkpoint
+from .checkpoint.tokenizer import write_tokenizer
 from .destination import new_bundle
 from .errors import ExportError
 from .families import Form, GraphSource
-from .graph import NETWORK, SymbolicValue, dynamic_shapes, trace, write_graph
-from .narrowing import narrow
+from .graphs.parts import DEFAULT_PART_BYTES, Blocks
+from .graphs.trace import NETWORK, SymbolicValue, dynamic_shapes, trace, write_graph
+from .graphs.weight_files import WeightFolder
 from .parity import Sample, compare, compare_with_own_class, record
-from .parts import DEFAULT_PART_BYTES, Blocks
 from .passes.half_weights import half_weights
 from .passes.network_type import TRACED
 from .preview import fit_preview
+from .quantization.calibration import CalibrationOptions
+from .quantization.quantize import narrow
 from .sizes import allowed_sizes
-from .tokenizer import write_tokenizer
-from .weight_files import WeightFolder
 
 REPORT = "export_report.json"
 
@@ -58,7 +58,8 @@ OnProgress = Callable[[str], None]
 class Overrides(msgspec.Struct, forbid_unknown_fields=True):
     """`mutoscope.json` in the top folder of a checkpoint: what its authors want a bundle to say. All of it is optional.
 
-    `defaults` replaces some of the family's `mutoscope.bundle.Defaults`, for a model made for another size or length;
+    `defaults` replaces some of the family's `Defaults`, for a model made for another size or
+    length;
     `demonstration` says what a small model understands.
     """
 

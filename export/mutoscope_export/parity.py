@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import onnx_ir as ir
 import torch
-from mutoscope.bundle import Graph, base_precision
+from mutoscope.bundle.bundle import Graph, base_precision
 from mutoscope_engines.backends import load_backend
 from mutoscope_engines.session import SessionOptions
 from numpy.typing import NDArray

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable
 
 import torch
 import torch.nn.functional as F
-from mutoscope.bundle import Preview
+from mutoscope.bundle.bundle import Preview
 from torch import Tensor
 
 Decode = Callable[[Tensor], Iterable[Tensor]]

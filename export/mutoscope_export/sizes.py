@@ -1,6 +1,6 @@
 """The sizes of videos that a checkpoint's networks take. Knows their geometry. Knows nothing of who asks."""
 
-from mutoscope.bundle import Geometry
+from mutoscope.bundle.bundle import Geometry
 
 
 def allowed_sizes(geometry: Geometry) -> dict[str, range]:

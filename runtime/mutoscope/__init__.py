@@ -23,7 +23,7 @@ from .errors import (
     TargetError,
 )
 from .pipeline import FrameStream, Pipeline, StepEvent, Video
-from .plan import Plan
+from .planning.plan import Plan
 from .request import OutputOptions, RuntimeOptions, VideoRequest
 from .version import __version__
 

@@ -16,9 +16,9 @@ from importlib import import_module
 from typing import NoReturn
 
 from .commands.arguments import no_such
-from .commands.report import note, tell
 from .errors import BackendUnavailableError, MutoscopeError, OutOfMemoryError, RequestError
-from .standard_streams import usable_streams
+from .output.standard_streams import usable_streams
+from .terminal import note, tell
 from .version import __version__
 
 # Name to "module:function", what it is for, and the extra of the distribution that it needs, if any.
@@ -27,9 +27,9 @@ COMMANDS = {
     "inspect": ("mutoscope.commands.inspect:main", "show what a bundle holds", ""),
     "verify": ("mutoscope.commands.verify:main", "check every file of a bundle", ""),
     "doctor": ("mutoscope.commands.doctor:main", "show what this machine and installation can do", ""),
-    "bench": ("mutoscope.commands.bench:main", "measure how fast it is here, alone or beside others", ""),
+    "bench": ("mutoscope_bench.command:main", "measure how fast it is here, alone or beside others", ""),
     "build": ("mutoscope.commands.build:main", "compile a bundle for GPUs; needs none", ""),
-    "gpu-check": ("mutoscope.commands.gpu_check:main", "try on this GPU what only a GPU can show", ""),
+    "gpu-check": ("mutoscope_bench.gpu_check.command:main", "try on this GPU what only a GPU can show", ""),
     "export": ("mutoscope_export.cli:main", "turn a checkpoint into a bundle", "export"),
 }
 

@@ -13,19 +13,19 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
-from mutoscope_engines.device import DeviceTensor
+from mutoscope_engines.device.device import DeviceTensor
 from mutoscope_engines.errors import TAKE_LESS_MEMORY
 
 from .builtin import bundle_path
-from .bundle import Bundle
+from .bundle.bundle import Bundle
+from .conditions.text import Tokenizer
 from .errors import BackendUnavailableError, OutOfMemoryError, RequestError, ShapeError
-from .execution import Execution
 from .families import load_family
-from .loaded import LoadedGraphs
-from .plan import Job, Plan, make_job, refuse_impossible_defaults
+from .planning.execution import Execution
+from .planning.plan import Job, Plan, make_job, refuse_impossible_defaults
 from .request import OutputOptions, RuntimeOptions, VideoRequest
-from .stages import Frames, OnStep, StepEvent, decode, denoise
-from .text import Tokenizer
+from .running.loaded import LoadedGraphs
+from .running.stages import Frames, OnStep, StepEvent, decode, denoise
 
 __all__ = ["FrameStream", "Frames", "OnStage", "OnStep", "Pipeline", "StageTimes", "StepEvent", "Video"]
 
@@ -179,7 +179,7 @@ class Video:
             OutputError: unknown ending or codec, no permission, no space.
             RequestError: there is no such option.
         """
-        from .video import write_video
+        from .output.video import write_video
 
         return write_video(path, iter([self.frames]), self.plan, **vars(_build(OutputOptions, options)))
 

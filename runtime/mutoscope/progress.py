@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from typing import TextIO
 
-from .stages import Frames, StepEvent
+from .running.stages import Frames, StepEvent
 
 STAGES = {"text_encoder": "encoding the prompt", "denoiser": "denoising", "vae_decoder": "decoding"}
 

@@ -14,8 +14,8 @@ from typing import Any
 from mutoscope_engines.backends import AUTO as ANY_BACKEND
 from mutoscope_engines.backends import BACKENDS, JOINED_BY
 
-from .schedule import SCHEDULERS
-from .video_formats import AUTO, CODECS
+from .output import AUTO, CODECS
+from .solvers.schedule import SCHEDULERS
 
 
 def parameter(

@@ -6,8 +6,8 @@ import sys
 from pathlib import Path
 
 import pytest
-from mutoscope_engines.cpu_class import CpuClass, class_of
-from mutoscope_engines.machine import cpu_flags
+from mutoscope_engines.system.cpu_class import CpuClass, class_of
+from mutoscope_engines.system.machine import cpu_flags
 
 from benchmarks.cpu_mask import KEPT, cpu_info, environment, impossible_because
 

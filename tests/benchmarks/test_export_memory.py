@@ -3,7 +3,7 @@
 from pathlib import Path
 
 import pytest
-from mutoscope_export.checkpoint import open_checkpoint
+from mutoscope_export.checkpoint.checkpoint import open_checkpoint
 
 from benchmarks import export_memory
 

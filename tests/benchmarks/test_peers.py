@@ -10,12 +10,12 @@ import numpy as np
 import pytest
 from diffusers import AutoencoderKLWan, WanTransformer3DModel
 from diffusers.loaders.single_file_utils import convert_wan_transformer_to_diffusers, convert_wan_vae_to_diffusers
-from mutoscope.bench.cases import PROMPT, SEED
-from mutoscope.bench.difference import difference
-from mutoscope.bench.implementation import Implementation, Work
-from mutoscope.bench.implementations import PEERS, load_implementation
-from mutoscope.bundle import Bundle
-from mutoscope_export.random_checkpoint import random_checkpoint
+from mutoscope.bundle.bundle import Bundle
+from mutoscope_bench.cases import PROMPT, SEED
+from mutoscope_bench.difference import difference
+from mutoscope_bench.implementation import Implementation, Work
+from mutoscope_bench.implementations import PEERS, load_implementation
+from mutoscope_export.checkpoint.random_checkpoint import random_checkpoint
 from mutoscope_peers.random_models import replace_denoisers
 from mutoscope_peers.stable_diffusion_cpp_peer import _TRANSFORMER, _VAE, renamed
 

@@ -5,7 +5,7 @@ import json
 import pytest
 from mutoscope.builtin import bundle_path
 from mutoscope_engines.session import Figures
-from mutoscope_engines.tensorrt_backend import TensorRtBackend
+from mutoscope_engines.tensorrt.backend import TensorRtBackend
 
 from benchmarks import predicted_memory
 

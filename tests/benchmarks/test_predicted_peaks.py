@@ -5,8 +5,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from mutoscope.footprints import GRAPHS
-from mutoscope.manifest import TILED
+from mutoscope.bundle.manifest import TILED
+from mutoscope.planning.footprints import GRAPHS
 
 from benchmarks.predicted_peaks import peaks, read
 

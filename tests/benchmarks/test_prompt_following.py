@@ -7,8 +7,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from mutoscope_export.builtin.grammar import BACKGROUNDS, MOTIONS, Scene, all_scenes, sample_scenes
-from mutoscope_export.builtin.renderer import render
+from mutoscope_export.demo.grammar import BACKGROUNDS, MOTIONS, Scene, all_scenes, sample_scenes
+from mutoscope_export.demo.renderer import render
 
 from benchmarks.prompt_following import ASPECTS, GOALS, Judgement, choose_scenes, goals_met, judge, summarise
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import mutoscope
 import pytest
-from mutoscope.bundle import Bundle
+from mutoscope.bundle.bundle import Bundle
 
 from benchmarks import small_memory
 from benchmarks.real_sizes import UMT5_XXL, make_network

@@ -12,7 +12,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 import onnxruntime
-from mutoscope_engines.onnxruntime_cpu import WITHOUT
+from mutoscope_engines.onnxruntime.cpu import WITHOUT
 
 from tests.engines.host_device import HostDevice
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from mutoscope_engines.device import Device, DeviceTensor
+from mutoscope_engines.device.device import Device, DeviceTensor
 from mutoscope_engines.errors import GraphError, OutOfMemoryError, ShapeError
 
 POISON = 0xFF

@@ -4,10 +4,10 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from mutoscope_engines import onnxruntime_cuda
+from mutoscope_engines.onnxruntime import cuda as onnxruntime_cuda
 from mutoscope_engines.session import Backend, EngineWanted, Figures, Session, SessionOptions
-from mutoscope_engines.tensorrt_backend import TensorRtBackend
-from mutoscope_engines.tensorrt_session import TensorRtSession, TensorRtSettings
+from mutoscope_engines.tensorrt.backend import TensorRtBackend
+from mutoscope_engines.tensorrt.session import TensorRtSession, TensorRtSettings
 
 from tests.engines.fake_tensorrt import FakeTensorRt, engine_of
 from tests.engines.host_device import HostDevice

@@ -16,7 +16,7 @@ from mutoscope_engines.backends import BACKENDS, load_backend
 from mutoscope_engines.chain import Chain
 from mutoscope_engines.errors import CancelledError, GraphError, ShapeError
 from mutoscope_engines.session import Backend, SessionOptions
-from mutoscope_engines.tensorrt_backend import TensorRtBackend
+from mutoscope_engines.tensorrt.backend import TensorRtBackend
 from onnx import TensorProto, helper
 
 from tests.engines.pretended import PRETENDED

@@ -5,8 +5,8 @@ import sys
 from importlib.machinery import ModuleSpec
 
 import pytest
-from mutoscope.bench import nvml
-from mutoscope_engines import cuda_device
+from mutoscope_bench import nvml
+from mutoscope_engines.device import cuda as cuda_device
 
 
 @pytest.mark.parametrize(

@@ -12,9 +12,9 @@ import numpy as np
 import pytest
 from mutoscope_engines import openvino_cpu
 from mutoscope_engines.backends import choose_backend, load_backend
-from mutoscope_engines.cpu_class import CpuClass
 from mutoscope_engines.errors import CancelledError, GraphError, OutOfMemoryError
 from mutoscope_engines.session import SessionOptions
+from mutoscope_engines.system.cpu_class import CpuClass
 from onnx import TensorProto, helper, numpy_helper
 
 pytest.importorskip("openvino")

@@ -40,7 +40,7 @@ class Finder:
         if name == "onnxruntime":
             found["during"] = seen()
 sys.meta_path.insert(0, Finder())
-import mutoscope_engines.onnxruntime_cpu
+import mutoscope_engines.onnxruntime.cpu
 found["after"] = seen()
 """
     found = run(code, **({} if value is None else {VARIABLE: value}))

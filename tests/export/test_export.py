@@ -15,10 +15,10 @@ import numpy as np
 import onnx
 import pytest
 import transformers
-from mutoscope.bundle import Bundle
+from mutoscope.bundle.bundle import Bundle
+from mutoscope.bundle.manifest import ROLES, sized
+from mutoscope.conditions.text import Tokenizer
 from mutoscope.errors import RequestError
-from mutoscope.manifest import ROLES, sized
-from mutoscope.text import Tokenizer
 from mutoscope_export import export
 from mutoscope_export.cli import main
 from mutoscope_export.errors import ExportError

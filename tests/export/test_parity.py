@@ -6,13 +6,13 @@ import msgspec
 import numpy as np
 import pytest
 import torch
-from mutoscope.bundle import Graph, GraphTensor
+from mutoscope.bundle.bundle import Graph, GraphTensor
 from mutoscope_export import parity
 from mutoscope_export.errors import ExportError
-from mutoscope_export.graph import export_graph, trace, write_graph
+from mutoscope_export.graphs.trace import export_graph, trace, write_graph
+from mutoscope_export.graphs.weight_files import WeightFolder
 from mutoscope_export.parity import Sample, compare, compare_with_own_class, difference, record
 from mutoscope_export.passes.network_type import TRACED
-from mutoscope_export.weight_files import WeightFolder
 from torch import Tensor, nn
 
 GRAPH = Graph(

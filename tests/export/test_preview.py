@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from diffusers.video_processor import VideoProcessor
-from mutoscope_export.checkpoint import open_checkpoint
+from mutoscope_export.checkpoint.checkpoint import open_checkpoint
 from mutoscope_export.preview import fit_preview
 from torch import Tensor
 

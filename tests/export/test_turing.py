@@ -10,16 +10,16 @@ import onnxruntime
 import pytest
 import torch
 from diffusers import AutoencoderKLWan, WanTransformer3DModel
-from mutoscope.manifest import ROLES, sized
-from mutoscope_engines.engine_identity import ShapeRange, content_of
+from mutoscope.bundle.manifest import ROLES, sized
+from mutoscope_engines.cache.identity import ShapeRange, content_of
 from mutoscope_engines.targets import find_target
-from mutoscope_engines.tensorrt_builder import compile_engine
-from mutoscope_engines.tensorrt_library import LIBRARIES
+from mutoscope_engines.tensorrt.builder import compile_engine
+from mutoscope_engines.tensorrt.library import LIBRARIES
 from mutoscope_export.families.wan import sources
-from mutoscope_export.graph import GRAPH_FILE, NETWORK, dynamic_shapes, trace, write_graph
+from mutoscope_export.graphs.trace import GRAPH_FILE, NETWORK, dynamic_shapes, trace, write_graph
+from mutoscope_export.graphs.weight_files import WeightFolder
 from mutoscope_export.passes.in_float32 import InFloat32
 from mutoscope_export.passes.network_type import TRACED
-from mutoscope_export.weight_files import WeightFolder
 from transformers import UMT5EncoderModel
 
 NETWORKS = {

@@ -6,7 +6,7 @@ from fractions import Fraction
 from pathlib import Path
 
 import numpy as np
-from mutoscope.plan import Plan
+from mutoscope.planning.plan import Plan
 from numpy.typing import NDArray
 from PIL import Image
 

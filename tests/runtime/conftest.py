@@ -6,8 +6,8 @@ from typing import Any
 
 import msgspec
 import pytest
-from mutoscope import bundle as b
-from mutoscope.manifest import ROLES
+from mutoscope.bundle import bundle as b
+from mutoscope.bundle.manifest import ROLES
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 
 SENTENCES = ["a red circle moving right on a black background", "ein grüner Würfel, 日本語 und naïve Füße!"] * 3

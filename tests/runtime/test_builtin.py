@@ -6,13 +6,13 @@ from pathlib import Path
 import pytest
 from mutoscope import builtin
 from mutoscope.builtin import bundle_path
-from mutoscope.bundle import Bundle
+from mutoscope.bundle.bundle import Bundle
 from mutoscope.errors import BundleError
 
 FREEZE = (
     "PyInstaller .* hooks in mutoscope/pyinstaller_hooks; .* another freezer .* data files of the package mutoscope"
 )
-CHECKPOINT = Path(__file__).parents[2] / "export/mutoscope_export/builtin/checkpoint"
+CHECKPOINT = Path(__file__).parents[2] / "export/mutoscope_export/demo/checkpoint"
 
 
 def test_its_graphs_for_gpus_read_the_weights_of_those_for_cpus() -> None:

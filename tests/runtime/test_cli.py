@@ -14,13 +14,13 @@ from pathlib import Path
 from typing import Any
 
 import mutoscope.commands.generate
-import mutoscope.execution
+import mutoscope.planning.execution
 import numpy as np
 import psutil
 import pytest
 import tokenizers
 from mutoscope import cli
-from mutoscope.bundle import (
+from mutoscope.bundle.bundle import (
     FORMAT_VERSION,
     Bundle,
     Defaults,
@@ -176,7 +176,7 @@ class FakeBackend(Backend):
 @pytest.fixture
 def backend(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> FakeBackend:
     fake = FakeBackend()
-    monkeypatch.setattr(mutoscope.execution, "choose_backend", lambda *_: (fake, "fp32", []))
+    monkeypatch.setattr(mutoscope.planning.execution, "choose_backend", lambda *_: (fake, "fp32", []))
     monkeypatch.setattr(FakeSession, "failure", None)
     monkeypatch.chdir(tmp_path)
     return fake

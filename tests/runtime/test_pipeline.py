@@ -10,14 +10,14 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-import mutoscope.memory_plan
+import mutoscope.planning.memory_plan
 import numpy as np
 import pytest
 import torch
 from diffusers import FlowMatchLCMScheduler, UniPCMultistepScheduler
 from mutoscope import CancelledError, NumericalError, Pipeline, RequestError
+from mutoscope.conditions.text import Tokenizer
 from mutoscope.errors import OutOfMemoryError, ShapeError
-from mutoscope.text import Tokenizer
 from mutoscope_engines import backends
 from mutoscope_engines.session import Backend, Binding, Session, SessionOptions
 
@@ -179,7 +179,7 @@ def pipeline(backend: NumpyBackend, make_bundle) -> Iterator[Pipeline]:
 
 @pytest.fixture
 def keeps_nothing_loaded(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(mutoscope.memory_plan, "SHARE_FOR_GOOD", 0)
+    monkeypatch.setattr(mutoscope.planning.memory_plan, "SHARE_FOR_GOOD", 0)
 
 
 def in_use(pipeline: Pipeline) -> int:
@@ -502,7 +502,7 @@ def test_running_out_of_memory_anywhere_in_a_run_says_what_to_lower(backend, pip
     def exhausted(*_: Any) -> Any:
         raise MemoryError("Unable to allocate 9 GiB")
 
-    monkeypatch.setattr("mutoscope.stages.standard_normals", exhausted)
+    monkeypatch.setattr("mutoscope.running.stages.standard_normals", exhausted)
     with pytest.raises(OutOfMemoryError, match="Unable to allocate 9 GiB; ask for a smaller height"):
         pipeline.generate(PROMPT)
 
@@ -551,7 +551,7 @@ def test_sessions_get_the_threads_that_the_plan_names(backend, make_bundle, monk
 
 @pytest.mark.parametrize("fits", [True, False])
 def test_two_threads_get_the_videos_that_each_would_get_alone(backend, pipeline, monkeypatch, fits: bool) -> None:
-    monkeypatch.setattr(mutoscope.memory_plan, "SHARE_FOR_GOOD", 0.25 if fits else 0)
+    monkeypatch.setattr(mutoscope.planning.memory_plan, "SHARE_FOR_GOOD", 0.25 if fits else 0)
     alone = [pipeline.generate(PROMPT, seed=seed).frames for seed in range(8)]
     with ThreadPoolExecutor(2) as threads:
         together = list(threads.map(lambda seed: pipeline.generate(PROMPT, seed=seed).frames, range(8)))

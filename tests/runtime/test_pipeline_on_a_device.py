@@ -5,7 +5,8 @@ from collections.abc import Iterator
 
 import numpy as np
 import pytest
-from mutoscope import BackendUnavailableError, Pipeline, RequestError, execution, memory_plan
+from mutoscope import BackendUnavailableError, Pipeline, RequestError
+from mutoscope.planning import execution, memory_plan
 
 from tests.engines.pretended import TensorRtOnHost
 

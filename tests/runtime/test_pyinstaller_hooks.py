@@ -9,7 +9,7 @@ import pytest
 from mutoscope.builtin import bundle_path
 from mutoscope.cli import COMMANDS
 from mutoscope.families import FAMILIES
-from mutoscope.video_formats import FORMATS
+from mutoscope.output import FORMATS
 from mutoscope_engines.backends import BACKENDS
 
 pytest.importorskip("PyInstaller")

@@ -13,7 +13,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from mutoscope.bench.implementation import (
+from mutoscope.bundle.bundle import Bundle
+from mutoscope.output.encoders import silence
+from mutoscope.output.video import write_video
+from mutoscope_bench.implementation import (
     Implementation,
     Work,
     batch_plans,
@@ -22,10 +25,7 @@ from mutoscope.bench.implementation import (
     needs_checkpoint,
     with_seed,
 )
-from mutoscope.bench.measuring import Answer, Run
-from mutoscope.bundle import Bundle
-from mutoscope.video import write_video
-from mutoscope.video_formats.encoders import silence
+from mutoscope_bench.measuring import Answer, Run
 
 
 class Eager(Implementation):

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 from importlib.util import find_spec
 
-from mutoscope.bench.implementation import Implementation, Work
-from mutoscope.bench.measuring import Run
+from mutoscope_bench.implementation import Implementation, Work
+from mutoscope_bench.measuring import Run
 
 
 class OpenVinoGenAi(Implementation):

@@ -12,13 +12,22 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from mutoscope.bench.implementation import Implementation, Work
-from mutoscope.bench.measuring import Run
-from mutoscope.bundle import Bundle
-from mutoscope.stages import HostTensor
+from mutoscope.bundle.bundle import Bundle
+from mutoscope.running.stages import HostTensor
+from mutoscope_bench.implementation import Implementation, Work
+from mutoscope_bench.measuring import Run
 from mutoscope_engines.backends import BACKENDS
 from mutoscope_engines.errors import GraphError
-from mutoscope_engines.session import Backend, Binding, Feeds, Session, SessionOptions, Tensor, TensorSpec, check_feeds
+from mutoscope_engines.session import (
+    Backend,
+    Binding,
+    Feeds,
+    Session,
+    SessionOptions,
+    Tensor,
+    TensorSpec,
+    check_feeds,
+)
 from mutoscope_engines.telemetry import openvino
 
 # A precision of this peer: the graph that it reads, and the hint that it is given.
@@ -49,7 +58,7 @@ class OpenVino(Implementation):
         return None
 
     def load(self, work: Work, precision: str) -> Run:
-        from mutoscope.bench.ours import Ours
+        from mutoscope_bench.ours import Ours
 
         graph, hint = _PRECISIONS[precision]
         _AsItIs.hint = hint

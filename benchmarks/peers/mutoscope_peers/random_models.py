@@ -17,9 +17,9 @@ from typing import Any
 
 import msgspec
 import numpy as np
-from mutoscope.bench.cases import MODELS, RandomModel
-from mutoscope.bundle import Bundle, Graph, GraphTensor, write_manifest
-from mutoscope.manifest import sized
+from mutoscope.bundle.bundle import Bundle, Graph, GraphTensor, write_manifest
+from mutoscope.bundle.manifest import sized
+from mutoscope_bench.cases import MODELS, RandomModel
 from numpy.typing import NDArray
 
 Feeds = dict[str, NDArray[Any]]
@@ -47,7 +47,7 @@ def make_denoiser(folder: Path, config: Mapping[str, int], sizes: Mapping[str, i
 
 def _make_denoiser(folder: Path, config: Mapping[str, int], sizes: Mapping[str, int]) -> None:
     from diffusers import WanTransformer3DModel
-    from mutoscope_export.random_checkpoint import random_checkpoint
+    from mutoscope_export.checkpoint.random_checkpoint import random_checkpoint
 
     random_checkpoint(folder, **config)
     transformer = WanTransformer3DModel.from_pretrained(folder / "transformer").eval()
@@ -72,7 +72,7 @@ def write_graphs(
     """
     from mutoscope_export.export import trace_source, write_form
     from mutoscope_export.families.wan import NARROWED
-    from mutoscope_export.weight_files import WeightFolder
+    from mutoscope_export.graphs.weight_files import WeightFolder
 
     source = _source(role, list(folders))
     traced = trace_source(source, network)
@@ -118,7 +118,7 @@ def make_model(name: str, folder: Path) -> None:
 
 def _checkpoint(model: RandomModel, folder: Path) -> Path:
     import torch
-    from mutoscope_export.random_checkpoint import random_checkpoint
+    from mutoscope_export.checkpoint.random_checkpoint import random_checkpoint
 
     shutil.rmtree(folder, ignore_errors=True)
     return random_checkpoint(
@@ -140,9 +140,9 @@ def _export(checkpoint: Path, bundle: Path, model: RandomModel) -> None:
 
 def replace_denoisers(bundle: Path, checkpoint: Path) -> None:
     """The graphs of the checkpoint's transformer, not compared with it, in place of those that the bundle has."""
-    from mutoscope_export.checkpoint import open_checkpoint
+    from mutoscope_export.checkpoint.checkpoint import open_checkpoint
     from mutoscope_export.export import trace_source, write_form
-    from mutoscope_export.weight_files import WeightFolder
+    from mutoscope_export.graphs.weight_files import WeightFolder
 
     opened = Bundle.open(bundle, verify=False)
     folder = bundle / "denoiser"

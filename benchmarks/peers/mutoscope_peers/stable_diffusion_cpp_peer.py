@@ -19,8 +19,8 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from mutoscope.bench.implementation import Implementation, Work, needs_checkpoint
-from mutoscope.bench.measuring import Answer, Run
+from mutoscope_bench.implementation import Implementation, Work, needs_checkpoint
+from mutoscope_bench.measuring import Answer, Run
 
 BLOCKS, WIDTH = 30, 1536  # of Wan 2.1 1.3B, as its loader has them
 # From Diffusers' names to those of the authors' own files, which the loader reads; in this order.

@@ -8,16 +8,16 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any, Protocol, cast
 
 import torch
-from mutoscope.bundle import Defaults, Geometry, Text, base_precision
+from mutoscope.bundle.bundle import Defaults, Geometry, Text, base_precision
 from torch import Tensor, nn
 
-from ..graph import GRAPH_FILE, Pass, SymbolicValue
-from ..narrowing_policy import NarrowingPolicy
-from ..parts import Cut
+from ..graphs.parts import Cut
+from ..graphs.trace import GRAPH_FILE, Pass, SymbolicValue
+from ..quantization.policy import NarrowingPolicy
 
 if TYPE_CHECKING:
-    from ..calibration import Calibration, Reference
-    from ..checkpoint import Checkpoint
+    from ..checkpoint.checkpoint import Checkpoint
+    from ..quantization.calibration import Calibration, Reference
 
 # Class of the pipeline, as model_index.json names it, to module.
 FAMILIES = {"WanPipeline": "mutoscope_export.families.wan", "WanDMDPipeline": "mutoscope_export.families.wan"}

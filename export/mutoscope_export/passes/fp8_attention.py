@@ -14,7 +14,7 @@ import numpy as np
 import onnx_ir as ir
 from onnx_ir.passes.common import RemoveUnusedNodesPass
 
-from mutoscope_export.number_formats import E4M3
+from mutoscope_export.graphs.number_formats import E4M3
 from mutoscope_export.passes.static_quantization import constant, describe, quantize_dequantize
 
 PROBABILITY_SCALE = 1 / E4M3.largest  # softmax gives at most 1

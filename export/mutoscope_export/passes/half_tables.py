@@ -7,7 +7,7 @@ pages of its few rows. Knows nothing of what the tables belong to.
 import numpy as np
 import onnx_ir as ir
 
-from mutoscope_export.number_formats import HALVES
+from mutoscope_export.graphs.number_formats import HALVES
 from mutoscope_export.passes.fold_weights import exact, initializer, lazy
 
 _ROWS = 4096  # looked at at once, so that no copy of a table is made

@@ -11,7 +11,7 @@ from __future__ import annotations
 import numpy as np
 import onnx_ir as ir
 
-from mutoscope_export.number_formats import HALVES
+from mutoscope_export.graphs.number_formats import HALVES
 from mutoscope_export.passes.fold_weights import exact, initializer, lazy
 
 _SMALLEST_SIZE = 256  # elements

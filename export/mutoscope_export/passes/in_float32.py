@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import onnx_ir as ir
 
-from mutoscope_export.number_formats import HALVES
+from mutoscope_export.graphs.number_formats import HALVES
 
 
 @dataclass(frozen=True)

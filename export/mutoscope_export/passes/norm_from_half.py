@@ -10,7 +10,7 @@ import numpy as np
 import onnx_ir as ir
 from onnx_ir.passes.common import RemoveUnusedNodesPass
 
-from mutoscope_export.number_formats import HALVES
+from mutoscope_export.graphs.number_formats import HALVES
 from mutoscope_export.passes.fold_weights import initializer, lazy
 from mutoscope_export.passes.static_quantization import constant, describe
 

@@ -14,7 +14,7 @@ import onnx_ir as ir
 from onnx_ir.passes.common import RemoveUnusedNodesPass
 
 from mutoscope_export.errors import ExportError
-from mutoscope_export.number_formats import NumberFormat
+from mutoscope_export.graphs.number_formats import NumberFormat
 from mutoscope_export.passes.fold_weights import initializer, lazy
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, NoReturn, get_args, get_type_hints
 
 from ..errors import RequestError
-from .report import tell
+from ..terminal import tell
 
 
 class Parser(argparse.ArgumentParser):

@@ -7,16 +7,16 @@ import sys
 from collections.abc import Sequence
 from dataclasses import asdict, fields
 
-from mutoscope_engines.engine_cache import EngineCache
-from mutoscope_engines.engine_record import EngineReport
+from mutoscope_engines.cache.engine_cache import EngineCache
+from mutoscope_engines.cache.record import EngineReport
 
-from ..build import BuildOptions, build_engine, plan_engines
+from ..building.build import BuildOptions, build_engine, plan_engines
 from ..builtin import bundle_path
-from ..bundle import Bundle
+from ..bundle.bundle import Bundle
 from ..errors import RequestError
 from ..progress import Progress
+from ..terminal import format_bytes, format_table, note, tell
 from .arguments import Parser, add_bundle, add_fields, given
-from .report import format_bytes, format_table, note, tell
 
 
 def main(argv: Sequence[str]) -> int:

@@ -13,19 +13,19 @@ from typing import Any
 import psutil
 from mutoscope_engines import telemetry
 from mutoscope_engines.backends import BACKENDS, load_backend
-from mutoscope_engines.cpu_class import cpu_class
-from mutoscope_engines.engine_cache import EngineCache
-from mutoscope_engines.machine import cpu_flags, cpu_model, memory_bytes, usable_cores
-from mutoscope_engines.tensorrt_library import LIBRARIES as TENSORRT
-from mutoscope_engines.tensorrt_library import TensorRT
+from mutoscope_engines.cache.engine_cache import EngineCache
+from mutoscope_engines.system.cpu_class import cpu_class
+from mutoscope_engines.system.machine import cpu_flags, cpu_model, memory_bytes, usable_cores
+from mutoscope_engines.tensorrt.library import LIBRARIES as TENSORRT
+from mutoscope_engines.tensorrt.library import TensorRT
 
 from ..builtin import bundle_path
-from ..bundle import Bundle
+from ..bundle.bundle import Bundle
 from ..errors import MutoscopeError
+from ..output.encoders import ENCODERS, is_available
+from ..terminal import format_facts, tell
 from ..version import __version__
-from ..video_formats.encoders import ENCODERS, is_available
 from .arguments import Parser, add_bundle
-from .report import format_facts, tell
 
 LIBRARIES = ("numpy", "onnxruntime", "tokenizers", "av", "ftfy", "msgspec")
 # What decides the speed of int8, bfloat16 and float32, on x86 and Arm, in the words of `cpu_flags`.

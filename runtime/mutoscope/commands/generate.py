@@ -11,17 +11,17 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from mutoscope_engines.machine import peak_memory_bytes
+from mutoscope_engines.system.machine import peak_memory_bytes
 
 from .. import Pipeline
-from ..plan import Plan
+from ..output import ENDINGS
+from ..output.encoders import silence
+from ..output.video import check_output, write_video
+from ..planning.plan import Plan
 from ..progress import Progress
 from ..request import OutputOptions, RuntimeOptions, VideoRequest
-from ..video import check_output, write_video
-from ..video_formats import ENDINGS
-from ..video_formats.encoders import silence
+from ..terminal import note, tell
 from .arguments import Parser, add_bundle, add_fields, given
-from .report import note, tell
 
 
 def main(argv: Sequence[str]) -> int:

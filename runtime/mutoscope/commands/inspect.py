@@ -10,10 +10,10 @@ from typing import Any
 import msgspec
 
 from ..builtin import bundle_path
-from ..bundle import Bundle, Graph, GraphTensor
+from ..bundle.bundle import Bundle, Graph, GraphTensor
 from ..families import load_family
+from ..terminal import format_bytes, format_facts, tell
 from .arguments import Parser, add_bundle
-from .report import format_bytes, format_facts, tell
 
 
 def main(argv: Sequence[str]) -> int:

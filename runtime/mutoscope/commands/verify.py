@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from ..builtin import bundle_path
-from ..bundle import Bundle
+from ..bundle.bundle import Bundle
+from ..terminal import tell
 from .arguments import Parser, add_bundle
-from .report import tell
 
 
 def main(argv: Sequence[str]) -> int:

@@ -5,8 +5,8 @@ from __future__ import annotations
 from importlib import import_module
 from typing import Protocol, cast
 
+from ..bundle.manifest import Geometry
 from ..errors import BundleError
-from ..manifest import Geometry
 
 FAMILIES = {"wan": "mutoscope.families.wan"}
 

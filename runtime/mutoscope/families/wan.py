@@ -5,7 +5,7 @@ from __future__ import annotations
 import html
 import re
 
-from ..manifest import Geometry
+from ..bundle.manifest import Geometry
 
 
 def clean_prompt(text: str) -> str:

@@ -9,9 +9,9 @@ from typing import Any
 
 import numpy as np
 import pytest
-from mutoscope_engines.cuda_device import CudaDevice, compute_capability, cuda_unavailable_because
-from mutoscope_engines.device import DeviceTensor
-from mutoscope_engines.device_session import DevicePlaces, DeviceSession, Slot, allocate_tensor
+from mutoscope_engines.device.cuda import CudaDevice, compute_capability, cuda_unavailable_because
+from mutoscope_engines.device.device import DeviceTensor
+from mutoscope_engines.device.session import DevicePlaces, DeviceSession, Slot, allocate_tensor
 from mutoscope_engines.errors import GraphError, MutoscopeError, OutOfMemoryError
 from mutoscope_engines.session import Shapes, TensorSpec
 

@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 import torch
 from diffusers import FlowMatchEulerDiscreteScheduler
-from mutoscope.bundle import Manifest
-from mutoscope.schedule import build_schedule
+from mutoscope.bundle.bundle import Manifest
+from mutoscope.solvers.schedule import build_schedule
 from mutoscope_export import export
-from mutoscope_export.checkpoint import open_checkpoint
+from mutoscope_export.checkpoint.checkpoint import open_checkpoint
 from numpy.typing import NDArray
 
 from tests.export.spoiling import edit

@@ -11,7 +11,7 @@ import pytest
 import torch
 from diffusers import WanTransformer3DModel
 from mutoscope_export.families.wan import denoiser
-from mutoscope_export.graph import dynamic_shapes, export_graph
+from mutoscope_export.graphs.trace import dynamic_shapes, export_graph
 from mutoscope_export.passes.int8 import DynamicInt8
 
 CONFIGS = {

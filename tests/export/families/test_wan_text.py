@@ -9,7 +9,7 @@ import onnxruntime
 import pytest
 import torch
 from mutoscope_export.families.wan import sources, text
-from mutoscope_export.graph import Pass, dynamic_shapes, export_graph
+from mutoscope_export.graphs.trace import Pass, dynamic_shapes, export_graph
 from mutoscope_export.passes.bias_in_turn import bias_in_turn
 from mutoscope_export.passes.int8 import DynamicInt8
 from transformers import UMT5Config, UMT5EncoderModel

@@ -10,10 +10,10 @@ import pytest
 import torch
 from diffusers import AutoencoderKLWan
 from diffusers.video_processor import VideoProcessor
-from mutoscope.tiles import least_window, tiles_of
+from mutoscope.planning.tiles import least_window, tiles_of
 from mutoscope_export.families.wan import vae as wan_vae
 from mutoscope_export.families.wan.vae_layers import PAST
-from mutoscope_export.graph import NETWORK, dynamic_shapes, export_graph
+from mutoscope_export.graphs.trace import NETWORK, dynamic_shapes, export_graph
 
 WAN_22 = {"is_residual": True, "patch_size": 2, "in_channels": 12, "out_channels": 12}
 CONFIGS = {

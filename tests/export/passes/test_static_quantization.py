@@ -11,7 +11,7 @@ import pytest
 from mutoscope_engines.backends import load_backend
 from mutoscope_engines.session import SessionOptions
 from mutoscope_export.errors import ExportError
-from mutoscope_export.number_formats import E4M3, INT8, NumberFormat
+from mutoscope_export.graphs.number_formats import E4M3, INT8, NumberFormat
 from mutoscope_export.passes.static_quantization import StaticQuantization
 
 RANDOM = np.random.default_rng(6)

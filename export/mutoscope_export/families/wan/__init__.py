@@ -12,14 +12,15 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 import torch
 from diffusers import AutoencoderKLWan, WanTransformer3DModel
-from mutoscope.bundle import Defaults, Geometry, Text, base_precision
-from mutoscope.schedule import CLASSES, WHOLE_TIMESTEPS
+from mutoscope.bundle.bundle import Defaults, Geometry, Text, base_precision
+from mutoscope.solvers.schedule import CLASSES, WHOLE_TIMESTEPS
 from torch import Tensor
 from transformers import UMT5EncoderModel
 
+from ...checkpoint.tokenizer import CONFIG, READS_SERIALIZED, refuse_other_vocabulary
 from ...errors import ExportError
-from ...graph import Pass
-from ...parts import Blocks, Cut, made_of
+from ...graphs.parts import Blocks, Cut, made_of
+from ...graphs.trace import Pass
 from ...passes.attention_in_tiles import attention_in_tiles
 from ...passes.bias_in_turn import bias_in_turn
 from ...passes.convolve_over_time import convolve_over_time
@@ -30,14 +31,13 @@ from ...passes.norm_from_half import norm_from_half
 from ...passes.project_in_turn import project_in_turn
 from ...passes.slice_feed_forward import SliceFeedForward
 from ...passes.without_float32_gemm import without_float32_gemm
-from ...tokenizer import CONFIG, READS_SERIALIZED, refuse_other_vocabulary
 from .. import Form, GraphSource
 from . import denoiser, own_classes, text, vae
 from .precision_policy import NARROWED as NARROWED
 from .reference import reference as reference
 
 if TYPE_CHECKING:
-    from ...checkpoint import Checkpoint
+    from ...checkpoint.checkpoint import Checkpoint
 
 NAME = "wan"
 COMPONENTS: Mapping[str, tuple[str, ...]] = {

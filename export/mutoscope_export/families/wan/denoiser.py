@@ -19,7 +19,7 @@ from diffusers.models.transformers.transformer_wan import WanAttention, WanRotar
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ...graph import SymbolicValue
+from ...graphs.trace import SymbolicValue
 
 INPUT_NAMES = ("latents", "state", "timestep", "prompt_embeds", "guidance_weights", "solver_a", "solver_b")
 OUTPUT_NAMES = ("next_state", "velocity_peak")

@@ -5,8 +5,8 @@ Only data. `benchmarks/quantisation_quality.py` judges each step, and docs/quant
 
 from dataclasses import replace
 
-from ...narrowing_policy import NarrowingPolicy, Widening
-from ...number_formats import E4M3, INT8
+from ...graphs.number_formats import E4M3, INT8
+from ...quantization.policy import NarrowingPolicy, Widening
 
 _LINEARS = (
     Widening("feed-forward", linears=r"ffn\.net\.(0\.proj|2)"),

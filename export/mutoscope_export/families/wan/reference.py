@@ -10,13 +10,13 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from diffusers import WanPipeline
-from mutoscope.bundle import Geometry
+from mutoscope.bundle.bundle import Geometry
 from torch import Tensor
 
-from ...calibration import Calibration, Reference
+from ...quantization.calibration import Calibration, Reference
 
 if TYPE_CHECKING:
-    from ...checkpoint import Checkpoint
+    from ...checkpoint.checkpoint import Checkpoint
 
 
 def reference(checkpoint: Checkpoint, calibration: Calibration, geometry: Geometry, max_tokens: int) -> Reference:

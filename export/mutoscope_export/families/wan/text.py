@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from transformers import UMT5EncoderModel
 from transformers.models.umt5.modeling_umt5 import UMT5Attention, UMT5DenseGatedActDense, UMT5LayerNorm
 
-from ...graph import SymbolicValue
+from ...graphs.trace import SymbolicValue
 
 # What `wo` of the feed-forward layers gives overflows in float16; transformers keeps that layer in float32 for it. A
 # power of two is exact in every type, costs nothing, and leaves room up to 4e6.

@@ -13,11 +13,11 @@ from typing import TypeVar
 import torch
 import torch.nn.functional as F
 from diffusers import AutoencoderKLWan
-from mutoscope.manifest import sized
+from mutoscope.bundle.manifest import sized
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-from ...graph import NETWORK, SymbolicValue
+from ...graphs.trace import NETWORK, SymbolicValue
 from .vae_layers import (
     CausalConvolution,
     ChannelNorm,

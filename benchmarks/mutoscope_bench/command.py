@@ -1,0 +1,141 @@
+"""`mutoscope bench`: how fast it is here, alone or beside others. Knows flags and exit codes; `bench` measures."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from mutoscope.commands.arguments import Parser, add_bundle, add_fields, given, no_such
+from mutoscope.errors import RequestError
+from mutoscope.output.destination import find_place
+from mutoscope.output.encoders import silence
+from mutoscope.output.file_names import refuse_reserved
+from mutoscope.progress import Progress
+from mutoscope.request import RuntimeOptions, VideoRequest
+from mutoscope.terminal import tell
+from mutoscope.values import checks
+from mutoscope_engines.backends import AUTO, BACKENDS, JOINED_BY
+
+from . import comparison, machine
+from .cases import CASES, COMPARED, DEFAULT_CLIP, PROMPT, SEED
+from .implementations import PEERS
+from .options import SCENARIOS, Options
+from .report import write_report
+from .result import Result, read_result, write_result
+from .session import run
+from .table import describe, describe_changes
+
+SLOWER = 1  # the exit code of a regression
+MOST_ROUNDS = 1000
+ALL = "all"  # peers
+
+
+def main(argv: Sequence[str]) -> int:
+    arguments = _parser().parse(argv)
+    options = _options(arguments)
+    for path in filter(None, (arguments.json, arguments.html)):  # before minutes of measuring
+        refuse_reserved(str(path))
+        find_place(path, is_folder=False)
+    old = read_result(arguments.compare) if arguments.compare else None
+    if old is not None:
+        comparison.refuse_other_machine(machine.describe(), old, arguments.compare)
+        comparison.refuse_other_settings(options.settings(), options.scenario, old, arguments.compare)
+    silence()
+
+    def keep(result: Result) -> None:
+        if arguments.json:
+            write_result(arguments.json, result)
+
+    with Progress(sys.stderr, quiet=arguments.quiet) as progress:
+        result = run(options, progress.start, keep)
+    tell(describe(result))
+    if arguments.html:
+        write_report(arguments.html, result)
+    if old is None:
+        return 0
+    changes = comparison.compare(old, result)
+    tell("\n" + describe_changes(changes))
+    return SLOWER if any(change.worse for change in changes) else 0
+
+
+def _parser() -> Parser:
+    parser = Parser(
+        "bench",
+        "Measures how long everything takes here, stage by stage, each implementation in processes of its own.",
+        epilog=f"Without a flag: the built-in model's default clip, in about a minute. Where nothing else is said, the "
+        f"prompt is {PROMPT!r} and the seed {SEED}. With --against, and neither BUNDLE nor --case: "
+        f"{', '.join(COMPARED)}. Cases: "
+        + "; ".join(f"{case.name} ({case.purpose})" for case in CASES.values())
+        + ". Exit code 1 of --compare: something got slower. docs/benchmarking.md says what the figures mean.",
+    )
+    add_bundle(parser)
+    parser.add_argument("--case", nargs="+", metavar="NAME", default=[], help="what to measure, of the cases below")
+    peers = f"what to compare with: {', '.join(PEERS)}, or {ALL}"
+    parser.add_argument("--against", metavar="PEER,...", default="", help=peers)
+    backends = (
+        f"what executes our graphs: {', '.join(BACKENDS)}, or the fastest of several, such as "
+        f"onnxruntime{JOINED_BY}openvino (default: {AUTO}, of all)"
+    )
+    parser.add_argument("--backend", nargs="+", metavar="NAME", default=[AUTO], help=backends)
+    precisions = "precisions of our denoiser (default: all that the bundle has and the backend runs)"
+    parser.add_argument("--precision", nargs="+", metavar="NAME", default=[], help=precisions)
+    scenarios = "; ".join(f"{name}, {what}" for name, what in SCENARIOS.items())
+    parser.add_argument(
+        "--scenario", metavar="{" + ",".join(SCENARIOS) + "}", default="SingleStream",
+        help=f"MLPerf's: {scenarios} (default: SingleStream)",
+    )  # fmt: skip
+    rounds = "runs of each after a warm-up; a slow comparison stops after three (default: 5)"
+    parser.add_argument("--rounds", type=int, metavar="N", default=5, help=rounds)
+    parser.add_argument("--quick", action="store_true", help="tiny sizes and one run: shows that it works, no more")
+    checkpoint = "what BUNDLE was exported from, for peers that read checkpoints"
+    parser.add_argument("--checkpoint", type=Path, metavar="FOLDER", help=checkpoint)
+    models = "keep models with random weights there, and take those that are there (default: made anew)"
+    parser.add_argument("--models", type=Path, metavar="FOLDER", help=models)
+    parser.add_argument(
+        "--json", type=Path, metavar="FILE", help="write the result; docs/benchmarking.md has its schema"
+    )
+    parser.add_argument("--html", type=Path, metavar="FILE", help="write a report to look at")
+    parser.add_argument("--compare", type=Path, metavar="OLD.json", help="tell what got slower since, on this machine")
+    parser.add_argument("--quiet", action="store_true", help="no progress line")
+    add_fields(parser, VideoRequest)
+    add_fields(parser, RuntimeOptions, skip=["backend", "precision"])
+    return parser
+
+
+def _options(arguments: argparse.Namespace) -> Options:
+    """Raises `RequestError` for a name that there is not."""
+    against = tuple(filter(None, arguments.against.split(",")))
+    cases = tuple(dict.fromkeys(arguments.case)) or (COMPARED if against and not arguments.bundle else (DEFAULT_CLIP,))
+    for what, names, known in (
+        ("case", cases, list(CASES)),
+        ("peer", against, [*PEERS, ALL]),
+        ("backend", [each for name in arguments.backend for each in name.split(JOINED_BY)], [AUTO, *BACKENDS]),
+        ("scenario", [arguments.scenario], list(SCENARIOS)),
+    ):
+        for name in names:
+            if name not in known:
+                raise RequestError(no_such(what, name, known))
+    if not 1 <= arguments.rounds <= MOST_ROUNDS:
+        raise RequestError(f"rounds must be 1 to {MOST_ROUNDS}; got {arguments.rounds}")
+    # The backend and the precision vary from row to row.
+    runtime = {
+        name: value for name, value in given(arguments, RuntimeOptions).items() if name not in ("backend", "precision")
+    }
+    threads = checks.threads("threads", runtime.pop("threads", None))
+    return Options(
+        cases=cases,
+        against=tuple(PEERS) if ALL in against else tuple(dict.fromkeys(against)),
+        bundle=arguments.bundle,
+        checkpoint=arguments.checkpoint,
+        backends=tuple(dict.fromkeys(arguments.backend)),
+        precisions=tuple(dict.fromkeys(arguments.precision)),
+        scenario=arguments.scenario,
+        rounds=1 if arguments.quick else arguments.rounds,
+        threads=threads,
+        quick=arguments.quick,
+        models=arguments.models,
+        request=given(arguments, VideoRequest),
+        runtime=runtime,
+    )

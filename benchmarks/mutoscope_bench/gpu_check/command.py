@@ -1,0 +1,75 @@
+"""`mutoscope gpu-check`: what only a GPU can show, on the user's. Knows flags and exit codes."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+
+from mutoscope.commands.arguments import Parser, add_bundle, no_such
+from mutoscope.errors import BackendUnavailableError, RequestError
+from mutoscope.terminal import tell
+from mutoscope_engines.device.cuda import cuda_unavailable_because
+
+from .part import PARTS, Facts, parts_named
+from .runner import Check, run
+from .videos import WARM_UP_STEPS
+
+FAILED = 1  # the exit code of a part that failed
+
+
+def main(argv: Sequence[str]) -> int:
+    arguments = _parser().parse(argv)
+    if arguments.steps <= WARM_UP_STEPS:
+        raise RequestError(f"--steps must be more than {WARM_UP_STEPS}: the first are not timed; got {arguments.steps}")
+    if arguments.time_limit is not None and arguments.time_limit < 1:
+        raise RequestError(f"--time-limit must be 1 or more seconds; got {arguments.time_limit}")
+    for name in arguments.part:
+        if not parts_named([name]):
+            raise RequestError(no_such("part", name, list(PARTS)))
+    if reason := cuda_unavailable_because():
+        raise BackendUnavailableError(f"gpu-check needs an NVIDIA GPU: {reason}")
+    size = {name: getattr(arguments, name) for name in ("height", "width", "num_frames")}
+    with tempfile.TemporaryDirectory(prefix="mutoscope-gpu-check-") as folder:
+        spec = {
+            "folder": folder,
+            "bundle": str(arguments.bundle) if arguments.bundle else None,
+            "precision": arguments.precision,
+            "tile": arguments.tile,
+            "steps": arguments.steps,
+            "request": {name: value for name, value in size.items() if value is not None},
+        }
+        check = Check(parts_named(arguments.part), spec, arguments.time_limit, arguments.output)
+        result = run(check, _tell)
+    tell(f"wrote {arguments.output}")
+    return FAILED if any(facts["status"] == "failed" for facts in result["parts"].values()) else 0
+
+
+def _parser() -> Parser:
+    parser = Parser(
+        "gpu-check",
+        "Tries on your GPU all that only a GPU can show, and writes one JSON.",
+        epilog="Each part runs in a process of its own, with a time limit, and the JSON is written after each. Parts: "
+        + "; ".join(f"{part.name} ({part.purpose})" for part in PARTS.values())
+        + ". Exit code 1: a part failed; 4: there is no GPU.",
+    )
+    add_bundle(parser)
+    parser.add_argument("--part", nargs="+", metavar="NAME", default=[], help="only these, such as device or video")
+    precision = "of the denoiser, on the GPU (default: bf16, and fp16 where the GPU has no bfloat16)"
+    parser.add_argument("--precision", metavar="NAME", help=precision)
+    parser.add_argument(
+        "--steps", type=int, metavar="N", default=20, help=f"of denoising, more than {WARM_UP_STEPS} (default: 20)"
+    )
+    parser.add_argument("--tile", metavar="HxW", help="decode in tiles of at most this many pixels on the GPU")
+    for name in ("height", "width", "num-frames"):
+        parser.add_argument(f"--{name}", type=int, metavar="N", help="of the video (default: the bundle's)")
+    parser.add_argument(
+        "--time-limit", type=int, metavar="SECONDS", help="of every part (default: each has its own, up to two hours)"
+    )
+    default = Path("gpu-check.json")
+    parser.add_argument("--output", type=Path, metavar="FILE", default=default, help=f"the JSON (default: {default})")
+    return parser
+
+
+def _tell(name: str, facts: Facts) -> None:
+    tell(f"{facts['status']:<7}  {name}" + (f": {facts['reason']}" if "reason" in facts else ""))

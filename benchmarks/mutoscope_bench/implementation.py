@@ -1,0 +1,141 @@
+"""What does the work of a case: the seam between measuring and whatever is measured.
+
+Knows the work and how an implementation answers. Knows nothing of processes, or of any library that does it.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass, replace
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import numpy as np
+from mutoscope.errors import RequestError
+from mutoscope.planning.plan import Plan
+from mutoscope.values.frame_rates import parse_frame_rate
+from numpy.typing import NDArray
+
+from .measuring import Run
+
+
+@dataclass(frozen=True)
+class Work:
+    """What one process is to do, complete and as plain values: it travels as JSON."""
+
+    kind: str  # "clip", "forward", "decode"
+    bundle: str
+    checkpoint: str | None  # in the Diffusers layout, of the same model
+    plan: dict[str, Any]  # of the request: every value resolved
+    request: dict[str, Any]  # as it was given, for an implementation that plans itself
+    text_tokens: int  # L of a forward
+    text_width: int  # D
+    threads: int
+    batch: int  # videos of a clip: 1, or more for the scenario Offline
+    result: str  # file that takes the output of the first run: `.npy`
+    video: str  # file that takes the video
+    runtime: dict[str, Any]  # fields of `RuntimeOptions` that were given
+
+    def to_dict(self) -> dict[str, Any]:
+        return asdict(self)
+
+    def planned(self) -> Plan:
+        """The plan again, for what takes one, such as the writer of videos."""
+        return msgspec.convert(self.plan, Plan, dec_hook=_frame_rate)
+
+
+def _frame_rate(kind: type, value: Any) -> Any:
+    """The only type of a plan that JSON lacks."""
+    if kind is Fraction:
+        return parse_frame_rate(value)
+    raise NotImplementedError(f"a plan has no {kind}")
+
+
+@dataclass(frozen=True)
+class Variant:
+    """An implementation as one process runs it, in the words of the result."""
+
+    implementation: str
+    precision: str
+
+    def __str__(self) -> str:
+        return f"{self.implementation} {self.precision}"
+
+
+class Implementation(ABC):
+    """Something that can do the work of cases. One file each, one row in `implementations.PEERS`."""
+
+    name: str
+    variants: tuple[str, ...]  # its precisions, the one that others' errors are measured against first
+    import_statement: str  # Python that loads its libraries
+    files_of: str = "bundle"  # "bundle" or "checkpoint": what loading reads
+    on_device: bool = False  # whether it runs on a GPU; of ours, the backend says
+
+    @abstractmethod
+    def unavailable_because(self) -> str | None:
+        """Why it cannot run here, with the next step; `None` when it can. Imports none of its libraries."""
+
+    @abstractmethod
+    def cannot(self, work: Work, precision: str) -> str | None:
+        """Why it cannot do this work, though it is here; `None` when it can."""
+
+    def prepare(self, work: Work) -> None:
+        """Makes what must be there before loading and is no part of it, such as weights under other names."""
+        return
+
+    @abstractmethod
+    def load(self, work: Work, precision: str) -> Run:
+        """Loads the model, in the process that will run it; its libraries are imported.
+
+        The run's answer may hold, beside its own `elapsed_s`: `stages`, seconds by stage; `steps`, seconds of each
+        denoising step; `sha256` of the output. The first run writes the output to `work.result`: of a clip and of a
+        decode uint8 `[T, H, W, 3]`, of a forward the velocity f32 `[B, C, F, h, w]`, branch by branch, without
+        guidance. An implementation that cannot give it writes none, and says why in `note`.
+        """
+
+
+def forward_feeds(work: Work) -> dict[str, NDArray[np.float32]]:
+    """The inputs of a forward, the same for every implementation: `latents` `[C, F, h, w]`, `prompt_embeds`
+    `[B, L, D]`, `timestep` `[1]`."""
+    random = np.random.default_rng(0)
+    shape = tuple(work.plan["latents_shape"])
+    branches = len(work.plan["guidance_weights"])
+    return {
+        "latents": random.standard_normal(shape, np.float32),
+        "prompt_embeds": random.standard_normal((branches, work.text_tokens, work.text_width), np.float32),
+        "timestep": np.asarray([700.0], np.float32),
+    }
+
+
+def decode_latents(work: Work) -> NDArray[np.float32]:
+    """The latents f32 `[C, F, h, w]` of a decode, the same for every implementation."""
+    return np.random.default_rng(0).standard_normal(tuple(work.plan["latents_shape"]), np.float32)
+
+
+def batch_plans(work: Work) -> Iterator[tuple[int, Path]]:
+    """The seed and the file of each video of a batch: seeds count up from the plan's."""
+    file = Path(work.video)
+    for index in range(work.batch):
+        yield work.plan["seed"] + index, file.with_name(f"{file.stem}-{index}{file.suffix}")
+
+
+def with_seed(plan: Plan, seed: int) -> Plan:
+    return replace(plan, seed=seed)
+
+
+def needs_checkpoint(work: Work) -> str | None:
+    """Why a peer that reads checkpoints cannot work without one."""
+    if work.checkpoint is None:
+        return "needs the checkpoint that the bundle was exported from; name it with --checkpoint FOLDER"
+    return None
+
+
+def work_of(values: Mapping[str, Any]) -> Work:
+    """The work again, from what a process was given."""
+    try:
+        return Work(**values)
+    except TypeError as error:
+        raise RequestError(f"this is no work of a benchmark: {error}") from error

@@ -1,0 +1,1 @@
+"""Compiled engines on disk: by content, signed, and built once."""

@@ -1,0 +1,1 @@
+"""Memory, streams and captured graphs of a GPU."""

@@ -1,0 +1,1 @@
+"""The machine and its operating system, alike on all of them."""

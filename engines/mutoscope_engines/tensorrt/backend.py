@@ -1,0 +1,140 @@
+"""TensorRT-RTX and TensorRT as backends: which engine of the cache serves a graph here, and what it takes.
+
+Knows the cache and the GPU's capability. What runs an engine is `tensorrt_session`; nothing is built here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Hashable
+from contextlib import suppress
+from dataclasses import asdict
+from importlib.util import find_spec
+from pathlib import Path
+
+from ..cache.engine_cache import EngineCache
+from ..cache.identity import EngineIdentity, ShapeRange
+from ..cache.record import EngineRecord
+from ..device.cuda import CudaDevice, compute_capability, cuda_unavailable_because
+from ..device.device import Device
+from ..errors import EngineMissingError
+from ..session import Backend, EngineWanted, Figures, Session, SessionOptions
+from ..targets import Target, find_target
+from .kernel_cache import KernelCache
+from .library import LIBRARIES, TensorRT
+from .session import TensorRtSession, TensorRtSettings
+
+KEPT_OF_STREAMED = 0.25  # of streamed weights at least as many stay: what is on its way needs room too
+
+
+class TensorRtBackend(Backend):
+    """One of the two libraries.
+
+    Args:
+        name: in `LIBRARIES`.
+        target: the GPU to find engines for, to plan for another than this machine's.
+    """
+
+    on_device = True
+
+    def __init__(self, name: str, settings: TensorRtSettings | None = None, target: Target | None = None) -> None:
+        self.name = name
+        self._target = target
+        self.library: TensorRT = LIBRARIES[name]
+        self._settings = settings or TensorRtSettings()
+        self._opened: Device | None = None
+
+    def device(self, options: SessionOptions) -> Device:
+        """The GPU, opened once."""
+        if self._opened is None:
+            self._opened = CudaDevice(options.stream)
+        return self._opened
+
+    def target(self) -> Target:
+        """What engines for this GPU were built for."""
+        return self._target or find_target(f"sm{compute_capability()}")
+
+    def cache(self) -> EngineCache:
+        return EngineCache()
+
+    def unavailable_because(self) -> str | None:
+        if find_spec(self.library.module_name) is None:
+            return f"{self.library.module_name} is not installed; run: pip install 'mutoscope[{self.name}]'"
+        return cuda_unavailable_because()
+
+    def version(self) -> str:
+        return self.library.version()
+
+    def supports(self, precision: str) -> bool:
+        return precision in self.target().precisions
+
+    def memory_bytes(self, options: SessionOptions) -> int:
+        return self.device(options).free_bytes()
+
+    def figures(self, graph: Path, wanted: EngineWanted) -> Figures:
+        try:
+            record = self._record(wanted, streams=False)
+        except EngineMissingError as error:
+            raise EngineMissingError(f"{graph.parent.name}: {error}") from error
+        report, profile = record.report, record.identity.profile
+        streamable = 0
+        with suppress(EngineMissingError):
+            streamable = int(self._find(wanted, streams=True).report.weight_bytes * (1 - KEPT_OF_STREAMED))
+        largest = {name: shapes.max for name, shapes in profile.items()}
+        return Figures(report.weight_bytes, streamable, report.activation_bytes, largest)
+
+    def settings(self, options: SessionOptions) -> dict[str, str]:
+        captures = {"cuda_graph": "captured by the session in the second run" if options.cuda_graphs else "off"}
+        return captures | {name: str(value) for name, value in asdict(self._settings).items()}
+
+    def shares_by(self, options: SessionOptions) -> Hashable:
+        record = self._record(_named(options), streams=options.streamed_weight_bytes > 0)
+        return record.identity.digest, options.streamed_weight_bytes
+
+    def open(self, graph: Path, options: SessionOptions) -> Session:
+        """Loads the engine of a graph from the cache; `options.engine` says which."""
+        record = self._record(_named(options), streams=options.streamed_weight_bytes > 0)
+        stored = self.cache().load(record.identity)
+        kernels = KernelCache(self.cache(), stored.record.identity.digest) if self._settings.kernel_cache else None
+        return TensorRtSession(
+            self.library.module,
+            stored.data,
+            self.device(options),
+            self._settings,
+            kernels,
+            captures=options.cuda_graphs and "WEIGHT_STREAMING" not in stored.record.identity.flags,
+            streamed_weight_bytes=options.streamed_weight_bytes,
+            activation_bytes=stored.record.report.activation_bytes,
+        )
+
+    def _record(self, wanted: EngineWanted, *, streams: bool) -> EngineRecord:
+        """Of the engine to run. One that can stream serves for one that need not; it allocates while it runs, so no
+        CUDA graph is captured of it."""
+        try:
+            return self._find(wanted, streams=streams)
+        except EngineMissingError:
+            with suppress(EngineMissingError):
+                return self._find(wanted, streams=True)
+            raise
+
+    def _find(self, wanted: EngineWanted, *, streams: bool) -> EngineRecord:
+        profile = {name: ShapeRange.exactly(shape) for name, shape in wanted.shapes.items()}
+        identity: EngineIdentity = self.library.identity(
+            wanted.files, wanted.precision, [self.target()], profile, weight_streaming=streams
+        )
+        return self.cache().find(identity)
+
+
+class TensorRtRtx(TensorRtBackend):
+    def __init__(self) -> None:
+        super().__init__("tensorrt-rtx")
+
+
+class ClassicTensorRt(TensorRtBackend):
+    def __init__(self) -> None:
+        super().__init__("tensorrt")
+
+
+def _named(options: SessionOptions) -> EngineWanted:
+    if options.engine is None:
+        raise ValueError("this backend runs engines: SessionOptions.engine must say which")
+    return options.engine

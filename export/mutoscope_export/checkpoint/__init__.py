@@ -1,0 +1,1 @@
+"""A trained model as its authors publish it: found, judged and opened."""

@@ -1,0 +1,1 @@
+"""Torch modules into ONNX graphs and their weight files."""

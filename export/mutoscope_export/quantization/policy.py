@@ -1,0 +1,72 @@
+"""Which layers of a network run in eight bits, as data, in steps from what costs least to what costs most.
+
+Knows names of layers. Knows no network and no graph; each family has its own policy.
+"""
+
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from ..graphs.number_formats import NumberFormat
+
+
+@dataclass(frozen=True)
+class Widening:
+    """What one step adds. Regular expressions for the whole name of a layer inside its block; none adds nothing."""
+
+    name: str
+    linears: str | None = None
+    attentions: str | None = None  # whose two products are meant, not its projections; E4M3 alone has a form of them
+
+
+@dataclass(frozen=True)
+class NarrowedLayers:
+    """By their names in the network, in its order."""
+
+    linears: tuple[str, ...]
+    attentions: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class NarrowingPolicy:
+    """What no step adds keeps its precision: embedders, modulation, norms, final projection, and blocks at the ends.
+
+    `block` is a regular expression for a layer's name, with the block's number and the rest as its groups. Of n blocks,
+    n times `kept_at_each_end`, and at least one, are kept at each end. `weight` and `values_weight` make of a layer's
+    name that of its weight in the graph: of a linear layer, and of that which projects the values of an attention.
+    """
+
+    number_format: NumberFormat
+    block: str
+    kept_at_each_end: float
+    widenings: tuple[Widening, ...]
+    default: str  # the last step that an export takes
+    weight: str
+    values_weight: str
+
+    @property
+    def steps(self) -> tuple[str, ...]:
+        return tuple(widening.name for widening in self.widenings)
+
+    def layers(self, names: Iterable[str], up_to: str) -> NarrowedLayers:
+        """Those of a network's layers, `names`, that are narrowed after the step `up_to` and all before it.
+
+        Raises ValueError for an unknown step, and where it narrows nothing.
+        """
+        if up_to not in self.steps:
+            raise ValueError(f"there is no step {up_to!r}; there are: {', '.join(self.steps)}")
+        taken = self.widenings[: self.steps.index(up_to) + 1]
+        parted = [(name, int(match[1]), match[2]) for name in names if (match := re.fullmatch(self.block, name))]
+        count = 1 + max((number for _, number, _ in parted), default=-1)
+        kept = max(1, round(count * self.kept_at_each_end))
+        inner = [(name, rest) for name, number, rest in parted if kept <= number < count - kept]
+        linears, attentions = (
+            tuple(name for name, rest in inner if any(one and re.fullmatch(one, rest) for one in patterns))
+            for patterns in ([step.linears for step in taken], [step.attentions for step in taken])
+        )
+        if not linears and not attentions:
+            raise ValueError(
+                f"of {count} blocks, {kept} at each end keep their precision, and no layer is left to narrow; "
+                "a network as shallow as this has nothing to gain from it"
+            )
+        return NarrowedLayers(linears, attentions)

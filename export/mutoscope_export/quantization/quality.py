@@ -1,0 +1,142 @@
+"""What eight bits cost a network, step by step of its policy and layer by layer, on inputs recorded in denoising runs.
+
+Knows the arithmetic of the quantized graphs, and does it in torch on the checkpoint's own network: no graph is needed,
+and a network of any size can be judged. Knows nothing of models, files or prompts.
+"""
+
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from ..graphs.number_formats import E4M3, INT8, TINY, NumberFormat
+from ..passes.fp8_attention import PROBABILITY_SCALE
+from .calibration import Ranges, Recording
+from .layer_watch import watch
+from .policy import NarrowedLayers, NarrowingPolicy
+
+WORST = 5
+_QUERIES_AT_ONCE = 256  # because their scores are the largest tensor by far
+
+
+def judge(network: nn.Module, policy: NarrowingPolicy, ranges: Ranges, up_to: str) -> dict[str, Any]:
+    """What goes into the export report: `steps`, `worst_layers` of `up_to`, and `unfit`, the layers that
+    the format does not suit.
+
+    `relative_l2` of a step is that of the network's output, over all recorded inputs and both branches; that of a layer
+    is of what the layer gives, for what it reads after the layers before it were narrowed.
+    """
+    names = [name for name, _ in network.named_modules()]
+    calls = list(_calls(network, ranges.recordings))
+    steps, worst = [], {}
+    with torch.no_grad():
+        exact = [network(**call, return_dict=False)[0] for call in calls]
+        for step in policy.steps:
+            layers = policy.layers(names, step)
+            narrowed = _Narrowed(ranges, policy.number_format)
+            with watch(network, layers, narrowed.linear, narrowed.attention):
+                given = [network(**call, return_dict=False)[0] for call in calls]
+            steps.append(
+                {
+                    "step": step,
+                    "linears": len(layers.linears),
+                    "attentions": len(layers.attentions),
+                    "relative_l2": _relative_l2(given, exact),
+                }
+            )
+            if step == up_to:
+                worst = narrowed.errors()
+        unfit = [*_unfit(network, policy.layers(names, up_to), ranges, policy.number_format.outlier_bound)]
+    by_error = sorted(worst.items(), key=lambda item: -item[1])
+    return {"steps": steps, "worst_layers": dict(by_error[:WORST]), "unfit": unfit}
+
+
+def _calls(network: nn.Module, recordings: Sequence[Recording]) -> Iterator[dict[str, Tensor]]:
+    """The network's arguments, one branch at a time, as the reference calls it."""
+    device = next(network.parameters()).device
+    for recording in recordings:
+        for embeds in recording.prompt_embeds.to(device):
+            yield {
+                "hidden_states": recording.latents[None].to(device),
+                "timestep": recording.timestep.to(device),
+                "encoder_hidden_states": embeds[None],
+            }
+
+
+class _Narrowed:
+    """Does what layers do with operands that went through a number format, and keeps count of what that changes."""
+
+    def __init__(self, ranges: Ranges, number_format: NumberFormat) -> None:
+        self._ranges, self._format = ranges, number_format
+        self._squares: dict[str, list[float]] = defaultdict(lambda: [0.0, 0.0])
+
+    def linear(self, name: str, layer: nn.Linear, x: Tensor, output: Tensor) -> Tensor:
+        scale = self._ranges.linears[name].scale(self._format)
+        narrowed = F.linear(through(x, scale, self._format), narrowed_weight(layer.weight, self._format), layer.bias)
+        self._count(name, narrowed, output)
+        return narrowed
+
+    def attention(self, name: str, queries: Tensor, keys: Tensor, values: Tensor) -> Tensor:
+        half = queries.shape[-1] ** -0.25  # half of the softmax scale on either side
+        scales = [spread.scale(E4M3) for spread in self._ranges.attentions[name]]
+        q = through(queries * half, scales[0] * half, E4M3)
+        k = through(keys * half, scales[1] * half, E4M3)
+        v = through(values, scales[2], E4M3)
+        parts = [
+            through((part @ k.mT).softmax(-1), PROBABILITY_SCALE, E4M3) @ v for part in q.split(_QUERIES_AT_ONCE, dim=2)
+        ]
+        narrowed = torch.cat(parts, dim=2)
+        self._count(name, narrowed, F.scaled_dot_product_attention(queries, keys, values))
+        return narrowed
+
+    def _count(self, name: str, narrowed: Tensor, exact: Tensor) -> None:
+        squares = self._squares[name]
+        squares[0] += float((narrowed - exact).square().sum())
+        squares[1] += float(exact.square().sum())
+
+    def errors(self) -> dict[str, float]:
+        return {name: (off / (whole or 1.0)) ** 0.5 for name, (off, whole) in self._squares.items()}
+
+
+_NEAREST: Mapping[NumberFormat, Callable[[Tensor], Tensor]] = {
+    E4M3: lambda x: x.to(torch.float8_e4m3fn).to(x.dtype),
+    INT8: torch.round,
+}
+
+
+def through(x: Tensor, scale: float | Tensor, number_format: NumberFormat) -> Tensor:
+    """Float32 to a format and back, as QuantizeLinear and DequantizeLinear do it: beyond the largest, that."""
+    largest = number_format.largest
+    return _NEAREST[number_format]((x / scale).clamp(-largest, largest)) * scale
+
+
+def narrowed_weight(weight: Tensor, number_format: NumberFormat) -> Tensor:
+    """`[out, in]`, a scale for each output channel."""
+    scales = weight.abs().amax(1, keepdim=True) / number_format.largest
+    return through(weight, torch.where(scales == 0, 1.0, scales), number_format)
+
+
+def _unfit(network: nn.Module, layers: NarrowedLayers, ranges: Ranges, bound: float) -> Iterator[dict[str, Any]]:
+    """One magnitude so large beside the others that these lose bits: of a weight, in the worst of its channels."""
+    for name, what, ratio in _outliers(network, layers, ranges):
+        if not ratio <= bound:
+            yield {"layer": name, "what": what, "largest_over_mean": ratio, "bound": bound}
+
+
+def _outliers(network: nn.Module, layers: NarrowedLayers, ranges: Ranges) -> Iterator[tuple[str, str, float]]:
+    for name in layers.linears:
+        magnitudes = network.get_submodule(name).weight.abs()
+        yield name, "weight", float((magnitudes.amax(1) / magnitudes.mean(1).clamp_min(TINY)).max())
+        yield name, "activation", ranges.linears[name].largest / max(ranges.linears[name].mean, TINY)
+    for name in layers.attentions:
+        for part, spread in zip(("queries", "keys", "values"), ranges.attentions[name], strict=True):
+            yield name, part, spread.largest / max(spread.mean, TINY)
+
+
+def _relative_l2(given: Sequence[Tensor], exact: Sequence[Tensor]) -> float:
+    off = sum(float((one - other).double().square().sum()) for one, other in zip(given, exact, strict=True))
+    whole = sum(float(one.double().square().sum()) for one in exact)
+    return (off / (whole or 1.0)) ** 0.5

@@ -1,0 +1,147 @@
+"""From a bundle to engines in the cache: which graphs, for which targets, in which precision.
+
+Knows bundles, targets and the cache. Runs no engine and needs no GPU.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+
+from mutoscope_engines.cache.engine_cache import EngineCache, Slot
+from mutoscope_engines.cache.identity import EngineIdentity
+from mutoscope_engines.cache.process import compile_in_process
+from mutoscope_engines.cache.record import EngineReport
+from mutoscope_engines.targets import Target, find_target
+from mutoscope_engines.tensorrt.library import LIBRARIES, TensorRT
+
+from ..bundle.bundle import Bundle
+from ..bundle.manifest import ROLES, Graph
+from ..errors import EngineError, TargetError
+from ..request import parameter
+from .engine_budget import check_budget
+from .engine_shapes import LargestVideo, profile_of
+
+PRECISIONS = ("bf16", "fp16", "fp8", "int8-static")
+
+
+@dataclass(frozen=True, kw_only=True)
+class BuildOptions:
+    """What to build."""
+
+    target: str = field(metadata={"help": "rtx20, rtx30, rtx40, rtx50, gb10 or smNN; several with commas"})
+    precision: str | None = parameter(
+        "of the denoiser; the other graphs take its base. bf16 when not given, and fp16 for rtx20", choices=PRECISIONS
+    )
+    shapes: str | None = parameter("the largest video, such as 480x832x81; the bundle's default size", unit="HxWxT")
+    branches: int | None = parameter("guidance branches in one call, 2 when not given; 1 takes less memory", unit="1|2")
+    tile: str | None = parameter(
+        "decode in tiles of at most this many pixels, such as 480x480, with less memory; whole when not given",
+        unit="HxW",
+    )
+    exact_size: bool = parameter("engines for that size alone, which take less memory while they run", False)
+    weight_streaming: bool = parameter(
+        "engines whose weights can stay in host memory, for small GPUs; no CUDA graphs", False
+    )
+    backend: str = parameter("what compiles", "tensorrt-rtx", choices=tuple(LIBRARIES))
+
+
+@dataclass(frozen=True)
+class EngineJob:
+    """One engine to build."""
+
+    graph: Graph
+    targets: tuple[Target, ...]
+    video: LargestVideo
+    identity: EngineIdentity
+
+    @property
+    def target(self) -> str:
+        return ",".join(target.name for target in self.targets)
+
+    def __str__(self) -> str:
+        return f"{self.graph.name} {self.graph.precision} for {self.target}"
+
+
+def plan_engines(bundle: Bundle, options: BuildOptions) -> list[EngineJob]:
+    """Every engine that the options ask for, in the order in which they are built.
+
+    Raises:
+        TargetError: a target that there is not, or a precision that it does not have; lists those there are.
+        RequestError: a size that the model cannot make.
+        BundleError: the bundle has no graph in the precision.
+        BackendUnavailableError: what compiles is not installed.
+    """
+    library, manifest = LIBRARIES[options.backend], bundle.manifest
+    video = LargestVideo.choose(options.shapes, options.branches, manifest, options.tile)
+    jobs = {}
+    for targets, precision in _groups(options.target, options.precision, library):
+        for role in ROLES:
+            for graph in manifest.graphs_of(role, precision):
+                identity = library.identity(
+                    bundle.content_of(graph),
+                    graph.precision,
+                    targets,
+                    profile_of(graph, video, manifest, exact_size=options.exact_size),
+                    weight_streaming=options.weight_streaming,
+                )
+                jobs[identity.digest] = EngineJob(graph, targets, video, identity)
+    return list(jobs.values())
+
+
+def build_engine(
+    bundle: Bundle, job: EngineJob, options: BuildOptions, cache: EngineCache, on_tick: Callable[[], None]
+) -> tuple[EngineReport, bool]:
+    """Builds an engine, unless the cache has it whole.
+
+    Returns: its report, and whether it was built now.
+
+    Raises:
+        EngineError: the graph does not compile, or not within its budget of memory; nothing is kept then.
+        OutOfMemoryError: the compiler was killed.
+    """
+    try:
+        with cache.reserve(job.identity) as slot:
+            if slot.record:
+                return slot.record.report, False
+            return _build(bundle, job, options, slot, on_tick), True
+    except OSError as error:
+        raise EngineError(
+            f"{error.filename or cache.folder} cannot be written: {error.strerror}. "
+            "Make room, or name another folder for engines with MUTOSCOPE_CACHE"
+        ) from error
+
+
+def _build(
+    bundle: Bundle, job: EngineJob, options: BuildOptions, slot: Slot, on_tick: Callable[[], None]
+) -> EngineReport:
+    graph, manifest = job.graph, bundle.manifest
+    compiled = compile_in_process(bundle.path(graph.file), slot.partial, options.backend, job.identity, on_tick=on_tick)
+    where = f"{job.target} at {job.video}"
+    check_budget(graph, job.video.symbols(manifest, graph.role), manifest.geometry, compiled, where)
+    report = EngineReport(
+        graph=graph.name,
+        target=job.target,
+        precision=graph.precision,
+        activation_bytes=compiled.activation_bytes,
+        weight_bytes=compiled.weight_bytes,
+        engine_bytes=compiled.engine_bytes,
+        build_s=compiled.build_s,
+        host_peak_bytes=compiled.host_peak_bytes,
+    )
+    return slot.publish(report, compiled.sha256).report
+
+
+def _groups(names: str, precision: str | None, library: TensorRT) -> Iterator[tuple[tuple[Target, ...], str]]:
+    """The targets that share an engine, and its precision. Those without bfloat16 share none with the others."""
+    targets = sorted(
+        {find_target(name.strip()) for name in names.split(",")}, key=lambda target: target.compute_capability
+    )
+    if len(targets) > 1 and not library.builds_for_other_gpus:
+        raise TargetError(f"{library.name} builds for the GPU of this machine alone; got {names!r}. Name one target")
+    for target in targets:
+        if precision is not None and precision not in target.precisions:
+            raise TargetError(f"{target.name} has no {precision}; it has: {', '.join(target.precisions)}")
+    for old in (False, True):
+        if group := tuple(target for target in targets if ("bf16" not in target.precisions) == old):
+            yield group, precision or group[0].precisions[0]

@@ -1,0 +1,73 @@
+"""How much memory an engine of a graph as export writes it may take while it runs. The gate of `mutoscope build`.
+
+Knows the roles of graphs and their sizes. Knows nothing of libraries and logs.
+
+    text_encoder      20 hidden states of L tokens, in float32, and 3 times its scores: with the position bias that
+                      these encoders add, attention has no fused kernel, and L is short
+    denoiser          12 hidden states of all video tokens, in 16 bits
+    vae_features_*    12 times its widest feature map, and 3 times the scores of its attention, in 16 bits
+    vae_decoder_*     12 times its widest feature map, in 16 bits
+
+and 256 MB are never refused. A hidden state is B x tokens x width, where the width is that of the attention, heads
+times head size, as the compiler's parser sees it. Denoisers of Wan 2.1, 1.3B and 14B, take 8.7 to 9.9 in the
+precisions that were measured, and 73 as Diffusers writes their rotary embedding. Scores written to memory would be
+tokens^2 x heads, 256 more, and at 720x1280x81 590 more. Feature maps are those of the decoder's caches, in tiles those
+of one tile, and of no more frames than a cache holds, because the widest layers run on so many at a time: the decoders
+of Wan 2.1 take 10.0 to 11.1, 13 with all frames of a chunk at once, and 23 in stock form. The features' attention has a
+head too wide for any fused kernel.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+
+from mutoscope_engines.tensorrt.builder import Compiled
+
+from ..bundle.manifest import Geometry, Graph, sized
+from ..errors import EngineError
+
+NEVER_REFUSED_BYTES = 256 * 10**6
+ENCODER_HIDDEN_STATES = 20
+DENOISER_HIDDEN_STATES = 12
+FEATURE_MAPS = 12
+SCORES = 3
+
+
+def budget_bytes(graph: Graph, symbols: Mapping[str, int], geometry: Geometry, compiled: Compiled) -> int:
+    """The most that the activations of this engine may take at the sizes of `symbols`."""
+    width, heads = compiled.attention_width, compiled.attention_heads
+    if graph.role == "denoiser":
+        tokens = math.prod(symbols[name] for name in "Fhw") // math.prod(geometry.patch_size)
+        budget = DENOISER_HIDDEN_STATES * symbols["B"] * tokens * width * 2
+    elif graph.role == "text_encoder":
+        tokens = symbols["L"]
+        budget = symbols["B"] * tokens * (ENCODER_HIDDEN_STATES * width + SCORES * heads * tokens) * 4
+    else:
+        budget = FEATURE_MAPS * _widest_feature_map(graph, symbols) * 2
+        if graph.role.startswith("vae_features"):
+            budget += SCORES * (symbols["h"] * symbols["w"]) ** 2 * 2
+    return max(NEVER_REFUSED_BYTES, budget)
+
+
+def check_budget(graph: Graph, symbols: Mapping[str, int], geometry: Geometry, compiled: Compiled, where: str) -> None:
+    """Refuses an engine beyond its budget. `where` says what it was built for.
+
+    Raises:
+        EngineError: with both numbers.
+    """
+    budget = budget_bytes(graph, symbols, geometry, compiled)
+    if compiled.activation_bytes > budget:
+        raise EngineError(
+            f"the engine of the {graph.name} in {graph.precision} for {where} takes "
+            f"{compiled.activation_bytes / 1e9:.2f} GB beside its weights; as export writes graphs, and with attention "
+            f"fused, it takes at most {budget / 1e9:.2f} GB. It was not kept. Export the bundle again with this "
+            "Mutoscope; if it was, report it"
+        )
+
+
+def _widest_feature_map(graph: Graph, symbols: Mapping[str, int]) -> int:
+    """Elements. A cache `[past, channels, height, width]` is what a convolution sees of the frames before."""
+    shapes = {tensor.name: sized(tensor.shape, symbols) for tensor in graph.outputs}
+    frames, *_ = shapes.pop("frames", (1,))
+    return max((min(frames, past) * math.prod(size) for past, *size in shapes.values()), default=0)

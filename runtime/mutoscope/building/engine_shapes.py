@@ -1,0 +1,109 @@
+"""From the largest video, and how it is decoded, to the shapes that engines are built for.
+
+Knows geometry and symbols, no library.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from mutoscope_engines.cache.identity import Profile, ShapeRange
+
+from ..bundle.manifest import MAX_BRANCHES, TILED, Graph, Manifest, sized
+from ..errors import RequestError
+from ..families import load_family
+from ..planning.tiles import parse_tile, window_within
+from ..values import checks
+
+EXACT_SYMBOLS = ("F", "h", "w", "L")
+# TensorRT-RTX fuses attention in FP8 only where no video that an engine takes has fewer tokens; measured at 8, 16, 17
+# (scores in memory: 39 GB at 480x832x81) and 32.
+FUSED_FP8_TOKENS = 32
+
+
+@dataclass(frozen=True)
+class LargestVideo:
+    """The largest video that engines are built for, and how many guidance branches one call of the network takes."""
+
+    height: int  # H
+    width: int  # W
+    num_frames: int  # T
+    branches: int  # B
+    window: tuple[int, int]  # h, w of the features that the VAE decodes at once
+
+    def __str__(self) -> str:
+        return f"{self.height}x{self.width}x{self.num_frames} with --branches {self.branches}"
+
+    @classmethod
+    def choose(
+        cls, shapes: str | None, branches: int | None, manifest: Manifest, tile: str | None = None
+    ) -> LargestVideo:
+        """From "HxWxT", 1 or 2, and "HxW"; by default the bundle's default size, both branches in one call, and no
+        tiles.
+
+        Raises:
+            RequestError: a size that the model cannot make; names the nearest it can.
+        """
+        geometry, defaults = manifest.geometry, manifest.defaults
+        height, width, frames = defaults.height, defaults.width, defaults.num_frames
+        if shapes is not None:
+            if not (sizes := re.fullmatch(r"(\d{1,9})x(\d{1,9})x(\d{1,9})", shapes)):
+                raise RequestError(f"shapes must be height x width x frames, such as 480x832x81; got {shapes!r}")
+            height, width, frames = map(int, sizes.groups())
+        row, column = geometry.size_multiples
+        height = checks.size("height", height, row, geometry.max_patches)
+        width = checks.size("width", width, column, geometry.max_patches)
+        window = (height // geometry.vae_scale_factor_spatial, width // geometry.vae_scale_factor_spatial)
+        if tile is not None:
+            window = window_within(window, parse_tile(tile, geometry), geometry.vae_decoder_halo)
+        return cls(
+            height=height,
+            width=width,
+            num_frames=checks.frames("num_frames", frames, load_family(manifest.family).frame_counts(geometry)),
+            branches=checks.whole(
+                "branches", MAX_BRANCHES if branches is None else branches, minimum=1, maximum=MAX_BRANCHES
+            ),
+            window=window,
+        )
+
+    def symbols(self, manifest: Manifest, role: str) -> dict[str, int]:
+        """The largest size of every symbol in the shapes of the graph of a role."""
+        geometry = manifest.geometry
+        frames = load_family(manifest.family).latent_frames(self.num_frames, geometry.vae_scale_factor_temporal)
+        largest = {name: high for name, (_, high) in manifest.symbol_ranges.items()}
+        rows, columns = (
+            self.window
+            if role in TILED
+            else (self.height // geometry.vae_scale_factor_spatial, self.width // geometry.vae_scale_factor_spatial)
+        )
+        return largest | {"B": self.branches, "F": frames, "h": rows, "w": columns}
+
+
+def profile_of(graph: Graph, video: LargestVideo, manifest: Manifest, *, exact_size: bool = False) -> Profile:
+    """From the smallest shapes that the graph takes to those of the largest video, for which the engine is tuned.
+
+    With `exact_size` no other height, width and length than those of the video; branches and solvers stay free. In FP8
+    the smallest video is one whose attention can be fused.
+    """
+    largest = video.symbols(manifest, graph.role)
+    smallest = {
+        name: largest[name] if exact_size and name in EXACT_SYMBOLS else low
+        for name, (low, _) in manifest.symbol_ranges.items()
+    }
+    if graph.precision == "fp8":
+        smallest |= smallest_in_fp8(largest, manifest.geometry.patch_size)
+    return {
+        tensor.name: ShapeRange(
+            sized(tensor.shape, smallest), opt=sized(tensor.shape, largest), max=sized(tensor.shape, largest)
+        )
+        for tensor in graph.inputs
+    }
+
+
+def smallest_in_fp8(largest: Mapping[str, int], patch_size: tuple[int, int, int]) -> dict[str, int]:
+    """The smallest height and width of the latents whose single frames have the tokens that fusion asks for."""
+    side = math.isqrt(FUSED_FP8_TOKENS - 1) + 1
+    return {symbol: min(largest[symbol], side * patch) for symbol, patch in zip("hw", patch_size[1:], strict=True)}

@@ -1,0 +1,1 @@
+"""The bundle: what its manifest says, and whether its files are what the manifest says."""

@@ -1,0 +1,1 @@
+"""What a video follows: how each kind of input becomes inputs of the denoiser."""

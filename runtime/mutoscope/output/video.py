@@ -1,0 +1,143 @@
+"""Frames into a file, which appears under its name only when it is whole.
+
+Knows endings and codecs by name. How each format is written is in `video_formats`, one file each; where the file goes
+is in `destination`. Knows nothing of how frames are made.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from importlib import import_module
+from pathlib import Path
+
+import numpy as np
+
+from ..errors import MutoscopeError, OutputError, ShapeError
+from ..planning.plan import Plan
+from ..running.stages import Frames
+from . import AUTO, CODECS, ENDINGS, FORMATS, Format
+from .destination import find_place, publish, refusal, remove, temporary_name
+from .encoders import check_encoder
+from .file_names import refuse_reserved
+
+
+def write_video(path: Path | str, chunks: Iterator[Frames], plan: Plan, *, codec: str = AUTO) -> Path:
+    """Writes frames as they come; no more than a chunk is held in memory, whatever the length of the video.
+
+    A file of that name is replaced, once the new one is whole; a folder that has anything in it is refused. A link
+    stays, and the file or folder that it leads to is written. Whatever stops the writing, Ctrl-C included, leaves the
+    target as it was and no partial file beside it.
+
+    Args:
+        path: one of the endings in `FORMATS`, or a folder for PNGs: no ending, or a "/" at the end.
+        chunks: uint8 `[n, H, W, 3]`, `T` frames in all.
+        plan: gives the size and the frame rate; goes into the file as its comment, where the format has one.
+        codec: one of `CODECS`.
+
+    Raises:
+        OutputError: the format, codec or size cannot be written, or the place cannot take it.
+        ShapeError: the chunks are not what the plan says.
+    """
+    kind, codec, target = _resolve(path, codec)
+    place = find_place(target, is_folder=kind is FORMATS[""])
+    module, _, function = kind.writer.partition(":")
+    write = getattr(import_module(module), function)
+    temporary = temporary_name(place)
+    source = _Source(chunks, plan)
+    try:
+        write(temporary, iter(source), plan, codec)
+        source.check_complete()
+        _publish(temporary, place)
+    except Exception as error:
+        # What failed after the source, such as closing the file, only followed from it.
+        cause = source.error or _translated(error, target)
+        if cause is error:
+            raise
+        raise cause from error
+    finally:
+        remove(temporary)
+    return target
+
+
+def check_output(path: Path | str, codec: str = AUTO) -> None:
+    """Whether `write_video` could write there, found out before any work is done.
+
+    Raises:
+        OutputError: it could not.
+    """
+    kind, codec, target = _resolve(path, codec)
+    check_encoder(codec)
+    find_place(target, is_folder=kind is FORMATS[""])
+
+
+class _Source:
+    """The chunks on their way to the encoder: checked, counted, and their own errors told apart from the encoder's."""
+
+    def __init__(self, chunks: Iterator[Frames], plan: Plan) -> None:
+        self.error: BaseException | None = None
+        self._chunks = chunks
+        self._shape = (plan.height, plan.width, 3)
+        self._wanted = plan.num_frames
+        self._count = 0
+
+    def __iter__(self) -> Iterator[Frames]:
+        try:
+            for chunk in self._chunks:
+                if chunk.dtype != np.uint8 or chunk.shape[1:] != self._shape:
+                    raise ShapeError(f"frames are {chunk.dtype} {chunk.shape}; the plan says uint8 n, {self._shape}")
+                self._count += len(chunk)
+                yield np.ascontiguousarray(chunk)
+        except (Exception, KeyboardInterrupt) as error:
+            self.error = error
+            raise
+
+    def check_complete(self) -> None:
+        if self._count != self._wanted:
+            raise ShapeError(f"the decoder gave {self._count} frames; the plan says {self._wanted}")
+
+
+def _resolve(path: Path | str, codec: str) -> tuple[Format, str, Path]:
+    text = os.fspath(path)
+    refuse_reserved(text)
+    target = Path(text)
+    if not target.name:
+        raise OutputError(f"{text!r} names no file; name one, such as out.mp4")
+    is_folder = text.endswith((os.sep, os.altsep or os.sep))
+    if target.name.lower() in FORMATS and not is_folder:
+        raise OutputError(f"{text!r} is only an ending; give it a name, such as out{target.name}")
+    ending = "" if is_folder else target.suffix.lower()
+    if ending not in FORMATS:
+        raise OutputError(
+            f"{text!r} has the ending {ending!r}; a video can end with {ENDINGS}, or with / for a folder of PNGs; a "
+            "single frame, with .png"
+        )
+    kind = FORMATS[ending]
+    if codec == AUTO:
+        return kind, kind.codecs[0], target
+    if codec not in CODECS:
+        raise OutputError(f"no codec is called {codec!r}; there are: {', '.join(CODECS)}")
+    if codec not in kind.codecs:
+        homes = ", ".join(name or "a folder" for name, other in FORMATS.items() if codec in other.codecs)
+        what = ending or "a folder"
+        held = " or ".join(kind.codecs)
+        raise OutputError(f"{what} cannot hold {codec}; it holds {held}, and {codec} goes into {homes}")
+    return kind, codec, target
+
+
+def _publish(temporary: Path, place: Path) -> None:
+    if temporary.is_file():
+        with temporary.open("rb+") as file:
+            os.fsync(file.fileno())  # some file systems report a full disk only here
+    publish(temporary, place)
+
+
+def _translated(error: Exception, target: Path) -> Exception:
+    """An output error for what the system or FFmpeg refused; anything else as it is."""
+    if isinstance(error, OSError):
+        return refusal(error, target)
+    if not isinstance(error, MutoscopeError) and type(error).__module__.startswith("av."):
+        return OutputError(
+            f"{target} cannot be written: the encoder refused it ({error}); try another --codec or ending"
+        )
+    return error

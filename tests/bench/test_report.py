@@ -1,0 +1,111 @@
+"""The report is well-formed, says everything, and loads nothing."""
+
+import re
+from html.parser import HTMLParser
+from pathlib import Path
+from xml.etree import ElementTree
+
+import msgspec
+import pytest
+from mutoscope.errors import OutputError
+from mutoscope_bench import svg
+from mutoscope_bench.report import html, write_report
+from mutoscope_bench.result import Row, figures
+from mutoscope_bench.table import describe, seconds_text
+
+from tests.bench.results import OURS, result
+
+SVG = "{http://www.w3.org/2000/svg}"
+
+
+def tree(text: str) -> ElementTree.Element:
+    return ElementTree.fromstring(text.removeprefix("<!DOCTYPE html>"))
+
+
+def test_it_is_well_formed_and_has_the_four_plots() -> None:
+    page = tree(html(result()))
+    assert len(page.findall(f".//{SVG}svg")) == 4
+    headings = " ".join(heading.text or "" for heading in page.iter("{http://www.w3.org/1999/xhtml}h3"))
+    for wanted in ("Time of each stage", "times faster", "Latency of each step", "Memory"):
+        assert wanted in headings
+
+
+def test_it_loads_nothing_and_needs_no_script() -> None:
+    text = html(result())
+    assert "<script" not in text and "@import" not in text and "url(" not in text
+    urls = set(re.findall(r"(?:href|src)=\"([^\"]*)\"", text))
+    assert all(url.startswith("#") for url in urls)
+    assert set(re.findall(r"https?://[^\"]+", text)) == {"http://www.w3.org/2000/svg", "http://www.w3.org/1999/xhtml"}
+
+
+def test_what_could_not_be_measured_is_said_and_escaped() -> None:
+    assert "needs &lt;openvino&gt; &amp; co" in html(result())
+    assert "needs <openvino> & co" in describe(result())
+
+
+def test_a_noisy_machine_is_said_at_the_top_and_in_the_table() -> None:
+    noise = msgspec.structs.replace(result().noise, quiet=False, reasons=("it was loud",))
+    noisy = result(noise=noise)
+    assert "it was loud" in html(noisy).partition("<section")[0]
+    assert "it was loud" in describe(noisy)
+    assert "too noisy" not in html(result())
+
+
+def test_the_table_names_ratio_reference_and_error() -> None:
+    table = describe(result())
+    ours = next(line for line in table.splitlines() if line.startswith("mutoscope"))
+    theirs = next(line for line in table.splitlines() if line.startswith("diffusers"))
+    assert "4.00x (3.90 to 4.20)" in theirs and "reference" in theirs
+    assert "0.01" in ours and "41.8 dB" in ours
+
+
+def test_the_ratios_shown_are_of_the_one_that_ran_beside_the_peers() -> None:
+    """Another of ours may look faster, from runs that no peer was beside."""
+    names = {"implementation": OURS["implementation"], "precision": "fp32"}
+    faster = Row(case="default-clip", stage="whole_run", **names, **figures([0.5, 0.5, 0.5]))
+    both = result(rows=(faster, *result().rows))
+    assert "4.00x" in describe(both)
+    assert "4.00\N{MULTIPLICATION SIGN}" in html(both).partition("<section")[0]
+
+
+def test_bars_are_as_long_as_their_values() -> None:
+    rows = [svg.Bar(str(value), (svg.Part(value, "ours", ""),), "") for value in (1.0, 2.0)]
+    short, long = (float(rect.get("width") or 0) for rect in tree(svg.bars(rows, "")).iter(f"{SVG}rect"))
+    assert long == pytest.approx(2 * short, rel=0.01)
+
+
+@pytest.mark.parametrize("most", [0.013, 0.9, 1.0, 47.0, 2.5e9])
+def test_an_axis_reaches_its_largest_value(most: float) -> None:
+    line = svg.Line("a", ((1.0, 0.0), (2.0, most)), "ours")
+    page = tree(svg.lines([line], "", x_title="", y_title="", y_text=str))
+    heights = [float(point.split(",")[1]) for point in (page.find(f"{SVG}polyline").get("points") or "").split()]  # type: ignore[union-attr]
+    assert 24 <= heights[1] < heights[0]
+
+
+def test_seconds_keep_three_digits() -> None:
+    assert [seconds_text(value) for value in (0.00123, 0.9, 0.9999, 12.34, 1234.5)] == [
+        "1.23 ms", "900 ms", "1.00 s", "12.3 s", "1234 s",
+    ]  # fmt: skip
+
+
+def test_a_report_that_cannot_be_written_says_so(tmp_path: Path) -> None:
+    with pytest.raises(OutputError, match="cannot be written"):
+        write_report(tmp_path / "none" / "a.html", result())
+
+
+def test_html_parsers_close_what_they_open() -> None:
+    open_tags: list[str] = []
+
+    class Parser(HTMLParser):
+        def handle_starttag(self, tag: str, attributes: object) -> None:
+            if tag not in ("meta",):
+                open_tags.append(tag)
+
+        def handle_startendtag(self, tag: str, attributes: object) -> None:
+            return
+
+        def handle_endtag(self, tag: str) -> None:
+            assert open_tags.pop() == tag
+
+    Parser().feed(html(result()))
+    assert open_tags == []

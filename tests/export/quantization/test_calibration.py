@@ -1,0 +1,133 @@
+"""Ranges of a small network, against the same computed from its definition."""
+
+from functools import partial
+
+import msgspec
+import pytest
+import torch
+from mutoscope.bundle.bundle import Defaults, Demonstration, Geometry
+from mutoscope.errors import RequestError
+from mutoscope_export.demo.grammar import prompt_pattern
+from mutoscope_export.errors import ExportError
+from mutoscope_export.quantization.calibration import (
+    GRAMMAR_PROMPTS,
+    PROMPTS,
+    CalibrationOptions,
+    Reference,
+    calibrate,
+    plan_calibration,
+)
+from mutoscope_export.quantization.policy import NarrowedLayers
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+DEFAULTS = Defaults(
+    height=64, width=96, num_frames=9, num_inference_steps=20, guidance_scale=5.0, fps=8, negative_prompt="blurry",
+    scheduler="unipc",
+)  # fmt: skip
+GEOMETRY = Geometry(
+    vae_decoder_halo=7,
+    latent_channels=4,
+    vae_scale_factor_spatial=8,
+    vae_scale_factor_temporal=4,
+    patch_size=(1, 2, 2),
+    max_patches=64,
+)
+BUILTIN = Demonstration(pattern=prompt_pattern(), description="shapes")
+
+
+class Network(nn.Module):
+    """Called as Diffusers calls a denoiser."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.attention, self.linear = Attention(), nn.Linear(2, 2)
+
+    def forward(self, hidden_states: Tensor, timestep: Tensor, encoder_hidden_states: Tensor) -> Tensor:
+        return self.linear(self.attention(hidden_states * encoder_hidden_states.mean()))
+
+
+class Attention(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        return F.scaled_dot_product_attention(x, -2 * x, 3 * x)
+
+
+def reference(prompts: int = 2, steps: int = 12) -> tuple[Reference, list[Tensor]]:
+    """Whole runs with two branches, the positive first; and what every call was given, times the mean of its text."""
+    torch.manual_seed(0)
+    network, given = Network(), []
+
+    def run(prompt: int) -> None:
+        for step in range(steps):
+            latents = torch.randn(1, 2, 5, 2) * (1 + step)
+            for branch in (1.0, -0.5):
+                text = torch.full((1, 3, 4), branch * (1 + prompt))
+                given.append(latents * text.mean())
+                network(hidden_states=latents, timestep=torch.tensor([1000 - step]), encoder_hidden_states=text)
+
+    return Reference(network, [partial(run, prompt) for prompt in range(prompts)]), given
+
+
+LAYERS = NarrowedLayers(("linear",), ("attention",))
+
+
+def test_ranges_cover_every_step_prompt_and_branch() -> None:
+    runs, given = reference()
+    ranges = calibrate(runs, LAYERS)
+    every = torch.cat(given)
+    for spread, factor in zip(ranges.attentions["attention"], (1, 2, 3), strict=True):
+        assert spread.largest == pytest.approx(factor * float(every.abs().max()))
+        assert spread.mean == pytest.approx(factor * float(every.abs().mean()), rel=1e-5)
+    mixed = F.scaled_dot_product_attention(every, -2 * every, 3 * every)
+    assert ranges.linears["linear"].largest == pytest.approx(float(mixed.abs().max()))
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_a_reference_that_overflows_is_refused(value: float) -> None:
+    runs, _ = reference()
+    runs.network.linear.bias.data[0] = value
+    runs.network.linear.register_forward_pre_hook(lambda layer, arguments: (arguments[0] * layer.bias,))
+    with pytest.raises(ExportError, match="NaN or infinity"):
+        calibrate(runs, LAYERS)
+
+
+def test_it_records_an_early_a_middle_and_a_late_step_with_the_negative_branch_first() -> None:
+    recordings = calibrate(reference()[0], LAYERS).recordings
+    assert [float(recording.timestep[0]) for recording in recordings] == [998, 994, 990]
+    for recording in recordings:
+        assert recording.latents.shape == (2, 5, 2)
+        assert recording.prompt_embeds[:, 0, 0].tolist() == [-0.5, 1.0]
+
+
+def test_calibration_is_at_the_checkpoints_defaults_with_prompts_that_the_model_understands() -> None:
+    planned = plan_calibration(CalibrationOptions(), DEFAULTS, GEOMETRY, None)
+    assert (planned.prompts, planned.request) == (PROMPTS, DEFAULTS)
+    assert plan_calibration(CalibrationOptions(), DEFAULTS, GEOMETRY, BUILTIN).prompts == GRAMMAR_PROMPTS
+    assert planned.to_dict()["negative_prompt"] == "blurry" and planned.to_dict()["num_frames"] == 9
+
+
+def test_options_take_the_place_of_defaults_and_blank_lines_are_no_prompts() -> None:
+    options = CalibrationOptions(prompts=["a fox", " ", "a cat\n"], height=128, num_inference_steps=4)
+    planned = plan_calibration(options, DEFAULTS, GEOMETRY, BUILTIN)
+    assert planned.prompts == ("a fox", "a cat")
+    assert planned.request == msgspec.structs.replace(DEFAULTS, height=128, num_inference_steps=4)
+
+
+@pytest.mark.parametrize(
+    ("options", "complaint"),
+    [
+        (
+            CalibrationOptions(height=65),
+            "height of the calibration is 65; the networks take 16 to 1024 in steps of 16",
+        ),
+        (
+            CalibrationOptions(num_frames=8),
+            "num_frames of the calibration is 8; .* take 1 to 253 in steps of 4",
+        ),
+        (CalibrationOptions(num_inference_steps=0), "has 0 steps; name at least 1"),
+        (CalibrationOptions(prompts=["", " "]), "no prompts; name some"),
+    ],
+)
+def test_what_cannot_be_run_is_refused(options: CalibrationOptions, complaint: str) -> None:
+    with pytest.raises(RequestError, match=complaint):
+        plan_calibration(options, DEFAULTS, GEOMETRY, None)

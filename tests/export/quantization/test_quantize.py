@@ -1,0 +1,147 @@
+"""A checkpoint of three blocks, exported to eight bits by the command, and its graphs against the judge of none."""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+import mutoscope
+import mutoscope.cli
+import numpy as np
+import onnx
+import onnx_ir as ir
+import pytest
+import torch
+from mutoscope.bundle.bundle import Bundle
+from mutoscope_engines.backends import load_backend
+from mutoscope_engines.chain import Chain
+from mutoscope_engines.session import SessionOptions
+from mutoscope_export.checkpoint.checkpoint import open_checkpoint
+from mutoscope_export.checkpoint.random_checkpoint import random_checkpoint
+from mutoscope_export.errors import ExportError
+from mutoscope_export.families.wan.precision_policy import NARROWED
+from mutoscope_export.passes.in_float32 import InFloat32
+from mutoscope_export.quantization.calibration import CalibrationOptions, Ranges, Reference, plan_calibration
+from mutoscope_export.quantization.quality import judge
+from mutoscope_export.quantization.quantize import calibrated, narrow, passes_of, quality_table
+
+from benchmarks.quantisation_quality import velocity
+
+PROMPTS = ["a red circle", "the blue square moving"]
+OPTIONS = CalibrationOptions(prompts=PROMPTS, height=32, width=48, num_frames=9, num_inference_steps=3)
+
+
+@dataclass(frozen=True)
+class Exported:
+    checkpoint: Path
+    bundle: Bundle
+    report: dict
+    printed: str
+
+
+@pytest.fixture(scope="module")
+def exported(tmp_path_factory: pytest.TempPathFactory) -> Exported:
+    folder = tmp_path_factory.mktemp("narrowing")
+    checkpoint = random_checkpoint(
+        folder / "checkpoint", num_layers=3, vae_config={"num_res_blocks": 0}, dtype=torch.bfloat16
+    )
+    prompts = folder / "prompts.txt"
+    prompts.write_text("\n\n".join(PROMPTS))
+    printed: list[str] = []
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("mutoscope_export.cli.tell", printed.append)
+        arguments = ["--calibration-prompts", str(prompts), "--calibration-size", "32x48x9", "--calibration-steps", "3"]
+        given = ["export", str(checkpoint), str(folder / "bundle"), "--precision", "fp32", *NARROWED, *arguments]
+        assert mutoscope.cli.main(given) == 0
+    bundle = Bundle.open(folder / "bundle")
+    return Exported(
+        checkpoint, bundle, json.loads(bundle.path("export_report.json").read_text())["narrowed"], "\n".join(printed)
+    )
+
+
+@pytest.fixture(scope="module")
+def again(exported: Exported) -> tuple[Reference, Ranges]:
+    """The same calibration once more."""
+    manifest, opened = exported.bundle.manifest, open_checkpoint(exported.checkpoint)
+    planned = plan_calibration(OPTIONS, manifest.defaults, manifest.geometry, manifest.demonstration)
+    return calibrated(opened, manifest, planned, lambda stage: None)
+
+
+@pytest.mark.parametrize(
+    ("precision", "stored", "attentions"),
+    [("fp8", onnx.TensorProto.FLOAT8E4M3FN, 1), ("int8-static", onnx.TensorProto.INT8, 0)],
+)
+def test_the_bundle_has_the_graph_with_as_much_narrowed_as_the_report_says(
+    exported: Exported, precision: str, stored: int, attentions: int
+) -> None:
+    graph = exported.bundle.manifest.graphs_of("denoiser", precision)[0]
+    nodes = onnx.load(exported.bundle.path(graph.file), load_external_data=False).graph
+    narrow = [tensor.name for tensor in nodes.initializer if tensor.data_type == stored]
+    report = exported.report[precision]
+    step = next(step for step in report["steps"] if step["step"] == report["policy"])
+    assert len(narrow) == step["linears"] == 8
+    assert all(".blocks.1." in name for name in narrow)
+    left = sum(node.op_type == "Attention" for node in nodes.node)
+    assert (left, step["attentions"]) == (6 - attentions, attentions)
+
+
+def test_the_report_has_ranges_calibration_and_the_cost_of_every_step(exported: Exported) -> None:
+    fp8 = exported.report["fp8"]
+    assert fp8["calibration"]["prompts"] == PROMPTS
+    assert (fp8["calibration"]["height"], fp8["calibration"]["num_inference_steps"]) == (32, 3)
+    assert len(fp8["largest"]["linears"]) == 8 and all(fp8["largest"]["linears"].values())
+    assert len(fp8["largest"]["attentions"]["blocks.1.attn1"]) == 3
+    errors = [step["relative_l2"] for step in fp8["steps"]]
+    assert errors == sorted(errors) and errors[0] > 0.001 and errors[-1] < 0.1
+
+
+def test_the_table_is_printed_at_the_end_before_the_bundle(exported: Exported) -> None:
+    assert all(quality_table(*report) in exported.printed for report in exported.report.items())
+    assert "self-attention products     8        1           " in exported.printed
+    assert exported.printed.splitlines()[-1] == str(exported.bundle.root)
+    worst = exported.report["fp8"]["worst_layers"]
+    assert f"{next(iter(worst))} {next(iter(worst.values())):.1%}" in exported.printed
+
+
+@pytest.mark.parametrize("precision", NARROWED)
+def test_the_graph_costs_what_the_judge_says_and_calibration_is_repeatable(
+    exported: Exported, again: tuple[Reference, Ranges], tmp_path: Path, precision: str
+) -> None:
+    """The judge does in torch what ONNX Runtime does with the graph, but for scales that bfloat16 rounds there."""
+    manifest, (reference, ranges) = exported.bundle.manifest, again
+    found = {name: spread.largest for name, spread in ranges.linears.items()}
+    assert found == exported.report[precision]["largest"]["linears"]
+    policy = NARROWED[precision]
+    judged = judge(reference.network, policy, ranges, policy.default)
+    exact, narrow = (
+        [exported.bundle.path(graph.file) for graph in manifest.graphs_of("denoiser", name)]
+        for name in ("fp32", precision)
+    )
+    model = ir.load(*narrow)
+    InFloat32(rounded=False)(model)
+    ir.save(model, tmp_path / "model.onnx", external_data="model.onnx.data")
+
+    def velocities(*parts: Path) -> np.ndarray:
+        backend = load_backend("onnxruntime")
+        with Chain([backend.open(part, SessionOptions(threads=1)) for part in parts]) as session:
+            return np.stack(
+                [velocity(session, recording, branch) for recording in ranges.recordings for branch in range(2)]
+            )
+
+    expected, given = velocities(*exact), velocities(tmp_path / "model.onnx")
+    cost = np.linalg.norm(given - expected) / np.linalg.norm(expected)
+    assert cost == pytest.approx(judged["steps"][-1]["relative_l2"], rel=0.1)
+
+
+def test_passes_name_the_layers_of_the_step(exported: Exported, again: tuple[Reference, Ranges]) -> None:
+    reference, ranges = again
+    policy = NARROWED["fp8"]
+    (linears,) = passes_of(policy, policy.layers(reference.layer_names, "feed-forward"), ranges)
+    weight = "transformer.blocks.1.ffn.net.2.weight"
+    assert linears.activation_scales.keys() == {weight, "transformer.blocks.1.ffn.net.0.proj.weight"}
+    largest = exported.report["fp8"]["largest"]["linears"]["blocks.1.ffn.net.2"]
+    assert linears.activation_scales[weight] * 448 == pytest.approx(1.1 * largest)
+
+
+def test_a_network_too_shallow_is_refused(wan_checkpoint: Path, exported: Exported) -> None:
+    with pytest.raises(ExportError, match="has no form in eight bits: of 2 blocks, 1 at each end"):
+        narrow(open_checkpoint(wan_checkpoint), exported.bundle.manifest, ["fp8"], OPTIONS, lambda stage: None)

@@ -1,0 +1,277 @@
+"""Engines built for real, by TensorRT-RTX and without a GPU, from a bundle of four graphs of a few nodes."""
+
+import json
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Sequence
+from importlib.util import find_spec
+from pathlib import Path
+
+import msgspec
+import numpy as np
+import onnx
+import pytest
+from mutoscope import cli
+from mutoscope.building.build import BuildOptions, build_engine, plan_engines
+from mutoscope.building.engine_shapes import LargestVideo, profile_of, smallest_in_fp8
+from mutoscope.bundle import bundle as b
+from mutoscope.bundle.manifest import ROLES, sized
+from mutoscope.errors import BundleError, EngineError, EngineMissingError, RequestError, TargetError
+from mutoscope_engines.cache.engine_cache import EngineCache
+from mutoscope_engines.cache.identity import ShapeRange, content_of
+from mutoscope_engines.targets import find_target
+from mutoscope_engines.tensorrt.library import LIBRARIES
+from onnx import TensorProto, helper, numpy_helper
+
+needs_library = pytest.mark.skipif(find_spec("tensorrt_rtx") is None, reason="tensorrt_rtx is not installed")
+WIDTH, HEADS = 128, 2
+TYPES = {"bf16": TensorProto.BFLOAT16, "fp16": TensorProto.FLOAT16}
+
+
+Make = Callable[..., b.Bundle]
+LARGEST = "128x128x1"  # pixels of the patches below: 16384 tokens, whose scores take 1 GB
+
+
+def save(path: Path, nodes: Sequence[onnx.NodeProto], shape: Sequence[int | str], initializers: Sequence = ()) -> None:
+    ends = [[helper.make_tensor_value_info(name, TensorProto.FLOAT, shape)] for name in "xy"]
+    graph = helper.make_graph(list(nodes), path.parent.name, *ends, list(initializers))
+    path.parent.mkdir(parents=True, exist_ok=True)
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 23)], ir_version=10), path)
+
+
+def attention(path: Path, precision: str) -> None:
+    """x [B, S, 128] -> y, an attention of two heads."""
+    kind = TYPES[precision]
+    weights = [helper.make_tensor(f"w_{name}", kind, [WIDTH, WIDTH], np.eye(WIDTH).ravel()) for name in "qkv"]
+    nodes = [
+        helper.make_node("Cast", ["x"], ["n"], to=kind),
+        *(helper.make_node("MatMul", ["n", f"w_{name}"], [name]) for name in "qkv"),
+        helper.make_node("Attention", ["q", "k", "v"], ["a"], q_num_heads=HEADS, kv_num_heads=HEADS),
+        helper.make_node("Cast", ["a"], ["y"], to=TensorProto.FLOAT),
+    ]
+    save(path, nodes, ["B", "S", WIDTH], weights)
+
+
+def attention_that_cannot_be_fused(path: Path, precision: str) -> None:
+    """x [B, S, 128] -> y, with a running sum over the scores of two heads, which no kernel of attention knows."""
+    constants = {"split": [0, 0, HEADS, WIDTH // HEADS], "join": [0, 0, WIDTH], "axis": 2}
+    nodes = [
+        helper.make_node("Cast", ["x"], ["n"], to=TYPES[precision]),
+        helper.make_node("Reshape", ["n", "split"], ["s"]),
+        helper.make_node("Transpose", ["s"], ["q"], perm=[0, 2, 1, 3]),
+        helper.make_node("Transpose", ["s"], ["k"], perm=[0, 2, 3, 1]),
+        helper.make_node("MatMul", ["q", "k"], ["scores"]),
+        helper.make_node("CumSum", ["scores", "axis"], ["p"]),
+        helper.make_node("MatMul", ["p", "q"], ["m"]),
+        helper.make_node("Transpose", ["m"], ["t"], perm=[0, 2, 1, 3]),
+        helper.make_node("Reshape", ["t", "join"], ["a"]),
+        helper.make_node("Cast", ["a"], ["y"], to=TensorProto.FLOAT),
+    ]
+    initializers = [numpy_helper.from_array(np.array(value, np.int64), name) for name, value in constants.items()]
+    save(path, nodes, ["B", "S", WIDTH], initializers)
+
+
+def doubling(path: Path, precision: str) -> None:
+    """x [1, h, w] -> y, twice as much."""
+    nodes = [
+        helper.make_node("Cast", ["x"], ["n"], to=TYPES[precision]),
+        helper.make_node("Add", ["n", "n"], ["sum"]),
+        helper.make_node("Cast", ["sum"], ["y"], to=TensorProto.FLOAT),
+    ]
+    save(path, nodes, [1, "h", "w"])
+
+
+@pytest.fixture
+def engine_bundle(make_bundle: Make) -> Make:
+    """Writes a bundle whose denoiser attends over all tokens, in bf16 and fp16, and whose others just double."""
+
+    def make(denoiser: Callable[[Path, str], None] = attention) -> b.Bundle:
+        graphs = []
+        root = make_bundle().root
+        for role in ROLES:
+            for precision in TYPES:
+                shape = ("B", "F*h*w", WIDTH) if role == "denoiser" else (1, "h", "w")
+                x, y = (b.GraphTensor(name=name, dtype="float32", shape=shape) for name in "xy")
+                file = f"{role}-{precision}/model.onnx"
+                graphs.append(b.Graph(role=role, precision=precision, file=file, inputs=(x,), outputs=(y,)))
+                (denoiser if role == "denoiser" else doubling)(root / file, precision)
+        geometry = {"patch_size": (1, 1, 1), "vae_scale_factor_spatial": 1, "max_patches": 256}
+        return make_bundle(graphs=tuple(graphs), geometry=geometry)
+
+    return make
+
+
+@pytest.fixture
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> EngineCache:
+    monkeypatch.setenv("MUTOSCOPE_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path / "data"))
+    monkeypatch.delenv("MUTOSCOPE_CACHE_GB", raising=False)
+    return EngineCache()
+
+
+def targets_of(bundle: b.Bundle, **options: str) -> list[tuple[str, str, tuple[int, ...]]]:
+    jobs = plan_engines(bundle, BuildOptions(**options))
+    return [(job.graph.role, job.graph.precision, job.identity.compute_capabilities) for job in jobs]
+
+
+@needs_library
+def test_targets_share_an_engine_but_for_those_without_bfloat16(engine_bundle: Make):
+    built = targets_of(engine_bundle(), target="rtx40, rtx20,rtx50,sm89")
+    for role in ROLES:
+        assert (role, "fp16", (75,)) in built
+        assert (role, "bf16", (89, 120)) in built
+    assert len(built) == 12
+
+
+@needs_library
+@pytest.mark.parametrize(
+    ("options", "error", "message"),
+    [
+        ({"target": "rtx60"}, TargetError, "there are: rtx20, rtx30"),
+        ({"target": "rtx20,rtx40", "precision": "bf16"}, TargetError, "rtx20 has no bf16; it has: fp16"),
+        ({"target": "rtx30", "precision": "fp8"}, TargetError, "rtx30 has no fp8; it has: bf16, fp16, int8-static"),
+        ({"target": "rtx40,rtx50", "backend": "tensorrt"}, TargetError, "GPU of this machine alone"),
+        ({"target": "rtx40", "precision": "fp8"}, BundleError, "it has: bf16, fp16"),
+        ({"target": "rtx40", "shapes": "480x832"}, RequestError, "such as 480x832x81; got '480x832'"),
+        ({"target": "rtx40", "shapes": "300x32x1"}, RequestError, "height must be a whole number from 1 to 256"),
+        ({"target": "rtx40", "shapes": "32x32x4"}, RequestError, "nearest: 1, 5"),
+        ({"target": "rtx40", "tile": "2x9"}, RequestError, "tile must be height x width in pixels, .* at least 3"),
+        ({"target": "rtx40", "branches": 3}, RequestError, "branches must be a whole number from 1 to 2"),
+    ],
+)
+def test_what_cannot_be_built_is_refused_with_what_can(
+    engine_bundle: Make, options: dict, error: type[Exception], message: str
+):
+    with pytest.raises(error, match=message):
+        plan_engines(engine_bundle(), BuildOptions(**options))
+
+
+def test_the_profile_spans_from_the_least_to_the_largest_video(engine_bundle: Make):
+    bundle = engine_bundle()
+    video = LargestVideo.choose("32x48x9", 1, bundle.manifest)
+    denoiser = profile_of(bundle.manifest.graphs_of("denoiser", "bf16")[0], video, bundle.manifest)
+    assert denoiser == {"x": ShapeRange((1, 1, WIDTH), opt=(1, 3 * 32 * 48, WIDTH), max=(1, 3 * 32 * 48, WIDTH))}
+    decoder = profile_of(bundle.manifest.graphs_of("vae_decoder_next", "bf16")[0], video, bundle.manifest)
+    assert decoder["x"].max == (1, 32, 48)
+
+
+def test_in_tiles_the_decoder_alone_is_built_for_one_window(engine_bundle: Make):
+    manifest = engine_bundle().manifest
+    video = LargestVideo.choose("32x48x9", 1, manifest, "20x40")
+    sizes = {role: video.symbols(manifest, role) for role in ROLES}
+    assert {role: (sizes[role]["h"], sizes[role]["w"]) for role in ROLES} == {
+        **dict.fromkeys(ROLES, (32, 48)),
+        # Two rows of two tiles, each of which loses one pixel at its inner sides.
+        **dict.fromkeys(("vae_decoder_first", "vae_decoder_next"), (17, 25)),
+    }
+
+
+def test_an_engine_of_exact_size_takes_the_frames_of_one_video_and_still_either_number_of_branches(engine_bundle: Make):
+    manifest = engine_bundle().manifest
+    video = LargestVideo.choose("32x48x9", 2, manifest)
+    shape = ("B", "L", "F", "8*h", "w", "K")
+    graph = msgspec.structs.replace(
+        manifest.graphs_of("denoiser", "bf16")[0], inputs=(b.GraphTensor(name="x", dtype="float32", shape=shape),)
+    )
+    exact = profile_of(graph, video, manifest, exact_size=True)["x"]
+    assert exact.max == sized(shape, video.symbols(manifest, "denoiser"))
+    assert (exact.min[1:5], exact.min[0], exact.min[5]) == (exact.max[1:5], 1, 1)
+    assert profile_of(graph, video, manifest)["x"].min != exact.min
+
+
+def test_an_fp8_engine_takes_no_video_too_short_for_fused_attention():
+    assert smallest_in_fp8({"h": 60, "w": 104}, (1, 2, 2)) == {"h": 12, "w": 12}  # 6 x 6 patches are 32 tokens or more
+    assert smallest_in_fp8({"h": 8, "w": 104}, (1, 2, 2)) == {"h": 8, "w": 12}
+
+
+def test_the_size_of_an_axis_may_be_a_product():
+    assert sized((1, "C", "8*h", "F*h*w"), {"C": 7, "F": 2, "h": 3, "w": 5}) == (1, 7, 24, 30)
+
+
+@needs_library
+def test_every_graph_is_built_once_and_found_by_content(
+    engine_bundle: Make, cache: EngineCache, capsys: pytest.CaptureFixture[str]
+):
+    bundle = engine_bundle()
+    command = ["build", str(bundle.root), "--target", "rtx40,rtx50", "--shapes", "32x48x9", "--json", "--report"]
+    assert cli.main(command) == 0
+    first = capsys.readouterr()
+    table, _, json_line = first.out.strip().rpartition("\n")
+    engines = json.loads(json_line)["engines"]
+    assert [engine["graph"] for engine in engines] == list(ROLES)
+    for engine in engines:
+        assert set(engine) == {
+            "graph", "target", "precision", "activation_bytes", "weight_bytes", "engine_bytes", "build_s",
+            "host_peak_bytes",
+        }  # fmt: skip
+        assert (engine["target"], engine["precision"]) == ("rtx40,rtx50", "bf16")
+        assert engine["host_peak_bytes"] > 50e6  # the library alone
+    assert table.splitlines()[0].split()[:3] == ["graph", "target", "precision"]
+    assert first.err.count(" built in ") == len(ROLES)
+
+    assert cli.main(command) == 0
+    second = capsys.readouterr()
+    assert second.out == first.out
+    assert second.err.count("was built before") == len(ROLES)
+
+    assert cli.main(["doctor", str(bundle.root), "--json"]) == 0
+    shown = json.loads(capsys.readouterr().out)["engines"]
+    assert (shown["folder"], shown["engines"], shown["limit_bytes"]) == (str(cache.folder), len(ROLES), 64 * 10**9)
+    assert shown["size_bytes"] == sum(path.stat().st_size for path in cache.folder.iterdir())
+
+    graph = bundle.root / "denoiser-bf16" / "model.onnx"
+    shape = ShapeRange.exactly((1, 3 * 32 * 48, WIDTH))
+    wanted = LIBRARIES["tensorrt-rtx"].identity(content_of(graph), "bf16", [find_target("rtx50")], {"x": shape})
+    engine = cache.load(wanted)
+    assert len(engine.data) == engine.record.report.engine_bytes == engines[1]["engine_bytes"]
+    attention(graph, "fp16")
+    with pytest.raises(EngineMissingError, match=r"model\.onnx changed"):
+        cache.load(LIBRARIES["tensorrt-rtx"].identity(content_of(graph), "bf16", [find_target("rtx50")], {"x": shape}))
+
+
+@needs_library
+def test_an_engine_that_writes_its_scores_to_memory_is_not_kept(
+    engine_bundle: Make, cache: EngineCache, capsys: pytest.CaptureFixture[str]
+):
+    bundle = engine_bundle(attention_that_cannot_be_fused)
+    command = ["build", str(bundle.root), "--target", "rtx40", "--shapes", LARGEST, "--branches", "1"]
+    assert cli.main(command) == EngineError.exit_code
+    said = capsys.readouterr().err
+    assert "with attention fused, it takes at most 0.26 GB" in said
+    assert [record.report.graph for record in cache.records()] == ["text_encoder"]  # built before it
+
+
+@needs_library
+def test_the_same_attention_fused_is_kept(engine_bundle: Make, cache: EngineCache):
+    bundle = engine_bundle()
+    job = next(
+        job
+        for job in plan_engines(bundle, BuildOptions(target="rtx40", shapes=LARGEST, branches=1))
+        if job.graph.role == "denoiser"
+    )
+    report, built = build_engine(bundle, job, BuildOptions(target="rtx40"), cache, lambda: None)
+    assert built
+    assert report.activation_bytes < 16384**2 * HEADS * 2 / 10  # a tenth of the scores
+
+
+@needs_library
+def test_the_builtin_bundle_builds_for_three_generations_at_once(cache: EngineCache):
+    assert cli.main(["build", "--target", "rtx30,rtx40,rtx50", "--quiet"]) == 0
+    built = {(record.report.graph, record.identity.compute_capabilities) for record in cache.records()}
+    assert built == {(role, (86, 89, 120)) for role in ROLES}
+
+
+@needs_library
+def test_ctrl_c_leaves_the_cache_sound(engine_bundle: Make, cache: EngineCache):
+    command = [sys.executable, "-m", "mutoscope", "build", str(engine_bundle().root), "--target", "rtx40"]
+    with subprocess.Popen(command, stderr=subprocess.PIPE) as process:
+        while not list(cache.folder.glob("*.partial")):
+            assert process.poll() is None
+            time.sleep(0.05)
+        process.send_signal(signal.SIGINT)
+        assert process.stderr is not None
+        assert b"interrupted" in process.stderr.read()
+    assert process.returncode == 130
+    assert list(cache.folder.iterdir()) == []

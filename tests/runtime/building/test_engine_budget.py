@@ -1,0 +1,69 @@
+"""The gate, with what TensorRT-RTX gave for graphs of the real sizes of Wan 2.1: 7.38 GB unfit, 0.89 GB fit."""
+
+from types import MappingProxyType
+
+import pytest
+from mutoscope.building.engine_budget import check_budget
+from mutoscope.bundle.bundle import Geometry, Graph, GraphTensor
+from mutoscope.errors import EngineError
+from mutoscope_engines.tensorrt.builder import Compiled
+
+GEOMETRY = Geometry(
+    latent_channels=16,
+    vae_scale_factor_spatial=8,
+    vae_scale_factor_temporal=4,
+    patch_size=(1, 2, 2),
+    max_patches=1024,
+    vae_decoder_halo=7,
+)
+SYMBOLS = MappingProxyType({"B": 1, "L": 512, "F": 21, "h": 60, "w": 104, "K": 4})  # 480x832x81
+CACHES = tuple(
+    GraphTensor(name=f"next_cache_{scale}", dtype="bfloat16", shape=(2, channels, f"{scale}*h", f"{scale}*w"))
+    for scale, channels in ((1, 384), (2, 384), (4, 192), (8, 96))
+)
+
+
+def check(role: str, activation_bytes: float, *, width: int = 1536, heads: int = 12, **symbols: int) -> None:
+    num_frames = 1 if role.endswith("_first") else 4
+    frames = GraphTensor(name="frames", dtype="uint8", shape=(num_frames, "8*h", "8*w", 3))
+    graph = Graph(role=role, precision="bf16", file="", inputs=(), outputs=(frames, *CACHES))
+    compiled = Compiled(int(activation_bytes), 0, 0, "", 0.0, 0, width, heads)
+    check_budget(graph, {**SYMBOLS, **symbols}, GEOMETRY, compiled, "rtx40")
+
+
+def test_a_denoiser_with_fused_attention_passes():
+    check("denoiser", 0.891e9)
+    check("denoiser", 1.915e9, B=2)
+    check("denoiser", 2.053e9, h=90, w=160)
+
+
+@pytest.mark.parametrize("activation_bytes", [1.50e9, 7.38e9, 32760**2 * 12 * 2])  # as before; stock; the scores
+def test_a_denoiser_with_anything_larger_in_memory_fails_with_both_numbers(activation_bytes: float):
+    with pytest.raises(EngineError, match=rf"takes {activation_bytes / 1e9:.2f} GB .* at most 1\.21 GB"):
+        check("denoiser", activation_bytes)
+
+
+def test_a_text_encoder_may_hold_the_scores_of_its_short_text():
+    scores = 64 * 512**2 * 4
+    check("text_encoder", 3 * scores, width=4096, heads=64)
+    with pytest.raises(EngineError):
+        check("text_encoder", 10 * scores, width=4096, heads=64)
+
+
+def test_a_decoder_may_hold_a_few_of_its_widest_feature_maps():
+    check("vae_decoder_next", 1.694e9)
+    check("vae_decoder_next", 3.908e9, h=90, w=160)
+    check("vae_decoder_first", 0.768e9)
+    with pytest.raises(EngineError, match=r"at most 0\.92 GB"):
+        check("vae_decoder_first", 1.0e9)  # of one frame
+
+
+@pytest.mark.parametrize("activation_bytes", [2.00e9, 3.5e9])  # all frames of a chunk at once; stock
+def test_a_decoder_that_holds_all_frames_of_a_chunk_fails(activation_bytes: float):
+    with pytest.raises(EngineError, match=r"at most 1\.84 GB"):
+        check("vae_decoder_next", activation_bytes)
+
+
+def test_a_small_engine_is_never_refused():
+    check("denoiser", 0.2e9, width=64, heads=2, F=1, h=2, w=2)
+    check("vae_decoder_first", 0.2e9, h=2, w=2)
