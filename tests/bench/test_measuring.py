@@ -11,7 +11,7 @@ from mutoscope_bench.measuring import MeasurementError, Worker, _timed
 
 WORKER = """
 import json, os, sys
-from mutoscope.bench.measuring import serve
+from mutoscope_bench.measuring import serve
 
 spec = json.loads(sys.argv[2])
 
@@ -60,8 +60,8 @@ def test_a_worker_that_fails_says_why(small_worker: str, fails: str, message: st
 
 RESET = """
 import numpy as np
-from mutoscope.bench.measuring import reset_peak_rss
-from mutoscope_engines.machine import peak_memory_bytes
+from mutoscope_bench.measuring import reset_peak_rss
+from mutoscope_engines.system.machine import peak_memory_bytes
 
 large = np.ones(80_000_000, np.uint8)
 with_large = peak_memory_bytes()
@@ -72,7 +72,7 @@ print(with_large - peak_memory_bytes())
 ANONYMOUS = """
 import sys, time
 import numpy as np
-from mutoscope.bench.measuring import PeakMemory
+from mutoscope_bench.measuring import PeakMemory
 
 memory = PeakMemory()
 memory.restart()

@@ -19,7 +19,7 @@ from mutoscope_engines.onnxruntime.cpu import OnnxRuntimeCpu
 PEER = """
 import os, sys, time
 import numpy as np
-from mutoscope.bench.implementation import Implementation
+from mutoscope_bench.implementation import Implementation
 
 class Fake(Implementation):
     name, variants, import_statement = "fake", ("slow", "broken", "dies", "unable"), "import json"

@@ -2,5 +2,7 @@
 
 from PyInstaller.utils.hooks import collect_data_files, collect_submodules, copy_metadata
 
-datas = collect_data_files("mutoscope") + copy_metadata("mutoscope", recursive=True)
+datas = collect_data_files("mutoscope") + collect_data_files("mutoscope_bench")
+datas += copy_metadata("mutoscope", recursive=True)
 hiddenimports = collect_submodules("mutoscope", filter=lambda name: name != "mutoscope.pyinstaller_hooks")
+hiddenimports += collect_submodules("mutoscope_bench")  # the command line takes its commands from there

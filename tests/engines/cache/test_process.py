@@ -30,9 +30,9 @@ PUBLISHER = """
 import os, random, sys
 from hashlib import sha256
 from pathlib import Path
-from mutoscope_engines.engine_cache import EngineCache
-from mutoscope_engines.engine_identity import EngineIdentity
-from mutoscope_engines.engine_record import EngineReport
+from mutoscope_engines.cache.engine_cache import EngineCache
+from mutoscope_engines.cache.identity import EngineIdentity
+from mutoscope_engines.cache.record import EngineReport
 cache = EngineCache(Path(sys.argv[1]) / "engines", key_path=Path(sys.argv[1]) / "key", limit_bytes=2_000_000)
 print("at work", flush=True)
 while True:
@@ -47,10 +47,10 @@ while True:
 BUILDER = """
 import json, sys
 from pathlib import Path
-from mutoscope_engines.engine_cache import EngineCache
-from mutoscope_engines.engine_identity import EngineIdentity
-from mutoscope_engines.engine_process import compile_in_process
-from mutoscope_engines.engine_record import EngineReport
+from mutoscope_engines.cache.engine_cache import EngineCache
+from mutoscope_engines.cache.identity import EngineIdentity
+from mutoscope_engines.cache.process import compile_in_process
+from mutoscope_engines.cache.record import EngineReport
 folder, graph, identity = Path(sys.argv[1]), Path(sys.argv[2]), EngineIdentity.from_json(json.loads(sys.argv[3]))
 with EngineCache(folder / "engines", key_path=folder / "key").reserve(identity) as slot:
     if slot.record is None:

@@ -12,6 +12,7 @@ from importlib.metadata import distribution
 from pathlib import Path
 
 import mutoscope
+import mutoscope_bench
 import mutoscope_engines
 import mutoscope_export
 import pytest
@@ -20,7 +21,10 @@ from mutoscope_engines.onnxruntime.installation import FOLDER
 
 INSTALLED = Path(str(distribution("onnxruntime").locate_file("")))
 VERSION = distribution("onnxruntime").version
-OURS = [str(Path(str(package.__file__)).parents[1]) for package in (mutoscope, mutoscope_engines, mutoscope_export)]
+OURS = [
+    str(Path(str(package.__file__)).parents[1])
+    for package in (mutoscope, mutoscope_bench, mutoscope_engines, mutoscope_export)
+]
 PROMPT = "a red circle moving right on a black background"
 Damage = Callable[[Path], None]
 

@@ -13,7 +13,7 @@ from mutoscope_engines.system.file_lock import file_lock
 HOLDER = """
 import sys
 from pathlib import Path
-from mutoscope_engines.file_lock import file_lock
+from mutoscope_engines.system.file_lock import file_lock
 with file_lock(Path(sys.argv[1]), wait=True):
     print("held", flush=True)
     sys.stdin.read()

@@ -65,7 +65,7 @@ def test_the_peak_of_memory_is_this_processs_and_not_that_of_the_one_that_starte
     """Linux carries `ru_maxrss` over to the new process, so that a small one reports what its parent held."""
     ballast = np.ones(400 * 2**20, np.uint8)
     code = """
-from mutoscope_engines.machine import peak_memory_bytes
+from mutoscope_engines.system.machine import peak_memory_bytes
 before = peak_memory_bytes()
 held = bytearray(100 * 2**20)
 del held

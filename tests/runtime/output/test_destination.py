@@ -126,7 +126,7 @@ import os, sys
 sys.path[:0] = {sys.path!r}
 import psutil
 from pathlib import Path
-from mutoscope.destination import find_place
+from mutoscope.output.destination import find_place
 from mutoscope.errors import OutputError
 os.setresuid(12345, 12345, 12345)
 for name in ("theirs.mp4", "new.mp4"):

@@ -62,7 +62,7 @@ def test_no_file_gets_the_number_of_a_closed_stream(tmp_path: Path) -> None:
     code = f"""
 import os
 from mutoscope.cli import COMMANDS
-from mutoscope.standard_streams import usable_streams
+from mutoscope.output.standard_streams import usable_streams
 for descriptor in range(3):
     os.close(descriptor)
 with usable_streams():

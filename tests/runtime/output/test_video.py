@@ -231,7 +231,7 @@ import numpy as np
 sys.path[:0] = {paths!r}
 from clips import make_plan
 from mutoscope.errors import OutputError
-from mutoscope.video import write_video
+from mutoscope.output.video import write_video
 noise = np.random.default_rng(0).integers(0, 256, (9, 32, 48, 3)).astype(np.uint8)
 write_video(sys.argv[1] + "/whole", iter([noise]), make_plan())
 for name in {names!r}:
@@ -249,7 +249,7 @@ for name in {names!r}:
 
 def test_a_full_disk_is_an_output_error_and_leaves_nothing(tmp_path: Path) -> None:
     """The limit on a file's size stands for it: a write then fails in the same place, with EFBIG for ENOSPC."""
-    script = FULL_DISK.format(names=FILES, paths=[*sys.path, str(Path(__file__).parent)])
+    script = FULL_DISK.format(names=FILES, paths=[*sys.path, str(Path(__file__).parents[1])])
     limits = ["0", "100", "1000", "1700"]
     run = subprocess.run([sys.executable, "-c", script, tmp_path, *limits], capture_output=True, text=True)
     assert run.stderr == "" and run.stdout == ""
