@@ -14,8 +14,8 @@ from .session import Backend, Session, SessionOptions
 
 AUTO = "auto"
 JOINED_BY = "+"  # between the names of backends to choose from
-# Name to "module:class", in the order of preference.
-BACKENDS = {
+# Name to "module:class", in the order of preference. A test may put a function in its place.
+BACKENDS: dict[str, str | Callable[[], Backend]] = {
     "tensorrt-rtx": "mutoscope_engines.tensorrt.backend:TensorRtRtx",
     "tensorrt": "mutoscope_engines.tensorrt.backend:ClassicTensorRt",
     "onnxruntime-cuda": "mutoscope_engines.onnxruntime.cuda:OnnxRuntimeCuda",
@@ -45,25 +45,31 @@ class UnusableBackend(Backend):
 
 
 def load_backend(name: str) -> Backend:
-    """The backend of this name, whether or not it can run here.
+    """The backend of this name in the table, whether or not it can run here.
 
     Raises:
         BackendUnavailableError: there is none of this name; lists those there are.
     """
     _refuse_unknown([name])
-    module, _, attribute = BACKENDS[name].partition(":")
+    row = BACKENDS[name]
+    if callable(row):
+        return row()
+    module, _, attribute = row.partition(":")
     if name in NEED_ONNXRUNTIME and (reason := unusable_because(module)):
         return UnusableBackend(name, reason)
     backend: Backend = getattr(import_module(module), attribute)()
     return backend
 
 
-def backends_named(name: str) -> Iterator[Backend]:
-    """Those to choose from: one, several as in "onnxruntime+openvino", or for "auto" all, in the order of preference.
+def backends_named(name: str | Backend) -> Iterator[Backend]:
+    """Those to choose from: one, several as in "onnxruntime+openvino", or for "auto" all, in the order of preference. A
+    backend itself is the only one.
 
     Raises:
         BackendUnavailableError: there is none of a name; lists those there are.
     """
+    if isinstance(name, Backend):
+        return iter([name])
     if name == AUTO:
         return map(load_backend, BACKENDS)
     names = name.split(JOINED_BY)
@@ -80,7 +86,7 @@ def _refuse_unknown(names: Sequence[str]) -> None:
 
 
 def choose_backend(
-    name: str,
+    name: str | Backend,
     precisions: Sequence[str],
     lacking: Callable[[Backend, str], str | None] = lambda backend, precision: None,
 ) -> tuple[Backend, str, list[str]]:
@@ -122,7 +128,7 @@ def choose_backend(
     raise BackendUnavailableError("no backend can run this here; tried " + "; ".join(refusals))
 
 
-def _yields(backend: Backend, precision: str, precisions: Sequence[str], name: str) -> bool:
+def _yields(backend: Backend, precision: str, precisions: Sequence[str], name: str | Backend) -> bool:
     """Whether a backend on the CPU leaves a bundle to a later one, which runs a precision that is named before. Loads
     those only where there is such a precision."""
     if backend.on_device or precision in (backend.preferred_precision, precisions[0]):

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from typing import ClassVar
 
-TAKE_LESS_MEMORY = "ask for a smaller height, width or num_frames, or close other programs"
-
 
 class MutoscopeError(Exception):
     """Base of every error a user can meet. `exit_code` is what the command line returns for it."""
@@ -23,6 +21,18 @@ class OutOfMemoryError(MutoscopeError):
     """The backend could not get the memory it needs."""
 
     exit_code = 5
+
+
+def out_of_memory(doing: str, cause: object, *, on_device: bool = False) -> OutOfMemoryError:
+    """The error for memory that ran out, with what makes room; the same words wherever it happens.
+
+    Args:
+        doing: what went on, such as "running a graph".
+        cause: what the library says.
+        on_device: whether it was memory of a GPU.
+    """
+    where, advice = ("GPU memory", "lower memory_limit, or ") if on_device else ("memory", "")
+    return OutOfMemoryError(f"out of {where} while {doing}: {cause}; {advice}close other programs")
 
 
 class CancelledError(MutoscopeError):

@@ -49,7 +49,7 @@ def read_onnx_file(path: Path) -> OnnxFile:
             lie elsewhere, be it through a link.
     """
     name = f"{path.parent.name}/{path.name}"
-    advice = "check with `mutoscope verify`, or export again"
+    advice = "verify the bundle, or export it again"
     try:
         with path.open("rb") as file:
             # Unmapped with the last view of it, which an error's traceback may hold.
@@ -114,7 +114,11 @@ def _text(parent: memoryview, field: int) -> str:
 
 
 def _fields(message: memoryview) -> Iterator[tuple[int, int | memoryview]]:
-    """Number and value of each field: an integer, or what it holds. Raises ValueError where it ends too early."""
+    """Number and value of each field: an integer, or what it holds.
+
+    Raises:
+        ValueError: the message ends too early.
+    """
     position = 0
     while position < len(message):
         tag, position = _varint(message, position)

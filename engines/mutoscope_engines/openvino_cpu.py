@@ -16,14 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from .errors import (
-    TAKE_LESS_MEMORY,
-    BackendUnavailableError,
-    CancelledError,
-    GraphError,
-    MutoscopeError,
-    OutOfMemoryError,
-)
+from .errors import BackendUnavailableError, CancelledError, GraphError, MutoscopeError, out_of_memory
 from .onnx_file import read_onnx_file
 from .session import Backend, Binding, Feeds, Host, Session, SessionOptions, Shapes, Tensor, check_feeds
 from .system.cpu_class import CpuClass, cpu_class
@@ -46,6 +39,8 @@ _LONGEST_MESSAGE = 300
 
 
 class OpenVinoCpu(Backend):
+    """The library's CPU plugin, for graphs in float32 and bfloat16."""
+
     name = "openvino"
 
     @property
@@ -78,7 +73,7 @@ class OpenVinoCpu(Backend):
         return OpenVinoSession(graph, options)
 
 
-class OpenVinoTensor:
+class OpenVinoTensor(Tensor):
     """An `openvino.Tensor`."""
 
     def __init__(self, value: Any) -> None:
@@ -106,6 +101,14 @@ class OpenVinoTensor:
 
 
 class OpenVinoSession(Session):
+    """A graph compiled for the CPU, at the sizes that `options.engine` names, if any.
+
+    Raises:
+        GraphError: the library refuses it, or its weights lie outside its folder.
+        BackendUnavailableError: the library is damaged.
+        OutOfMemoryError: it does not fit.
+    """
+
     def __init__(self, graph: Path, options: SessionOptions) -> None:
         file = read_onnx_file(graph)
         self.inputs, self.outputs = file.inputs, file.outputs
@@ -127,12 +130,24 @@ class OpenVinoSession(Session):
         return OpenVinoBinding(self)
 
     def new_request(self) -> Any:
+        """An `openvino.InferRequest`, for one binding.
+
+        Raises:
+            RuntimeError: the session was closed.
+        """
         if self._compiled is None:
             raise RuntimeError("this session is closed; open the graph again to run it")
         return self._compiled.create_infer_request()
 
     def infer(self, request: Any) -> None:
-        """Runs a request whose tensors are set."""
+        """Runs a request whose tensors are set.
+
+        Raises:
+            CancelledError: `cancel` was called meanwhile.
+            GraphError: the graph fails on these tensors.
+            OutOfMemoryError: the library ran out of memory.
+            RuntimeError: the session was closed.
+        """
         if self._compiled is None:
             raise RuntimeError("this session is closed; open the graph again to run it")
         self._running.add(request)
@@ -247,8 +262,8 @@ def translated(error: Exception, doing: str) -> MutoscopeError:
     if "was canceled" in text:
         return CancelledError("the run was cancelled")
     if isinstance(error, MemoryError) or "bad_alloc" in text or "allocate" in text:
-        return OutOfMemoryError(f"out of memory while {doing} with OpenVINO: {message}; {TAKE_LESS_MEMORY}")
-    return GraphError(f"OpenVINO failed while {doing}: {message}; check with `mutoscope verify`, or export again")
+        return out_of_memory(f"{doing} with OpenVINO", message)
+    return GraphError(f"OpenVINO failed while {doing}: {message}; verify the bundle, or export it again")
 
 
 @cache

@@ -37,7 +37,9 @@ class Tensor(Protocol):
     """
 
     @property
-    def shape(self) -> tuple[int, ...]: ...
+    def shape(self) -> tuple[int, ...]:
+        """Its sizes, as numbers."""
+        ...
 
     @property
     def dtype(self) -> str:
@@ -199,6 +201,10 @@ class Backend(ABC):
     def memory_bytes(self, options: SessionOptions) -> int:
         """What graphs may take here: of the machine, or what is free on the device."""
         return memory_bytes()
+
+    def snapshot(self) -> Backend:
+        """This backend as it is now, for one plan: what `figures` looks up on disk is read once for all graphs."""
+        return self
 
     def figures(self, graph: Path, wanted: EngineWanted) -> Figures:
         """The memory that a graph takes, without opening it.

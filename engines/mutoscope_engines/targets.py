@@ -9,6 +9,7 @@ import re
 from dataclasses import dataclass
 
 from .errors import TargetError
+from .precisions import PRECISIONS
 
 
 @dataclass(frozen=True)
@@ -21,9 +22,11 @@ class Target:
     @property
     def precisions(self) -> tuple[str, ...]:
         """The precisions of graphs that its tensor cores compute, the default first."""
-        if self.compute_capability < 80:
-            return ("fp16",)
-        return ("bf16", "fp16", "int8-static", *(("fp8",) if self.compute_capability >= 89 else ()))
+        return tuple(
+            each.name
+            for each in PRECISIONS.values()
+            if each.on_gpu and each.compute_capability <= self.compute_capability
+        )
 
 
 TARGETS = {

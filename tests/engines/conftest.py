@@ -1,4 +1,6 @@
-"""Small ONNX graphs for the tests of backends."""
+"""Small ONNX graphs for the tests of backends, and the backends that run here."""
+
+from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -6,7 +8,12 @@ from typing import Any
 
 import onnx
 import pytest
+from mutoscope_engines.backends import BACKENDS, load_backend
+from mutoscope_engines.session import Backend
+from mutoscope_engines.tensorrt.backend import TensorRtBackend
 from onnx import TensorProto, helper
+
+from tests.engines.pretended import PRETENDED
 
 FLOAT, INT64, UINT8, BOOL = TensorProto.FLOAT, TensorProto.INT64, TensorProto.UINT8, TensorProto.BOOL
 Value = tuple[str, int, Sequence[Any]]
@@ -82,3 +89,36 @@ def endless(make_graph: MakeGraph) -> Path:
         [("count", INT64, []), ("matrix", FLOAT, [128, 128])],
         [("power", FLOAT, [128, 128])],
     )
+
+
+def available(name: str) -> Backend:
+    backend = load_backend(name)
+    if reason := backend.unavailable_because():
+        pytest.skip(reason)
+    if isinstance(backend, TensorRtBackend):
+        pytest.skip("it runs engines, and none is built of these graphs; `mutoscope gpu-check` runs it")
+    return backend
+
+
+@pytest.fixture(params=[*BACKENDS, *PRETENDED])
+def backend(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Backend:
+    """Every backend: those of the table where they can run, and those of GPUs as they are without one."""
+    if request.param in PRETENDED:
+        return PRETENDED[request.param](monkeypatch)
+    return available(request.param)
+
+
+@pytest.fixture(
+    params=["onnxruntime", "openvino", "onnxruntime-cuda", "onnxruntime-cuda on host memory", "the public fake"]
+)
+def reader(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Backend:
+    """Every backend that reads the graph itself, where others find the engine that was built of it."""
+    if request.param in PRETENDED:
+        return PRETENDED[request.param](monkeypatch)
+    return available(request.param)
+
+
+@pytest.fixture(params=["onnxruntime"])
+def interruptible(request: pytest.FixtureRequest) -> Backend:
+    """Every backend that stops in the middle of a run; a GPU finishes it."""
+    return available(request.param)

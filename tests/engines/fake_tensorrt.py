@@ -4,6 +4,8 @@ It insists on the order that the library's documentation asks for, and records e
 given serves for the whole process.
 """
 
+from __future__ import annotations
+
 import ctypes
 import threading
 from pathlib import Path
@@ -61,7 +63,7 @@ class FakeTensorRt:
             self.log.log(self.ILogger.ERROR, self.refused[name])
         return name in self.refused
 
-    def Runtime(self, log: Any) -> "FakeRuntime":  # noqa: N802
+    def Runtime(self, log: Any) -> FakeRuntime:  # noqa: N802
         self.loggers.append(log)
         return FakeRuntime(self)
 
@@ -73,7 +75,7 @@ class FakeRuntime:
     def __init__(self, trt: FakeTensorRt) -> None:
         self._trt = trt
 
-    def deserialize_cuda_engine(self, data: Any) -> "FakeEngine | None":
+    def deserialize_cuda_engine(self, data: Any) -> FakeEngine | None:
         content = bytes(data)
         if self._trt.refuses("deserialize_cuda_engine"):
             return None
@@ -117,10 +119,10 @@ class FakeEngine:
         shape = self.get_tensor_shape(name)
         return [[free if size < 0 else size for size in shape] for free in (1, LARGEST // 2, LARGEST)]
 
-    def create_runtime_config(self) -> "FakeConfig":
+    def create_runtime_config(self) -> FakeConfig:
         return FakeConfig(self.trt)
 
-    def create_execution_context(self, config: "FakeConfig") -> "FakeContext | None":
+    def create_execution_context(self, config: FakeConfig) -> FakeContext | None:
         assert config.allocation == "user managed"
         if self.trt.refuses("create_execution_context"):
             return None

@@ -4,6 +4,8 @@ New memory is full of NaN, freed memory too, an address that is not its own is a
 while a graph is captured is done before that graph is replayed.
 """
 
+from __future__ import annotations
+
 import ctypes
 import threading
 import weakref

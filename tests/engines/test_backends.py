@@ -1,35 +1,41 @@
 """The table of backends: what it says of unknown and unavailable ones, and that it loads none before it must."""
 
+from __future__ import annotations
+
 import subprocess
 import sys
-from types import SimpleNamespace
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from pathlib import Path
 
 import pytest
 from mutoscope_engines import backends
-from mutoscope_engines.backends import BACKENDS, choose_backend, load_backend
+from mutoscope_engines.backends import BACKENDS, UnusableBackend, choose_backend, load_backend
 from mutoscope_engines.errors import BackendUnavailableError
+from mutoscope_engines.session import SessionOptions
+from mutoscope_engines.testing import FakeBackend, only_backends
+
+
+class Pretended(FakeBackend):
+    preferred_precision = "bf16"
+
+    def is_slower(self, precision: str) -> bool:
+        return self.name == "slower_than_slow"
 
 
 @pytest.fixture
-def pretend(monkeypatch: pytest.MonkeyPatch):
+def pretend() -> Iterator[Callable[..., None]]:
     """Puts backends with these reasons not to run, and these precisions, in the place of the real ones."""
+    with ExitStack() as replaced:
 
-    def replace_all(**reasons: tuple[str | None, tuple[str, ...]]) -> None:
-        module = SimpleNamespace()
-        for name, (reason, precisions) in reasons.items():
-            backend = SimpleNamespace(
-                name=name,
-                on_device=False,
-                unavailable_because=lambda r=reason: r,
-                supports=lambda p, all=precisions: p in all,
-                preferred_precision="bf16",
-                is_slower=lambda p, name=name: name == "slower_than_slow",
-            )
-            setattr(module, name, lambda backend=backend: backend)
-        monkeypatch.setitem(sys.modules, "pretended_backends", module)
-        monkeypatch.setattr(backends, "BACKENDS", {name: f"pretended_backends:{name}" for name in reasons})
+        def replace_all(**reasons: tuple[str | None, tuple[str, ...]]) -> None:
+            backends = [
+                Pretended({}, name=name, unavailable=reason, precisions=precisions)
+                for name, (reason, precisions) in reasons.items()
+            ]
+            replaced.enter_context(only_backends(*backends))
 
-    return replace_all
+        yield replace_all
 
 
 @pytest.mark.parametrize("function", [load_backend, lambda name: choose_backend(name, ["fp32"])])
@@ -125,6 +131,20 @@ def test_no_backend_is_advised_that_cannot_run_the_precision_or_lacks_what_it_ne
     pretend(first=("no GPU; plug one in", ("fp8", "bf16")), second=(None, ("bf16",)))
     with pytest.raises(BackendUnavailableError, match=r"plug one in$"):
         choose_backend("first", [precision], lambda backend, precision: "no engine; build one")
+
+
+def test_a_backend_that_cannot_be_used_says_why_whatever_is_asked_of_it(tmp_path: Path) -> None:
+    backend = UnusableBackend("onnxruntime", "it is damaged; install it again")
+    assert backend.unavailable_because() == "it is damaged; install it again"
+    assert (backend.version(), backend.supports("fp32")) == ("none", False)
+    with pytest.raises(BackendUnavailableError, match="onnxruntime: it is damaged; install it again"):
+        backend.open(tmp_path / "model.onnx", SessionOptions())
+
+
+def test_a_library_that_cannot_be_imported_makes_its_backend_unusable(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(backends, "unusable_because", lambda module: "two builds over each other; remove one")
+    for name in ("onnxruntime", "onnxruntime-cuda"):
+        assert load_backend(name).unavailable_because() == "two builds over each other; remove one"
 
 
 def test_importing_the_table_imports_no_backend() -> None:

@@ -1,4 +1,7 @@
-"""What `Session` promises, held against every backend in the table that can run here, and the GPU's on host memory."""
+"""What `Session` promises, held against every backend in the table that can run here, the GPU's on host memory, and the
+public fake."""
+
+from __future__ import annotations
 
 import gc
 import signal
@@ -10,50 +13,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import onnx
 import pytest
-from mutoscope_engines.backends import BACKENDS, load_backend
 from mutoscope_engines.chain import Chain
-from mutoscope_engines.errors import CancelledError, GraphError, ShapeError
+from mutoscope_engines.errors import CancelledError, ShapeError
 from mutoscope_engines.session import Backend, SessionOptions
-from mutoscope_engines.tensorrt.backend import TensorRtBackend
 from onnx import TensorProto, helper
-
-from tests.engines.pretended import PRETENDED
 
 FLOAT, INT64, UINT8 = TensorProto.FLOAT, TensorProto.INT64, TensorProto.UINT8
 OPTIONS = SessionOptions(threads=1)
-
-
-def available(name: str) -> Backend:
-    backend = load_backend(name)
-    if reason := backend.unavailable_because():
-        pytest.skip(reason)
-    if isinstance(backend, TensorRtBackend):
-        pytest.skip("it runs engines, and none is built of these graphs; `mutoscope gpu-check` runs it")
-    return backend
-
-
-@pytest.fixture(params=[*BACKENDS, *PRETENDED])
-def backend(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Backend:
-    """Every backend: those of the table where they can run, and those of GPUs as they are without one."""
-    if request.param in PRETENDED:
-        return PRETENDED[request.param](monkeypatch)
-    return available(request.param)
-
-
-@pytest.fixture(params=["onnxruntime", "openvino", "onnxruntime-cuda", "onnxruntime-cuda on host memory"])
-def reader(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Backend:
-    """Every backend that reads the graph itself, where others find the engine that was built of it."""
-    if request.param in PRETENDED:
-        return PRETENDED[request.param](monkeypatch)
-    return available(request.param)
-
-
-@pytest.fixture(params=["onnxruntime"])
-def interruptible(request: pytest.FixtureRequest) -> Backend:
-    """Every backend that stops in the middle of a run; a GPU finishes it."""
-    return available(request.param)
 
 
 def normal(*shape: int, seed: int = 0) -> Any:
@@ -324,72 +291,6 @@ def test_a_closed_session_refuses_to_run_and_closes_again(backend: Backend, sum_
         session.run({"a": normal(2, 2), "b": normal(2, 2)})
 
 
-def test_closing_frees_the_weights(reader: Backend, make_graph) -> None:
-    size = 48 * 2**20
-    weights = helper.make_tensor("weights", FLOAT, [size // 4], np.ones(size // 4, np.float32).tobytes(), raw=True)
-    graph = make_graph(
-        [helper.make_node("Add", ["x", "weights"], ["y"])], [("x", FLOAT, [1])], [("y", FLOAT, [size // 4])], [weights]
-    )
-    del weights
-    reader.open(graph, OPTIONS).close()
-    before = resident_bytes()
-    for _ in range(4):
-        reader.open(graph, OPTIONS).close()
-    assert resident_bytes() - before < 2 * size
-
-
-def resident_bytes() -> int:
-    gc.collect()
-    return int(Path("/proc/self/statm").read_text().split()[1]) * 4096
-
-
-@pytest.mark.parametrize("content", [b"", b"this is not ONNX", None], ids=["empty", "text", "missing"])
-def test_what_is_not_a_graph_is_refused_by_its_name(reader: Backend, tmp_path: Path, content: bytes | None) -> None:
-    path = tmp_path / "denoiser" / "model.onnx"
-    path.parent.mkdir()
-    if content is not None:
-        path.write_bytes(content)
-    with pytest.raises(GraphError, match=r"denoiser/model\.onnx.*mutoscope verify") as refusal:
-        reader.open(path, OPTIONS)
-    assert refusal.value.exit_code == 3
-
-
-def test_a_graph_with_an_unknown_operator_is_refused(reader: Backend, make_graph) -> None:
-    graph = make_graph([helper.make_node("Divine", ["x"], ["y"])], [("x", FLOAT, [1])], [("y", FLOAT, [1])])
-    with pytest.raises(GraphError, match="Divine"):
-        reader.open(graph, OPTIONS)
-
-
-@pytest.mark.parametrize("where", ["../secret", "absolute", "inner/../../secret", "link", "linked_folder/secret"])
-def test_weights_outside_the_folder_of_a_graph_are_refused(
-    reader: Backend, make_graph, tmp_path: Path, where: str
-) -> None:
-    graph = graph_with_external_weights(make_graph, str(tmp_path / "secret") if where == "absolute" else where)
-    (tmp_path / "secret").write_bytes(np.ones(4, np.float32).tobytes())
-    (graph.parent / "inner").mkdir()
-    (graph.parent / "link").symlink_to("../secret")
-    (graph.parent / "linked_folder").symlink_to("..")
-    with pytest.raises(GraphError, match=r"graph/model\.onnx"):
-        reader.open(graph, OPTIONS)
-
-
-def test_weights_beside_a_graph_are_read(reader: Backend, make_graph) -> None:
-    graph = graph_with_external_weights(make_graph, "model.onnx.data")
-    (graph.parent / "model.onnx.data").write_bytes(np.arange(4, dtype=np.float32).tobytes())
-    with reader.open(graph, OPTIONS) as session:
-        assert session.run({"x": np.ones(4, np.float32)})["y"].numpy().tolist() == [1, 2, 3, 4]
-
-
-def graph_with_external_weights(make_graph, location: str) -> Path:
-    weights = onnx.TensorProto(name="weights", data_type=FLOAT, dims=[4], data_location=TensorProto.EXTERNAL)
-    weights.external_data.add(key="location", value=location)
-    weights.external_data.add(key="length", value="16")
-    path: Path = make_graph(
-        [helper.make_node("Add", ["x", "weights"], ["y"])], [("x", FLOAT, [4])], [("y", FLOAT, [4])], [weights]
-    )
-    return path
-
-
 def test_parts_run_as_one_graph(backend: Backend, chained: list[Path]) -> None:
     with Chain([backend.open(part, OPTIONS) for part in chained]) as chain, chain.bind() as binding:
         assert {spec.name for spec in chain.inputs} == {"x", "a", "b"}
@@ -416,54 +317,3 @@ def test_a_chain_refuses_what_a_session_refuses(backend: Backend, chained: list[
         binding.run(feeds)
         with pytest.raises(ShapeError, match="this binding began with"):
             binding.run({"a": normal(4)})
-
-
-def test_a_part_is_not_run_again_for_what_another_was_fed(chained: list[Path], monkeypatch: pytest.MonkeyPatch) -> None:
-    ran: list[int] = []
-    parts = [available("onnxruntime").open(part, OPTIONS) for part in chained]
-    for number, part in enumerate(parts):
-        run = part.run_values  # type: ignore[attr-defined]
-        monkeypatch.setattr(
-            part, "run_values", lambda values, number=number, run=run: ran.append(number) or run(values)
-        )
-    with Chain(parts) as chain, chain.bind() as binding:
-        for feeds, expected in (("xab", [0, 1, 2, 3, 4]), ("b", [2, 3, 4]), ("", []), ("x", [0, 1, 2, 3, 4])):
-            binding.run({name: normal(3) for name in feeds})
-            assert ran == expected
-            ran.clear()
-
-
-def test_after_a_run_that_failed_a_chain_begins_anew(chained: list[Path], monkeypatch: pytest.MonkeyPatch) -> None:
-    parts = [available("onnxruntime").open(part, OPTIONS) for part in chained]
-    a, b, x = (normal(30, seed=seed) for seed in range(3))
-    with Chain(parts) as chain, chain.bind() as binding:
-        binding.run({"a": a, "b": b, "x": x})
-        with monkeypatch.context() as failing:
-            failing.setattr(parts[2], "run_values", lambda values: exec("raise GraphError('failed')", globals()))
-            with pytest.raises(GraphError, match="failed"):
-                binding.run({"x": b})
-        with pytest.raises(ShapeError, match=r"missing \['a', 'b'\]"):
-            binding.run({"x": x})
-        y = binding.run({"a": a, "b": b, "x": x})["y"].numpy()
-        np.testing.assert_allclose(y, 2 * (a + x**2) * b - a, rtol=1e-5, atol=1e-5)
-
-
-def test_a_chain_that_is_cancelled_between_two_parts_runs_no_further(
-    chained: list[Path], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    parts = [available("onnxruntime").open(part, OPTIONS) for part in chained]
-    chain = Chain(parts)
-    run = parts[1].run_values  # type: ignore[attr-defined]
-    monkeypatch.setattr(parts[1], "run_values", lambda values: (run(values), chain.cancel())[0])
-    monkeypatch.setattr(parts[2], "run_values", lambda values: pytest.fail("it ran on"))
-    with chain, chain.bind() as binding, pytest.raises(CancelledError):
-        binding.run({name: normal(3) for name in "xab"})
-
-
-def test_spare_memory_is_offered_once_under_however_many_names(chained: list[Path]) -> None:
-    backend = available("onnxruntime")
-    with Chain([backend.open(part, OPTIONS) for part in chained]) as chain, chain.bind() as binding:
-        binding.run({name: normal(3) for name in "xab"})
-        tensor = binding._made["once"]
-        binding._made |= {"h1": tensor, "again": tensor}
-        assert sum(spare is tensor for spare in binding._places(3).spare) == 1

@@ -1,5 +1,7 @@
 """What NVIDIA's libraries are called, by system. Sources: the CUDA driver's and NVML's documentation."""
 
+from __future__ import annotations
+
 import ctypes
 import sys
 from importlib.machinery import ModuleSpec
@@ -27,5 +29,5 @@ def test_each_system_has_its_own_names(
     monkeypatch.setattr(cuda_device, "find_spec", lambda name: ModuleSpec(name, None))
     reason = cuda_device.cuda_unavailable_because()
     assert reason is not None and "no NVIDIA driver" in reason
-    assert nvml._library.__wrapped__() is None
+    assert nvml.open_library.__wrapped__() is None
     assert asked == [driver, management]

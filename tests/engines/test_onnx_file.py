@@ -1,5 +1,7 @@
 """Reading an ONNX file without a library, against what the library `onnx` wrote."""
 
+from __future__ import annotations
+
 from pathlib import Path
 
 import numpy as np

@@ -1,3 +1,5 @@
+from __future__ import annotations
+
 import pytest
 from mutoscope_engines.errors import TargetError
 from mutoscope_engines.targets import TARGETS, find_target

@@ -3,6 +3,8 @@
 What they send and write is seen from outside in tests/test_nothing_calls_home.py.
 """
 
+from __future__ import annotations
+
 import json
 import subprocess
 import sys

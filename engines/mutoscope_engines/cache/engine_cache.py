@@ -19,10 +19,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ..errors import EngineError, EngineMissingError
+from ..system.file_hash import file_sha256
 from ..system.file_lock import file_lock
 from ..system.portable_files import content, is_ours, remove, replace, sync
 from ..system.user_folders import cache_folder
-from .identity import EngineIdentity, file_sha256
+from .catalogue import BUILD_IT, EngineCatalogue
+from .identity import EngineIdentity
 from .installation_key import default_key_path, make_key, read_key
 from .record import EngineRecord, EngineReport, decode_record, encode_record
 
@@ -71,57 +73,45 @@ class EngineCache:
         self.limit_bytes = limit_bytes or limit_from_environment()
         self._key_path = key_path or default_key_path()
 
-    def records(self) -> list[EngineRecord]:
-        """Of every engine that this installation built, the most recently used first."""
+    def catalogue(self) -> EngineCatalogue:
+        """The records of this moment, each read and its signature checked once. Looks at no engine's content."""
         key = read_key(self._key_path)
         if key is None or not self._is_there():
-            return []
+            return EngineCatalogue(self.folder, ())
         found = [
             (_used_at(path), record)
             for path in self.folder.glob("*.json")
             if (record := self._read(path, key)) and self._engine(record).is_file()
         ]
-        return [record for _, record in sorted(found, key=lambda pair: pair[0], reverse=True)]
+        records = [record for _, record in sorted(found, key=lambda pair: pair[0], reverse=True)]
+        return EngineCatalogue(self.folder, tuple(records))
 
     def size_bytes(self) -> int:
         """Of all files, those of unfinished builds too."""
         return sum(_size(path) for path in self.folder.iterdir()) if self._is_there() else 0
 
-    def find(self, wanted: EngineIdentity) -> EngineRecord:
-        """The record of the engine that serves with the least memory. Looks at no engine file.
+    def load(self, record: EngineRecord) -> StoredEngine:
+        """The engine of a record of the catalogue, its content checked, and marked as used.
 
         Raises:
-            EngineMissingError: there is none; says what the nearest lacks.
+            EngineMissingError: it is damaged, or has gone.
         """
-        records = self.records()
-        serving = [record for record in records if not record.identity.misses(wanted)]
-        if serving:
-            return min(serving, key=lambda record: record.report.activation_bytes)
-        raise EngineMissingError(_miss(wanted, records, self.folder))
-
-    def load(self, wanted: EngineIdentity) -> StoredEngine:
-        """The engine that serves, its content checked, and marked as used.
-
-        Raises:
-            EngineMissingError: there is none, or it is damaged.
-        """
-        record = self.find(wanted)
         try:
             data = content(self._engine(record))
         except (OSError, ValueError) as error:  # a ValueError when it is empty
             raise EngineMissingError(
-                f"the engine of the {record.report.graph} in {self.folder} cannot be read: {error}. {_BUILD}"
+                f"the engine of the {record.report.graph} in {self.folder} cannot be read: {error}. {BUILD_IT}"
             ) from error
         if hashlib.sha256(data).hexdigest() != record.sha256:
             data.close()
             raise EngineMissingError(
-                f"the engine of the {record.report.graph} in {self.folder} is damaged and was not loaded. {_BUILD}"
+                f"the engine of the {record.report.graph} in {self.folder} is damaged and was not loaded. {BUILD_IT}"
             )
         self._touch(record.identity.digest)
         return StoredEngine(record, data)
 
     @contextmanager
-    def reserve(self, identity: EngineIdentity) -> Iterator[Slot]:
+    def reserve(self, identity: EngineIdentity) -> Iterator[Reservation]:
         """Holds the place of an engine for one builder; another that wants the same waits here until it is done."""
         key = make_key(self._key_path)
         self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -137,7 +127,7 @@ class EngineCache:
             descriptor, partial = tempfile.mkstemp(dir=self.folder, prefix=f"{digest}.", suffix=".partial")
             os.close(descriptor)
             try:
-                yield Slot(self, identity, key, Path(partial), record)
+                yield Reservation(self, identity, key, Path(partial), record)
             finally:
                 with suppress(FileNotFoundError):
                     os.unlink(partial)
@@ -171,7 +161,7 @@ class EngineCache:
         return removed
 
     def store(self, partial: Path, record: EngineRecord, key: bytes) -> None:
-        """Gives an engine its name, and then its record: only that makes it count. For `Slot`."""
+        """Gives an engine its name, and then its record: only that makes it count. For `Reservation`."""
         sync(partial)
         digest = record.identity.digest
         signed = partial.with_name(partial.name.removesuffix(".partial") + ".json.partial")
@@ -227,14 +217,19 @@ class EngineCache:
 
 
 @dataclass
-class Slot:
-    """The place of one engine while its builder holds it."""
+class Reservation:
+    """The place of one engine while its builder holds it.
+
+    Attributes:
+        partial: where the builder writes; it goes away with the reservation.
+        record: of the whole engine that is there already, or was published.
+    """
 
     _cache: EngineCache
     identity: EngineIdentity
     _key: bytes
-    partial: Path  # the builder writes here; it goes away with the slot
-    record: EngineRecord | None  # of the whole engine that is there already, or was published
+    partial: Path
+    record: EngineRecord | None
 
     def publish(self, report: EngineReport, sha256: str) -> EngineRecord:
         """Gives the file at `partial` its name. `sha256` is that of what was written, not of what is read back."""
@@ -255,17 +250,3 @@ def _size(path: Path) -> int:
         return path.stat().st_size
     except FileNotFoundError:
         return 0
-
-
-def _miss(wanted: EngineIdentity, records: list[EngineRecord], folder: Path) -> str:
-    capabilities = ", ".join(f"sm{number}" for number in wanted.compute_capabilities)
-    said = f"no engine in {folder} serves {capabilities} in {wanted.precision}"
-    misses = [(record.identity.misses(wanted), record.report.graph) for record in records]
-    if not misses:
-        return f"{said}: this installation has built none. {_BUILD}"
-    nearest, graph = min(misses, key=lambda miss: ("files" in miss[0], len(miss[0])))
-    parts = "; ".join(f"{component}: {why}" for component, why in nearest.items())
-    return f"{said}; the nearest, of a {graph}, differs in {parts}. {_BUILD}"
-
-
-_BUILD = "Build it with `mutoscope build BUNDLE --target ...`"

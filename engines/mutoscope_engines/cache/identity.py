@@ -12,6 +12,8 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
+from ..system.file_hash import file_sha256
+
 Shape = tuple[int, ...]
 
 
@@ -33,6 +35,7 @@ class ShapeRange:
 
     @classmethod
     def exactly(cls, shape: Shape) -> ShapeRange:
+        """The range of one shape."""
         return cls(shape, shape, shape)
 
 
@@ -110,8 +113,3 @@ def canonical_json(value: Any) -> bytes:
 def content_of(graph: Path, *weights: Path) -> dict[str, str]:
     """`EngineIdentity.files` of a graph and the files with its weights, by reading them. A manifest says the same."""
     return {path.name: file_sha256(path) for path in (graph, *weights)}
-
-
-def file_sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

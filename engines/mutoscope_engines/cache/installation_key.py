@@ -30,10 +30,12 @@ def default_key_path() -> Path:
 
 
 def sign(content: bytes, key: bytes) -> str:
+    """HMAC-SHA256 of a content under this key, in hexadecimal digits."""
     return hmac.digest(key, content, "sha256").hex()
 
 
 def is_signed(content: bytes, signature: str, key: bytes) -> bool:
+    """Whether a signature is what `sign` gives; takes as long whatever differs."""
     return hmac.compare_digest(sign(content, key).encode(), signature.encode())
 
 

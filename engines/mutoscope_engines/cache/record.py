@@ -15,7 +15,7 @@ from .installation_key import is_signed, sign
 
 @dataclass(frozen=True)
 class EngineReport:
-    """What the build of one engine came to, as `mutoscope build --json` prints it."""
+    """What the build of one engine came to."""
 
     graph: str  # its name in the bundle: the role, and which part of it
     target: str  # a name, or several with commas where one engine serves them
@@ -29,12 +29,15 @@ class EngineReport:
 
 @dataclass(frozen=True)
 class EngineRecord:
+    """What the cache keeps of one engine, signed."""
+
     identity: EngineIdentity
     report: EngineReport
     sha256: str  # of the engine file
 
 
 def encode_record(record: EngineRecord, key: bytes) -> bytes:
+    """The record as JSON, with this key's signature."""
     values = asdict(record)
     signed = {"record": values, "signature": sign(canonical_json(values), key)}
     return json.dumps(signed, indent=1, sort_keys=True).encode() + b"\n"

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from importlib.util import find_spec
 from typing import Any
 
-from ..errors import TAKE_LESS_MEMORY, BackendUnavailableError, GraphError, OutOfMemoryError, ShapeError
+from ..errors import BackendUnavailableError, GraphError, ShapeError, out_of_memory
 from ..session import Host
 from .device import Device, DeviceTensor, Memory, host_dtype
 
@@ -37,12 +37,12 @@ def cuda_unavailable_because() -> str | None:
     except OSError:
         return "there is no NVIDIA driver; install one"
     version, count = ctypes.c_int(), ctypes.c_int()
-    if driver.cuDriverGetVersion(ctypes.byref(version)) == 0 and version.value < LEAST_CUDA:
+    if driver.cuDriverGetVersion(ctypes.pointer(version)) == 0 and version.value < LEAST_CUDA:
         return (
             f"the NVIDIA driver is for CUDA {version.value // 1000}.{version.value % 1000 // 10}; update it to "
             f"{LEAST_DRIVER} or newer, which is for CUDA {LEAST_CUDA // 1000}"
         )
-    if driver.cuInit(0) != 0 or driver.cuDeviceGetCount(ctypes.byref(count)) != 0 or not count.value:
+    if driver.cuInit(0) != 0 or driver.cuDeviceGetCount(ctypes.pointer(count)) != 0 or not count.value:
         return "the NVIDIA driver finds no GPU; see what `nvidia-smi` says"
     return None
 
@@ -80,6 +80,9 @@ class CudaDevice(Device):
 
     Args:
         stream: the handle of a caller's CUDA stream, which must outlive this; a stream of its own when omitted.
+
+    Attributes:
+        queue: cuda-core's object of the stream.
     """
 
     kind = "cuda"
@@ -98,11 +101,11 @@ class CudaDevice(Device):
         with _translated("opening the GPU"):
             self._device = core.Device()
             self._device.set_current()
-            self._stream = self._device.create_stream() if stream is None else core.Stream.from_handle(stream)
+            self.queue = self._device.create_stream() if stream is None else core.Stream.from_handle(stream)
             self._downloads = self._device.create_stream()
             # A pool of its own: the one that all share would be told to keep for ever what is freed.
             self._pool = core.DeviceMemoryResource(self._device.device_id, core.DeviceMemoryResourceOptions())
-        self.stream = int(self._stream.handle)
+        self.stream = int(self.queue.handle)
         self.index = int(self._device.device_id)
         self._turns = 0
         self._dropped: deque[Any] = deque()
@@ -126,7 +129,7 @@ class CudaDevice(Device):
     def allocate(self, size: int) -> Memory:
         with self.turn(), _translated(f"allocating {size} bytes"):
             self._dropped.clear()
-            return Owned(self._pool.allocate(max(size, 1), stream=self._stream), self._give_back)
+            return Owned(self._pool.allocate(max(size, 1), stream=self.queue), self._give_back)
 
     def _give_back(self, buffer: Any) -> None:
         """Frees a buffer, which is work of the stream: now, or after the turn that goes on, which may be a capture."""
@@ -135,17 +138,17 @@ class CudaDevice(Device):
 
     def _free_dropped(self) -> None:
         """Again until none is left: another thread can drop one just before the lock is released, and not get it."""
-        while self._dropped and self._turn.acquire(blocking=False):
+        while self._dropped and self.lock.acquire(blocking=False):
             try:
                 if self._turns:
                     return
                 self._dropped.clear()
             finally:
-                self._turn.release()
+                self.lock.release()
 
     def upload(self, address: int, values: Host) -> None:
         # From pageable memory the driver takes the values before it returns.
-        self._copy(address, values.ctypes.data, values.nbytes, self._stream)
+        self._copy(address, values.ctypes.data, values.nbytes, self.queue)
 
     def download(self, address: int, values: Host) -> None:
         # To pageable memory the driver returns once all is done: so on a stream on which nothing else waits, which no
@@ -161,7 +164,7 @@ class CudaDevice(Device):
         with _translated("running a graph"):
             with self.turn():
                 self._dropped.clear()
-                done = self._stream.record(options=self._core.EventOptions(blocking_sync=True))
+                done = self.queue.record(options=self._core.EventOptions(blocking_sync=True))
             done.sync()
 
     def leave(self) -> None:
@@ -169,7 +172,7 @@ class CudaDevice(Device):
         self.synchronize()  # at which the pool gives what was freed back to the driver, for others to allocate
 
     def copy(self, target: int, source: int, size: int) -> None:
-        self._copy(target, source, size, self._stream)
+        self._copy(target, source, size, self.queue)
 
     def _copy(self, target: int, source: int, size: int, stream: Any) -> None:
         if not size:
@@ -182,7 +185,7 @@ class CudaDevice(Device):
     def capture(self, queue_work: Callable[[], None]) -> Callable[[], None]:
         with self.turn():
             with _translated("capturing a CUDA graph"):
-                builder = self._stream.create_graph_builder()
+                builder = self.queue.create_graph_builder()
             try:
                 with _translated("capturing a CUDA graph"):
                     # "relaxed": other threads of the process may allocate meanwhile
@@ -199,7 +202,7 @@ class CudaDevice(Device):
 
         def replay() -> None:
             with _translated("replaying a CUDA graph"):
-                graph.launch(self._stream)
+                graph.launch(self.queue)
 
         return replay
 
@@ -217,11 +220,14 @@ class CudaDevice(Device):
         from cuda.core.utils import StridedMemoryView
 
         with self.turn(), _translated("reading an array of another library"):
-            view = StridedMemoryView.from_any_interface(array, stream_ptr=self.stream)
+            try:
+                view = StridedMemoryView.from_any_interface(array, stream_ptr=self.stream)
+            except BufferError as error:
+                raise ShapeError(f"a {type(array).__name__} cannot be read as an array on the GPU: {error}") from error
         if not view.is_device_accessible or view.device_id != self.index:
             raise ShapeError(f"the array lies on device {view.device_id}, this session runs on GPU {self.index}")
         shape = tuple(view.shape)
-        if view.strides is not None and tuple(view.strides) != _contiguous_strides(shape):
+        if view.strides is not None and not _is_contiguous(shape, tuple(view.strides)):
             raise ShapeError(f"the array of shape {shape} has strides {tuple(view.strides)}; make it contiguous first")
         return DeviceTensor(self, Borrowed(view.ptr, view), view.ptr, shape, str(view.dtype))
 
@@ -230,19 +236,20 @@ class CudaDevice(Device):
 
         if stream != -1:  # DLPack: -1 asks for no order, none means the legacy default stream, which is 1
             with self.turn(), _translated("sharing a tensor"):
-                self._core.Stream.from_handle(1 if stream is None else stream).wait(self._stream)
+                self._core.Stream.from_handle(1 if stream is None else stream).wait(self.queue)
         buffer = self._core.Buffer.from_handle(tensor.address, tensor.size, owner=tensor.memory)
         view = StridedMemoryView.from_buffer(buffer, tensor.shape, dtype=host_dtype(tensor.dtype))
         return view.__dlpack__(stream=-1)
 
 
-def _contiguous_strides(shape: tuple[int, ...]) -> tuple[int, ...]:
-    """In elements."""
-    strides, step = [], 1
-    for size in reversed(shape):
-        strides.append(step)
+def _is_contiguous(shape: tuple[int, ...], strides: tuple[int, ...]) -> bool:
+    """Whether these strides, in elements, are those of C order. That of an axis of one entry may be any."""
+    step = 1
+    for size, stride in zip(reversed(shape), reversed(strides), strict=True):
+        if size > 1 and stride != step:
+            return False
         step *= size
-    return tuple(reversed(strides))
+    return True
 
 
 @contextmanager
@@ -255,10 +262,8 @@ def _translated(doing: str) -> Iterator[None]:
         if not isinstance(error, RuntimeError) and "CUDAError" not in [kind.__name__ for kind in type(error).__mro__]:
             raise
         if "OUT_OF_MEMORY" in str(error):
-            raise OutOfMemoryError(
-                f"out of GPU memory while {doing}: {error}; lower memory_limit, {TAKE_LESS_MEMORY}"
-            ) from error
+            raise out_of_memory(doing, error, on_device=True) from error
         raise GraphError(
-            f"the GPU failed while {doing}: {error}; start the program again, and if it fails again, see what "
-            "`mutoscope gpu-check` says"
+            f"the GPU failed while {doing}: {error}; start the program again, and if it fails again, check the GPU and "
+            "its driver"
         ) from error

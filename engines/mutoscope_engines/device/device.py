@@ -22,6 +22,7 @@ ITEM_BYTES = {"float32": 4, "float16": 2, "bfloat16": 2, "int64": 8, "uint8": 1,
 
 
 def byte_size(shape: tuple[int, ...], dtype: str) -> int:
+    """Bytes of a C-contiguous array."""
     return math.prod(shape) * ITEM_BYTES[dtype]
 
 
@@ -45,7 +46,9 @@ class Memory(Protocol):
     """Bytes on the device, the owner's until any thread drops the object; freed after the work queued by then."""
 
     @property
-    def address(self) -> int: ...
+    def address(self) -> int:
+        """Of the first byte, on the device."""
+        ...
 
 
 class Device(ABC):
@@ -59,16 +62,17 @@ class Device(ABC):
     dlpack_kind: int  # as DLPack calls it
     index: int  # which of its kind
     stream: int  # the handle of the queue
+    lock: threading.RLock  # whoever holds it has the turn
 
     def __init__(self) -> None:
-        self._turn = threading.RLock()
+        self.lock = threading.RLock()
         self._scratch: Memory | None = None
         self._scratch_bytes = self._scratch_version = self._sessions = 0
 
     @contextmanager
     def turn(self) -> Iterator[None]:
         """Keeps other threads from queueing, for what belongs together; this device is the thread's current one."""
-        with self._turn:
+        with self.lock:
             self.make_current()
             yield
 
@@ -135,12 +139,12 @@ class Device(ABC):
 
     def enter(self) -> None:
         """A session begins to use this device."""
-        with self._turn:
+        with self.lock:
             self._sessions += 1
 
     def leave(self) -> None:
         """A session has ended; the last one takes the scratch memory with it. Can wait, so call it outside of turns."""
-        with self._turn:
+        with self.lock:
             self._sessions -= 1
             if not self._sessions:
                 self._scratch, self._scratch_bytes = None, 0
@@ -162,6 +166,11 @@ class DeviceTensor:
         return byte_size(self.shape, self.dtype)
 
     def row(self, index: int) -> Tensor:
+        """One entry of the leading axis, where it lies.
+
+        Raises:
+            IndexError: there is none of this index.
+        """
         shape = self.shape[1:]
         if not 0 <= index < self.shape[0]:
             raise IndexError(f"row {index} of a tensor of {self.shape[0]}")
@@ -169,6 +178,11 @@ class DeviceTensor:
         return DeviceTensor(self.device, self.memory, address, shape, self.dtype)
 
     def numpy(self) -> Host:
+        """A copy on the host, after all that was queued.
+
+        Raises:
+            GraphError: NumPy has no type for it, or the device failed.
+        """
         values = np.empty(self.shape, host_dtype(self.dtype))
         if values.size:
             self.device.download(self.address, values)

@@ -93,6 +93,7 @@ class DeviceSession(Session):
         return self.open_slot(shapes, places)
 
     def return_slot(self, slot: Slot) -> None:
+        """Keeps the memory of a binding that was closed, for the next."""
         if not self._closed:
             self._idle = slot
 
@@ -100,6 +101,11 @@ class DeviceSession(Session):
         """Does nothing: a GPU finishes what was queued, and that is one run, as whoever queues the next reads first."""
 
     def refuse_if_closed(self) -> None:
+        """To be called before anything is queued.
+
+        Raises:
+            RuntimeError: the session was closed.
+        """
         if self._closed:
             raise RuntimeError("this session is closed; open the graph again to run it")
 

@@ -43,6 +43,8 @@ POLL_S = 0.1  # how long Ctrl-C may wait on Windows, where no signal ends a wait
 
 
 class OnnxRuntimeCpu(Backend):
+    """The library's CPU provider, for graphs in float32 and int8."""
+
     name = "onnxruntime"
 
     def unavailable_because(self) -> str | None:
@@ -66,7 +68,7 @@ class OnnxRuntimeCpu(Backend):
         return OnnxRuntimeSession(graph, options)
 
 
-class OrtTensor:
+class OrtTensor(Tensor):
     """An `OrtValue`, which ONNX Runtime takes back without a copy."""
 
     def __init__(self, value: Any) -> None:
@@ -88,6 +90,13 @@ class OrtTensor:
 
 
 class OnnxRuntimeSession(Session):
+    """A graph that the library loaded.
+
+    Raises:
+        GraphError: the library refuses it.
+        OutOfMemoryError: it does not fit.
+    """
+
     def __init__(self, graph: Path, options: SessionOptions) -> None:
         settings = ort.SessionOptions()
         settings.intra_op_num_threads = options.threads or usable_cores()

@@ -25,11 +25,17 @@ NO_GRAPH = -1  # ONNX Runtime's "do not capture this run"
 
 
 class OnnxRuntimeCuda(Backend):
+    """The library's CUDA provider, which runs graphs as they are.
+
+    Args:
+        device: the GPU; when omitted, the one of this process, opened when it is needed.
+    """
+
     name = "onnxruntime-cuda"
     on_device = True
 
-    def __init__(self) -> None:
-        self._opened: Device | None = None
+    def __init__(self, device: Device | None = None) -> None:
+        self._opened = device
 
     def device(self, options: SessionOptions) -> Device:
         """The GPU, opened once."""
@@ -66,8 +72,16 @@ class OnnxRuntimeCuda(Backend):
 
 
 class OnnxRuntimeCudaSession(DeviceSession):
+    """A graph that the library loaded onto the device.
+
+    Raises:
+        BackendUnavailableError: the provider's libraries do not load.
+        GraphError: the library refuses the graph.
+        OutOfMemoryError: it does not fit.
+    """
+
     def __init__(self, graph: Path, device: Device, options: SessionOptions) -> None:
-        _preload()
+        preload_libraries()
         settings = ort.SessionOptions()
         self.library: Any = open_session(graph, settings, providers(device, options), "GPU")
         super().__init__(device, specs(self.library.get_inputs()), specs(self.library.get_outputs()))
@@ -132,11 +146,12 @@ class OrtMemory:
 
     @property
     def address(self) -> int:
+        """Of the first byte, on the device."""
         return int(self.value.data_ptr())
 
 
 @cache
-def _preload() -> None:
+def preload_libraries() -> None:
     """Loads CUDA and cuDNN from pip's packages, where the library would not look for them by itself."""
     with redirect_stdout(sys.stderr):  # it prints what it does not find
         ort.preload_dlls()

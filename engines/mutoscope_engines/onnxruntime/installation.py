@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from contextlib import suppress
 from importlib import import_module
 from importlib.metadata import Distribution, PackageNotFoundError, distribution
@@ -15,13 +16,16 @@ BUILDS = (
 DAMAGED = (ImportError, OSError, AttributeError)  # what importing it raises where files of it are missing or broken
 
 
-def unusable_because(module: str) -> str | None:
+def unusable_because(module: str, names: Sequence[str] = BUILDS) -> str | None:
     """Why a `module` that imports ONNX Runtime must not or cannot be imported, with the next step; `None` when it can.
 
     Two builds over each other are refused, because neither of them runs: pip mixes their files by the order in which
     it wrote them, and removing one takes files from the other.
+
+    Args:
+        names: of the packages that install ONNX Runtime.
     """
-    found = _distributions()
+    found = _distributions(names)
     builds = [each for each in found if _has_files(each)]
     folders = [build.locate_file("") for build in builds]
     mixed = [build for build, folder in zip(builds, folders, strict=True) if folders.count(folder) > 1]
@@ -47,10 +51,10 @@ def unusable_because(module: str) -> str | None:
     return None
 
 
-def _distributions() -> list[Distribution]:
+def _distributions(names: Sequence[str]) -> list[Distribution]:
     """Every installed package of these names."""
     found = []
-    for name in BUILDS:
+    for name in names:
         with suppress(PackageNotFoundError):
             found.append(distribution(name))
     return found

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from .. import telemetry
-from ..errors import TAKE_LESS_MEMORY, BackendUnavailableError, GraphError, MutoscopeError, OutOfMemoryError
+from ..errors import BackendUnavailableError, GraphError, MutoscopeError, out_of_memory
 from ..session import TensorSpec
 
 ort = telemetry.onnxruntime()
@@ -71,11 +71,11 @@ def translated(error: Exception, doing: str, device: str) -> MutoscopeError:
     """What the library raised while `doing`, as one of this project's errors."""
     message = str(error).splitlines()[0] if str(error) else type(error).__name__
     if isinstance(error, MemoryError) or any(words in str(error) for words in OUT_OF_MEMORY):
-        return OutOfMemoryError(f"out of memory while {doing} on the {device}: {message}; {TAKE_LESS_MEMORY}")
+        return out_of_memory(f"{doing} on the {device}", message, on_device=device != "CPU")
     if "graph capture" in message:
-        return BackendUnavailableError(f"ONNX Runtime cannot capture this graph: {message}; set cuda_graphs to off")
+        return BackendUnavailableError(f"ONNX Runtime cannot capture this graph: {message}; turn cuda_graphs off")
     if isinstance(error, ort.capi.onnxruntime_pybind11_state.NotImplemented):
         return BackendUnavailableError(
             f"ONNX Runtime cannot run this on the {device}: {message}; try another precision"
         )
-    return GraphError(f"ONNX Runtime failed while {doing}: {message}; check with `mutoscope verify`, or export again")
+    return GraphError(f"ONNX Runtime failed while {doing}: {message}; verify the bundle, or export it again")

@@ -15,7 +15,7 @@ def child_python(*arguments: str) -> list[str]:
     """
     if getattr(sys, "frozen", False):
         raise BackendUnavailableError(
-            "this needs a process of a Python interpreter, which a frozen program does not have; run it with Mutoscope "
-            "installed in Python, as `mutoscope build`, `mutoscope bench` or `mutoscope gpu-check`"
+            "this needs a process of a Python interpreter, which a frozen program does not have; run it from Mutoscope "
+            "as it is installed in Python"
         )
     return [sys.executable, *arguments]

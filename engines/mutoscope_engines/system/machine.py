@@ -14,7 +14,7 @@ import psutil
 
 from . import control_groups
 
-CPU_INFO = Path("/proc/cpuinfo")
+CPU_INFO, STATUS = Path("/proc/cpuinfo"), Path("/proc/self/status")
 
 
 def usable_cores() -> int:
@@ -27,30 +27,30 @@ def usable_cores() -> int:
 
 
 @cache
-def cpu_flags() -> frozenset[str]:
+def cpu_flags(cpu_info: Path = CPU_INFO) -> frozenset[str]:
     """What the CPU says that it can, in Linux's words: "avx512_vnni", "amx_bf16"; none where Linux does not tell."""
     try:
-        text = CPU_INFO.read_text("utf-8", "replace")
+        text = cpu_info.read_text("utf-8", "replace")
     except OSError:
         return frozenset()
     flags = next((line for line in text.splitlines() if line.startswith(("flags", "Features"))), "")
     return frozenset(flags.partition(":")[2].split())
 
 
-def cpu_model() -> str:
-    """The processor's name for a person."""
+def cpu_model(cpu_info: Path = CPU_INFO) -> str:
+    """The processor's name for a person, from Linux's file where there is one."""
     try:
-        found = re.search(r"^model name\s*:\s*(.+)$", CPU_INFO.read_text("utf-8", "replace"), re.MULTILINE)
+        found = re.search(r"^model name\s*:\s*(.+)$", cpu_info.read_text("utf-8", "replace"), re.MULTILINE)
     except OSError:
         found = None
     return found[1] if found else platform.processor() or platform.machine()
 
 
-def peak_memory_bytes() -> int:
+def peak_memory_bytes(status: Path = STATUS) -> int:
     """Most bytes of memory that this process has held at a time so far, pages of mapped files included."""
     try:
         # Before `getrusage`, to which Linux adds what the process had that started this one.
-        found = re.search(r"^VmHWM:\s+(\d+) kB", Path("/proc/self/status").read_text("utf-8"), re.MULTILINE)
+        found = re.search(r"^VmHWM:\s+(\d+) kB", status.read_text("utf-8"), re.MULTILINE)
     except OSError:
         found = None
     if found:

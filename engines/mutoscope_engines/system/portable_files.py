@@ -9,10 +9,11 @@ import mmap
 import os
 import sys
 import time
+from collections.abc import Sequence
 from io import BufferedReader
 from pathlib import Path
 
-OPEN_ELSEWHERE_S = (0.01, 0.05, 0.2, 0.5)  # pauses between tries
+OPEN_ELSEWHERE_S = (0.01, 0.05, 0.2, 0.5)  # pauses between tries, three quarters of a second in all
 
 
 def open_unlinked(path: Path) -> BufferedReader:
@@ -66,14 +67,17 @@ def sync(path: Path) -> None:
         os.close(descriptor)
 
 
-def replace(source: Path, target: Path) -> None:
+def replace(source: Path, target: Path, pauses: Sequence[float] = OPEN_ELSEWHERE_S) -> None:
     """`os.replace`, which Windows refuses for as long as another process has the target open: a moment, if it is small.
+
+    Args:
+        pauses: seconds between tries, there.
 
     Raises:
         OSError: it cannot be replaced, or was open for most of a second.
     """
     if sys.platform == "win32":
-        for pause in OPEN_ELSEWHERE_S:
+        for pause in pauses:
             try:
                 os.replace(source, target)
                 return

@@ -1,16 +1,18 @@
 """TensorRT-RTX and TensorRT as backends: which engine of the cache serves a graph here, and what it takes.
 
-Knows the cache and the GPU's capability. What runs an engine is `tensorrt_session`; nothing is built here.
+Knows the cache and the GPU's capability. What runs an engine is in `session.py`; nothing is built here.
 """
 
 from __future__ import annotations
 
 from collections.abc import Hashable
 from contextlib import suppress
+from copy import copy
 from dataclasses import asdict
 from importlib.util import find_spec
 from pathlib import Path
 
+from ..cache.catalogue import EngineCatalogue
 from ..cache.engine_cache import EngineCache
 from ..cache.identity import EngineIdentity, ShapeRange
 from ..cache.record import EngineRecord
@@ -21,7 +23,7 @@ from ..session import Backend, EngineWanted, Figures, Session, SessionOptions
 from ..targets import Target, find_target
 from .kernel_cache import KernelCache
 from .library import LIBRARIES, TensorRT
-from .session import TensorRtSession, TensorRtSettings
+from .session import EngineUse, TensorRtSession, TensorRtSettings
 
 KEPT_OF_STREAMED = 0.25  # of streamed weights at least as many stay: what is on its way needs room too
 
@@ -32,6 +34,9 @@ class TensorRtBackend(Backend):
     Args:
         name: in `LIBRARIES`.
         target: the GPU to find engines for, to plan for another than this machine's.
+
+    Attributes:
+        catalogue: the engines of a snapshot's moment; `None` looks anew each time.
     """
 
     on_device = True
@@ -42,6 +47,7 @@ class TensorRtBackend(Backend):
         self.library: TensorRT = LIBRARIES[name]
         self._settings = settings or TensorRtSettings()
         self._opened: Device | None = None
+        self.catalogue: EngineCatalogue | None = None
 
     def device(self, options: SessionOptions) -> Device:
         """The GPU, opened once."""
@@ -54,6 +60,7 @@ class TensorRtBackend(Backend):
         return self._target or find_target(f"sm{compute_capability()}")
 
     def cache(self) -> EngineCache:
+        """Where its engines are looked for."""
         return EngineCache()
 
     def unavailable_because(self) -> str | None:
@@ -70,15 +77,23 @@ class TensorRtBackend(Backend):
     def memory_bytes(self, options: SessionOptions) -> int:
         return self.device(options).free_bytes()
 
+    def snapshot(self) -> TensorRtBackend:
+        """This backend over the engines of this moment, each of whose records is read once."""
+        snapshot = copy(self)
+        snapshot.catalogue = self.cache().catalogue()
+        return snapshot
+
     def figures(self, graph: Path, wanted: EngineWanted) -> Figures:
+        engines = self._engines()
         try:
-            record = self._record(wanted, streams=False)
+            record = self._record(engines, wanted, streams=False)
         except EngineMissingError as error:
             raise EngineMissingError(f"{graph.parent.name}: {error}") from error
         report, profile = record.report, record.identity.profile
         streamable = 0
         with suppress(EngineMissingError):
-            streamable = int(self._find(wanted, streams=True).report.weight_bytes * (1 - KEPT_OF_STREAMED))
+            streaming = engines.find(self._identity(wanted, streams=True))
+            streamable = int(streaming.report.weight_bytes * (1 - KEPT_OF_STREAMED))
         largest = {name: shapes.max for name, shapes in profile.items()}
         return Figures(report.weight_bytes, streamable, report.activation_bytes, largest)
 
@@ -87,49 +102,55 @@ class TensorRtBackend(Backend):
         return captures | {name: str(value) for name, value in asdict(self._settings).items()}
 
     def shares_by(self, options: SessionOptions) -> Hashable:
-        record = self._record(_named(options), streams=options.streamed_weight_bytes > 0)
+        record = self._record(self._engines(), _named(options), streams=options.streamed_weight_bytes > 0)
         return record.identity.digest, options.streamed_weight_bytes
 
     def open(self, graph: Path, options: SessionOptions) -> Session:
         """Loads the engine of a graph from the cache; `options.engine` says which."""
-        record = self._record(_named(options), streams=options.streamed_weight_bytes > 0)
-        stored = self.cache().load(record.identity)
-        kernels = KernelCache(self.cache(), stored.record.identity.digest) if self._settings.kernel_cache else None
+        record = self._record(self._engines(), _named(options), streams=options.streamed_weight_bytes > 0)
+        stored = self.cache().load(record)
+        kernels = KernelCache(self.cache(), record.identity.digest) if self._settings.kernel_cache else None
         return TensorRtSession(
             self.library.module,
             stored.data,
             self.device(options),
             self._settings,
             kernels,
-            captures=options.cuda_graphs and "WEIGHT_STREAMING" not in stored.record.identity.flags,
-            streamed_weight_bytes=options.streamed_weight_bytes,
-            activation_bytes=stored.record.report.activation_bytes,
+            EngineUse(
+                captures=options.cuda_graphs and "WEIGHT_STREAMING" not in record.identity.flags,
+                streamed_weight_bytes=options.streamed_weight_bytes,
+                activation_bytes=record.report.activation_bytes,
+            ),
         )
 
-    def _record(self, wanted: EngineWanted, *, streams: bool) -> EngineRecord:
+    def _engines(self) -> EngineCatalogue:
+        return self.cache().catalogue() if self.catalogue is None else self.catalogue
+
+    def _record(self, engines: EngineCatalogue, wanted: EngineWanted, *, streams: bool) -> EngineRecord:
         """Of the engine to run. One that can stream serves for one that need not; it allocates while it runs, so no
         CUDA graph is captured of it."""
         try:
-            return self._find(wanted, streams=streams)
+            return engines.find(self._identity(wanted, streams=streams))
         except EngineMissingError:
             with suppress(EngineMissingError):
-                return self._find(wanted, streams=True)
+                return engines.find(self._identity(wanted, streams=True))
             raise
 
-    def _find(self, wanted: EngineWanted, *, streams: bool) -> EngineRecord:
+    def _identity(self, wanted: EngineWanted, *, streams: bool) -> EngineIdentity:
         profile = {name: ShapeRange.exactly(shape) for name, shape in wanted.shapes.items()}
-        identity: EngineIdentity = self.library.identity(
-            wanted.files, wanted.precision, [self.target()], profile, weight_streaming=streams
-        )
-        return self.cache().find(identity)
+        return self.library.identity(wanted.files, wanted.precision, [self.target()], profile, weight_streaming=streams)
 
 
 class TensorRtRtx(TensorRtBackend):
+    """TensorRT-RTX, for GeForce, RTX PRO and DGX Spark."""
+
     def __init__(self) -> None:
         super().__init__("tensorrt-rtx")
 
 
 class ClassicTensorRt(TensorRtBackend):
+    """TensorRT as it is for data centres. Nothing of it was tried."""
+
     def __init__(self) -> None:
         super().__init__("tensorrt")
 

@@ -13,6 +13,7 @@ from pathlib import Path
 
 from ..cache.engine_cache import EngineCache
 from ..cache.installation_key import default_key_path, is_signed, make_key, read_key, sign
+from ..errors import MutoscopeError
 from ..system.portable_files import remove, replace
 
 SIGNATURE_BYTES = 64  # SHA-256 in hexadecimal digits
@@ -37,10 +38,10 @@ class KernelCache:
         return compiled if key is not None and is_signed(compiled, signature, key) else None
 
     def store(self, compiled: bytes) -> None:
-        """Writes it anew, whole or not at all. Where it cannot be written, the next process compiles again."""
-        if compiled == self.load():
-            return
-        with suppress(OSError), ExitStack() as left_over:
+        """Writes it anew, whole or not at all. Where it cannot be written or signed, the next process compiles."""
+        with suppress(OSError, MutoscopeError), ExitStack() as left_over:
+            if compiled == self.load():
+                return
             self._path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
             descriptor, temporary = tempfile.mkstemp(dir=self._path.parent, suffix=".partial")
             left_over.callback(Path(temporary).unlink, missing_ok=True)
@@ -49,7 +50,7 @@ class KernelCache:
                 file.flush()
                 os.fsync(file.fileno())
             replace(Path(temporary), self._path)
-            there = {record.identity.digest for record in self._engines.records()}
+            there = {record.identity.digest for record in self._engines.catalogue().records}
             for path in self._path.parent.glob("*.kernels"):
                 if path != self._path and path.stem not in there:  # its engine has gone
                     remove(path)

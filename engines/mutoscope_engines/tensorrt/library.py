@@ -15,6 +15,7 @@ from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
 from ..cache.identity import EngineIdentity, Profile
+from ..device.cuda import compute_capability, cuda_unavailable_because
 from ..errors import BackendUnavailableError
 from ..targets import Target
 
@@ -95,9 +96,13 @@ class TensorRT:
             BackendUnavailableError: it does not compile for one of them; lists those it does.
         """
         if not self.builds_for_other_gpus:
-            if list(compute_capabilities) != [here := _capability_of_this_gpu()]:
+            if reason := cuda_unavailable_because():
                 raise BackendUnavailableError(
-                    f"{self.name} compiles for the GPU of this machine alone, which is --target sm{here}"
+                    f"{self.name} compiles on the GPU itself, and {reason}; or use tensorrt-rtx"
+                )
+            if list(compute_capabilities) != [here := compute_capability()]:
+                raise BackendUnavailableError(
+                    f"{self.name} compiles for the GPU of this machine alone, which is the target sm{here}"
                 )
             return
         known = {name: value for name, value in self.module.ComputeCapability.__members__.items() if name[:2] == "SM"}
@@ -111,14 +116,6 @@ class TensorRT:
         config.num_compute_capabilities = len(names)
         for index, name in enumerate(names):
             config.set_compute_capability(known[name], index)
-
-
-def _capability_of_this_gpu() -> int:
-    try:
-        major, minor = import_module("cuda.core").Device().compute_capability
-    except Exception as error:  # the driver's own, of no common class
-        raise BackendUnavailableError(f"there is no usable NVIDIA GPU here: {error}. Use tensorrt-rtx") from error
-    return int(major) * 10 + int(minor)
 
 
 LIBRARIES = {

@@ -14,13 +14,13 @@ from typing import Any
 from ..device.device import Device, DeviceTensor
 from ..device.session import DevicePlaces, DeviceSession, Slot
 from ..errors import (
-    TAKE_LESS_MEMORY,
     BackendUnavailableError,
     EngineError,
     GraphError,
     MutoscopeError,
     OutOfMemoryError,
     ShapeError,
+    out_of_memory,
 )
 from ..session import Shapes, TensorSpec
 from .kernel_cache import KernelCache
@@ -37,6 +37,21 @@ class TensorRtSettings:
     kernel_cache: bool = True  # of what it compiled for this GPU, which takes half a minute
 
 
+@dataclass(frozen=True)
+class EngineUse:
+    """How one engine is used.
+
+    Attributes:
+        captures: whether a run is captured as a CUDA graph when it is repeated.
+        streamed_weight_bytes: as many of the weights stay in host memory.
+        activation_bytes: what the build recorded; 0 where it is not known, or there are none.
+    """
+
+    captures: bool = True
+    streamed_weight_bytes: int = 0
+    activation_bytes: int = 0
+
+
 class TensorRtSession(DeviceSession):
     """An engine on the device.
 
@@ -44,9 +59,10 @@ class TensorRtSession(DeviceSession):
         trt: the library's module.
         engine: the file, checked.
         kernels: where what the library compiles for this GPU is kept, if anywhere.
-        captures: whether a run is captured as a CUDA graph when it is repeated.
-        streamed_weight_bytes: as many of the weights stay in host memory.
-        activation_bytes: what the build recorded; 0 where it is not known, or there are none.
+
+    Raises:
+        EngineError: the library does not load it.
+        OutOfMemoryError: it does not fit.
     """
 
     def __init__(
@@ -56,23 +72,19 @@ class TensorRtSession(DeviceSession):
         device: Device,
         settings: TensorRtSettings,
         kernels: KernelCache | None = None,
-        *,
-        captures: bool = True,
-        streamed_weight_bytes: int = 0,
-        activation_bytes: int = 0,
+        use: EngineUse = EngineUse(),
     ) -> None:
-        self.trt, self.activation_bytes = trt, activation_bytes
+        self.trt, self.use = trt, use
         with device.turn():
             self._runtime = trt.Runtime(_log(trt.ILogger))
             self.engine = self._runtime.deserialize_cuda_engine(engine)
             if self.engine is None:
-                raise _refusal(trt, "does not load", "build it again with `mutoscope build`", EngineError)
-            if streamed_weight_bytes:
-                kept = self.engine.streamable_weights_size - streamed_weight_bytes
+                raise _refusal(trt, "does not load", "build it again", EngineError)
+            if use.streamed_weight_bytes:
+                kept = self.engine.streamable_weights_size - use.streamed_weight_bytes
                 self.engine.weight_streaming_budget_v2 = max(0, kept)
             self._kernels = kernels
             self._config, self._compiled = self._configured(settings)
-        self.captures = captures
         names = [self.engine.get_tensor_name(index) for index in range(self.engine.num_io_tensors)]
         inputs = [name for name in names if self.engine.get_tensor_mode(name) == trt.TensorIOMode.INPUT]
         super().__init__(device, self._specs(inputs), self._specs(name for name in names if name not in inputs))
@@ -116,7 +128,7 @@ class TensorRtSession(DeviceSession):
             if not all(low <= size <= high for low, size, high in zip(smallest, shape, largest, strict=True)):
                 raise ShapeError(
                     f"input {name!r} has shape {shape}, the engine was built for {smallest} to {largest}; "
-                    "build one with `mutoscope build --shapes ...`"
+                    "build one for these sizes"
                 )
         return TensorRtSlot(self, self.engine.create_execution_context(self._config), shapes, places)
 
@@ -153,10 +165,10 @@ class TensorRtSlot(Slot):
             if not context.set_tensor_address(name, tensor.address):
                 raise _refusal(session.trt, f"does not take the address of {name!r}")
         self._scratch_bytes = int(context.update_device_memory_size_for_shapes())
-        if session.activation_bytes and not self._scratch_bytes:  # 0 also means that it failed
+        if session.use.activation_bytes and not self._scratch_bytes:  # 0 also means that it failed
             raise _refusal(session.trt, f"does not say what memory it needs for {dict(shapes)}")
         self._scratch_version = -1
-        self._captures = session.captures
+        self._captures = session.use.captures
         self._ran = False
         self._replay: Callable[[], None] | None = None
 
@@ -186,16 +198,19 @@ class TensorRtSlot(Slot):
     def _captured(self) -> Callable[[], None]:
         capturable = getattr(self._context, "is_stream_capturable", None)  # the classic library does not say
         if capturable is not None and not capturable(self._device.stream):
-            raise BackendUnavailableError("this engine cannot be captured as a CUDA graph; set cuda_graphs to off")
+            raise BackendUnavailableError("this engine cannot be captured as a CUDA graph; turn cuda_graphs off")
         return self._device.capture(self._enqueue)
 
     def _enqueue(self) -> None:
         if not self._context.execute_async_v3(self._device.stream):
-            raise _refusal(self._trt, "did not run", "build it again with `mutoscope build`")
+            raise _refusal(self._trt, "did not run", "build it again")
 
 
 def _refusal(
-    trt: Any, what: str, advice: str = "see `mutoscope doctor`", kind: type[MutoscopeError] = GraphError
+    trt: Any,
+    what: str,
+    advice: str = "check the GPU, its driver and the library",
+    kind: type[MutoscopeError] = GraphError,
 ) -> MutoscopeError:
     """An error with what the library says; a lack of memory has its own kind and next step wherever it shows."""
     said = _log(trt.ILogger).take()
@@ -204,7 +219,7 @@ def _refusal(
     if "CUDA driver" in said:  # too old for the library's CUDA
         advice = "update the NVIDIA driver"
     if kind is OutOfMemoryError:
-        advice = f"lower memory_limit, {TAKE_LESS_MEMORY}"
+        return out_of_memory(f"using an engine, which {what}", said, on_device=True)
     return kind(f"the engine {what}: {said}; {advice}")
 
 

@@ -1,4 +1,6 @@
-"""The cache with engines of a few bytes. Builders that are killed are in test_engine_process.py."""
+"""The cache with engines of a few bytes. Builders that are killed are in test_process.py."""
+
+from __future__ import annotations
 
 import json
 import os
@@ -9,10 +11,12 @@ from hashlib import sha256
 from pathlib import Path
 
 import pytest
-from mutoscope_engines.cache.engine_cache import EngineCache
+from mutoscope_engines.cache.engine_cache import EngineCache, StoredEngine
 from mutoscope_engines.cache.identity import EngineIdentity, ShapeRange
 from mutoscope_engines.cache.record import EngineReport
 from mutoscope_engines.errors import EngineError, EngineMissingError
+
+from tests.engines.opened_files import opened_files
 
 IDENTITY = EngineIdentity(
     files={"model.onnx": "a" * 64, "model.onnx.data": "b" * 64},
@@ -42,9 +46,13 @@ def put(
         slot.publish(report(activations), sha256(content).hexdigest())
 
 
+def load(cache: EngineCache, wanted: EngineIdentity) -> StoredEngine:
+    return cache.load(cache.catalogue().find(wanted))
+
+
 def test_what_was_published_is_loaded(cache: EngineCache):
     put(cache, content=b"the engine")
-    engine = cache.load(WANTED)
+    engine = load(cache, WANTED)
     assert engine.data[:] == b"the engine"
     assert engine.record.identity == IDENTITY
     assert engine.record.report == report()
@@ -59,10 +67,10 @@ def test_a_second_builder_finds_what_the_first_built(cache: EngineCache):
 
 def test_an_engine_that_is_built_again_replaces_the_first(cache: EngineCache):
     put(cache, content=b"first")
-    first = cache.load(WANTED)
+    first = load(cache, WANTED)
     put(cache, content=b"second")
     assert first.data[:] == b"first"  # whoever has it keeps it
-    assert cache.load(WANTED).data[:] == b"second"
+    assert load(cache, WANTED).data[:] == b"second"
     assert len(list(cache.folder.glob("*.engine"))) == 1
 
 
@@ -72,7 +80,7 @@ def test_a_slot_that_is_left_without_publishing_leaves_nothing(cache: EngineCach
         raise KeyboardInterrupt
     assert list(cache.folder.iterdir()) == []
     with pytest.raises(EngineMissingError, match="has built none"):
-        cache.load(WANTED)
+        load(cache, WANTED)
 
 
 @pytest.mark.parametrize(
@@ -91,13 +99,13 @@ def test_a_miss_says_which_component_of_the_nearest_differs(cache: EngineCache, 
     put(cache)
     put(cache, replace(IDENTITY, files={}, library="other", precision="other"))
     with pytest.raises(EngineMissingError, match=why):
-        cache.load(wanted)
+        load(cache, wanted)
 
 
 def test_of_several_that_serve_the_one_with_the_least_memory_is_loaded(cache: EngineCache):
     put(cache, content=b"large", activations=100)
     put(cache, replace(IDENTITY, compute_capabilities=(89,)), content=b"small", activations=10)
-    assert cache.load(WANTED).data[:] == b"small"
+    assert load(cache, WANTED).data[:] == b"small"
 
 
 @pytest.mark.parametrize("content", [b"", b"engin", b"Engine", b"engine and more"])
@@ -106,7 +114,7 @@ def test_an_engine_whose_content_changed_is_never_loaded_and_is_built_again(cach
     (path,) = cache.folder.glob(f"{IDENTITY.digest}.*.engine")
     path.write_bytes(content)
     with pytest.raises(EngineMissingError, match=r"damaged|cannot be read"):
-        cache.load(WANTED)
+        load(cache, WANTED)
     with cache.reserve(IDENTITY) as slot:
         assert slot.record is None
 
@@ -116,8 +124,8 @@ def test_an_engine_of_another_installation_is_not_loaded(cache: EngineCache, tmp
     other = EngineCache(cache.folder, key_path=tmp_path / "other" / "engine.key")
     put(other, replace(IDENTITY, precision="fp16"))  # which makes its key
     with pytest.raises(EngineMissingError):
-        other.load(WANTED)
-    assert cache.load(WANTED).data[:] == b"engine"
+        load(other, WANTED)
+    assert load(cache, WANTED).data[:] == b"engine"
 
 
 def test_a_record_changed_to_name_another_engine_is_not_believed(cache: EngineCache):
@@ -129,21 +137,42 @@ def test_a_record_changed_to_name_another_engine_is_not_believed(cache: EngineCa
     path.write_text(json.dumps(signed))
     (cache.folder / f"{IDENTITY.digest}.{evil[:16]}.engine").write_bytes(b"evil")
     with pytest.raises(EngineMissingError):
-        cache.load(WANTED)
+        load(cache, WANTED)
 
 
 def test_a_record_under_the_name_of_another_is_not_believed(cache: EngineCache):
     put(cache)
     for path in list(cache.folder.iterdir()):
         path.rename(path.with_name(path.name.replace(IDENTITY.digest, "0" * 64)))
-    assert cache.records() == []
+    assert cache.catalogue().records == ()
 
 
 @pytest.mark.parametrize("content", [b"", b"[]", b"{}", b"\xff", b'{"record": 1, "signature": 2}', b"[" * 10**5])
 def test_a_damaged_record_is_as_none(cache: EngineCache, content: bytes):
     put(cache)
     (cache.folder / f"{IDENTITY.digest}.json").write_bytes(content)
-    assert cache.records() == []
+    assert cache.catalogue().records == ()
+
+
+def test_a_catalogue_reads_each_record_once_however_often_it_is_asked(cache: EngineCache):
+    for name in "abc":
+        put(cache, replace(IDENTITY, flags=(name,)))
+    with opened_files(cache.folder) as opened:
+        catalogue = cache.catalogue()
+        for name in "abc" * 20:
+            assert catalogue.find(replace(WANTED, flags=(name,))).identity.flags == (name,)
+        with pytest.raises(EngineMissingError):
+            catalogue.find(replace(WANTED, flags=("d",)))
+    assert sorted(opened) == sorted(path.name for path in cache.folder.glob("*.json"))
+
+
+def test_an_engine_that_went_after_the_catalogue_was_read_is_missing(cache: EngineCache):
+    put(cache)
+    record = cache.catalogue().find(WANTED)
+    cache.limit_bytes = 1
+    assert cache.trim() == 1
+    with pytest.raises(EngineMissingError, match="cannot be read"):
+        cache.load(record)
 
 
 def test_files_and_folders_are_the_owners_alone(cache: EngineCache, tmp_path: Path):
@@ -156,14 +185,14 @@ def test_a_cache_that_others_can_write_to_is_refused(cache: EngineCache):
     put(cache)
     cache.folder.chmod(0o777)
     with pytest.raises(EngineError, match="chmod 700"):
-        cache.load(WANTED)
+        load(cache, WANTED)
 
 
 def test_a_key_that_others_can_read_is_refused(cache: EngineCache, tmp_path: Path):
     put(cache)
     (tmp_path / "data" / "engine.key").chmod(0o644)
     with pytest.raises(EngineError, match="mode 600"):
-        cache.load(WANTED)
+        load(cache, WANTED)
 
 
 def test_beyond_the_limit_the_least_recently_used_go(cache: EngineCache):
@@ -171,10 +200,10 @@ def test_beyond_the_limit_the_least_recently_used_go(cache: EngineCache):
     for at, identity in enumerate(identities):
         put(cache, identity, content=b"x" * 300_000)
         os.utime(cache.folder / f"{identity.digest}.json", (at, at))
-    cache.load(replace(WANTED, flags=("a",)))  # now the most recent
+    load(cache, replace(WANTED, flags=("a",)))  # now the most recent
     cache.limit_bytes = 700_000
     assert cache.trim() == 1
-    assert {record.identity.flags for record in cache.records()} == {("a",), ("c",)}
+    assert {record.identity.flags for record in cache.catalogue().records} == {("a",), ("c",)}
     assert cache.size_bytes() <= 700_000
 
 
@@ -182,7 +211,7 @@ def test_what_was_just_built_stays_whatever_the_limit(cache: EngineCache):
     put(cache)
     cache.limit_bytes = 1
     assert cache.trim(keep=[IDENTITY.digest]) == 0
-    assert cache.load(WANTED)
+    assert load(cache, WANTED)
 
 
 def test_trimming_removes_what_dead_builds_left_and_nothing_of_living_ones(cache: EngineCache):
@@ -195,7 +224,7 @@ def test_trimming_removes_what_dead_builds_left_and_nothing_of_living_ones(cache
         cache.trim()
         assert slot.partial.exists()
         assert not list(cache.folder.glob(f"{dead}*"))
-    assert cache.load(WANTED)
+    assert load(cache, WANTED)
 
 
 def test_of_two_builders_the_second_waits_and_builds_nothing(cache: EngineCache):

@@ -1,5 +1,7 @@
 """The GPU itself, where there is one, and what is said where there is none."""
 
+from __future__ import annotations
+
 import ctypes
 from types import SimpleNamespace
 from typing import Any
@@ -23,7 +25,7 @@ def driver(monkeypatch: pytest.MonkeyPatch):
 
             def gives(value: int) -> Any:
                 def function(out: Any) -> int:
-                    out._obj.value = value
+                    out.contents.value = value
                     return 0
 
                 return function

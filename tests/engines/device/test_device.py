@@ -1,5 +1,7 @@
 """What is true of tensors on every device."""
 
+from __future__ import annotations
+
 import sys
 
 import numpy as np

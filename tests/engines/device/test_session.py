@@ -1,5 +1,7 @@
 """What lies where on a device, what is copied when, and what is captured and replayed: on a device of host memory."""
 
+from __future__ import annotations
+
 import gc
 from pathlib import Path
 from typing import Any

@@ -1,5 +1,7 @@
 """What ONNX Runtime says, in this project's words."""
 
+from __future__ import annotations
+
 import os
 import subprocess
 import sys
@@ -23,7 +25,7 @@ def open_graph(path: Path):
 def test_running_out_of_memory_says_what_to_lower_and_prints_nothing(make_graph, capfd) -> None:
     expand = helper.make_node("Expand", ["x", "shape"], ["y"])
     graph = make_graph([expand], [("x", FLOAT, [1]), ("shape", INT64, [2])], [("y", FLOAT, ["a", "b"])])
-    complaint = r"out of memory while running.*smaller height, width or num_frames"
+    complaint = r"out of memory while running.*close other programs"
     with open_graph(graph) as session, pytest.raises(OutOfMemoryError, match=complaint):
         session.run({"x": np.zeros(1, np.float32), "shape": np.array([2**25, 2**25])})
     assert capfd.readouterr() == ("", "")

@@ -1,5 +1,7 @@
 """Runs from every thread there is, for as long as there is one."""
 
+from __future__ import annotations
+
 import subprocess
 import sys
 import threading

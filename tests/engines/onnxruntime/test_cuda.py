@@ -1,5 +1,7 @@
 """ONNX Runtime's CUDA provider, pretended: what it does in silence, and what it must be asked."""
 
+from __future__ import annotations
+
 import gc
 import subprocess
 import sys
@@ -50,7 +52,7 @@ def test_the_libraries_of_pip_are_loaded_before_the_first_session_and_standard_o
     opened = onnxruntime_cuda.open_session
     monkeypatch.setattr(onnxruntime, "preload_dlls", preload_dlls)
     monkeypatch.setattr(onnxruntime_cuda, "open_session", lambda *given: calls.append("open") or opened(*given))
-    onnxruntime_cuda._preload.cache_clear()
+    onnxruntime_cuda.preload_libraries.cache_clear()
     backend = onnxruntime_on_host(monkeypatch)
     for _ in range(2):
         backend.open(sum_and_product, SessionOptions()).close()
@@ -72,6 +74,30 @@ class Watched:
         if self.error:
             raise RuntimeError(self.error)
         self._library.run_with_iobinding(binding, options)
+
+
+def test_it_says_what_it_runs_here_and_how(sum_and_product) -> None:
+    device = HostDevice(size=5000)
+    backend = onnxruntime_cuda.OnnxRuntimeCuda(device)
+    assert [each for each in ("fp32", "fp16", "bf16", "fp8", "int8") if backend.supports(each)] == [
+        "fp32",
+        "fp16",
+        "bf16",
+    ]
+    assert backend.preferred_precision == "bf16" and backend.on_device
+    assert backend.memory_bytes(SessionOptions()) == 5000
+    assert backend.settings(SessionOptions(cuda_graphs=False)) == {"cuda_graph": "off"}
+    assert "second run" in backend.settings(SessionOptions())["cuda_graph"]
+    assert backend.version() == f"onnxruntime-gpu {onnxruntime.__version__}"
+
+
+def test_the_build_for_cpus_is_refused_with_the_command_that_replaces_it(monkeypatch) -> None:
+    backend = onnxruntime_cuda.OnnxRuntimeCuda()
+    monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: ["CPUExecutionProvider"])
+    assert "is the build for CPUs" in (backend.unavailable_because() or "")
+    monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: [onnxruntime_cuda.PROVIDER])
+    monkeypatch.setattr(onnxruntime_cuda, "cuda_unavailable_because", lambda: "there is no NVIDIA driver; install one")
+    assert backend.unavailable_because() == "there is no NVIDIA driver; install one"
 
 
 @pytest.fixture
@@ -103,7 +129,7 @@ def test_one_thread_runs_all_graphs_of_a_session_whoever_asks(session) -> None:
 )
 def test_a_lack_of_memory_is_told_as_such_by_whichever_library(session, message: str) -> None:
     session.library.error = message
-    with pytest.raises(OutOfMemoryError, match="ask for a smaller height, width or num_frames"):
+    with pytest.raises(OutOfMemoryError, match="lower memory_limit, or close other programs"):
         session.run(dict.fromkeys("ab", np.ones((2, 2), np.float32)))
 
 
@@ -142,14 +168,14 @@ def test_closing_after_a_fault_of_the_gpu_tells_it_and_frees_everything(sum_and_
     backend = onnxruntime_on_host(monkeypatch)
     session = backend.open(sum_and_product, SessionOptions())
     session.run(dict.fromkeys("ab", np.ones((2, 2), np.float32)))
-    backend.device.fault = "an illegal address"
+    session.device.fault = "an illegal address"
     with pytest.raises(GraphError, match="an illegal address"):
         session.close()
     session.close()  # which is done
     with pytest.raises(RuntimeError, match="the thread has ended"):
         session.thread.run(int)
     gc.collect()
-    assert (session.library, backend.device.sessions, backend.device.used) == (None, 0, 0)
+    assert (session.library, session.device.sessions, session.device.used) == (None, 0, 0)
 
 
 def test_a_run_that_waited_for_its_turn_while_the_session_was_closed_says_so(session) -> None:

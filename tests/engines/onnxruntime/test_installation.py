@@ -4,6 +4,8 @@ The installation is the one that runs the tests, as links in a new folder, so th
 nowhere else.
 """
 
+from __future__ import annotations
+
 import os
 import subprocess
 import sys
@@ -21,10 +23,8 @@ from mutoscope_engines.onnxruntime.installation import FOLDER
 
 INSTALLED = Path(str(distribution("onnxruntime").locate_file("")))
 VERSION = distribution("onnxruntime").version
-OURS = [
-    str(Path(str(package.__file__)).parents[1])
-    for package in (mutoscope, mutoscope_bench, mutoscope_engines, mutoscope_export)
-]
+PACKAGES = (mutoscope, mutoscope_bench, mutoscope_engines, mutoscope_export)
+OURS = [str(Path(str(package.__file__)).parents[1]) for package in PACKAGES]
 PROMPT = "a red circle moving right on a black background"
 Damage = Callable[[Path], None]
 

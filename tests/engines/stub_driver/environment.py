@@ -1,5 +1,7 @@
 """The stub driver for a process of its own."""
 
+from __future__ import annotations
+
 import os
 import shutil
 import subprocess

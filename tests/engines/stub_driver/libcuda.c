@@ -155,6 +155,12 @@ Result cuMemcpyAsync(void *target, const void *source, size_t size, Stream *stre
     return OK;
 }
 /* 2: of a device, in its memory or on its stream; 1: the host's */
+Result cuPointerGetAttribute(int *ordinal, int attribute, void *address) { /* all memory is of device 0 */
+    (void)address;
+    if (attribute != 9) return INVALID_VALUE; /* CU_POINTER_ATTRIBUTE_DEVICE_ORDINAL */
+    *ordinal = 0;
+    return OK;
+}
 Result cuPointerGetAttributes(unsigned count, const int *attributes, void **out, void *address) {
     pthread_mutex_lock(&lock);
     Block *block = blocks;
@@ -270,6 +276,7 @@ static const struct { const char *name; void *function; } table[] = {
     ROW(cuMemPoolCreate), ROW(cuMemPoolDestroy), ROW(cuMemPoolSetAccess), ROW(cuDeviceGetDefaultMemPool),
     ROW(cuDeviceGetMemPool), ROW(cuMemGetMemPool), ROW(cuMemPoolGetAttribute), ROW(cuMemPoolSetAttribute),
     ROW(cuMemAllocFromPoolAsync), ROW(cuMemFreeAsync), ROW(cuMemcpyAsync), ROW(cuPointerGetAttributes),
+    ROW(cuPointerGetAttribute),
     ROW(cuStreamCreateWithPriority), ROW(cuStreamDestroy), ROW(cuStreamGetCtx), ROW(cuStreamGetDevice),
     ROW(cuStreamSynchronize), ROW(cuStreamWaitEvent), ROW(cuEventCreate), ROW(cuEventDestroy), ROW(cuEventRecord),
     ROW(cuEventSynchronize), ROW(cuStreamBeginCapture), ROW(cuStreamIsCapturing), ROW(cuStreamGetCaptureInfo),

@@ -1,10 +1,10 @@
 """The real cuda-core and `CudaDevice` over the stub driver. `test_stub_driver.py` runs this in a process of its own."""
 
-import ctypes
+from __future__ import annotations
+
 import gc
 import threading
-import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -15,50 +15,10 @@ from mutoscope_engines.device.session import DevicePlaces, DeviceSession, Slot, 
 from mutoscope_engines.errors import GraphError, MutoscopeError, OutOfMemoryError
 from mutoscope_engines.session import Shapes, TensorSpec
 
+from tests.engines.stub_driver.driver import KINDS, fail, live, stub, up, works
+
 OUT_OF_MEMORY, ILLEGAL_ADDRESS, CAPTURE_UNSUPPORTED = 2, 700, 900  # of cuda.h
-KINDS = ("allocations", "events", "captures", "graphs")  # what must not stay
 pytestmark = pytest.mark.gpu
-gc.freeze()  # what was imported need not be looked at in every collection
-stub: Any = ctypes.CDLL("libcuda.so.1")
-
-
-def live(what: str) -> int:
-    return int(stub.stub_count(what.encode()))
-
-
-def fail(function: str, code: int, call: int = 1) -> None:
-    """The `call`-th call of a function of the driver, counted from now, gives this error."""
-    stub.stub_fail(function.encode(), call, code)
-
-
-def up(device: CudaDevice, *values: float) -> DeviceTensor:
-    tensor = allocate_tensor(device, (len(values),), "float32")
-    device.upload(tensor.address, np.array(values, np.float32))
-    return tensor
-
-
-def works(device: CudaDevice) -> None:
-    """Upload, capture, replay and download give the right bytes, and leave nothing behind."""
-    source, target = up(device, 1, 2, 3), up(device, 0, 0, 0)
-    replay = device.capture(lambda: device.copy(target.address, source.address, source.size))
-    assert target.numpy().tolist() == [0, 0, 0]
-    replay()
-    assert target.numpy().tolist() == [1, 2, 3]
-
-
-@pytest.fixture(autouse=True)
-def _nothing_stays() -> Iterator[None]:
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")  # cuda-core only warns of a free that the driver refuses
-        yield
-    gc.collect()
-    assert {what: live(what) for what in KINDS} == dict.fromkeys(KINDS, 0)
-    assert live("refused frees") == 0 and not stub.stub_fault_is_pending()
-
-
-@pytest.fixture
-def device() -> CudaDevice:
-    return CudaDevice()
 
 
 def test_a_card_is_found_and_described() -> None:
@@ -117,7 +77,7 @@ def test_every_call_that_fails_is_told_in_our_words(
 ) -> None:
     tensor = up(device, 5)
     fail(function, ILLEGAL_ADDRESS)
-    with pytest.raises(GraphError, match=f"while {doing}: .*mutoscope gpu-check"):
+    with pytest.raises(GraphError, match=f"while {doing}: .*check the GPU"):
         run(device, tensor)
     assert tensor.numpy().tolist() == [5]
     works(device)
@@ -181,7 +141,7 @@ def test_a_fault_at_any_call_of_a_session_is_our_error_and_the_next_session_is_r
 ) -> None:
     for call in range(1, calls + 1):
         fail(function, code, call)
-        with pytest.raises(MutoscopeError, match=r"lower memory_limit|mutoscope gpu-check"):
+        with pytest.raises(MutoscopeError, match=r"lower memory_limit|check the GPU"):
             life_of_a_session(device)
         gc.collect()
         assert [live(what) for what in KINDS] == [0] * len(KINDS)
@@ -198,7 +158,7 @@ def test_closing_with_a_fault_pending_tells_it_and_frees_everything(device: Cuda
     with device.turn():
         device.scratch(1000)
     fail("cuEventSynchronize", ILLEGAL_ADDRESS, call)
-    with pytest.raises(GraphError, match=r"while running a graph: .*mutoscope gpu-check"):
+    with pytest.raises(GraphError, match=r"while running a graph: .*check the GPU"):
         session.close()
     assert live("allocations") == 0
     session.close()  # which does nothing more
@@ -231,7 +191,7 @@ def test_other_threads_take_turns_while_one_that_closes_a_session_waits(device: 
         def record(self, **options: Any) -> Watched:
             return Watched(self._stream.record(**options))
 
-    device._stream = Stream(device._stream)
+    device.queue = Stream(device.queue)
     session.close()
     assert had_turns == [True, True]
 
@@ -254,7 +214,7 @@ def test_a_capture_that_a_library_invalidated_in_silence_is_refused(device: Cuda
         with pytest.raises(MutoscopeError):
             device.copy(target.address, source.address, 4)
 
-    with pytest.raises(GraphError, match=r"has been invalidated.*mutoscope gpu-check"):
+    with pytest.raises(GraphError, match=r"has been invalidated.*check the GPU"):
         device.capture(queue)
     works(device)
 
@@ -316,7 +276,7 @@ def test_memory_that_is_dropped_between_turns_is_freed_at_once(device: CudaDevic
 
 def test_memory_that_another_thread_drops_just_before_a_turn_is_over_is_freed_at_once(device: CudaDevice) -> None:
     tensors = [up(device, 1)]
-    lock = device._turn
+    lock = device.lock
 
     class Lock:
         acquire, __enter__ = lock.acquire, lock.__enter__
@@ -329,7 +289,7 @@ def test_memory_that_another_thread_drops_just_before_a_turn_is_over_is_freed_at
 
         __exit__ = release
 
-    device._turn = Lock()  # type: ignore[assignment]
+    device.lock = Lock()  # type: ignore[assignment]
     with device.turn():
         pass
     assert live("allocations") == 0
@@ -356,62 +316,6 @@ def test_freed_memory_goes_back_to_the_driver_and_the_common_pool_stays_as_it_wa
 def test_a_wait_leaves_the_core_to_others(device: CudaDevice) -> None:
     device.synchronize()
     assert live("event flags") & 1  # CU_EVENT_BLOCKING_SYNC
-
-
-def test_a_download_waits_for_no_thread_that_has_its_turn(device: CudaDevice) -> None:
-    tensor = up(device, 6)
-    values, taken, done = np.zeros(1, np.float32), threading.Event(), threading.Event()
-    synchronize = device.synchronize
-
-    def synchronized() -> None:
-        synchronize()
-        holder.start()
-        taken.wait(10)
-
-    def hold() -> None:
-        with device.turn():
-            taken.set()
-            done.wait(10)
-
-    holder = threading.Thread(target=hold)
-    device.synchronize = synchronized  # type: ignore[method-assign]
-    try:
-        device.download(tensor.address, values)
-        assert not done.is_set() and values.tolist() == [6]
-    finally:
-        done.set()
-        holder.join()
-        del device.synchronize  # type: ignore[method-assign]
-
-
-def test_threads_that_upload_and_download_while_another_captures_get_their_own_values(device: CudaDevice) -> None:
-    wrong: list[object] = []
-    start = threading.Barrier(4)
-
-    def carry(number: int) -> None:
-        start.wait()
-        for round_number in range(50):
-            with device.turn():
-                tensor = up(device, number, round_number)
-            if tensor.numpy().tolist() != [number, round_number]:
-                wrong.append(number)
-
-    def capture() -> None:
-        start.wait()
-        source, target = up(device, 7), up(device, 0)
-        for _ in range(50):
-            replay = device.capture(lambda: device.copy(target.address, source.address, 4))
-            with device.turn():
-                replay()
-        wrong.extend(target.numpy() - 7 > 0)
-
-    threads = [threading.Thread(target=carry, args=[number]) for number in range(3)]
-    threads.append(threading.Thread(target=capture))
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert not any(wrong)
 
 
 def test_tensors_are_read_and_lent_by_dlpack_without_a_copy(device: CudaDevice) -> None:

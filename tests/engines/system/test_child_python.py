@@ -1,5 +1,7 @@
 """A frozen program has no interpreter to start, and must not start itself."""
 
+from __future__ import annotations
+
 import subprocess
 import sys
 from pathlib import Path
@@ -8,14 +10,14 @@ import pytest
 from mutoscope.cli import main
 from mutoscope_bench.gpu_check import command as gpu_check
 from mutoscope_bench.measuring import Worker
-from mutoscope_bench.session import _import_seconds
+from mutoscope_bench.processes import import_seconds
 from mutoscope_engines.cache.identity import EngineIdentity
-from mutoscope_engines.cache.process import compile_in_process
 from mutoscope_engines.errors import BackendUnavailableError
 from mutoscope_engines.system.child_python import child_python
+from mutoscope_engines.tensorrt.process import compile_in_process
 
 ROOT = Path(__file__).parents[3]
-ADVICE = "a frozen program does not have; run it with Mutoscope installed in Python"
+ADVICE = "a frozen program does not have; run it from Mutoscope as it is installed in Python"
 
 
 @pytest.fixture
@@ -39,7 +41,7 @@ def test_building_refuses_in_a_frozen_program(frozen: list[object], tmp_path: Pa
 
 
 def test_measuring_refuses_in_a_frozen_program(frozen: list[object]) -> None:
-    for start in (lambda: Worker("module", {}), lambda: _import_seconds("import os")):
+    for start in (lambda: Worker("module", {}), lambda: import_seconds("import os")):
         with pytest.raises(BackendUnavailableError, match=ADVICE):
             start()
     assert not frozen

@@ -1,5 +1,7 @@
 """Limits of groups, from folders as the kernel shows them, and from a real group where one can be made."""
 
+from __future__ import annotations
+
 import json
 import os
 import subprocess
@@ -165,14 +167,34 @@ def write_if_there(file: Path, text: str) -> bool:
     return there
 
 
+NOT_LET_IN = 77
+LIMITS_IN_GROUPS = f"""
+import errno, json, sys, time
+from pathlib import Path
+
+for group in sys.argv[1:]:
+    for left in reversed(range(10)):
+        try:
+            (Path(group) / "cgroup.procs").write_text("0")
+            break
+        except OSError as error:  # some kernels refuse it for a moment
+            if error.errno != errno.EINVAL:
+                raise
+            if not left:
+                print(f"{{group}}/cgroup.procs: {{error.strerror}}")
+                sys.exit({NOT_LET_IN})
+            time.sleep(0.1)
+
+from mutoscope_engines.system.control_groups import cpu_limit, memory_limit_bytes
+print(json.dumps([cpu_limit(), memory_limit_bytes()]))
+"""
+
+
 def test_a_process_in_a_real_group_below_a_limited_one_sees_the_limits(real_groups: list[Path]) -> None:
-    code = (
-        "import json, os, sys; from pathlib import Path;"
-        "[(Path(group) / 'cgroup.procs').write_text('0') for group in sys.argv[1:]];"
-        "from mutoscope_engines.system.control_groups import cpu_limit, memory_limit_bytes;"
-        "print(json.dumps([cpu_limit(), memory_limit_bytes()]))"
-    )
-    done = subprocess.run([sys.executable, "-c", code, *map(str, real_groups)], capture_output=True, text=True)
+    command = [sys.executable, "-c", LIMITS_IN_GROUPS, *map(str, real_groups)]
+    done = subprocess.run(command, capture_output=True, text=True)
+    if done.returncode == NOT_LET_IN:
+        pytest.skip(f"the kernel lets no process into the group: {done.stdout.strip()}")
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout) == [1.5, GIB]
 

@@ -1,5 +1,7 @@
 """The classes of CPUs, by what real ones say of themselves in /proc/cpuinfo."""
 
+from __future__ import annotations
+
 import pytest
 from mutoscope_engines.system import machine
 from mutoscope_engines.system.cpu_class import INSTRUCTIONS, CpuClass, class_of, cpu_class

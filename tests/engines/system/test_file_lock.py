@@ -1,5 +1,7 @@
 """The lock between processes and threads."""
 
+from __future__ import annotations
+
 import errno
 import inspect
 import os

@@ -1,5 +1,7 @@
 """What a process may use: never more than the machine has, and never more than its limits."""
 
+from __future__ import annotations
+
 import os
 import subprocess
 import sys
@@ -53,12 +55,32 @@ def test_memory_is_the_least_of_the_machine_and_the_limit(monkeypatch: pytest.Mo
     assert machine.memory_bytes() == (4096 if limit == 4096 else physical)
 
 
-def test_the_cpu_has_a_name(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("text", "flags"),
+    [
+        ("processor\t: 0\nflags\t\t: fpu avx2 avx512f\n\nflags\t\t: other\n", {"fpu", "avx2", "avx512f"}),
+        ("processor\t: 0\nFeatures\t: asimd bf16\n", {"asimd", "bf16"}),  # Arm
+        ("processor\t: 0\n", set()),
+        (None, set()),
+    ],
+)
+def test_the_flags_of_the_cpu_are_those_of_its_first_core(tmp_path: Path, text: str | None, flags: set[str]) -> None:
+    if text is not None:
+        (tmp_path / "cpuinfo").write_text(text)
+    assert machine.cpu_flags(tmp_path / "cpuinfo") == flags
+
+
+def test_where_linux_does_not_tell_the_peak_is_what_the_system_counts(tmp_path: Path) -> None:
+    resident = psutil.Process().memory_info().rss
+    assert machine.peak_memory_bytes(tmp_path / "none") > resident / 2
+    (tmp_path / "status").write_text("Name:\tpython\nVmHWM:\t   1234 kB\n")
+    assert machine.peak_memory_bytes(tmp_path / "status") == 1234 * 1024
+
+
+def test_the_cpu_has_a_name(tmp_path: Path) -> None:
     (tmp_path / "cpuinfo").write_text("processor\t: 0\nmodel name\t: AMD EPYC 7763\n\nmodel name\t: AMD EPYC 7763\n")
-    monkeypatch.setattr(machine, "CPU_INFO", tmp_path / "cpuinfo")
-    assert machine.cpu_model() == "AMD EPYC 7763"
-    monkeypatch.setattr(machine, "CPU_INFO", tmp_path / "none")
-    assert machine.cpu_model()
+    assert machine.cpu_model(tmp_path / "cpuinfo") == "AMD EPYC 7763"
+    assert machine.cpu_model(tmp_path / "none")
 
 
 def test_the_peak_of_memory_is_this_processs_and_not_that_of_the_one_that_started_it() -> None:

@@ -1,5 +1,7 @@
 """One thread makes all calls, from the first that asks to the last."""
 
+from __future__ import annotations
+
 import gc
 import threading
 import weakref

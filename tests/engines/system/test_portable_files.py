@@ -1,5 +1,7 @@
 """Files on Linux, and what can be told of Windows there: by its name, and by errors that it would give."""
 
+from __future__ import annotations
+
 import os
 import stat
 import sys
@@ -37,7 +39,6 @@ def in_use(times: int, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
         whole(*arguments, **options)
 
     monkeypatch.setattr(os, name, refusing)
-    monkeypatch.setattr(portable_files, "OPEN_ELSEWHERE_S", (0.0, 0.0))
 
 
 @pytest.mark.parametrize(("mode", "ours"), [(0o600, True), (0o644, True), (0o620, False), (0o602, False)])
@@ -95,7 +96,7 @@ def test_on_windows_a_file_that_is_open_for_a_moment_is_replaced(
     (tmp_path / "new").write_bytes(b"new")
     (tmp_path / "old").write_bytes(b"old")
     in_use(2, monkeypatch, "replace")
-    portable_files.replace(tmp_path / "new", tmp_path / "old")
+    portable_files.replace(tmp_path / "new", tmp_path / "old", pauses=(0.0, 0.0))
     assert (tmp_path / "old").read_bytes() == b"new"
 
 
@@ -103,7 +104,7 @@ def test_on_windows_a_file_that_is_open_for_a_moment_is_replaced(
 def test_on_windows_a_file_that_stays_open_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     in_use(3, monkeypatch, "replace")
     with pytest.raises(PermissionError):
-        portable_files.replace(tmp_path / "new", tmp_path / "old")
+        portable_files.replace(tmp_path / "new", tmp_path / "old", pauses=(0.0, 0.0))
 
 
 def test_elsewhere_a_replacement_that_is_refused_is_not_tried_again(
@@ -112,7 +113,7 @@ def test_elsewhere_a_replacement_that_is_refused_is_not_tried_again(
     (tmp_path / "new").write_bytes(b"new")
     in_use(1, monkeypatch, "replace")
     with pytest.raises(PermissionError):
-        portable_files.replace(tmp_path / "new", tmp_path / "old")
+        portable_files.replace(tmp_path / "new", tmp_path / "old", pauses=(0.0, 0.0))
 
 
 @pytest.mark.usefixtures("windows")
@@ -133,4 +134,4 @@ def test_on_windows_the_key_and_the_cache_of_this_user_are_trusted(tmp_path: Pat
     assert read_key(tmp_path / "data" / "engine.key") == key
     (tmp_path / "engines").mkdir()
     (tmp_path / "engines").chmod(0o777)
-    assert EngineCache(tmp_path / "engines", key_path=tmp_path / "data" / "engine.key").records() == []
+    assert EngineCache(tmp_path / "engines", key_path=tmp_path / "data" / "engine.key").catalogue().records == ()

@@ -1,5 +1,7 @@
 """How an engine is found, loaded and set up. What the library itself does is pretended."""
 
+from __future__ import annotations
+
 import hashlib
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -9,6 +11,7 @@ import numpy as np
 import pytest
 from mutoscope_engines.cache.engine_cache import EngineCache
 from mutoscope_engines.cache.identity import ShapeRange, content_of
+from mutoscope_engines.cache.installation_key import default_key_path, make_key
 from mutoscope_engines.cache.record import EngineReport
 from mutoscope_engines.errors import BackendUnavailableError
 from mutoscope_engines.session import EngineWanted, SessionOptions
@@ -19,6 +22,7 @@ from mutoscope_engines.tensorrt.session import TensorRtSettings
 
 from tests.engines.fake_tensorrt import FakeTensorRt, engine_of
 from tests.engines.host_device import HostDevice
+from tests.engines.opened_files import opened_files
 
 pytest.importorskip("tensorrt_rtx", reason="its version is a part of every engine's identity")
 
@@ -96,7 +100,7 @@ def test_the_engine_of_a_graph_is_found_and_runs(backend, build, sum_and_product
 
 
 def test_without_an_engine_the_next_step_is_to_build_one(backend, sum_and_product) -> None:
-    with pytest.raises(BackendUnavailableError, match="mutoscope build") as refusal:
+    with pytest.raises(BackendUnavailableError, match=r"has built none\. Build it") as refusal:
         backend.open(sum_and_product, options(sum_and_product, 2, 3))
     assert refusal.value.exit_code == 4
 
@@ -125,6 +129,33 @@ def test_figures_are_those_of_the_smallest_engine_that_serves(backend, build, su
     assert small.streamable_bytes == 0
     assert backend.figures(sum_and_product, wanted(sum_and_product, 9, 8)).activation_bytes == 9000
     assert backend.figures(sum_and_product, wanted(sum_and_product)).activation_bytes == 700
+
+
+def test_a_plan_reads_each_record_once_for_all_graphs_and_sizes(backend, build, sum_and_product) -> None:
+    build()
+    build((8, 8))
+    build(streams=True)
+    with opened_files(backend.engines.folder) as opened:
+        now = backend.snapshot()
+        for side in range(1, 20):
+            now.figures(sum_and_product, wanted(sum_and_product, side, side))
+    assert len(opened) == 3 == len(set(opened))
+
+
+def test_a_snapshot_does_not_see_what_is_built_later_and_the_backend_does(backend, build, sum_and_product) -> None:
+    before = backend.snapshot()
+    build()
+    with pytest.raises(BackendUnavailableError, match="has built none"):
+        before.figures(sum_and_product, wanted(sum_and_product, 2, 2))
+    assert backend.figures(sum_and_product, wanted(sum_and_product, 2, 2)).weight_bytes == 400
+
+
+def test_opening_a_session_reads_each_record_once(backend, build, sum_and_product) -> None:
+    build()
+    with opened_files(backend.engines.folder) as opened:
+        session = backend.open(sum_and_product, options(sum_and_product, 2, 3))
+    session.close()
+    assert len([name for name in opened if name.endswith(".json")]) == 1
 
 
 def test_weights_stream_where_an_engine_was_built_for_it(backend, build, sum_and_product) -> None:
@@ -185,6 +216,25 @@ def test_kernels_go_with_their_engine(backend, build, tmp_path) -> None:
     KernelCache(backend.engines, digest).store(b"of one that is there")
     KernelCache(backend.engines, "new").store(b"of one that is being used")
     assert {path.stem for path in (tmp_path / "kernels").iterdir()} == {digest, "new"}
+
+
+@pytest.mark.parametrize("key", ["shared", "damaged", "a folder"])
+def test_a_session_is_closed_whatever_became_of_the_key_that_signs_its_kernels(
+    backend, build, sum_and_product, tmp_path, key: str
+) -> None:
+    build()
+    path = default_key_path()
+    make_key(path)
+    session = backend.open(sum_and_product, options(sum_and_product, 2, 2))
+    if key == "shared":
+        path.chmod(0o644)
+    elif key == "damaged":
+        path.write_bytes(b"short")
+    else:
+        path.unlink()
+        path.mkdir()
+    session.close()
+    assert backend.on_host.sessions == 0 and not (tmp_path / "kernels").exists()
 
 
 def test_kernels_of_another_installation_are_not_loaded(backend, tmp_path) -> None:

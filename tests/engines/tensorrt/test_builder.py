@@ -1,12 +1,15 @@
 """Small graphs through TensorRT-RTX, in this process and without a GPU."""
 
+from __future__ import annotations
+
 from collections.abc import Callable
 from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
-from mutoscope_engines.cache.identity import EngineIdentity, ShapeRange, content_of, file_sha256
+from mutoscope_engines.cache.identity import EngineIdentity, ShapeRange, content_of
 from mutoscope_engines.errors import BackendUnavailableError, EngineError
+from mutoscope_engines.system.file_hash import file_sha256
 from mutoscope_engines.targets import find_target
 from mutoscope_engines.tensorrt.builder import compile_engine
 from mutoscope_engines.tensorrt.library import LIBRARIES

@@ -1,3 +1,5 @@
+from __future__ import annotations
+
 import subprocess
 import sys
 from importlib.util import find_spec
@@ -58,8 +60,12 @@ def test_asking_for_the_version_imports_no_library():
 
 
 def test_the_classic_library_compiles_for_the_gpu_of_its_machine_alone(monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(tensorrt_library, "_capability_of_this_gpu", lambda: 89)
+    monkeypatch.setattr(tensorrt_library, "cuda_unavailable_because", lambda: None)
+    monkeypatch.setattr(tensorrt_library, "compute_capability", lambda: 89)
     config = object()  # which it tells nothing
     LIBRARIES["tensorrt"].set_targets(config, [89])
-    with pytest.raises(BackendUnavailableError, match="which is --target sm89"):
+    with pytest.raises(BackendUnavailableError, match="which is the target sm89"):
         LIBRARIES["tensorrt"].set_targets(config, [120])
+    monkeypatch.setattr(tensorrt_library, "cuda_unavailable_because", lambda: "there is no NVIDIA driver; install one")
+    with pytest.raises(BackendUnavailableError, match="no NVIDIA driver; install one; or use tensorrt-rtx"):
+        LIBRARIES["tensorrt"].set_targets(config, [89])

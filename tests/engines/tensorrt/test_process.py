@@ -1,5 +1,7 @@
 """Builders that die at any moment: the cache stays sound, and nothing of them stays behind."""
 
+from __future__ import annotations
+
 import json
 import os
 import random
@@ -14,13 +16,13 @@ from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
-from mutoscope_engines.cache import process as engine_process
 from mutoscope_engines.cache.engine_cache import EngineCache
 from mutoscope_engines.cache.identity import EngineIdentity, ShapeRange, content_of
-from mutoscope_engines.cache.process import compile_in_process
 from mutoscope_engines.errors import EngineError, OutOfMemoryError
 from mutoscope_engines.targets import find_target
+from mutoscope_engines.tensorrt import process as engine_process
 from mutoscope_engines.tensorrt.library import LIBRARIES
+from mutoscope_engines.tensorrt.process import compile_in_process
 
 needs_library = pytest.mark.skipif(find_spec("tensorrt_rtx") is None, reason="tensorrt_rtx is not installed")
 IDENTITY = EngineIdentity({}, "bf16", (89,), {}, "library", ())
@@ -49,7 +51,7 @@ import json, sys
 from pathlib import Path
 from mutoscope_engines.cache.engine_cache import EngineCache
 from mutoscope_engines.cache.identity import EngineIdentity
-from mutoscope_engines.cache.process import compile_in_process
+from mutoscope_engines.tensorrt.process import compile_in_process
 from mutoscope_engines.cache.record import EngineReport
 folder, graph, identity = Path(sys.argv[1]), Path(sys.argv[2]), EngineIdentity.from_json(json.loads(sys.argv[3]))
 with EngineCache(folder / "engines", key_path=folder / "key").reserve(identity) as slot:
@@ -67,8 +69,8 @@ def start(code: str, *arguments: object) -> subprocess.Popen[bytes]:
 def refuse_half_engines(cache: EngineCache) -> list[str]:
     """The digests of all engines, each of which is what its record says, byte for byte."""
     found = []
-    for record in cache.records():
-        engine = cache.load(record.identity)
+    for record in cache.catalogue().records:
+        engine = cache.load(record)
         assert sha256(engine.data).hexdigest() == record.sha256
         assert len(engine.data) == record.report.engine_bytes
         found.append(record.identity.digest)
@@ -108,18 +110,19 @@ def test_real_builds_killed_at_random_moments_leave_a_sound_cache(
     cache = EngineCache(tmp_path / "engines", key_path=tmp_path / "key")
     arguments = (tmp_path, sum_and_product, json.dumps(asdict(sum_identity)))
     begun = time.monotonic()
-    assert start(BUILDER, *arguments).wait() == 0
+    with start(BUILDER, *arguments) as builder:
+        assert builder.wait() == 0
     whole_s = time.monotonic() - begun
     moments = random.Random(2)
     for _ in range(int(os.environ.get("MUTOSCOPE_TEST_KILLS", "5"))):
         for path in cache.folder.iterdir():
             path.unlink()
-        builder = start(BUILDER, *arguments)
-        time.sleep(moments.uniform(0, whole_s))
-        builder.kill()
-        builder.wait()
+        with start(BUILDER, *arguments) as builder:
+            time.sleep(moments.uniform(0, whole_s))
+            builder.kill()
         assert refuse_half_engines(cache) in ([], [sum_identity.digest])
-    assert start(BUILDER, *arguments).wait() == 0
+    with start(BUILDER, *arguments) as builder:
+        assert builder.wait() == 0
     assert refuse_half_engines(cache) == [sum_identity.digest]
     assert sorted(path.suffix for path in cache.folder.iterdir()) == [".engine", ".json"]
 
@@ -128,13 +131,12 @@ def test_real_builds_killed_at_random_moments_leave_a_sound_cache(
 def test_the_compiler_ends_with_the_process_that_started_it(
     tmp_path: Path, sum_and_product: Path, sum_identity: EngineIdentity
 ):
-    builder = start(BUILDER, tmp_path, sum_and_product, json.dumps(asdict(sum_identity)))
-    children = Path(f"/proc/{builder.pid}/task/{builder.pid}/children")
-    while not (started := children.read_text().split()):
-        assert builder.poll() is None
-        time.sleep(0.01)
-    builder.send_signal(signal.SIGKILL)
-    builder.wait()
+    with start(BUILDER, tmp_path, sum_and_product, json.dumps(asdict(sum_identity))) as builder:
+        children = Path(f"/proc/{builder.pid}/task/{builder.pid}/children")
+        while not (started := children.read_text().split()):
+            assert builder.poll() is None
+            time.sleep(0.01)
+        builder.send_signal(signal.SIGKILL)
     deadline = time.monotonic() + 60
     while Path(f"/proc/{started[0]}").exists() and "\nState:\tZ" not in Path(f"/proc/{started[0]}/status").read_text():
         assert time.monotonic() < deadline
@@ -179,7 +181,7 @@ def test_an_interrupt_while_it_waits_ends_the_compiler(compiler: Callable[[str],
 
 
 def test_ctrl_c_is_for_this_process_alone_on_every_system(monkeypatch: pytest.MonkeyPatch):
-    assert engine_process._own_group() == {"start_new_session": True}
+    assert engine_process.own_group() == {"start_new_session": True}
     monkeypatch.setattr(sys, "platform", "win32")
     monkeypatch.setattr(subprocess, "CREATE_NEW_PROCESS_GROUP", 0x200, raising=False)  # its value in winbase.h
-    assert engine_process._own_group() == {"creationflags": 0x200}
+    assert engine_process.own_group() == {"creationflags": 0x200}

@@ -14,6 +14,7 @@ import subprocess
 import sys
 import tempfile
 import threading
+import time
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import asdict
@@ -21,11 +22,11 @@ from pathlib import Path
 from typing import Any
 
 from .. import errors
-from ..errors import EngineError, MutoscopeError, OutOfMemoryError
+from ..cache.identity import EngineIdentity
+from ..errors import EngineError, MutoscopeError, OutOfMemoryError, out_of_memory
 from ..system.child_python import child_python
 from ..telemetry import OPT_OUT
-from ..tensorrt.builder import Compiled, compile_engine
-from .identity import EngineIdentity
+from .builder import Compiled, compile_engine
 
 TICK_S = 0.25
 
@@ -62,7 +63,7 @@ def compile_in_process(
             stdout=answer,
             stderr=said,
             env={**os.environ, **OPT_OUT, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
-            **_own_group(),
+            **own_group(),
         )
         assert process.stdin is not None
         try:
@@ -81,7 +82,7 @@ def compile_in_process(
         return _result(process.returncode, answer.read(), said.read().decode(errors="replace"), graph)
 
 
-def _own_group() -> dict[str, Any]:
+def own_group() -> dict[str, Any]:
     """For a process whose Ctrl-C is for this one to answer."""
     if sys.platform == "win32":
         return {"creationflags": subprocess.CREATE_NEW_PROCESS_GROUP}
@@ -89,11 +90,11 @@ def _own_group() -> dict[str, Any]:
 
 
 def _is_running(process: subprocess.Popen[bytes]) -> bool:
-    try:
-        process.wait(TICK_S)
-    except subprocess.TimeoutExpired:
-        return True
-    return False
+    """Waits for a tick, or for the end. Ctrl-C inside of `wait` with a timeout could leave a lock held for ever."""
+    until = time.monotonic() + TICK_S
+    while (running := process.poll() is None) and time.monotonic() < until:
+        time.sleep(TICK_S / 10)
+    return running
 
 
 def _result(code: int, answer: bytes, said: str, graph: Path) -> Compiled:
@@ -123,7 +124,8 @@ def _main() -> None:
     except MutoscopeError as error:
         result = {"error": type(error).__name__, "message": str(error)}
     except MemoryError:
-        result = {"error": "OutOfMemoryError", "message": f"out of memory while building {order['graph']}"}
+        exhausted = out_of_memory(f"building {order['graph']}", "the compiler got no more")
+        result = {"error": type(exhausted).__name__, "message": str(exhausted)}
     with answer:
         json.dump(result, answer)
 
