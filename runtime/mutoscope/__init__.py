@@ -22,6 +22,7 @@ from .errors import (
     ShapeError,
     TargetError,
 )
+from .output.frames import VideoHeader
 from .pipeline import FrameStream, Pipeline, StepEvent, Video
 from .planning.plan import Plan
 from .request import OutputOptions, RuntimeOptions, VideoRequest
@@ -48,6 +49,7 @@ __all__ = [
     "StepEvent",
     "TargetError",
     "Video",
+    "VideoHeader",
     "VideoRequest",
     "__version__",
 ]

@@ -15,10 +15,10 @@ from contextlib import contextmanager
 from importlib import import_module
 from typing import NoReturn
 
-from .commands.arguments import no_such
-from .errors import BackendUnavailableError, MutoscopeError, OutOfMemoryError, RequestError
+from .errors import SMALLER_VIDEO, BackendUnavailableError, MutoscopeError, OutOfMemoryError, RequestError
 from .output.standard_streams import usable_streams
 from .terminal import note, tell
+from .values.parameters import no_such
 from .version import __version__
 
 # Name to "module:function", what it is for, and the extra of the distribution that it needs, if any.
@@ -58,7 +58,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         except MutoscopeError as error:
             return _report(error)
         except MemoryError:
-            return _report(OutOfMemoryError("out of memory; ask for a smaller video, or close other programs"))
+            return _report(OutOfMemoryError(f"out of memory; close other programs, or {SMALLER_VIDEO}"))
         except KeyboardInterrupt:
             note("interrupted")
             return 130
@@ -127,5 +127,7 @@ def _run(argv: list[str]) -> int:
 
 
 def _report(error: MutoscopeError) -> int:
-    note("error: " + " ".join(str(error).split("\n")))
+    from .commands.next_steps import on_the_command_line  # knows every parameter, which a command may not need
+
+    note("error: " + " ".join(on_the_command_line(error).split("\n")))
     return error.exit_code

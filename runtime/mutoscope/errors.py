@@ -46,6 +46,9 @@ __all__ = [
 ]
 
 
+SMALLER_VIDEO = "ask for a smaller height, width or num_frames"  # where memory runs out
+
+
 class RequestError(MutoscopeError):
     """The request cannot be met: says what was given, what is allowed and the nearest that is."""
 

@@ -5,31 +5,45 @@ Knows requests, jobs and the order of the stages. Knows nothing of files, codecs
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Generator, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Unpack
 
 import numpy as np
 from mutoscope_engines.device.device import DeviceTensor
-from mutoscope_engines.errors import TAKE_LESS_MEMORY
+from mutoscope_engines.system.machine import memory_bytes
 
 from .builtin import bundle_path
 from .bundle.bundle import Bundle
-from .conditions.text import Tokenizer
-from .errors import BackendUnavailableError, OutOfMemoryError, RequestError, ShapeError
-from .families import load_family
+from .bundle.contract import CONDITION, DECODE, DENOISE
+from .codec import refuse_unknown
+from .conditions import load_conditions
+from .errors import SMALLER_VIDEO, BackendUnavailableError, OutOfMemoryError, RequestError
+from .output.frames import Frames, checked
 from .planning.execution import Execution
-from .planning.plan import Job, Plan, make_job, refuse_impossible_defaults
-from .request import OutputOptions, RuntimeOptions, VideoRequest
+from .planning.plan import Job, Plan
+from .planning.planner import make_job
+from .request import (
+    OutputFields,
+    OutputOptions,
+    RequestFields,
+    RuntimeFields,
+    RuntimeOptions,
+    VideoRequest,
+    make_options,
+    make_request,
+)
+from .running.decode import decode
+from .running.denoise import OnStep, StepEvent, denoise
+from .running.encode import encode
 from .running.loaded import LoadedGraphs
-from .running.stages import Frames, OnStep, StepEvent, decode, denoise
+from .values.byte_sizes import format_bytes
 
 __all__ = ["FrameStream", "Frames", "OnStage", "OnStep", "Pipeline", "StageTimes", "StepEvent", "Video"]
-
-Parameters = TypeVar("Parameters", VideoRequest, RuntimeOptions, OutputOptions)
 
 
 @dataclass
@@ -39,6 +53,7 @@ class StageTimes:
     seconds: dict[str, float] = field(default_factory=dict)
 
     def add(self, stage: str, started: float) -> None:
+        """Counts the seconds since `started`, a value of `time.perf_counter`, to a stage."""
         self.seconds[stage] = self.seconds.get(stage, 0.0) + time.perf_counter() - started
 
 
@@ -52,17 +67,23 @@ class Pipeline:
     memory. Nothing of a request is ever kept in it.
     """
 
-    def __init__(self, bundle: Bundle, options: RuntimeOptions, cuda_stream: int | None = None) -> None:
+    def __init__(
+        self, bundle: Bundle, options: RuntimeOptions | None = None, *, cuda_stream: int | None = None
+    ) -> None:
         self.bundle = bundle
-        self.options = options
-        self._family = load_family(bundle.manifest.family)
-        refuse_impossible_defaults(bundle.manifest, self._family)
-        self._tokenizer = Tokenizer(bundle)
-        self._execution = Execution.choose(options, bundle, cuda_stream)
+        self.options = RuntimeOptions() if options is None else options
+        self._conditions = load_conditions(bundle)
+        self._execution = Execution.choose(self.options, bundle, cuda_stream)
         self._graphs = LoadedGraphs(bundle, self._execution)
 
     @classmethod
-    def load(cls, bundle: Path | str | None = None, *, cuda_stream: int | None = None, **options: Any) -> Pipeline:
+    def load(
+        cls,
+        bundle: Path | str | None = None,
+        *,
+        cuda_stream: int | None = None,
+        **options: Unpack[RuntimeFields],
+    ) -> Pipeline:
         """Opens and verifies a bundle; the built-in one when none is named.
 
         Args:
@@ -75,75 +96,76 @@ class Pipeline:
             BackendUnavailableError: no backend can run the bundle here.
             RequestError: there is no such option, or it cannot have this value.
         """
-        opened = Bundle.open(bundle_path() if bundle is None else bundle)
-        return cls(opened, _build(RuntimeOptions, options), cuda_stream)
+        chosen = make_options(options)
+        return cls(Bundle.open(bundle_path() if bundle is None else bundle), chosen, cuda_stream=cuda_stream)
 
-    def plan(self, prompt: str | None = None, /, **parameters: Any) -> Plan:
+    def plan(self, request: VideoRequest | str | None = None, /, **fields: Unpack[RequestFields]) -> Plan:
         """What `generate` would do, every default resolved; opens no graph.
 
         Raises:
             RequestError: a value that cannot be served; names the nearest that can.
         """
-        return self._job(prompt, parameters).plan
+        return self._job(request, fields).plan
 
-    def preload(self, prompt: str | None = None, /, **parameters: Any) -> Plan:
+    def preload(self, request: VideoRequest | str | None = None, /, **fields: Unpack[RequestFields]) -> Plan:
         """Opens the graphs of a video before it is asked for. Where its plan keeps none loaded, opens none.
 
         Raises:
             RequestError: a value that cannot be served; names the nearest that can.
             OutOfMemoryError: they do not fit.
+            CancelledError: the pipeline was closed meanwhile.
         """
-        plan = self._job(prompt, parameters).plan
-        if plan.keep_loaded:
+        plan = self._job(request, fields).plan
+        if plan.memory.keep_loaded:
             self._graphs.preload(plan)
         return plan
 
     def generate(
         self,
-        prompt: str | None = None,
+        request: VideoRequest | str | None = None,
         /,
         *,
         on_step: OnStep | None = None,
         on_stage: OnStage | None = None,
-        **parameters: Any,
+        **fields: Unpack[RequestFields],
     ) -> Video:
         """Makes a video.
 
         Args:
-            prompt: what it shows, first or by name.
+            request: what to make, or only its prompt.
             on_step: called after each denoising step. What it raises stops the run; raise `CancelledError` to cancel.
-            on_stage: called when a stage begins: with "text_encoder", "denoiser" and "vae_decoder".
-            parameters: the other fields of `VideoRequest`.
+            on_stage: called when a stage begins: with "condition", "denoise" and "decode".
+            fields: those of `VideoRequest`, `prompt` among them. They take the place of what `request` says.
 
         Raises:
-            RequestError: a value that cannot be served.
+            RequestError: a value that cannot be served, or more frames than fit into memory at once.
             NumericalError: a step gave NaN or Inf.
             OutOfMemoryError: this process or the backend ran out of memory.
             ShapeError: the bundle gives other frames than the plan says.
             CancelledError: the pipeline was closed meanwhile.
             RuntimeError: it was closed before.
         """
-        with self.stream(prompt, on_step=on_step, on_stage=on_stage, **parameters) as stream:
+        with self.stream(request, on_step=on_step, on_stage=on_stage, **fields) as stream:
             return Video(_collected(stream), stream.plan)
 
     def stream(
         self,
-        prompt: str | None = None,
+        request: VideoRequest | str | None = None,
         /,
         *,
         on_step: OnStep | None = None,
         on_stage: OnStage | None = None,
-        **parameters: Any,
+        **fields: Unpack[RequestFields],
     ) -> FrameStream:
         """Like `generate`, but gives the frames as they are decoded: iterate over it for uint8 `[n, H, W, 3]`.
 
         Memory does not grow with the number of frames, unless they are decoded in tiles, for want of memory: the first
         come once the last tile is reached. Nothing runs before the first chunk is asked for.
         """
-        return FrameStream(self._graphs, self._job(prompt, parameters), on_step, on_stage)
+        return FrameStream(self._graphs, self._job(request, fields), on_step, on_stage)
 
     def close(self) -> None:
-        """Stops what runs, frees the graphs and their memory. Closing twice does nothing."""
+        """Stops what runs or loads, frees the graphs and their memory. Closing twice does nothing."""
         self._graphs.close()
 
     def __enter__(self) -> Pipeline:
@@ -152,27 +174,24 @@ class Pipeline:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def _job(self, prompt: str | None, parameters: dict[str, Any]) -> Job:
+    def _job(self, request: VideoRequest | str | None, fields: RequestFields) -> Job:
         if self._graphs.closed:
             raise RuntimeError("this pipeline is closed; load it again to make videos")
-        if prompt is not None and "prompt" in parameters:
-            raise RequestError("the prompt is given twice; give it first, or by name")
-        request = _build(VideoRequest, {"prompt": prompt, **parameters})
-        return make_job(request, self._execution, self.bundle, self._family, self._tokenizer)
+        return make_job(make_request(request, fields), self._execution, self.bundle, self._conditions)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Video:
     """A finished video: `frames` uint8 `[T, H, W, 3]`, and the plan that made it."""
 
     frames: Frames
     plan: Plan
 
-    def save(self, path: Path | str, **options: Any) -> Path:
+    def save(self, path: Path | str, **options: Unpack[OutputFields]) -> Path:
         """Writes the video under its name once it is whole; the ending chooses the format.
 
         Args:
-            path: a name ending with `.mp4`, `.gif` or another of `video_formats.FORMATS`, or a folder name for PNGs.
+            path: a name ending with `.mp4`, `.gif` or another of `mutoscope.output.FORMATS`, or a folder name for PNGs.
             options: the fields of `OutputOptions`.
 
         Raises:
@@ -181,7 +200,8 @@ class Video:
         """
         from .output.video import write_video
 
-        return write_video(path, iter([self.frames]), self.plan, **vars(_build(OutputOptions, options)))
+        refuse_unknown(OutputOptions, options)
+        return write_video(path, [self.frames], self.plan.header, **options)
 
 
 class FrameStream:
@@ -193,7 +213,7 @@ class FrameStream:
         self.plan = job.plan
         self.times = StageTimes()
         self._on_stage = on_stage
-        self._decoder = graphs.execution.placements["vae_decoder"].backend
+        self._decoder = graphs.execution.placements[DECODE].backend
         self._copied = True
         self._chunks = self._run(graphs, job, on_step)
 
@@ -220,8 +240,8 @@ class FrameStream:
             )
         if self.plan.decoder_tiles > 1:
             raise RequestError(
-                f"this video is decoded {self.plan.memory['vae_decoder']['way']}, put together in host memory; iterate "
-                "over the stream, or have it decoded whole: with more memory, a smaller video, or no tile option"
+                f"this video is decoded in {self.plan.decoder_tiles} tiles, put together in host memory; iterate over "
+                "the stream, or have it decoded whole: with more memory, a smaller video, or no tile option"
             )
         self._copied = False
         return self._chunks
@@ -238,20 +258,18 @@ class FrameStream:
 
     def _run(self, graphs: LoadedGraphs, job: Job, on_step: OnStep | None) -> Generator[Any]:
         with _memory_errors_translated():
-            started = self._begin("text_encoder")
-            with graphs.use("text_encoder", job.plan) as run:
-                feeds = {"input_ids": job.tokens.input_ids, "attention_mask": job.tokens.attention_mask}
-                prompt_embeds = run(feeds)["prompt_embeds"].numpy()
-            self.times.add("text_encoder", started)
+            started = self._begin(CONDITION)
+            encoded = encode(graphs, job)
+            self.times.add(CONDITION, started)
 
-            started = self._begin("denoiser")
-            latents = denoise(graphs, job, prompt_embeds, on_step)
-            self.times.add("denoiser", started)
+            started = self._begin(DENOISE)
+            latents = denoise(graphs, job, encoded, on_step)
+            self.times.add(DENOISE, started)
 
-            started = self._begin("vae_decoder")
+            started = self._begin(DECODE)
             for frames in decode(graphs, job.plan, latents):
                 chunk = frames.numpy() if self._copied else frames
-                self.times.add("vae_decoder", started)
+                self.times.add(DECODE, started)
                 yield chunk
                 started = time.perf_counter()
 
@@ -264,17 +282,19 @@ class FrameStream:
 
 def _collected(stream: FrameStream) -> Frames:
     """All frames of a stream, in the one array that the plan says."""
-    plan = stream.plan
+    header = stream.plan.header
+    needed, there = math.prod(header.shape), memory_bytes()
+    if needed > there:
+        raise RequestError(
+            f"this video has {format_bytes(needed)} of frames, and there are {format_bytes(there)} of memory to give "
+            "them at once; take them from `stream`, chunk by chunk, or ask for a smaller height, width or num_frames"
+        )
     with _memory_errors_translated():
-        frames = np.empty((plan.num_frames, plan.height, plan.width, 3), np.uint8)
+        frames = np.empty(header.shape, np.uint8)
     done = 0
-    for chunk in stream:
-        if chunk.shape[1:] != frames.shape[1:] or done + len(chunk) > len(frames):
-            raise ShapeError(f"the decoder gave frames {chunk.shape} after {done}; the plan says {frames.shape} in all")
+    for chunk in checked(stream, header):
         frames[done : done + len(chunk)] = chunk
         done += len(chunk)
-    if done != len(frames):
-        raise ShapeError(f"the decoder gave {done} frames; the plan says {len(frames)}")
     return frames
 
 
@@ -283,12 +303,6 @@ def _memory_errors_translated() -> Iterator[None]:
     try:
         yield
     except MemoryError as error:
-        raise OutOfMemoryError(f"out of memory: {error}; {TAKE_LESS_MEMORY}") from error
-
-
-def _build(kind: type[Parameters], values: dict[str, Any]) -> Parameters:
-    known = [parameter.name for parameter in fields(kind)]
-    unknown = sorted(set(values) - set(known))
-    if unknown:
-        raise RequestError(f"unknown parameter {', '.join(unknown)}; there are: {', '.join(known)}")
-    return kind(**values)
+        raise OutOfMemoryError(f"out of memory: {error}; close other programs, or {SMALLER_VIDEO}") from error
+    except OutOfMemoryError as error:  # of a backend, which knows nothing of videos
+        raise OutOfMemoryError(f"{error}; or {SMALLER_VIDEO}") from error

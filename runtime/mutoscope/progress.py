@@ -7,9 +7,9 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from typing import TextIO
 
-from .running.stages import Frames, StepEvent
-
-STAGES = {"text_encoder": "encoding the prompt", "denoiser": "denoising", "vae_decoder": "decoding"}
+from .bundle.contract import STAGES
+from .output.frames import Frames
+from .running.denoise import StepEvent
 
 
 class Progress:

@@ -8,7 +8,7 @@ from contextlib import suppress
 from typing import Any
 
 from .errors import OutputError
-from .values.byte_sizes import format_bytes as format_bytes  # for the commands
+from .values.byte_sizes import format_bytes
 
 
 def tell(text: str) -> None:

@@ -1,57 +1,33 @@
-"""Short clips, their plans, and what a folder and a picture file hold, for tests of what writes them."""
+"""Short clips, their headers, and what a folder and a picture file hold, for tests of what writes them."""
 
+from __future__ import annotations
+
+import json
 import os
 from collections.abc import Iterator
 from fractions import Fraction
 from pathlib import Path
 
 import numpy as np
-from mutoscope.planning.plan import Plan
+from mutoscope.output.frames import VideoHeader
 from numpy.typing import NDArray
 from PIL import Image
 
 T, H, W = 9, 32, 48
 Frames = NDArray[np.uint8]
 
+# One of each format.
+FILES = ["out.mp4", "out.mov", "out.mkv", "out.webm", "out.gif", "out.webp", "out.npy", "frames"]
 
-def make_plan(num_frames: int = T, height: int = H, width: int = W, fps: Fraction | int | str = 16) -> Plan:
-    return Plan(
-        prompt='a "red" circle, über alles',
-        negative_prompt="",
-        prompt_tokens=3,
-        max_sequence_length=8,
+
+def make_header(num_frames: int = T, height: int = H, width: int = W, fps: Fraction | int | str = 16) -> VideoHeader:
+    return VideoHeader(
         height=height,
         width=width,
         num_frames=num_frames,
         fps=Fraction(fps),
-        latents_shape=(4, 3, 4, 6),
-        network_tokens=18,
-        state_rows=1,
-        num_inference_steps=2,
-        cache_interval=1,
-        scheduler="euler",
-        flow_shift=3.0,
-        sigmas=(),
-        timesteps=(999.0, 500.0),
-        guidance_scale=1.0,
-        guidance_weights=(1.0,),
-        branches_per_call=1,
-        decoder_window=(4, 6),
-        decoder_tiles=1,
-        seed=7,
-        backend="none",
-        precision="fp32",
-        stages={},
-        threads=1,
-        family="wan",
-        bundle="/home/someone/bundle",
-        bundle_sha256="ab" * 32,
-        settings={},
-        memory_limit_bytes=10**9,
-        memory_peak_bytes=10**6,
-        memory={},
-        keep_loaded=True,
-        notes=(),
+        title='a "red" circle, über alles',
+        recipe=json.dumps({"mutoscope": "1", "prompt": 'a "red" circle, über alles', "seed": 7}),
     )
 
 

@@ -1,4 +1,6 @@
-"""A bundle made by hand: real in everything but its graphs, which are a few bytes."""
+"""A small bundle that is real in everything but its graphs, which declare inputs and outputs and compute nothing."""
+
+from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
@@ -7,16 +9,18 @@ from typing import Any
 import msgspec
 import pytest
 from mutoscope.bundle import bundle as b
-from mutoscope.bundle.manifest import ROLES
+from mutoscope.bundle import manifest as m
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
+
+from tests.bundles import graphs, interfaces, onnx_file
 
 SENTENCES = ["a red circle moving right on a black background", "ein grüner Würfel, 日本語 und naïve Füße!"] * 3
 
-MANIFEST = b.Manifest(
-    format_version=b.FORMAT_VERSION,
+MANIFEST = m.Manifest(
+    format_version=m.FORMAT_VERSION,
     family="wan",
-    provenance=b.Provenance(checkpoint="a/b", license="Apache-2.0", attribution="", exported_by="", files={}),
-    geometry=b.Geometry(
+    provenance=m.Provenance(checkpoint="a/b", license="Apache-2.0", attribution="", exported_by="", files={}),
+    geometry=m.Geometry(
         latent_channels=4,
         vae_scale_factor_spatial=8,
         vae_scale_factor_temporal=4,
@@ -24,8 +28,21 @@ MANIFEST = b.Manifest(
         max_patches=64,
         vae_decoder_halo=1,
     ),
-    text=b.Text(max_sequence_length=24, width=6, pad_token_id=0),
-    defaults=b.Defaults(
+    frames=m.Frames(first=1, step=4, most=253, frames_per_call=(1, 4)),
+    conditionings=(
+        m.TextConditioning(
+            name="prompt",
+            negative="negative_prompt",
+            role="text_encoder",
+            feeds={"prompt_embeds": "prompt_embeds"},
+            max_sequence_length=24,
+            pad_token_id=0,
+            cleaning="ftfy-html-spaces",
+        ),
+    ),
+    experts=(m.Expert(),),
+    draws=(m.Draw(input="latents", shape=(4, "F", "h", "w")),),
+    defaults=m.Defaults(
         height=32,
         width=48,
         num_frames=9,
@@ -41,12 +58,10 @@ MANIFEST = b.Manifest(
         "prediction_type": "flow_prediction",
         "flow_shift": 3.0,
     },
-    graphs=tuple(
-        b.Graph(role=role, precision="fp32", file=f"{role}/model.onnx", inputs=(), outputs=()) for role in ROLES
-    ),
+    graphs=graphs(interfaces()),
     files={},
-    preview=b.Preview(weights=((10, 0, 0), (0, 10, 0), (0, 0, 10), (1, 1, 1)), bias=(128, 128, 128)),
-    demonstration=b.Demonstration(pattern="a (red|green) circle", description="red and green circles"),
+    preview=m.Preview(weights=((10, 0, 0), (0, 10, 0), (0, 0, 10), (1, 1, 1)), bias=(128, 128, 128)),
+    demonstration=m.Demonstration(pattern="a (red|green) circle", description="red and green circles"),
 )
 
 
@@ -68,11 +83,11 @@ def tokenizer_json(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def make_bundle(tmp_path: Path, tokenizer_json: Path) -> Callable[..., b.Bundle]:
     """Writes a bundle. A dictionary changes fields of a record of the manifest; anything else replaces the part."""
 
+    written: set[Path] = set()
+
     def make(**changes: Any) -> b.Bundle:
         root = tmp_path / "bundle"
-        for role in ROLES:
-            (root / role).mkdir(parents=True, exist_ok=True)
-            (root / role / "model.onnx").write_bytes(f"the graph of the {role}".encode())
+        root.mkdir(exist_ok=True)
         (root / b.TOKENIZER).write_bytes(tokenizer_json.read_bytes())
         parts = {
             name: msgspec.structs.replace(part, **change)
@@ -80,6 +95,13 @@ def make_bundle(tmp_path: Path, tokenizer_json: Path) -> Callable[..., b.Bundle]
             else change
             for name, change in changes.items()
         }
-        return b.write_manifest(root, msgspec.structs.replace(MANIFEST, **parts))
+        manifest = msgspec.structs.replace(MANIFEST, **parts)
+        for graph in manifest.graphs:
+            file = root / graph.file
+            if file in written or not file.exists():  # a test may have written graphs of its own
+                file.parent.mkdir(parents=True, exist_ok=True)
+                file.write_bytes(onnx_file(graph))
+                written.add(file)
+        return b.write_manifest(root, manifest)
 
     return make

@@ -1,16 +1,22 @@
-"""Flags that are given twice, in every command. The rest of the parser is tested through the commands."""
+"""A flag for every parameter, flags that are given twice, in every command, and messages in terms of flags.
+
+The rest of the parser is tested through the commands.
+"""
+
+from __future__ import annotations
 
 import argparse
 from collections.abc import Sequence
+from dataclasses import fields
 from importlib import import_module
 from typing import NoReturn
 
 import pytest
+from mutoscope.building.build import BuildOptions
 from mutoscope.cli import COMMANDS
-from mutoscope.commands import generate
-from mutoscope.commands.arguments import Parser
+from mutoscope.commands.arguments import Parser, add_fields, given, in_flags
 from mutoscope.errors import RequestError
-from mutoscope_export import cli as export
+from mutoscope.request import OutputOptions, RuntimeOptions, VideoRequest
 
 POSITIONAL = {"generate": ["a prompt"], "export": ["checkpoint", "bundle"]}
 
@@ -31,14 +37,15 @@ def parser_of(command: str) -> Parser:
 
 
 def flags(parser: Parser) -> list[argparse.Action]:
-    return [action for action in parser._actions if action.option_strings and action.nargs != 0]
+    return [action for action in parser._actions if action.option_strings and action.nargs != 0]  # noqa: SLF001
 
 
 def taken(action: argparse.Action) -> str:
     """A value that the flag takes."""
     if action.metavar is not None and "{" in action.metavar:
         return str(action.metavar).strip("{}").split(",")[0]
-    return "8x8x9" if action.dest == "calibration_size" else "3"
+    samples = {"calibration_size": "8x8x9", "shapes": "8x8x9", "tile": "8x8", "memory_limit": "3GB", "part_size": "3GB"}
+    return samples.get(action.dest, "on" if action.metavar == "on|off" else "3")
 
 
 @pytest.mark.parametrize("command", COMMANDS)
@@ -60,7 +67,7 @@ def test_the_commands_have_the_flags_that_are_tried() -> None:
 
 
 def test_precisions_of_an_export_are_added_up() -> None:
-    parser = export._parser()
+    parser = parser_of("export")
     assert parser.parse(["c", "b", "--precision", "bf16", "--precision", "fp8", "int8"]).precision == [
         "bf16", "fp8", "int8",
     ]  # fmt: skip
@@ -69,4 +76,51 @@ def test_precisions_of_an_export_are_added_up() -> None:
 
 def test_the_short_name_of_a_flag_counts_as_the_flag() -> None:
     with pytest.raises(RequestError, match=r"--output is given twice, as a\.mp4 and as b\.mp4; give it once"):
-        generate._parser().parse(["a prompt", "-o", "a.mp4", "--output", "b.mp4"])
+        parser_of("generate").parse(["a prompt", "-o", "a.mp4", "--output", "b.mp4"])
+
+
+FIELDS = [field for kind in (VideoRequest, RuntimeOptions, BuildOptions) for field in fields(kind)]
+
+
+@pytest.mark.parametrize(
+    ("message", "told"),
+    [
+        (
+            "What fits: memory_limit=8_130_000_000, or num_frames=17",
+            "What fits: --memory-limit 8.13GB, or --num-frames 17",
+        ),
+        ("tile=(24, 32) must be multiples of 8", "--tile 24x32 must be multiples of 8"),
+        ("height must be a multiple of 16; got 33", "--height must be a multiple of 16; got 33"),
+        ("ask for a smaller height, width or num_frames", "ask for a smaller height, width or --num-frames"),
+        ("backend=('onnxruntime', 'openvino')", "--backend onnxruntime+openvino"),
+        ("set cuda_graphs=False or exact_size=True", "set --cuda-graphs off or --exact-size"),
+        ("fps must be a number", "--fps must be a number"),
+        ("the prompt is empty", "the prompt is empty"),
+        ("prompt has 90 tokens", "prompt has 90 tokens"),
+        ("no file precision_height.txt at --threads", "no file precision_height.txt at --threads"),
+        ("'num_frames.xyz' and /a/num_frames/b have no ending", "'num_frames.xyz' and /a/num_frames/b have no ending"),
+        ("ask for fewer num_frames.", "ask for fewer --num-frames."),
+        ("branches_per_call=1", "--branches-per-call 1"),
+        ("tile=nonsense(", "tile=nonsense("),
+    ],
+)
+def test_a_message_of_the_runtime_is_told_in_flags(message: str, told: str) -> None:
+    assert in_flags(message, [field for field in FIELDS if field.name != "prompt"]) == told
+
+
+def test_every_parameter_is_a_flag_with_its_help_and_type():
+    parser = Parser("x", "")
+    kinds = (VideoRequest, RuntimeOptions, OutputOptions)
+    for kind in kinds:
+        add_fields(parser, kind, skip=["prompt"])
+    text = " ".join(parser.format_help().split())
+    for kind in kinds:
+        for field in fields(kind):
+            if field.name != "prompt":
+                assert f"--{field.name.replace('_', '-')} " in text
+                assert field.metadata["help"] in text
+    namespace = parser.parse(["--seed", "3", "--guidance-scale", "4", "--codec", "av1"])
+    assert given(namespace, VideoRequest) == {"seed": 3, "guidance_scale": 4.0}
+    assert type(namespace.guidance_scale) is float
+    assert given(namespace, OutputOptions) == {"codec": "av1"}
+    assert given(namespace, RuntimeOptions) == {}

@@ -1,5 +1,7 @@
 """The bundle that the package carries: what it holds, and that it stays small."""
 
+from __future__ import annotations
+
 import sys
 from pathlib import Path
 

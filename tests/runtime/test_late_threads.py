@@ -1,5 +1,7 @@
 """Videos of threads that outlive the main one, and of what runs at exit."""
 
+from __future__ import annotations
+
 import subprocess
 import sys
 from pathlib import Path

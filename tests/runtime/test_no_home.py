@@ -1,5 +1,7 @@
 """A container that runs as a user with no home: what needs a place of its own says so in one line."""
 
+from __future__ import annotations
+
 import json
 import pwd
 

@@ -1,3 +1,5 @@
+from __future__ import annotations
+
 import errno
 import io
 import os
@@ -51,10 +53,10 @@ def width_of_80(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_line_shows_stage_count_bar_elapsed_and_remaining_time():
     terminal, clock = Terminal(), Clock()
     with Progress(terminal, clock=clock) as progress:
-        progress.on_stage("text_encoder")
+        progress.on_stage("condition")
         assert terminal.line() == "encoding the prompt"
         clock.now += 5
-        progress.on_stage("denoiser")
+        progress.on_stage("denoise")
         assert terminal.line() == "denoising"
         clock.now += 30 + 100  # loading, and the first of four steps of 100 s
         progress.on_step(step(1, 4))
@@ -62,14 +64,14 @@ def test_a_line_shows_stage_count_bar_elapsed_and_remaining_time():
         clock.now += 100
         progress.on_step(step(2, 4))
         assert terminal.line() == f"denoising 2/4 [{'#' * 20}{'.' * 20}] 3:50, 3:20 left"
-        progress.on_stage("vae_decoder")
+        progress.on_stage("decode")
         assert terminal.line() == "decoding"
 
 
 def test_decoded_frames_are_counted_after_the_writer_has_taken_them():
     terminal, clock = Terminal(), Clock()
     progress = Progress(terminal, clock=clock)
-    progress.on_stage("vae_decoder")
+    progress.on_stage("decode")
     chunks = progress.watch([chunk(1), chunk(4), chunk(4)], 9)
     assert len(next(chunks)) == 1
     assert terminal.line() == "decoding"
@@ -122,7 +124,7 @@ def test_no_line_is_as_wide_as_the_terminal(columns: int):
     fcntl.ioctl(terminal, termios.TIOCSWINSZ, struct.pack("HHHH", 24, columns, 0, 0))
     with os.fdopen(terminal, "w") as stream:
         progress = Progress(stream)
-        progress.on_stage("denoiser")
+        progress.on_stage("denoise")
         progress.on_step(step(6, 10))
         progress.on_step(step(7, 10))
     content = ""

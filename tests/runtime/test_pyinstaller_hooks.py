@@ -1,5 +1,7 @@
 """What PyInstaller is told that it cannot find by itself. `.ci/versions newest` freezes a program with it."""
 
+from __future__ import annotations
+
 import runpy
 from importlib.metadata import entry_points
 from importlib.util import find_spec
@@ -8,7 +10,7 @@ from pathlib import Path
 import pytest
 from mutoscope.builtin import bundle_path
 from mutoscope.cli import COMMANDS
-from mutoscope.families import FAMILIES
+from mutoscope.conditions import CONDITIONS
 from mutoscope.output import FORMATS
 from mutoscope_engines.backends import BACKENDS
 
@@ -39,7 +41,7 @@ def test_what_is_imported_by_name_is_collected(hooks) -> None:
     formats = [kind.writer for kind in FORMATS.values()]
     collected = hooks["mutoscope"]["hiddenimports"] + hooks["mutoscope_engines"]["hiddenimports"]
     backends = [path for path in BACKENDS.values() if path.startswith("mutoscope_engines.")]  # peers add their own
-    for path in (*commands, *formats, *FAMILIES.values(), *backends):
+    for path in (*commands, *formats, *CONDITIONS.values(), *backends):
         assert path.partition(":")[0] in collected
 
 

@@ -1,17 +1,26 @@
 """Whatever asks the command line to end, it tidies up first."""
 
+from __future__ import annotations
+
 import os
 import signal
 import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from types import SimpleNamespace
 
 import pytest
 from mutoscope import cli
 
 ENDING = [signal.SIGINT, *cli.ENDING_SIGNALS]
+
+
+def command(monkeypatch: pytest.MonkeyPatch, run: Callable[[list[str]], int]) -> None:
+    """Adds a row to the table of commands."""
+    monkeypatch.setitem(sys.modules, "pretended_command", SimpleNamespace(main=run))
+    monkeypatch.setitem(cli.COMMANDS, "pretended", ("pretended_command:main", "", ""))
 
 
 @pytest.fixture
@@ -33,7 +42,7 @@ def tidied(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str]]:
             steps.append("tidied up")
         return 0
 
-    monkeypatch.setattr(cli, "_run", run)
+    command(monkeypatch, run)
     before = [signal.getsignal(number) for number in ENDING]
     yield steps
     assert [signal.getsignal(number) for number in ENDING] == before
@@ -44,7 +53,7 @@ def test_a_signal_interrupts_once_and_the_host_gets_its_handlers_back(
     tidied: list[str], capsys: pytest.CaptureFixture[str], number: int
 ) -> None:
     """The same signal comes twice when a terminal closes: from the shell, and from the system."""
-    assert cli.main([str(int(number))]) == 130
+    assert cli.main(["pretended", str(int(number))]) == 130
     assert tidied == ["tidied up"]
     assert capsys.readouterr() == ("", "mutoscope: interrupted\n")
 
@@ -52,16 +61,16 @@ def test_a_signal_interrupts_once_and_the_host_gets_its_handlers_back(
 def test_nohup_is_heeded(tidied: list[str]) -> None:
     before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
     try:
-        assert cli.main([str(int(signal.SIGHUP))]) == 0
+        assert cli.main(["pretended", str(int(signal.SIGHUP))]) == 0
     finally:
         signal.signal(signal.SIGHUP, before)
     assert tidied == ["not interrupted", "tidied up"]
 
 
 def test_a_command_may_run_in_a_thread_that_can_set_no_handler(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(cli, "_run", lambda argv: 0)
+    command(monkeypatch, lambda argv: 0)
     codes: list[int] = []
-    thread = threading.Thread(target=lambda: codes.append(cli.main([])))
+    thread = threading.Thread(target=lambda: codes.append(cli.main(["pretended"])))
     thread.start()
     thread.join()
     assert codes == [0]

@@ -7,37 +7,51 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from typing import ClassVar
 
-from mutoscope_engines.cache.engine_cache import EngineCache, Slot
+from mutoscope_engines.cache.engine_cache import EngineCache, Reservation
 from mutoscope_engines.cache.identity import EngineIdentity
-from mutoscope_engines.cache.process import compile_in_process
 from mutoscope_engines.cache.record import EngineReport
+from mutoscope_engines.precisions import ON_GPU
 from mutoscope_engines.targets import Target, find_target
 from mutoscope_engines.tensorrt.library import LIBRARIES, TensorRT
+from mutoscope_engines.tensorrt.process import compile_in_process
 
 from ..bundle.bundle import Bundle
-from ..bundle.manifest import ROLES, Graph
+from ..bundle.manifest import Graph
 from ..errors import EngineError, TargetError
-from ..request import parameter
+from ..values import checks
+from ..values.parameters import HEIGHT_WIDTH, HEIGHT_WIDTH_FRAMES, about, names, parameter
 from .engine_budget import check_budget
 from .engine_shapes import LargestVideo, profile_of
 
-PRECISIONS = ("bf16", "fp16", "fp8", "int8-static")
+TARGETS = names(",", ("rtx40", "rtx50"))
 
 
 @dataclass(frozen=True, kw_only=True)
 class BuildOptions:
     """What to build."""
 
-    target: str = field(metadata={"help": "rtx20, rtx30, rtx40, rtx50, gb10 or smNN; several with commas"})
-    precision: str | None = parameter(
-        "of the denoiser; the other graphs take its base. bf16 when not given, and fp16 for rtx20", choices=PRECISIONS
+    TITLE: ClassVar[str] = "the engines"
+
+    target: str | tuple[str, ...] = field(
+        metadata=about("rtx20, rtx30, rtx40, rtx50, gb10 or smNN; several with commas", form=TARGETS)
     )
-    shapes: str | None = parameter("the largest video, such as 480x832x81; the bundle's default size", unit="HxWxT")
-    branches: int | None = parameter("guidance branches in one call, 2 when not given; 1 takes less memory", unit="1|2")
-    tile: str | None = parameter(
-        "decode in tiles of at most this many pixels, such as 480x480, with less memory; whole when not given",
+    precision: str | None = parameter(
+        "of the denoiser; the other graphs take its base. When not given, bf16, and fp16 for rtx20", choices=ON_GPU
+    )
+    shapes: tuple[int, int, int] | None = parameter(
+        "the largest video, such as 480x832x81; when not given, the bundle's default size",
+        unit="HxWxT",
+        form=HEIGHT_WIDTH_FRAMES,
+    )
+    branches_per_call: int | None = parameter(
+        "guidance branches in one call of the network, 2 when not given; 1 takes less memory", unit="1|2"
+    )
+    tile: tuple[int, int] | None = parameter(
+        "decode in tiles of at most this many pixels, such as 480x480, with less memory; when not given, whole",
         unit="HxW",
+        form=HEIGHT_WIDTH,
     )
     exact_size: bool = parameter("engines for that size alone, which take less memory while they run", False)
     weight_streaming: bool = parameter(
@@ -57,6 +71,7 @@ class EngineJob:
 
     @property
     def target(self) -> str:
+        """The names of all its targets, with commas between them."""
         return ",".join(target.name for target in self.targets)
 
     def __str__(self) -> str:
@@ -73,10 +88,10 @@ def plan_engines(bundle: Bundle, options: BuildOptions) -> list[EngineJob]:
         BackendUnavailableError: what compiles is not installed.
     """
     library, manifest = LIBRARIES[options.backend], bundle.manifest
-    video = LargestVideo.choose(options.shapes, options.branches, manifest, options.tile)
+    video = LargestVideo.choose(options.shapes, options.branches_per_call, manifest, options.tile)
     jobs = {}
-    for targets, precision in _groups(options.target, options.precision, library):
-        for role in ROLES:
+    for targets, precision in _groups(checks.names("target", options.target, TARGETS), options.precision, library):
+        for role in manifest.roles:
             for graph in manifest.graphs_of(role, precision):
                 identity = library.identity(
                     bundle.content_of(graph),
@@ -113,7 +128,7 @@ def build_engine(
 
 
 def _build(
-    bundle: Bundle, job: EngineJob, options: BuildOptions, slot: Slot, on_tick: Callable[[], None]
+    bundle: Bundle, job: EngineJob, options: BuildOptions, slot: Reservation, on_tick: Callable[[], None]
 ) -> EngineReport:
     graph, manifest = job.graph, bundle.manifest
     compiled = compile_in_process(bundle.path(graph.file), slot.partial, options.backend, job.identity, on_tick=on_tick)
@@ -132,13 +147,15 @@ def _build(
     return slot.publish(report, compiled.sha256).report
 
 
-def _groups(names: str, precision: str | None, library: TensorRT) -> Iterator[tuple[tuple[Target, ...], str]]:
+def _groups(
+    named: tuple[str, ...], precision: str | None, library: TensorRT
+) -> Iterator[tuple[tuple[Target, ...], str]]:
     """The targets that share an engine, and its precision. Those without bfloat16 share none with the others."""
-    targets = sorted(
-        {find_target(name.strip()) for name in names.split(",")}, key=lambda target: target.compute_capability
-    )
+    targets = sorted(set(map(find_target, named)), key=lambda target: target.compute_capability)
     if len(targets) > 1 and not library.builds_for_other_gpus:
-        raise TargetError(f"{library.name} builds for the GPU of this machine alone; got {names!r}. Name one target")
+        raise TargetError(
+            f"{library.name} builds for the GPU of this machine alone; got {', '.join(named)}. Name one target"
+        )
     for target in targets:
         if precision is not None and precision not in target.precisions:
             raise TargetError(f"{target.name} has no {precision}; it has: {', '.join(target.precisions)}")

@@ -22,9 +22,11 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 
+from mutoscope_engines.symbols import sized
 from mutoscope_engines.tensorrt.builder import Compiled
 
-from ..bundle.manifest import Geometry, Graph, sized
+from ..bundle.contract import ROLES
+from ..bundle.manifest import Geometry, Graph
 from ..errors import EngineError
 
 NEVER_REFUSED_BYTES = 256 * 10**6
@@ -37,15 +39,16 @@ SCORES = 3
 def budget_bytes(graph: Graph, symbols: Mapping[str, int], geometry: Geometry, compiled: Compiled) -> int:
     """The most that the activations of this engine may take at the sizes of `symbols`."""
     width, heads = compiled.attention_width, compiled.attention_heads
-    if graph.role == "denoiser":
+    kind = ROLES[graph.role].budget
+    if kind == "denoiser":
         tokens = math.prod(symbols[name] for name in "Fhw") // math.prod(geometry.patch_size)
         budget = DENOISER_HIDDEN_STATES * symbols["B"] * tokens * width * 2
-    elif graph.role == "text_encoder":
-        tokens = symbols["L"]
+    elif kind == "text":
+        tokens = max(size for name, size in symbols.items() if name not in tuple("BFhwK"))  # of the longest text
         budget = symbols["B"] * tokens * (ENCODER_HIDDEN_STATES * width + SCORES * heads * tokens) * 4
     else:
         budget = FEATURE_MAPS * _widest_feature_map(graph, symbols) * 2
-        if graph.role.startswith("vae_features"):
+        if kind == "features":
             budget += SCORES * (symbols["h"] * symbols["w"]) ** 2 * 2
     return max(NEVER_REFUSED_BYTES, budget)
 

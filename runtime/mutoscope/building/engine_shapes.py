@@ -6,19 +6,19 @@ Knows geometry and symbols, no library.
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 
 from mutoscope_engines.cache.identity import Profile, ShapeRange
+from mutoscope_engines.symbols import sized
 
-from ..bundle.manifest import MAX_BRANCHES, TILED, Graph, Manifest, sized
-from ..errors import RequestError
-from ..families import load_family
-from ..planning.tiles import parse_tile, window_within
+from ..bundle.contract import TILED
+from ..bundle.manifest import MAX_BRANCHES, Graph, Manifest
+from ..planning.tiles import tile_window, window_within
 from ..values import checks
+from ..values.parameters import HEIGHT_WIDTH_FRAMES
 
-EXACT_SYMBOLS = ("F", "h", "w", "L")
+FREE_SYMBOLS = ("B", "K")  # guidance on or off, any solver: also where the size of the video is exact
 # TensorRT-RTX fuses attention in FP8 only where no video that an engine takes has fewer tokens; measured at 8, 16, 17
 # (scores in memory: 39 GB at 480x832x81) and 32.
 FUSED_FP8_TOKENS = 32
@@ -35,14 +35,22 @@ class LargestVideo:
     window: tuple[int, int]  # h, w of the features that the VAE decodes at once
 
     def __str__(self) -> str:
-        return f"{self.height}x{self.width}x{self.num_frames} with --branches {self.branches}"
+        return f"{self.height}x{self.width}x{self.num_frames} with branches_per_call={self.branches}"
 
     @classmethod
     def choose(
-        cls, shapes: str | None, branches: int | None, manifest: Manifest, tile: str | None = None
+        cls,
+        shapes: tuple[int, int, int] | None,
+        branches: int | None,
+        manifest: Manifest,
+        tile: tuple[int, int] | None = None,
     ) -> LargestVideo:
-        """From "HxWxT", 1 or 2, and "HxW"; by default the bundle's default size, both branches in one call, and no
-        tiles.
+        """The bundle's default size, both branches in one call and no tiles, where nothing else is asked for.
+
+        Args:
+            shapes: (height, width, num_frames).
+            branches: 1 or 2.
+            tile: (height, width) of what the VAE decodes at once, at most.
 
         Raises:
             RequestError: a size that the model cannot make; names the nearest it can.
@@ -50,21 +58,19 @@ class LargestVideo:
         geometry, defaults = manifest.geometry, manifest.defaults
         height, width, frames = defaults.height, defaults.width, defaults.num_frames
         if shapes is not None:
-            if not (sizes := re.fullmatch(r"(\d{1,9})x(\d{1,9})x(\d{1,9})", shapes)):
-                raise RequestError(f"shapes must be height x width x frames, such as 480x832x81; got {shapes!r}")
-            height, width, frames = map(int, sizes.groups())
+            height, width, frames = checks.pixels("shapes", shapes, HEIGHT_WIDTH_FRAMES)
         row, column = geometry.size_multiples
-        height = checks.size("height", height, row, geometry.max_patches)
-        width = checks.size("width", width, column, geometry.max_patches)
+        height = checks.size("the height of shapes", height, row, geometry.max_patches)
+        width = checks.size("the width of shapes", width, column, geometry.max_patches)
         window = (height // geometry.vae_scale_factor_spatial, width // geometry.vae_scale_factor_spatial)
         if tile is not None:
-            window = window_within(window, parse_tile(tile, geometry), geometry.vae_decoder_halo)
+            window = window_within(window, tile_window(tile, geometry), geometry.vae_decoder_halo)
         return cls(
             height=height,
             width=width,
-            num_frames=checks.frames("num_frames", frames, load_family(manifest.family).frame_counts(geometry)),
+            num_frames=checks.frames("the length of shapes", frames, manifest.frames.counts),
             branches=checks.whole(
-                "branches", MAX_BRANCHES if branches is None else branches, minimum=1, maximum=MAX_BRANCHES
+                "branches_per_call", MAX_BRANCHES if branches is None else branches, minimum=1, maximum=MAX_BRANCHES
             ),
             window=window,
         )
@@ -72,7 +78,7 @@ class LargestVideo:
     def symbols(self, manifest: Manifest, role: str) -> dict[str, int]:
         """The largest size of every symbol in the shapes of the graph of a role."""
         geometry = manifest.geometry
-        frames = load_family(manifest.family).latent_frames(self.num_frames, geometry.vae_scale_factor_temporal)
+        frames = manifest.frames.latent_frames(self.num_frames)
         largest = {name: high for name, (_, high) in manifest.symbol_ranges.items()}
         rows, columns = (
             self.window
@@ -90,7 +96,7 @@ def profile_of(graph: Graph, video: LargestVideo, manifest: Manifest, *, exact_s
     """
     largest = video.symbols(manifest, graph.role)
     smallest = {
-        name: largest[name] if exact_size and name in EXACT_SYMBOLS else low
+        name: largest[name] if exact_size and name not in FREE_SYMBOLS else low
         for name, (low, _) in manifest.symbol_ranges.items()
     }
     if graph.precision == "fp8":

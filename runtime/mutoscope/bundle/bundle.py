@@ -13,44 +13,11 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 import msgspec
+from mutoscope_engines.system.file_hash import file_sha256
 
 from ..errors import BundleError
-from .manifest import (
-    FORMAT_VERSION,
-    MANIFEST,
-    Defaults,
-    Demonstration,
-    FileRecord,
-    Geometry,
-    Graph,
-    GraphTensor,
-    Manifest,
-    Preview,
-    Provenance,
-    Text,
-    base_precision,
-    decode_manifest,
-)
-
-__all__ = [
-    "FORMAT_VERSION",
-    "MANIFEST",
-    "TOKENIZER",
-    "Bundle",
-    "Defaults",
-    "Demonstration",
-    "FileRecord",
-    "Geometry",
-    "Graph",
-    "GraphTensor",
-    "Manifest",
-    "Preview",
-    "Provenance",
-    "Text",
-    "base_precision",
-    "refuse_path",
-    "write_manifest",
-]
+from .checks import decode_manifest
+from .manifest import MANIFEST, FileRecord, Graph, Manifest
 
 TOKENIZER = "tokenizer.json"
 
@@ -75,9 +42,7 @@ class Bundle:
         if verify:  # to be run, not only looked at
             refuse_path(root)
         if not root.is_dir():
-            raise BundleError(
-                f"there is no bundle at {root}: not a folder. Make one with `mutoscope export CHECKPOINT {root}`"
-            )
+            raise BundleError(f"there is no bundle at {root}: not a folder. Export a checkpoint to it")
         try:
             if not (root / MANIFEST).exists():
                 raise BundleError(
@@ -99,18 +64,13 @@ class Bundle:
             BundleError: at the first that is missing, unsafe, or of another size or hash than the manifest says; and
                 for a file beside a graph that the manifest does not list, because a graph could take weights from it.
         """
-        listed = self.manifest.files
-        graphs = self.manifest.graphs
-        for needed in [TOKENIZER, *(file for graph in graphs for file in (graph.file, *graph.weights))]:
-            if needed not in listed:
-                raise BundleError(f"the manifest of {self.root} does not list {needed}. Export the bundle again")
-        for name, record in listed.items():
+        for name, record in self.manifest.files.items():
             try:
                 self._check(name, record)
             except OSError as error:
                 raise BundleError(f"{name} in {self.root} cannot be read: {error.strerror}") from error
             yield name
-        for folder in {self._folder_of(graph) for graph in graphs}:
+        for folder in {self._folder_of(graph) for graph in self.manifest.graphs}:
             self._refuse_unlisted_in(folder)
 
     def _folder_of(self, graph: Graph) -> Path:
@@ -138,7 +98,7 @@ class Bundle:
                 f"{name} in {self.root} has {size} bytes, the manifest says {record.size}: "
                 "truncated or replaced. Copy or export the bundle again"
             )
-        if _sha256(path) != record.sha256:
+        if file_sha256(path) != record.sha256:
             raise BundleError(
                 f"{name} in {self.root} does not have the hash that the manifest says: "
                 "changed or damaged. Copy or export the bundle again"
@@ -170,7 +130,7 @@ def write_manifest(root: Path, manifest: Manifest) -> Bundle:
     The manifest appears whole under its name or not at all.
     """
     files = {
-        path.relative_to(root).as_posix(): FileRecord(sha256=_sha256(path), size=path.stat().st_size)
+        path.relative_to(root).as_posix(): FileRecord(sha256=file_sha256(path), size=path.stat().st_size)
         for path in sorted(root.rglob("*"))
         if path.is_file() and path != root / MANIFEST and not (path.parent == root and path.name.startswith("."))
     }
@@ -195,11 +155,6 @@ def refuse_path(root: Path) -> None:
         raise BundleError(
             f"the path {str(root)!a} is not UTF-8, and the libraries that open graphs take no other. Rename the folder"
         ) from None
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _safe_path(root: Path, name: str) -> Path:

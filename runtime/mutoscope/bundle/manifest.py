@@ -1,64 +1,50 @@
 """What a bundle says of itself: `manifest.json`, read strictly.
 
-Knows names, types, ranges and what contradicts itself. Knows nothing of files, hashes or backends.
+Knows names, types and ranges. Knows nothing of files, hashes or backends; what contradicts itself or the contract is
+refused by `checks.py`.
 """
 
 from __future__ import annotations
 
-import math
 import re
-from collections.abc import Mapping
 from typing import Annotated, Any
 
 import msgspec
+from mutoscope_engines.device.device import ITEM_BYTES
+from mutoscope_engines.precisions import base_precision
 
 from ..errors import BundleError
-from ..solvers.schedule import MAX_STATE_ROWS
+from ..solvers.solvers import MAX_STATE_ROWS
 from ..values.frame_rates import MAX_FPS, parse_frame_rate
+from ..values.guidance import MAX_SCALE
+from .contract import DENOISE, ROLES
 
-FORMAT_VERSION = 3
-# Of this one all but int8 graphs are the same. These could overflow: docs/decisions/0021-int8-on-every-cpu.md.
-BEFORE_SAFE_INT8 = 2
+FORMAT_VERSION = 4
 MANIFEST = "manifest.json"
-ROLES = (
-    "text_encoder", "denoiser", "vae_features_first", "vae_features_next", "vae_decoder_first", "vae_decoder_next",
-)  # fmt: skip
-TILED = ("vae_decoder_first", "vae_decoder_next")  # may run window by window
 MAX_STEPS = 1000  # the training timesteps of every model so far
 MAX_BRANCHES = 2  # guidance: (negative, positive)
-# A network that has no graph in a precision of the denoiser's runs in the type that this one widens to.
-BASE_PRECISIONS = {"int8": "fp32", "bf16-cpu": "fp32", "fp8": "bf16", "int8-static": "bf16"}
 
 Positive = Annotated[int, msgspec.Meta(ge=1, le=1 << 20)]
+Natural = Annotated[int, msgspec.Meta(ge=0, le=1 << 40)]
+Single = Annotated[float, msgspec.Meta(ge=-1e38, le=1e38)]  # finite in float32
+GuidanceScale = Annotated[float, msgspec.Meta(ge=0, le=MAX_SCALE)]
+Shape = tuple[Annotated[int, msgspec.Meta(ge=0, le=1 << 31)] | str, ...]
+DType = Annotated[str, msgspec.Meta(pattern=f"^({'|'.join(ITEM_BYTES)})$")]
 
 
 class _Record(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """A part of the manifest: immutable, and strict about names and types."""
 
 
-def sized(shape: tuple[int | str, ...], symbols: Mapping[str, int]) -> tuple[int, ...]:
-    """A shape as numbers: of numbers, symbols, and products such as "8*h" or "F*h//2", each factor rounded down."""
-    return tuple(math.prod(_factor(factor, symbols) for factor in str(size).split("*")) for size in shape)
-
-
-def _symbols(size: str) -> list[str]:
-    """Those of a product, or what is written where it is none."""
-    if not re.fullmatch(r"\w+(//[1-9]\d*)?(\*\w+(//[1-9]\d*)?)*", size):
-        return [size]
-    return [name for factor in size.split("*") if not (name := factor.partition("//")[0]).isdecimal()]
-
-
-def _factor(factor: str, symbols: Mapping[str, int]) -> int:
-    whole, _, divisor = factor.partition("//")
-    return (int(whole) if whole.isdecimal() else symbols[whole]) // int(divisor or 1)
-
-
 class GraphTensor(_Record, frozen=True):
-    """An input or output of a graph. Strings in `shape` are the symbols of the design, or products as `sized` reads."""
+    """An input or output of a graph.
+
+    Strings in `shape` are symbols, or products of them, as `mutoscope_engines.symbols` reads them.
+    """
 
     name: str
-    dtype: str
-    shape: tuple[int | str, ...]
+    dtype: DType
+    shape: Shape
 
 
 class Graph(_Record, frozen=True):
@@ -67,22 +53,23 @@ class Graph(_Record, frozen=True):
     Several may make one, part by part: what a part gives, later ones take by its name.
     """
 
-    role: str  # one of `ROLES`
-    precision: str  # "fp32", "int8", ...
+    role: str  # one of `contract.ROLES`
+    precision: str  # one of `mutoscope_engines.precisions.PRECISIONS`
     file: str
     inputs: tuple[GraphTensor, ...]
     outputs: tuple[GraphTensor, ...]
     weights: tuple[str, ...] = ()  # the files that it takes weights from, which other graphs may share
-    weight_bytes: Annotated[int, msgspec.Meta(ge=0)] = 0  # as much of these files it reads
-    part: Annotated[int, msgspec.Meta(ge=0)] = 0  # from 1 on in the order in which they run; 0 is whole
+    weight_bytes: Natural = 0  # as much of these files it reads
+    part: Annotated[int, msgspec.Meta(ge=0, le=1000)] = 0  # from 1 on in the order in which they run; 0 is whole
 
     @property
     def name(self) -> str:
+        """The role, and the number of the part where the graph is one."""
         return f"{self.role}.{self.part}" if self.part else self.role
 
 
 class Geometry(_Record, frozen=True):
-    """How pixels and frames become latents, and latents tokens."""
+    """How pixels become latents, and latents tokens."""
 
     latent_channels: Positive
     vae_scale_factor_spatial: Positive
@@ -97,11 +84,87 @@ class Geometry(_Record, frozen=True):
         """What height and width must be multiples of: the pixels of one patch."""
         return self.vae_scale_factor_spatial * self.patch_size[1], self.vae_scale_factor_spatial * self.patch_size[2]
 
+    def sizes(self, axis: int) -> range:
+        """Every height (axis 0) or width (axis 1), in pixels, that a video may have."""
+        multiple = self.size_multiples[axis]
+        return range(multiple, multiple * self.max_patches + 1, multiple)
 
-class Text(_Record, frozen=True):
+
+class Frames(_Record, frozen=True):
+    """How long a video may be, and how its frames come out of the decoder.
+
+    `latents_per_call` and `frames_per_call` are of the first call of the decoder, and of every other.
+    """
+
+    first: Positive  # the shortest video
+    step: Positive
+    most: Positive
+    latents_per_call: tuple[Positive, Positive] = (1, 1)
+    frames_per_call: tuple[Positive, Positive] = (1, 1)
+
+    @property
+    def counts(self) -> range:
+        """Every T that a video may have."""
+        return range(self.first, self.most + 1, self.step)
+
+    def calls(self, num_frames: int) -> int:
+        """How often the decoder is called for a video of T frames."""
+        return 1 + (num_frames - self.frames_per_call[0]) // self.frames_per_call[1]
+
+    def latent_frames(self, num_frames: int) -> int:
+        """F for T frames."""
+        first, following = self.latents_per_call
+        return first + following * (self.calls(num_frames) - 1)
+
+
+class TextConditioning(_Record, frozen=True, tag_field="kind", tag="text"):
+    """A prompt: tokens for a text encoder, which makes inputs of the denoiser of them.
+
+    `name` is the field of the request; `feeds` maps outputs of the encoder to inputs of the denoiser.
+    """
+
+    name: str
+    role: str  # the graph that encodes it
+    feeds: dict[str, str]
     max_sequence_length: Positive
-    width: Positive
     pad_token_id: Annotated[int, msgspec.Meta(ge=0, lt=1 << 31)]
+    required: bool = True
+    negative: str | None = None  # the field of the request with what guidance steers away from
+    tokenizer: str = "tokenizer.json"
+    cleaning: str = "none"  # one of `conditions.cleaning.CLEANINGS`
+    symbol: Annotated[str, msgspec.Meta(pattern=r"^[A-Za-z]\w*\Z")] = (
+        "L"  # the length of its tokens in the shapes of graphs
+    )
+
+
+class NumberConditioning(_Record, frozen=True, tag_field="kind", tag="number"):
+    """A number of the request, such as the frame rate, as an input f32 `[1]` of the denoiser.
+
+    `name` is the field of the request, whose default the bundle has.
+    """
+
+    name: str
+    input: str  # of the denoiser
+    minimum: Single
+    maximum: Single
+
+
+Conditioning = TextConditioning | NumberConditioning
+
+
+class Expert(_Record, frozen=True):
+    """A denoiser, and from which timestep upwards it works. Of several, the one with the highest `above` reached."""
+
+    role: str = "denoiser"
+    above: Annotated[float, msgspec.Meta(ge=0, le=MAX_STEPS)] = 0.0
+    guidance_scale: GuidanceScale | None = None  # where it has another default than the bundle's
+
+
+class Draw(_Record, frozen=True):
+    """A random tensor that is drawn from the seed, f32, standard normal, for an input of the denoiser."""
+
+    input: str
+    shape: Shape
 
 
 class Defaults(_Record, frozen=True, omit_defaults=True):
@@ -111,7 +174,7 @@ class Defaults(_Record, frozen=True, omit_defaults=True):
     width: Positive
     num_frames: Positive
     num_inference_steps: Annotated[int, msgspec.Meta(ge=1, le=MAX_STEPS)]
-    guidance_scale: Annotated[float, msgspec.Meta(ge=0, le=1000)]
+    guidance_scale: GuidanceScale
     fps: Annotated[int, msgspec.Meta(ge=1, le=MAX_FPS)] | str  # text is a ratio, such as "24000/1001"
     negative_prompt: str
     scheduler: str
@@ -120,6 +183,9 @@ class Defaults(_Record, frozen=True, omit_defaults=True):
     def __post_init__(self) -> None:
         if parse_frame_rate(self.fps) is None:
             raise ValueError(f"fps is {self.fps!r}, not a rate from 1 to {MAX_FPS}")
+
+
+NUMBERS = ("height", "width", "num_frames", "num_inference_steps", "guidance_scale", "fps")  # of the defaults
 
 
 class Provenance(_Record, frozen=True):
@@ -152,12 +218,15 @@ class Demonstration(_Record, frozen=True):
             raise ValueError(f"pattern is no regular expression: {error}") from error
 
     def understands(self, prompt: str) -> bool:
+        """Whether the model was trained on prompts such as this one."""
         return re.fullmatch(self.pattern, prompt) is not None
 
 
 class FileRecord(_Record, frozen=True):
+    """A file of the bundle: its SHA-256 in hexadecimal, and its size in bytes."""
+
     sha256: str
-    size: int
+    size: Natural
 
 
 class Manifest(_Record, frozen=True):
@@ -167,7 +236,10 @@ class Manifest(_Record, frozen=True):
     family: str
     provenance: Provenance
     geometry: Geometry
-    text: Text
+    frames: Frames
+    conditionings: tuple[Conditioning, ...]
+    experts: tuple[Expert, ...]  # the first of a video first
+    draws: tuple[Draw, ...]  # in the order in which they are drawn; one is `latents`
     defaults: Defaults
     scheduler: dict[str, Any]  # the checkpoint's scheduler configuration, as Diffusers writes it
     graphs: tuple[Graph, ...]
@@ -178,19 +250,43 @@ class Manifest(_Record, frozen=True):
     @property
     def symbol_ranges(self) -> dict[str, tuple[int, int]]:
         """The smallest and the largest size that each symbol of the graphs' shapes can take."""
-        frames, rows, columns = self.geometry.patch_size
-        patches = self.geometry.max_patches
-        return {
+        _, rows, columns = self.geometry.patch_size
+        patches, frames = self.geometry.max_patches, self.frames
+        lengths = {text.symbol: (1, text.max_sequence_length) for text in self.texts}
+        return lengths | {
             "B": (1, MAX_BRANCHES),
-            "L": (1, self.text.max_sequence_length),
-            "F": (frames, frames * patches),
+            "F": (frames.latent_frames(frames.first), frames.latent_frames(frames.counts[-1])),
             "h": (rows, rows * patches),
             "w": (columns, columns * patches),
             "K": (1, MAX_STATE_ROWS),
         }
 
-    def precisions(self, role: str) -> list[str]:
-        return list(dict.fromkeys(graph.precision for graph in self.graphs if graph.role == role))
+    @property
+    def texts(self) -> tuple[TextConditioning, ...]:
+        """The conditionings that are prompts."""
+        return tuple(each for each in self.conditionings if isinstance(each, TextConditioning))
+
+    @property
+    def numbers(self) -> tuple[NumberConditioning, ...]:
+        """The conditionings that are numbers."""
+        return tuple(each for each in self.conditionings if isinstance(each, NumberConditioning))
+
+    @property
+    def roles(self) -> tuple[str, ...]:
+        """The roles whose graphs a video of this bundle runs, in order."""
+        named = {text.role for text in self.texts} | {expert.role for expert in self.experts}
+        return tuple(name for name, role in ROLES.items() if name in named or (role.needed and role.stage != DENOISE))
+
+    def roles_of(self, stage: str) -> tuple[str, ...]:
+        """Those of `roles` that a stage runs."""
+        return tuple(role for role in self.roles if ROLES[role].stage == stage)
+
+    def precisions(self, role: str | None = None) -> list[str]:
+        """Those of the graphs of a role; by default those in which the whole denoiser is there."""
+        if role is not None:
+            return list(dict.fromkeys(graph.precision for graph in self.graphs if graph.role == role))
+        first, *others = (self.precisions(expert.role) for expert in self.experts)
+        return [name for name in first if all(name in other for other in others)]
 
     def graphs_of(self, role: str, precision: str) -> tuple[Graph, ...]:
         """The parts of the graph of a role beside a denoiser of this precision: in the same, or else in its base.
@@ -200,101 +296,12 @@ class Manifest(_Record, frozen=True):
         Raises:
             BundleError: there is no such graph; says which precisions there are.
         """
-        wanted = [precision] if role == "denoiser" else [precision, base_precision(precision)]
+        wanted = [precision] if ROLES[role].stage == DENOISE else [precision, base_precision(precision)]
         for name in wanted:
             if found := [graph for graph in self.graphs if (graph.role, graph.precision) == (role, name)]:
                 return tuple(sorted(found, key=lambda graph: graph.part))
         raise BundleError(
             f"the bundle has no {role!r} graph in {' or '.join(dict.fromkeys(wanted))}; "
             f"it has: {', '.join(self.precisions(role)) or 'none'}. "
-            f"Export it with --precision {precision}"
+            f"Export it in {precision}, too"
         )
-
-
-def base_precision(precision: str) -> str:
-    """What the other graphs of a bundle have where the denoiser has `precision`."""
-    return BASE_PRECISIONS.get(precision, precision)
-
-
-def decode_manifest(content: bytes) -> Manifest:
-    """The manifest that a file holds.
-
-    Raises:
-        BundleError: damaged, of another version, out of range, or contradicting itself.
-    """
-    try:
-        version = msgspec.json.decode(content)["format_version"]
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError, KeyError, TypeError) as error:
-        raise BundleError(f"{MANIFEST} is damaged: {error!r}. Copy or export the bundle again") from error
-    if version not in (FORMAT_VERSION, BEFORE_SAFE_INT8):
-        raise BundleError(
-            f"the bundle has format version {version}, this Mutoscope reads {FORMAT_VERSION}, and "
-            f"{BEFORE_SAFE_INT8} without int8 graphs. "
-            "Export it again, or install the version that wrote it"
-        )
-    try:
-        manifest = msgspec.json.decode(content, type=Manifest)
-    except (msgspec.ValidationError, UnicodeDecodeError) as error:
-        raise BundleError(f"{MANIFEST} is not what this Mutoscope reads: {error}. Export the bundle again") from error
-    if version == BEFORE_SAFE_INT8 and any(graph.precision == "int8" for graph in manifest.graphs):
-        raise BundleError(
-            f"the bundle has format version {version}, whose int8 graphs give wrong sums on CPUs without VNNI. "
-            "Export it again"
-        )
-    _refuse_contradictions(manifest)
-    return manifest
-
-
-def _misfits(chain: list[Graph]) -> list[str]:
-    """What parts take of each other otherwise than an earlier one gives it."""
-    passed = {tensor.name for graph in chain for tensor in graph.outputs}
-    made: dict[str, GraphTensor] = {}
-    found = []
-    for graph in chain:
-        found += [
-            f"{graph.name} in {graph.precision} takes {tensor.name} otherwise than a part before it gives it"
-            for tensor in graph.inputs
-            if tensor.name in passed and made.get(tensor.name) != tensor
-        ]
-        made |= {tensor.name: tensor for tensor in graph.outputs}
-    return found
-
-
-def _refuse_contradictions(manifest: Manifest) -> None:
-    geometry, defaults = manifest.geometry, manifest.defaults
-    complaints = [
-        f"defaults.{name} is {size}, no multiple of {multiple} up to {multiple * geometry.max_patches}"
-        for name, size, multiple in zip(
-            ("height", "width"), (defaults.height, defaults.width), geometry.size_multiples, strict=True
-        )
-        if size % multiple or size > multiple * geometry.max_patches
-    ]
-    if manifest.preview and len(manifest.preview.weights) != geometry.latent_channels:
-        complaints.append(f"preview has {len(manifest.preview.weights)} rows for {geometry.latent_channels} channels")
-    symbols = {
-        symbol
-        for graph in manifest.graphs
-        for tensor in (*graph.inputs, *graph.outputs)
-        for size in tensor.shape
-        if isinstance(size, str)
-        for symbol in _symbols(size)
-    }
-    if unknown := sorted(symbols - set(manifest.symbol_ranges)):
-        complaints.append(f"shapes of its graphs name {', '.join(unknown)}, which nothing gives a size")
-    chains: dict[str, list[Graph]] = {}
-    for graph in sorted(manifest.graphs, key=lambda graph: graph.part):
-        chains.setdefault(f"{graph.role} in {graph.precision}", []).append(graph)
-    for name, chain in sorted(chains.items()):
-        numbers = [graph.part for graph in chain]
-        if numbers != ([0] if len(chain) == 1 else [*range(1, len(chain) + 1)]):
-            complaints.append(
-                f"the graphs of the {name} are numbered {', '.join(map(str, numbers))}; one is 0, parts 1, 2, ..."
-            )
-        elif len(chain) > 1:
-            complaints += _misfits(chain)
-    complaints += [f"there is no graph of the {role}" for role in ROLES if not manifest.precisions(role)]
-    if complaints:
-        raise BundleError(f"{MANIFEST} contradicts itself: {'; '.join(complaints)}. Export the bundle again")
-    for role in ROLES:
-        for precision in manifest.precisions("denoiser"):
-            manifest.graphs_of(role, precision)

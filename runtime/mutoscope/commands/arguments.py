@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import argparse
-import difflib
-from collections.abc import Callable, Sequence
+import ast
+import re
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import MISSING, Field, fields
 from pathlib import Path
-from typing import Any, NoReturn, get_args, get_type_hints
+from typing import Any, NoReturn, get_type_hints
 
+from ..codec import as_text, from_text
 from ..errors import RequestError
 from ..terminal import tell
+from ..values.parameters import Form, no_such
 
 
 class Parser(argparse.ArgumentParser):
@@ -24,6 +27,11 @@ class Parser(argparse.ArgumentParser):
         self.given: dict[str, Any] = {}  # value by destination, of the flags met so far
 
     def parse(self, argv: Sequence[str]) -> argparse.Namespace:
+        """Reads the flags.
+
+        Raises:
+            RequestError: a flag is unknown, or its value is not possible.
+        """
         self.given.clear()
         namespace, unknown = self.parse_known_args(argv)
         if unknown:
@@ -65,13 +73,6 @@ class _Store(argparse.Action):
         setattr(namespace, self.dest, values)
 
 
-def no_such(what: str, name: str, known: Sequence[str]) -> str:
-    """Says that a name is unknown, which is the nearest, and which there are."""
-    nearest = difflib.get_close_matches(name, known, 1)
-    meant = f"; did you mean {nearest[0]}?" if nearest else "."
-    return f"there is no {what} {name!r}{meant} There are: {', '.join(known)}"
-
-
 def add_bundle(parser: Parser, *flags: str) -> None:
     """The argument that names a bundle; without it, the built-in one."""
     keywords: dict[str, Any] = {} if flags else {"nargs": "?"}
@@ -85,22 +86,23 @@ def add_bundle(parser: Parser, *flags: str) -> None:
 
 
 def add_fields(parser: Parser, kind: type[Any], *, skip: Sequence[str] = ()) -> None:
-    """One flag for each field of a dataclass, with its type, help, choices and unit.
+    """One flag for each field of a dataclass, with its type, help, choices and unit, under the kind's title.
 
     A flag that is not given leaves nothing behind, so that the default stays written in the dataclass alone.
     """
     hints = get_type_hints(kind)
-    group = parser.add_argument_group((kind.__doc__ or "").partition(".")[0].lower())
+    group = parser.add_argument_group(kind.TITLE)
     for field in fields(kind):
         if field.name in skip:
             continue
-        if hints[field.name] is bool:
-            flag = "--" + field.name.replace("_", "-")
-            group.add_argument(flag, action="store_true", default=argparse.SUPPRESS, help=field.metadata["help"])
-        else:
-            default = "" if field.default in (None, MISSING) else f" (default: {field.default})"
+        if field.default is False:
             group.add_argument(
-                "--" + field.name.replace("_", "-"),
+                flag_of(field.name), action="store_true", default=argparse.SUPPRESS, help=field.metadata["help"]
+            )
+        else:
+            default = "" if field.default in (None, MISSING) else f" (default: {as_text(field, field.default)})"
+            group.add_argument(
+                flag_of(field.name),
                 dest=field.name,
                 type=_converter(field, hints[field.name]),
                 metavar=_metavar(field),
@@ -114,23 +116,57 @@ def given(namespace: argparse.Namespace, kind: type[Any]) -> dict[str, Any]:
     return {field.name: getattr(namespace, field.name) for field in fields(kind) if hasattr(namespace, field.name)}
 
 
+def as_type(form: Form) -> Callable[[str], Any]:
+    """For `add_argument`, where a flag is no field of a dataclass."""
+
+    def convert(text: str) -> Any:
+        try:
+            return form.read(text)
+        except ValueError as error:
+            raise argparse.ArgumentTypeError(str(error)) from None
+
+    return convert
+
+
+def flag_of(parameter: str) -> str:
+    """The flag of a parameter, such as `--num-frames` of `num_frames`."""
+    return "--" + parameter.replace("_", "-")
+
+
+def in_flags(message: str, parameters: Iterable[Field[Any]]) -> str:
+    """A message that speaks of parameters, in terms of the command line.
+
+    `memory_limit=8_000_000_000` becomes `--memory-limit 8GB`. A name without a value becomes its flag where it can be
+    nothing else: where it has an underscore and is no part of a path, or where the message begins with it and goes on
+    with "must", "has" or "is".
+    """
+    for field in parameters:
+        name, flag = field.name, flag_of(field.name)
+
+        def assigned(found: re.Match[str], field: Field[Any] = field, flag: str = flag) -> str:
+            try:
+                value = ast.literal_eval(found[1])
+            except (ValueError, SyntaxError):
+                return found[0]
+            return flag if value is True and field.default is False else f"{flag} {as_text(field, value)}"
+
+        message = re.sub(rf"\b{name}=(\([^)]*\)|[\w.]+|'[^']*')", assigned, message)
+        message = re.sub(rf"^{name}(?= (must|has|is) )", flag, message)
+        if "_" in name:
+            message = re.sub(rf"(?<![\w./\\'-]){name}\b(?![/\\']|\.\w)", flag, message)
+    return message
+
+
 def _metavar(field: Field[Any]) -> str:
     choices = field.metadata.get("choices")
     return "{" + ",".join(choices) + "}" if choices else field.metadata.get("unit") or field.name.upper()
 
 
 def _converter(field: Field[Any], hint: Any) -> Callable[[str], Any]:
-    kinds = [kind for kind in get_args(hint) or (hint,) if kind is not type(None)]
-    what = {int: "a whole number", float: "a number"}.get(kinds[0], "text")
-    choices, joined_by = field.metadata.get("choices", ()), field.metadata.get("joined_by")
-
     def convert(text: str) -> Any:
-        for name in text.split(joined_by) if joined_by else [text]:
-            if choices and name not in choices:
-                raise argparse.ArgumentTypeError(no_such(field.name, name, choices))
         try:
-            return kinds[0](text)
-        except ValueError:
-            raise argparse.ArgumentTypeError(f"must be {what}; got {text!r}") from None
+            return from_text(field, hint, text)
+        except ValueError as error:
+            raise argparse.ArgumentTypeError(str(error)) from None
 
     return convert

@@ -15,11 +15,13 @@ from ..builtin import bundle_path
 from ..bundle.bundle import Bundle
 from ..errors import RequestError
 from ..progress import Progress
-from ..terminal import format_bytes, format_table, note, tell
+from ..terminal import format_table, note, tell
+from ..values.byte_sizes import format_bytes
 from .arguments import Parser, add_bundle, add_fields, given
 
 
 def main(argv: Sequence[str]) -> int:
+    """`mutoscope build`. Returns the exit code."""
     arguments = _parser().parse(argv)
     chosen = given(arguments, BuildOptions)
     if "target" not in chosen:

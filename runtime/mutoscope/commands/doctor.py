@@ -36,6 +36,7 @@ CPU_FLAGS = (
 
 
 def main(argv: Sequence[str]) -> int:
+    """`mutoscope doctor`. Returns the exit code."""
     parser = Parser("doctor", "Shows what this machine and installation can do.")
     add_bundle(parser)
     parser.add_argument("--json", action="store_true", help="print one JSON object")
@@ -101,7 +102,7 @@ def _engines() -> dict[str, Any]:
         cache = EngineCache()
         return {
             "folder": str(cache.folder),
-            "engines": len(cache.records()),
+            "engines": len(cache.catalogue().records),
             "size_bytes": cache.size_bytes(),
             "limit_bytes": cache.limit_bytes,
         }

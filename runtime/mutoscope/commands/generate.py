@@ -11,12 +11,15 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from mutoscope_engines.system.file_hash import file_sha256
 from mutoscope_engines.system.machine import peak_memory_bytes
 
-from .. import Pipeline
+from ..builtin import bundle_path
+from ..bundle.bundle import Bundle
 from ..output import ENDINGS
 from ..output.encoders import silence
 from ..output.video import check_output, write_video
+from ..pipeline import Pipeline
 from ..planning.plan import Plan
 from ..progress import Progress
 from ..request import OutputOptions, RuntimeOptions, VideoRequest
@@ -25,8 +28,9 @@ from .arguments import Parser, add_bundle, add_fields, given
 
 
 def main(argv: Sequence[str]) -> int:
+    """`mutoscope generate`. Returns the exit code."""
     arguments = _parser().parse(argv)
-    request = given(arguments, VideoRequest)
+    request = VideoRequest(**given(arguments, VideoRequest))
     output = given(arguments, OutputOptions)
     if not arguments.explain:
         check_output(arguments.output, **output)
@@ -34,16 +38,18 @@ def main(argv: Sequence[str]) -> int:
     started = time.perf_counter()
     with Progress(sys.stderr, quiet=arguments.quiet) as progress:
         progress.start("checking the bundle")
-        with Pipeline.load(arguments.bundle, **given(arguments, RuntimeOptions)) as pipeline:
+        bundle = Bundle.open(arguments.bundle or bundle_path())
+        with Pipeline(bundle, RuntimeOptions(**given(arguments, RuntimeOptions))) as pipeline:
             load_s = time.perf_counter() - started
             progress.clear()
             if arguments.explain:
-                return _explain(pipeline.plan(**request), arguments)
-            with pipeline.stream(**request, on_step=progress.on_step, on_stage=progress.on_stage) as stream:
+                return _explain(pipeline.plan(request), arguments)
+            with pipeline.stream(request, on_step=progress.on_step, on_stage=progress.on_stage) as stream:
                 _tell_notes(stream.plan, arguments)
                 writing = time.perf_counter()
-                chunks = progress.watch(stream, stream.plan.num_frames)
-                path = write_video(arguments.output, chunks, stream.plan, **output)
+                header = stream.plan.header
+                chunks = progress.watch(stream, header.num_frames)
+                path = write_video(arguments.output, chunks, header, **output)
             write_s = time.perf_counter() - writing - sum(stream.times.seconds.values())
     total_s = time.perf_counter() - started
     if not arguments.quiet:
@@ -100,13 +106,8 @@ def _tell_notes(plan: Plan, arguments: argparse.Namespace) -> None:
 def _identity(path: Path) -> dict[str, Any]:
     """Path, hash and size. A folder's hash is that of what `sha256sum *` prints in it."""
     if not path.is_dir():
-        return {"path": str(path), "sha256": _sha256(path), "bytes": path.stat().st_size}
+        return {"path": str(path), "sha256": file_sha256(path), "bytes": path.stat().st_size}
     files = sorted(file for file in path.iterdir() if not file.name.startswith("."))  # a killed run leaves such
-    listing = "".join(f"{_sha256(file)}  {file.name}\n" for file in files)
+    listing = "".join(f"{file_sha256(file)}  {file.name}\n" for file in files)
     size = sum(file.stat().st_size for file in files)
     return {"path": str(path), "sha256": hashlib.sha256(listing.encode()).hexdigest(), "bytes": size}
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -10,13 +10,15 @@ from typing import Any
 import msgspec
 
 from ..builtin import bundle_path
-from ..bundle.bundle import Bundle, Graph, GraphTensor
-from ..families import load_family
-from ..terminal import format_bytes, format_facts, tell
+from ..bundle.bundle import Bundle
+from ..bundle.manifest import Graph, GraphTensor
+from ..terminal import format_facts, tell
+from ..values.byte_sizes import format_bytes
 from .arguments import Parser, add_bundle
 
 
 def main(argv: Sequence[str]) -> int:
+    """`mutoscope inspect`. Returns the exit code."""
     parser = Parser("inspect", "Shows what a bundle holds; reads its manifest and opens no graph.")
     add_bundle(parser)
     parser.add_argument("--json", action="store_true", help="print one JSON object: path, hash and manifest")
@@ -64,15 +66,17 @@ def _facts(bundle: Bundle) -> dict[str, Any]:
 
 def _limits(bundle: Bundle) -> dict[str, str]:
     """What a request may ask for; the plan holds it to that."""
-    geometry = bundle.manifest.geometry
-    height, width = (geometry.vae_scale_factor_spatial * patch for patch in geometry.patch_size[1:])
-    frames = load_family(bundle.manifest.family).frame_counts(geometry)
-    return {
-        "height": f"a multiple of {height}, at most {height * geometry.max_patches}",
-        "width": f"a multiple of {width}, at most {width * geometry.max_patches}",
-        "num_frames": f"{frames.start} more than a multiple of {frames.step}, at most {frames[-1]}",
-        "max_sequence_length": f"at most {bundle.manifest.text.max_sequence_length}",
+    manifest = bundle.manifest
+    height, width = manifest.geometry.size_multiples
+    counts, patches = manifest.frames.counts, manifest.geometry.max_patches
+    limits = {
+        "height": f"a multiple of {height}, at most {height * patches}",
+        "width": f"a multiple of {width}, at most {width * patches}",
+        "num_frames": f"{counts.start} more than a multiple of {counts.step}, at most {counts[-1]}",
     }
+    for text in manifest.texts:
+        limits[f"tokens of the {text.name}"] = f"at most {text.max_sequence_length}"
+    return limits
 
 
 def _passed_on(parts: Sequence[Graph]) -> set[str]:

@@ -1,4 +1,6 @@
-"""Prompts into token ids. Knows tokenizers and padding. Knows nothing of what a model does with them."""
+"""Prompts into token ids, and these into what the denoiser takes. Knows tokenizers, padding and cleaning. Knows nothing
+of what a model does with them.
+"""
 
 from __future__ import annotations
 
@@ -7,13 +9,18 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from mutoscope_engines.session import Host
 from numpy.typing import NDArray
 
-from ..bundle.bundle import TOKENIZER, Bundle
+from ..bundle.bundle import Bundle
+from ..bundle.manifest import Defaults, TextConditioning
 from ..errors import BundleError, RequestError
+from ..values import checks
+from .base import Condition, Settled, UseGraph
+from .cleaning import CLEANINGS
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Tokens:
     """Token ids `[B, L]` and their mask, both int64, one row a guidance branch."""
 
@@ -27,22 +34,22 @@ class Tokens:
 
 
 class Tokenizer:
-    """The bundle's `tokenizer.json`, special tokens included."""
+    """A tokenizer file of the bundle, special tokens included."""
 
-    def __init__(self, bundle: Bundle) -> None:
+    def __init__(self, bundle: Bundle, about: TextConditioning) -> None:
         import tokenizers
 
         try:
             # Not from its path, which the library takes as UTF-8 alone.
-            self._tokenizer: Any = tokenizers.Tokenizer.from_buffer(bundle.path(TOKENIZER).read_bytes())
+            self._tokenizer: Any = tokenizers.Tokenizer.from_buffer(bundle.path(about.tokenizer).read_bytes())
         except Exception as error:  # the library raises a plain Exception
-            raise BundleError(f"{TOKENIZER} of {bundle.root} cannot be read: {error}. Export it again") from error
+            raise BundleError(f"{about.tokenizer} of {bundle.root} cannot be read: {error}. Export it again") from error
         self._tokenizer.no_padding()
         self._tokenizer.no_truncation()
-        self._pad_token_id = bundle.manifest.text.pad_token_id
+        self._pad_token_id = about.pad_token_id
 
     def encode(self, texts: Mapping[str, str], max_sequence_length: int) -> Tokens:
-        """Tokenises and pads each text to the same length.
+        """Tokenizes and pads each text to the same length.
 
         Args:
             texts: one a row, by the name that the request has for it.
@@ -62,3 +69,55 @@ class Tokenizer:
             input_ids[row, : len(ids)] = ids
             attention_mask[row, : len(ids)] = 1
         return Tokens(input_ids, attention_mask)
+
+
+class TextCondition(Condition):
+    """A prompt, and with guidance the one that is steered away from: one row each, the negative one first.
+
+    Where the bundle names no negative one, both branches see the prompt.
+    """
+
+    def __init__(self, about: TextConditioning, bundle: Bundle) -> None:
+        if about.cleaning not in CLEANINGS:
+            raise BundleError(
+                f"the bundle cleans its {about.name} by {about.cleaning!r}; this Mutoscope knows: "
+                f"{', '.join(CLEANINGS)}. Install a newer one"
+            )
+        self._about = about
+        self._clean = CLEANINGS[about.cleaning]
+        self._tokenizer = Tokenizer(bundle, about)
+
+    def settle(self, request: Any, defaults: Defaults, *, guided: bool) -> Settled:
+        about = self._about
+        given = getattr(request, about.name)
+        text = self._clean(checks.text(about.name, "" if given is None and not about.required else given))
+        if not text and about.required:
+            raise RequestError(f'the {about.name} is empty; say what the video shows, for example "a red circle"')
+        length = checks.whole(
+            "max_sequence_length",
+            about.max_sequence_length if request.max_sequence_length is None else request.max_sequence_length,
+            minimum=1,
+            maximum=about.max_sequence_length,
+        )
+        texts = {about.name: text}
+        notes: tuple[str, ...] = ()
+        facts: dict[str, str | int | float] = {about.name: text}
+        if about.negative is not None:
+            asked = getattr(request, about.negative)
+            given = getattr(defaults, about.negative) if asked is None else asked
+            negative = self._clean(checks.text(about.negative, given))
+            if guided:
+                texts = {about.negative: negative, **texts}
+            elif asked:
+                notes = (f"the {about.negative.replace('_', ' ')} is not used: guidance is off",)
+            facts[about.negative] = negative if guided else ""
+        tokens = self._tokenizer.encode(texts, length)
+        facts |= {f"{about.name}_tokens": tokens.counts[-1], "max_sequence_length": length}
+        feeds = {"input_ids": tokens.input_ids, "attention_mask": tokens.attention_mask}
+        if guided and about.negative is None:  # both branches see the same text
+            feeds = {name: np.repeat(row, 2, axis=0) for name, row in feeds.items()}
+        return Settled(feeds, {about.symbol: length}, facts, notes)
+
+    def encode(self, settled: Settled, run: UseGraph) -> dict[str, Host]:
+        outputs = run(self._about.role, settled.feeds)
+        return {name: outputs[output] for output, name in self._about.feeds.items()}

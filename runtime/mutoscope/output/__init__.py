@@ -1,8 +1,8 @@
 """Which kinds of output there are, and one file for each: it writes `T` frames to a name it is given.
 
-A writer is `write(target, frames, plan, codec)`: it takes uint8 chunks `[n, H, W, 3]` one at a time. It may refuse what
-its format cannot hold with an `OutputError`, before it takes the first; errors of the system and FFmpeg pass through.
-Writers know nothing of temporary names. Importing this table imports none of them.
+A writer is `write(target, frames, header, codec)`: it takes uint8 chunks `[n, H, W, 3]` one at a time. It may refuse
+what its format cannot hold with an `OutputError`, before it takes the first; errors of the system and FFmpeg pass
+through. Writers know nothing of temporary names. Importing this table imports none of them.
 """
 
 from __future__ import annotations

@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Encoder:
+    """One of FFmpeg's encoders, and its options for good quality."""
+
     name: str
     options: dict[str, str] = field(default_factory=dict)
 

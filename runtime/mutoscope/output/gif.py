@@ -17,12 +17,10 @@ from pathlib import Path
 from typing import IO, TYPE_CHECKING, cast
 
 import numpy as np
-from numpy.typing import NDArray
 
 from ..errors import OutputError
-from ..planning.plan import Plan
 from .encoders import ENCODERS, check_encoder, numbered_frames, open_container
-from .recipe import recipe
+from .frames import Frames, VideoHeader
 
 if TYPE_CHECKING:
     import av
@@ -31,73 +29,76 @@ COUNTED_PIXELS = 128 * 128  # of a frame, at most
 MAX_FPS = 50  # players show a delay below two hundredths of a second as ten
 
 
-def write(target: Path, frames: Iterator[NDArray[np.uint8]], plan: Plan, codec: str) -> None:
+def write(target: Path, frames: Iterator[Frames], header: VideoHeader, codec: str) -> None:
     """A looping GIF89a."""
-    if plan.fps > MAX_FPS:
-        raise OutputError(f"a GIF plays at most {MAX_FPS} frames per second; fps is {plan.fps}. Lower it or write .mp4")
+    if header.fps > MAX_FPS:
+        raise OutputError(
+            f"a GIF plays at most {MAX_FPS} frames per second; fps is {header.fps}. Lower it or write .mp4"
+        )
     check_encoder(codec)
     with tempfile.TemporaryFile(dir=target.parent) as spool:
-        palette = _palette(_spooled(frames, spool), plan)
+        palette = _palette(_spooled(frames, spool), header)
         spool.seek(0)
-        _encode(target, _unspooled(spool, plan), palette, plan)
-    _add_comment(target, recipe(plan))
+        _encode(target, _unspooled(spool, header), palette, header)
+    if header.recipe:
+        _add_comment(target, header.recipe)
 
 
-def _spooled(frames: Iterator[NDArray[np.uint8]], spool: IO[bytes]) -> Iterator[NDArray[np.uint8]]:
+def _spooled(frames: Iterator[Frames], spool: IO[bytes]) -> Iterator[Frames]:
     for chunk in frames:
         spool.write(chunk.data)
         yield chunk
 
 
-def _unspooled(spool: IO[bytes], plan: Plan) -> Iterator[NDArray[np.uint8]]:
-    shape = (1, plan.height, plan.width, 3)
-    while content := spool.read(plan.height * plan.width * 3):
+def _unspooled(spool: IO[bytes], header: VideoHeader) -> Iterator[Frames]:
+    shape = (1, header.height, header.width, 3)
+    while content := spool.read(header.height * header.width * 3):
         yield np.frombuffer(content, np.uint8).reshape(shape)
 
 
-def _palette(frames: Iterator[NDArray[np.uint8]], plan: Plan) -> av.VideoFrame:
+def _palette(frames: Iterator[Frames], header: VideoHeader) -> av.VideoFrame:
     """255 colours and the transparent one, as a frame of 16 by 16.
 
     FFmpeg's search slows down with the square of the number of colours: of a large frame, every n-th pixel counts.
     """
     import av
 
-    every = math.ceil(math.sqrt(plan.height * plan.width / COUNTED_PIXELS))
-    height, width = math.ceil(plan.height / every), math.ceil(plan.width / every)
+    every = math.ceil(math.sqrt(header.height * header.width / COUNTED_PIXELS))
+    height, width = math.ceil(header.height / every), math.ceil(header.width / every)
     graph = av.filter.Graph()
     graph.link_nodes(
-        graph.add("buffer", _buffer(width, height, "rgb24", plan.fps)),
+        graph.add("buffer", _buffer(width, height, "rgb24", header.fps)),
         graph.add("palettegen", "stats_mode=full"),
         graph.add("buffersink"),
     ).configure()
     sampled = (np.ascontiguousarray(chunk[:, ::every, ::every]) for chunk in frames)
-    for frame in numbered_frames(sampled, plan.fps):
+    for frame in numbered_frames(sampled, header.fps):
         graph.vpush(frame)
     graph.vpush(None)
     return graph.vpull()
 
 
-def _encode(target: Path, frames: Iterator[NDArray[np.uint8]], palette: av.VideoFrame, plan: Plan) -> None:
+def _encode(target: Path, frames: Iterator[Frames], palette: av.VideoFrame, header: VideoHeader) -> None:
     import av
 
     graph = av.filter.Graph()
-    source = graph.add("buffer", _buffer(plan.width, plan.height, "rgb24", plan.fps))
-    colours = graph.add("buffer", _buffer(palette.width, palette.height, palette.format.name, plan.fps))
+    source = graph.add("buffer", _buffer(header.width, header.height, "rgb24", header.fps))
+    colours = graph.add("buffer", _buffer(palette.width, palette.height, palette.format.name, header.fps))
     mapped = graph.add("paletteuse", "dither=bayer:bayer_scale=4")
     sink = graph.add("buffersink")
     source.link_to(mapped, 0, 0)
     colours.link_to(mapped, 0, 1)
     mapped.link_to(sink)
     graph.configure()
-    palette.pts, palette.time_base = 0, 1 / plan.fps
+    palette.pts, palette.time_base = 0, 1 / header.fps
     colours.push(palette)
     colours.push(None)
 
     with open_container(target, "gif") as output:
-        stream = output.add_stream(ENCODERS["gif"].name, rate=plan.fps)
+        stream = output.add_stream(ENCODERS["gif"].name, rate=header.fps)
         assert isinstance(stream, av.VideoStream)
-        stream.width, stream.height, stream.pix_fmt = plan.width, plan.height, "pal8"
-        for frame in chain(numbered_frames(frames, plan.fps), [None]):
+        stream.width, stream.height, stream.pix_fmt = header.width, header.height, "pal8"
+        for frame in chain(numbered_frames(frames, header.fps), [None]):
             source.push(frame)
             with suppress(av.error.BlockingIOError, av.error.EOFError):  # the graph has nothing more for now
                 while True:

@@ -1,28 +1,27 @@
 """Frames into a file, which appears under its name only when it is whole.
 
-Knows endings and codecs by name. How each format is written is in `video_formats`, one file each; where the file goes
+Knows endings and codecs by name. How each format is written stands in a file of its own; where the file goes
 is in `destination`. Knows nothing of how frames are made.
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from importlib import import_module
 from pathlib import Path
 
 import numpy as np
 
-from ..errors import MutoscopeError, OutputError, ShapeError
-from ..planning.plan import Plan
-from ..running.stages import Frames
+from ..errors import MutoscopeError, OutputError, RequestError
 from . import AUTO, CODECS, ENDINGS, FORMATS, Format
 from .destination import find_place, publish, refusal, remove, temporary_name
 from .encoders import check_encoder
 from .file_names import refuse_reserved
+from .frames import Frames, VideoHeader, checked
 
 
-def write_video(path: Path | str, chunks: Iterator[Frames], plan: Plan, *, codec: str = AUTO) -> Path:
+def write_video(path: Path | str, chunks: Iterable[Frames], header: VideoHeader, *, codec: str = AUTO) -> Path:
     """Writes frames as they come; no more than a chunk is held in memory, whatever the length of the video.
 
     A file of that name is replaced, once the new one is whole; a folder that has anything in it is refused. A link
@@ -32,22 +31,24 @@ def write_video(path: Path | str, chunks: Iterator[Frames], plan: Plan, *, codec
     Args:
         path: one of the endings in `FORMATS`, or a folder for PNGs: no ending, or a "/" at the end.
         chunks: uint8 `[n, H, W, 3]`, `T` frames in all.
-        plan: gives the size and the frame rate; goes into the file as its comment, where the format has one.
+        header: what is true of the whole video; `plan.header` of one that was made here.
         codec: one of `CODECS`.
 
     Raises:
         OutputError: the format, codec or size cannot be written, or the place cannot take it.
-        ShapeError: the chunks are not what the plan says.
+        ShapeError: the chunks are not what the header says.
+        RequestError: the header is none.
     """
+    if not isinstance(header, VideoHeader):
+        raise RequestError(f"write_video takes a VideoHeader, such as plan.header; got {type(header).__name__}")
     kind, codec, target = _resolve(path, codec)
     place = find_place(target, is_folder=kind is FORMATS[""])
     module, _, function = kind.writer.partition(":")
     write = getattr(import_module(module), function)
     temporary = temporary_name(place)
-    source = _Source(chunks, plan)
+    source = _Source(checked(chunks, header))
     try:
-        write(temporary, iter(source), plan, codec)
-        source.check_complete()
+        write(temporary, iter(source), header, codec)
         _publish(temporary, place)
     except Exception as error:
         # What failed after the source, such as closing the file, only followed from it.
@@ -72,29 +73,19 @@ def check_output(path: Path | str, codec: str = AUTO) -> None:
 
 
 class _Source:
-    """The chunks on their way to the encoder: checked, counted, and their own errors told apart from the encoder's."""
+    """The chunks on their way to the encoder, whose own errors are told apart from the encoder's."""
 
-    def __init__(self, chunks: Iterator[Frames], plan: Plan) -> None:
+    def __init__(self, chunks: Iterator[Frames]) -> None:
         self.error: BaseException | None = None
         self._chunks = chunks
-        self._shape = (plan.height, plan.width, 3)
-        self._wanted = plan.num_frames
-        self._count = 0
 
     def __iter__(self) -> Iterator[Frames]:
         try:
             for chunk in self._chunks:
-                if chunk.dtype != np.uint8 or chunk.shape[1:] != self._shape:
-                    raise ShapeError(f"frames are {chunk.dtype} {chunk.shape}; the plan says uint8 n, {self._shape}")
-                self._count += len(chunk)
                 yield np.ascontiguousarray(chunk)
         except (Exception, KeyboardInterrupt) as error:
             self.error = error
             raise
-
-    def check_complete(self) -> None:
-        if self._count != self._wanted:
-            raise ShapeError(f"the decoder gave {self._count} frames; the plan says {self._wanted}")
 
 
 def _resolve(path: Path | str, codec: str) -> tuple[Format, str, Path]:
@@ -137,7 +128,5 @@ def _translated(error: Exception, target: Path) -> Exception:
     if isinstance(error, OSError):
         return refusal(error, target)
     if not isinstance(error, MutoscopeError) and type(error).__module__.startswith("av."):
-        return OutputError(
-            f"{target} cannot be written: the encoder refused it ({error}); try another --codec or ending"
-        )
+        return OutputError(f"{target} cannot be written: the encoder refused it ({error}); try another codec or ending")
     return error

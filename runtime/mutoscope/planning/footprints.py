@@ -12,28 +12,14 @@ from itertools import groupby
 
 from mutoscope_engines.device.device import byte_size
 from mutoscope_engines.session import Backend, EngineWanted, Figures
+from mutoscope_engines.symbols import sized
 
 from ..bundle.bundle import Bundle
-from ..bundle.manifest import TILED, Graph, GraphTensor, sized
+from ..bundle.contract import CONDITION, DECODE, DENOISE, ROLES, STAGES, TILED, stage_of
+from ..bundle.manifest import Frames, Graph, GraphTensor
 from ..errors import BackendUnavailableError
-from .memory_plan import Stage, Way
+from .memory_plan import MemoryOption, Stage
 from .tiles import num_tiles, window_within, windows
-
-GRAPHS = {
-    "text_encoder": ("text_encoder",),
-    "denoiser": ("denoiser",),
-    # All are open while the second of each part takes over the caches; in tiles one part after the other.
-    "vae_decoder": ("vae_features_first", "vae_features_next", "vae_decoder_first", "vae_decoder_next"),
-}
-RUN_ONCE = ("text_encoder", "vae_features_first", "vae_decoder_first")  # in a video that is decoded whole
-# What activations grow with, once attention is fused; measured as linear from 32,760 to 75,600 tokens. Those of the
-# features grow faster, so that this is too much below the size for which they were found.
-GROWS_WITH = {"text_encoder": "BL", "denoiser": "BFhw"} | dict.fromkeys(GRAPHS["vae_decoder"], "hw")
-
-
-def stage_of(role: str) -> str:
-    """The stage that runs the graph of a role."""
-    return next(stage for stage, roles in GRAPHS.items() if role in roles)
 
 
 @dataclass(frozen=True)
@@ -46,7 +32,13 @@ class Placement:
 
 def everywhere(backend: Backend, precision: str) -> dict[str, Placement]:
     """Every stage in the same place."""
-    return dict.fromkeys(GRAPHS, Placement(backend, precision))
+    return dict.fromkeys(STAGES, Placement(backend, precision))
+
+
+def snapshot_of(placements: Mapping[str, Placement]) -> dict[str, Placement]:
+    """The same with backends as they are now, so that a plan reads once what they have on disk."""
+    now = {backend: backend.snapshot() for backend in {where.backend for where in placements.values()}}
+    return {stage: replace(where, backend=now[where.backend]) for stage, where in placements.items()}
 
 
 @dataclass(frozen=True)
@@ -54,7 +46,7 @@ class Sizes:
     """The symbols of a video, but for how many branches the denoiser takes at once."""
 
     branches: int  # of guidance
-    text_tokens: int  # L
+    lengths: Mapping[str, int]  # of what the video follows: L, the tokens of a text, and other symbols of encoders
     latents_shape: tuple[int, int, int, int]  # C, F, h, w
     state_rows: int  # K
 
@@ -68,8 +60,8 @@ class Sizes:
         _, frames, rows, columns = self.latents_shape
         if role in TILED:
             rows, columns = window
-        branches = branches_per_call if role == "denoiser" else self.branches
-        return {"B": branches, "L": self.text_tokens, "F": frames, "h": rows, "w": columns, "K": self.state_rows}
+        branches = branches_per_call if stage_of(role) == DENOISE else self.branches
+        return {**self.lengths, "B": branches, "F": frames, "h": rows, "w": columns, "K": self.state_rows}
 
 
 def wanted_engine(bundle: Bundle, graph: Graph, symbols: Mapping[str, int] | None) -> EngineWanted:
@@ -85,6 +77,7 @@ class _Run:
     name: str
     branches: int
     window: tuple[int, int]
+    tiles: int = 1
 
 
 def stages_of(
@@ -94,7 +87,8 @@ def stages_of(
     branches: Sequence[int],
     tile: tuple[int, int] | None = None,
 ) -> list[Stage]:
-    """Every stage with the ways to run it, the fastest first: whole, with less at once, with streamed weights.
+    """Every stage that has graphs with the options to run it, the fastest first: whole, with less at once, with
+    streamed weights.
 
     Args:
         placements: by stage.
@@ -109,19 +103,24 @@ def stages_of(
         _Run("whole" if count == sizes.branches else f"{count} branch in a call", count, sizes.picture)
         for count in branches
     ]
-    runs = {"text_encoder": whole, "denoiser": in_turns, "vae_decoder": _decodes(bundle, sizes, branches[0], tile)}
+    runs = {CONDITION: whole, DENOISE: in_turns, DECODE: _decodes(bundle, sizes, branches[0], tile)}
     return [
         Stage(
             name,
-            _ways(
+            _options(
                 bundle,
                 where.backend,
                 sizes,
-                [graph for role in GRAPHS[name] for graph in bundle.manifest.graphs_of(role, where.precision)],
+                [
+                    graph
+                    for role in bundle.manifest.roles_of(name)
+                    for graph in bundle.manifest.graphs_of(role, where.precision)
+                ],
                 runs[name],
             ),
         )
         for name, where in placements.items()
+        if bundle.manifest.roles_of(name)
     ]
 
 
@@ -136,40 +135,45 @@ def _decodes(bundle: Bundle, sizes: Sizes, branches: int, tile: tuple[int, int] 
     for rows, columns in chosen:
         count = num_tiles(sizes.picture, (rows, columns), halo)
         name = "whole" if count == 1 else f"in {count} tiles of {rows * scale}x{columns * scale}"
-        runs.append(_Run(name, branches, (rows, columns)))
+        runs.append(_Run(name, branches, (rows, columns), count))
     return runs
 
 
-def _ways(
+def _options(
     bundle: Bundle, backend: Backend, sizes: Sizes, graphs: Sequence[Graph], runs: Sequence[_Run]
-) -> tuple[Way, ...]:
+) -> tuple[MemoryOption, ...]:
     whole, refusals = [], []
     for run in runs:
         try:
-            whole.append(_way(bundle, backend, sizes, graphs, run))
+            whole.append(_option(bundle, backend, sizes, graphs, run))
         except BackendUnavailableError as error:
             refusals.append(error)
     if not whole:
         raise refusals[0]
-    streamed = [replace(way, name=f"{way.name}, weights streamed") for way in whole if way.streamable_bytes]
-    return (*(replace(way, streamable_bytes=0) for way in whole), *streamed)
+    streamed = [replace(option, name=f"{option.name}, weights streamed") for option in whole if option.streamable_bytes]
+    return (*(replace(option, streamable_bytes=0) for option in whole), *streamed)
 
 
-def _way(bundle: Bundle, backend: Backend, sizes: Sizes, graphs: Sequence[Graph], run: _Run) -> Way:
-    if run.window == sizes.picture:
-        return _together(bundle, backend, sizes, graphs, run)
-    # The features of all latent frames, and then the tiles: what is open for the one is closed for the other.
-    parts = [
-        _together(bundle, backend, sizes, [graph for graph in graphs if (graph.role in TILED) == tiled], run)
-        for tiled in (False, True)
-    ]
-    held = _held_bytes(sizes, graphs)
-    more = max(parts, key=lambda part: part.peak_bytes)
+def _option(bundle: Bundle, backend: Backend, sizes: Sizes, graphs: Sequence[Graph], run: _Run) -> MemoryOption:
+    tiled = run.window != sizes.picture
+    turns = [_together(bundle, backend, sizes, group, run) for group in _turns(graphs, tiled)]
+    if len(turns) == 1:
+        return turns[0]
+    held = _held_bytes(bundle.manifest.frames, sizes, graphs) if tiled else 0
+    more = max(turns, key=lambda turn: turn.peak_bytes)
     buffers = more.buffer_bytes + (0 if backend.on_device else held)
     return replace(more, buffer_bytes=buffers, host_bytes=held, keepable=False)
 
 
-def _together(bundle: Bundle, backend: Backend, sizes: Sizes, graphs: Sequence[Graph], run: _Run) -> Way:
+def _turns(graphs: Sequence[Graph], tiled: bool) -> list[list[Graph]]:
+    """What is open at the same time: all graphs of a decoder, which pass on caches, or in tiles the features of all
+    latent frames first; of several encoders, or experts, one at a time."""
+    decodes = stage_of(graphs[0].role) == DECODE
+    groups = groupby(graphs, lambda graph: (tiled and graph.role in TILED) if decodes else graph.role)
+    return [list(group) for _, group in groups]
+
+
+def _together(bundle: Bundle, backend: Backend, sizes: Sizes, graphs: Sequence[Graph], run: _Run) -> MemoryOption:
     """With all these graphs open. Only the parts of one stream their weights."""
     figures, buffers, activations = [], 0, 0
     for role, parts in groupby(graphs, lambda graph: graph.role):
@@ -178,9 +182,9 @@ def _together(bundle: Bundle, backend: Backend, sizes: Sizes, graphs: Sequence[G
         for graph in chain:
             found = backend.figures(bundle.path(graph.file), wanted_engine(bundle, graph, symbols))
             figures.append(found)
-            activations = max(activations, _activations(graph, symbols, found))
+            activations = max(activations, activations_of(graph, symbols, found))
     alone = len({graph.role for graph in graphs}) == 1
-    return Way(
+    return MemoryOption(
         run.name,
         weight_bytes=sum(found.weight_bytes for found in figures),
         buffer_bytes=buffers,
@@ -189,6 +193,7 @@ def _together(bundle: Bundle, backend: Backend, sizes: Sizes, graphs: Sequence[G
         streamable_bytes=sum(found.streamable_bytes for found in figures) if alone else 0,
         branches_per_call=run.branches,
         window=run.window,
+        tiles=run.tiles,
     )
 
 
@@ -211,14 +216,15 @@ def buffer_bytes(parts: Sequence[Graph], symbols: Mapping[str, int]) -> int:
     return total
 
 
-def _held_bytes(sizes: Sizes, graphs: Sequence[Graph]) -> int:
+def _held_bytes(lengths: Frames, sizes: Sizes, graphs: Sequence[Graph]) -> int:
     """On the host until the last tile: the features of all latent frames, and the frames of the clip."""
     whole = sizes.symbols("vae_features_next", 1, sizes.picture)
+    first, following = lengths.latents_per_call
     made = {graph.role: graph.outputs for graph in graphs}
     return sum(
         calls * _bytes_of(tensor, whole)
         for part in ("vae_features", "vae_decoder")
-        for role, calls in ((f"{part}_first", 1), (f"{part}_next", whole["F"] - 1))
+        for role, calls in ((f"{part}_first", 1), (f"{part}_next", (whole["F"] - first) // following))
         for tensor in made[role]
         if tensor.name in ("features", "frames")
     )
@@ -228,7 +234,7 @@ def _bytes_of(tensor: GraphTensor, symbols: Mapping[str, int]) -> int:
     return byte_size(sized(tensor.shape, symbols), tensor.dtype)
 
 
-def _activations(graph: Graph, symbols: Mapping[str, int], figures: Figures) -> int:
+def activations_of(graph: Graph, symbols: Mapping[str, int], figures: Figures) -> int:
     """Those that were found for the largest shapes, in proportion; 0 where they are not known.
 
     A part that does not see all that they grow with has inputs that do.
@@ -241,8 +247,11 @@ def _activations(graph: Graph, symbols: Mapping[str, int], figures: Figures) -> 
         for axis, size in enumerate(tensor.shape)
         if isinstance(size, str)
     }
-    if largest.keys() >= set(GROWS_WITH[graph.role]):
-        here, there = (math.prod(each[symbol] for symbol in GROWS_WITH[graph.role]) for each in (symbols, largest))
+    # Linear for a denoiser, measured from 32,760 to 75,600 tokens. Activations of the features of a VAE grow faster, so
+    # this is too much below the size for which they were found.
+    grows_with = ROLES[graph.role].grows_with
+    if largest.keys() >= set(grows_with):
+        here, there = (math.prod(each[symbol] for symbol in grows_with) for each in (symbols, largest))
     else:
         widest = max(graph.inputs, key=lambda tensor: math.prod(sized(tensor.shape, symbols)))
         here, there = math.prod(sized(widest.shape, symbols)), math.prod(figures.largest[widest.name])

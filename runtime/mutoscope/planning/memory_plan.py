@@ -1,4 +1,4 @@
-"""Which way each stage runs, so that a video fits into the memory that it may take.
+"""Which option each stage runs with, so that a video fits into the memory that it may take.
 
 Knows bytes. Knows nothing of graphs, backends or devices.
 """
@@ -12,8 +12,8 @@ SHARE_FOR_GOOD = 0.25  # of the limit may be taken between videos, where activat
 
 
 @dataclass(frozen=True)
-class Way:
-    """One way to run a stage, and what it takes."""
+class MemoryOption:
+    """One way to run a stage, and the memory that it takes."""
 
     name: str
     weight_bytes: int  # on the device
@@ -22,77 +22,105 @@ class Way:
     streamed_bytes: int = 0  # of the weights, read where they come from while it runs: host memory, or their file
     streamable_bytes: int = 0  # as many of the weights may be streamed instead
     branches_per_call: int = 1
-    window: tuple[int, int] = (0, 0)  # of the features that are decoded at once
+    window: tuple[int, int] = (0, 0)  # h, w of the features that are decoded at once
+    tiles: int = 1  # windows that a picture is decoded in
     activations_known: bool = True
     host_bytes: int = 0  # held in host memory beside it
     keepable: bool = True  # whether its graphs may stay loaded between videos, and all at once
 
     @property
     def peak_bytes(self) -> int:
+        """With all of its weights on the device."""
         return self.weight_bytes + self.buffer_bytes + self.activation_bytes
 
     @property
     def least_bytes(self) -> int:
+        """With as few of its weights on the device as may be."""
         return self.peak_bytes - self.streamable_bytes
 
 
 @dataclass(frozen=True)
 class Stage:
+    """A stage, and all the ways to run it."""
+
     name: str
-    ways: tuple[Way, ...]  # the fastest first
+    options: tuple[MemoryOption, ...]  # the fastest first
 
 
 @dataclass(frozen=True)
 class MemoryPlan:
-    """The way of each stage by its name, with the weights that stay on the device."""
+    """How each stage runs, with the weights that stay on the device."""
 
-    limit_bytes: int
-    ways: dict[str, Way]
+    limit_bytes: int  # of the device, for graphs
+    options: dict[str, MemoryOption]  # the one that was chosen, by stage
     keep_loaded: bool  # whether the weights of all stages stay between videos
 
     @property
     def peak_bytes(self) -> int:
+        """At least, where the activations of a stage are not known."""
         if self.keep_loaded:
-            return _resident_bytes(self.ways.values())
-        return max(way.peak_bytes for way in self.ways.values())
+            return _resident_bytes(self.options.values())
+        return max(option.peak_bytes for option in self.options.values())
 
 
 class DoesNotFitError(ValueError):
-    """A stage takes more than the limit in every way."""
+    """A stage takes more than the limit, whatever the option."""
 
     def __init__(self, stage: Stage, limit_bytes: int) -> None:
         self.stage = stage.name
-        self.way = min(stage.ways, key=lambda way: way.least_bytes)
-        super().__init__(f"the {stage.name} takes at least {self.way.least_bytes} bytes, {limit_bytes} are allowed")
+        self.option = min(stage.options, key=lambda option: option.least_bytes)
+        super().__init__(f"the {stage.name} takes at least {self.option.least_bytes} bytes, {limit_bytes} are allowed")
 
 
-def plan_memory(stages: Sequence[Stage], limit_bytes: int) -> MemoryPlan:
-    """The fastest way of each stage that fits, one stage after the other; all weights stay loaded where they fit too.
+class HostMemoryError(ValueError):
+    """A stage fits on the device only with more in host memory than there is."""
+
+    def __init__(self, stage: Stage, host_limit_bytes: int) -> None:
+        self.stage = stage.name
+        self.host_bytes = min(option.host_bytes for option in stage.options)
+        super().__init__(
+            f"the {stage.name} keeps at least {self.host_bytes} bytes in host memory of {host_limit_bytes}"
+        )
+
+
+def plan_memory(stages: Sequence[Stage], limit_bytes: int, host_limit_bytes: int) -> MemoryPlan:
+    """The fastest option of each stage that fits, one stage after the other.
+
+    All weights stay loaded where they fit too.
+
+    Args:
+        limit_bytes: what graphs may take on the device.
+        host_limit_bytes: what a stage may keep in host memory beside them.
 
     Raises:
-        DoesNotFitError: a stage fits in no way.
+        DoesNotFitError: a stage fits on the device with no option.
+        HostMemoryError: it does, but with none whose part in host memory fits there.
     """
-    ways = {stage.name: _first_that_fits(stage, limit_bytes) for stage in stages}
-    kept = all(way.keepable and not way.streamed_bytes for way in ways.values())
-    share = 1 if all(way.activations_known for way in ways.values()) else SHARE_FOR_GOOD
-    keeps = kept and _resident_bytes(ways.values()) <= limit_bytes * share
-    return MemoryPlan(limit_bytes, ways, keeps)
+    options = {stage.name: _first_that_fits(stage, limit_bytes, host_limit_bytes) for stage in stages}
+    kept = all(option.keepable and not option.streamed_bytes for option in options.values())
+    share = 1 if all(option.activations_known for option in options.values()) else SHARE_FOR_GOOD
+    keeps = kept and _resident_bytes(options.values()) <= limit_bytes * share
+    return MemoryPlan(limit_bytes, options, keeps)
 
 
 def least_limit_bytes(stages: Sequence[Stage]) -> int:
     """The smallest limit at which a plan fits."""
-    return max(min(way.least_bytes for way in stage.ways) for stage in stages)
+    return max(min(option.least_bytes for option in stage.options) for stage in stages)
 
 
-def _first_that_fits(stage: Stage, limit_bytes: int) -> Way:
-    for way in stage.ways:
-        if way.least_bytes <= limit_bytes:
-            streamed = max(0, way.peak_bytes - limit_bytes)
-            return replace(way, weight_bytes=way.weight_bytes - streamed, streamed_bytes=streamed)
-    raise DoesNotFitError(stage, limit_bytes)
+def _first_that_fits(stage: Stage, limit_bytes: int, host_limit_bytes: int) -> MemoryOption:
+    fitting = [option for option in stage.options if option.least_bytes <= limit_bytes]
+    if not fitting:
+        raise DoesNotFitError(stage, limit_bytes)
+    for option in fitting:
+        if option.host_bytes <= host_limit_bytes:
+            streamed = max(0, option.peak_bytes - limit_bytes)
+            return replace(option, weight_bytes=option.weight_bytes - streamed, streamed_bytes=streamed)
+    raise HostMemoryError(replace(stage, options=tuple(fitting)), host_limit_bytes)
 
 
-def _resident_bytes(ways: Iterable[Way]) -> int:
+def _resident_bytes(options: Iterable[MemoryOption]) -> int:
     """Of stages whose weights and buffers stay, while they take the same memory for their activations in turns."""
-    ways = list(ways)
-    return sum(way.weight_bytes + way.buffer_bytes for way in ways) + max(way.activation_bytes for way in ways)
+    options = list(options)
+    held = sum(option.weight_bytes + option.buffer_bytes for option in options)
+    return held + max(option.activation_bytes for option in options)

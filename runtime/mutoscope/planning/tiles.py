@@ -11,7 +11,6 @@ halo of what it made is cut off. So the frames are those of the decode of the wh
 from __future__ import annotations
 
 import math
-import re
 from dataclasses import dataclass
 from itertools import product
 from typing import Any
@@ -20,6 +19,8 @@ from numpy.typing import NDArray
 
 from ..bundle.manifest import Geometry
 from ..errors import RequestError
+from ..values import checks
+from ..values.parameters import HEIGHT_WIDTH
 
 MOST_PER_AXIS = 5  # tiles: with more, most of what is computed is halo
 
@@ -39,6 +40,7 @@ class Span:
 
     @property
     def kept_of_window(self) -> slice:
+        """The same part, counted from where the window begins."""
         return slice(self.kept_start - self.start, self.kept_stop - self.start)
 
 
@@ -86,6 +88,7 @@ def tiles_of(size: tuple[int, int], window: tuple[int, int], halo: int) -> list[
 
 
 def num_tiles(size: tuple[int, int], window: tuple[int, int], halo: int) -> int:
+    """How many windows of this size cover a picture."""
     return len(tiles_of(size, window, halo))
 
 
@@ -115,19 +118,17 @@ def windows(size: tuple[int, int], halo: int) -> list[tuple[int, int]]:
     return chosen
 
 
-def parse_tile(text: object, geometry: Geometry) -> tuple[int, int]:
-    """Latent rows and columns of "HxW" in pixels, the largest tile with its halo.
+def tile_window(tile: object, geometry: Geometry) -> tuple[int, int]:
+    """Latent rows and columns of (height, width) in pixels, the largest tile with its halo.
 
     Raises:
         RequestError: it is no such size, or too small for the halo.
     """
+    height, width = checks.pixels("tile", tile, HEIGHT_WIDTH)
     scale, least = geometry.vae_scale_factor_spatial, 2 * geometry.vae_decoder_halo + 1
-    found = re.fullmatch(r"(\d{1,9})x(\d{1,9})", text) if isinstance(text, str) else None
-    rows, columns = (int(pixels) for pixels in found.groups()) if found else (0, 0)
-    if min(rows, columns) < least * scale or rows % scale or columns % scale:
+    if min(height, width) < least * scale or height % scale or width % scale:
         raise RequestError(
-            f"tile must be height x width in pixels, such as 480x480, each a multiple of {scale} and at least "
-            f"{least * scale}, because {geometry.vae_decoder_halo * scale} at every inner side are computed twice; "
-            f"got {text!r}"
+            f"tile={(height, width)} must be multiples of {scale} and at least {least * scale}, because "
+            f"{geometry.vae_decoder_halo * scale} pixels at every inner side are computed twice"
         )
-    return rows // scale, columns // scale
+    return height // scale, width // scale

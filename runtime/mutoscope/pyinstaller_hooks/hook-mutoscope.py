@@ -1,4 +1,6 @@
-"""The built-in bundle; what is imported by name: commands, families, formats; the versions that `doctor` shows."""
+"""The built-in bundle; what is imported by name: commands, conditions, formats; the versions that `doctor` shows."""
+
+from __future__ import annotations
 
 from PyInstaller.utils.hooks import collect_data_files, collect_submodules, copy_metadata
 

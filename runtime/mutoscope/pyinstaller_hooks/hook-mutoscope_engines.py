@@ -1,5 +1,7 @@
 """The backends, which are imported by name, and what OpenVINO opens by its path, where it is installed."""
 
+from __future__ import annotations
+
 from importlib.util import find_spec
 
 from PyInstaller.utils.hooks import collect_dynamic_libs, collect_submodules, copy_metadata

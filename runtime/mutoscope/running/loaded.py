@@ -7,35 +7,48 @@ from __future__ import annotations
 
 import math
 import threading
-from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 
 from mutoscope_engines.chain import Chain
-from mutoscope_engines.session import Backend, Feeds, Session, SessionOptions, Tensor
+from mutoscope_engines.session import Backend, Feeds, Session, SessionOptions, Tensor, TensorSpec
 
-from ..bundle.bundle import Bundle, Graph
-from ..errors import CancelledError
+from ..bundle.bundle import Bundle
+from ..bundle.contract import STAGES, stage_of
+from ..bundle.manifest import Graph, GraphTensor
+from ..errors import BundleError, CancelledError
 from ..planning.execution import Execution
-from ..planning.footprints import GRAPHS, stage_of, wanted_engine
+from ..planning.footprints import wanted_engine
 from ..planning.plan import Plan
 
 Run = Callable[[Feeds], dict[str, Tensor]]
+_Parts = Sequence[tuple[Graph, SessionOptions]]
+_Key = tuple[str, Hashable]  # the first file of a graph, and what options must share
+_CLOSED = "the pipeline was closed; load it again to make videos"
+
+
+class _Loaded:
+    """A graph that is open or about to be: whose, and for how many."""
+
+    def __init__(self) -> None:
+        self.session: Session | None = None  # until it is open
+        self.users = 0
 
 
 class LoadedGraphs:
     """Opens graphs when a stage needs them.
 
     Where the plan says `keep_loaded`, they stay open for the next video; where not, each is closed when its last user
-    leaves it, so that only one stage's weights are in memory.
+    leaves it, so that only one stage's weights are in memory. Graphs are opened outside the lock: nobody but who wants
+    the same graph waits for it.
     """
 
     def __init__(self, bundle: Bundle, execution: Execution) -> None:
         self.bundle = bundle
         self.execution = execution
-        self._lock = threading.Lock()
-        self._open: dict[tuple[str, Hashable], Session] = {}  # by its first file, and what options must share
-        self._users: dict[tuple[str, Hashable], int] = {}
+        self._changed = threading.Condition()  # holds the lock of all below; told when a graph was opened or none will
+        self._loaded: dict[_Key, _Loaded] = {}
         self.closed = False
 
     @contextmanager
@@ -43,29 +56,12 @@ class LoadedGraphs:
         """What runs the graph of a role, as a `Binding` does, for the length of a `with`.
 
         Raises:
-            CancelledError: the graphs were closed meanwhile.
+            CancelledError: the graphs were closed meanwhile, be it while this one was opened.
         """
         where = self.execution.placements[stage_of(role)]
-        graphs = self.bundle.manifest.graphs_of(role, where.precision)
-        symbols = plan.sizes.symbols(role, plan.branches_per_call, plan.decoder_window)
-        streamed = plan.streamed_bytes(role)
-        parts = {
-            graph.file: replace(
-                self.execution.session,
-                engine=wanted_engine(self.bundle, graph, symbols),
-                streamed_weight_bytes=streamed and math.ceil(streamed * self._share(graph, graphs)),
-                runs_once=plan.runs_once(role),
-            )
-            for graph in graphs
-        }
-        key = graphs[0].file, tuple(where.backend.shares_by(options) for options in parts.values())
-        with self._lock:
-            self._refuse_if_closed()
-            if key not in self._open:
-                self._close_idle(graphs[0].file)
-                self._open[key] = self._opened(where.backend, parts)
-            session = self._open[key]
-            self._users[key] = self._users.get(key, 0) + 1
+        parts = self._parts(role, plan)
+        key = parts[0][0].file, tuple(where.backend.shares_by(options) for _, options in parts)
+        session = self._acquire(key, where.backend, parts)
 
         def run(feeds: Feeds) -> dict[str, Tensor]:
             self._refuse_if_closed()  # `cancel` stops what runs, and between two runs nothing does
@@ -75,44 +71,138 @@ class LoadedGraphs:
             with session.bind() as binding:
                 yield run
         finally:
-            with self._lock:
-                self._users[key] -= 1
-                if self._users[key] == 0 and (self.closed or not plan.keep_loaded):
-                    self._open.pop(key).close()
+            with self._changed:
+                loaded = self._loaded[key]
+                loaded.users -= 1
+                if loaded.users == 0 and (self.closed or not plan.memory.keep_loaded):
+                    del self._loaded[key]
+                    session.close()
 
-    def _opened(self, backend: Backend, parts: Mapping[str, SessionOptions]) -> Session:
+    def _parts(self, role: str, plan: Plan) -> _Parts:
+        """The graph of a role, with the options of each part."""
+        where = self.execution.placements[stage_of(role)]
+        graphs = self.bundle.manifest.graphs_of(role, where.precision)
+        symbols = plan.sizes.symbols(role, plan.branches_per_call, plan.decoder_window)
+        streamed = plan.streamed_bytes(role)
+        return [
+            (
+                graph,
+                replace(
+                    self.execution.session,
+                    engine=wanted_engine(self.bundle, graph, symbols),
+                    streamed_weight_bytes=streamed and math.ceil(streamed * self._share(graph, graphs)),
+                    runs_once=plan.runs_once(role),
+                ),
+            )
+            for graph in graphs
+        ]
+
+    def _acquire(self, key: _Key, backend: Backend, parts: _Parts) -> Session:
+        """A session with one more user: one that is open, or that another thread opens now, or a new one."""
+        with self._changed:
+            while True:
+                self._refuse_if_closed()
+                loaded = self._loaded.get(key)
+                if loaded is None:
+                    break
+                if loaded.session is not None:
+                    loaded.users += 1
+                    return loaded.session
+                self._changed.wait()
+            self._close_idle(key[0])
+            self._loaded[key] = loaded = _Loaded()
+        try:
+            session = self._opened(backend, parts)
+        except BaseException:
+            with self._changed:
+                del self._loaded[key]
+                self._changed.notify_all()  # the next who waits for it tries again
+            raise
+        with self._changed:
+            self._changed.notify_all()
+            if not self.closed:
+                loaded.session, loaded.users = session, 1
+                return session
+            del self._loaded[key]
+        session.close()
+        raise CancelledError(_CLOSED)
+
+    def _opened(self, backend: Backend, parts: _Parts) -> Session:
         with ExitStack() as opened:
-            sessions = [
-                opened.enter_context(backend.open(self.bundle.path(file), options)) for file, options in parts.items()
-            ]
+            sessions = []
+            for graph, options in parts:
+                self._refuse_if_closed()
+                sessions.append(opened.enter_context(backend.open(self.bundle.path(graph.file), options)))
+                _refuse_disagreement(sessions[-1], graph)
             opened.pop_all()
         return sessions[0] if len(sessions) == 1 else Chain(sessions)
 
     def _share(self, graph: Graph, graphs: Sequence[Graph]) -> float:
         return self.bundle.size_of(graph) / sum(map(self.bundle.size_of, graphs))
 
-    def preload(self, plan: Plan, stages: Sequence[str] = tuple(GRAPHS)) -> None:
+    def preload(self, plan: Plan, stages: Sequence[str] = tuple(STAGES)) -> None:
         """Opens the graphs of stages; they stay open only where the plan says `keep_loaded`."""
         for stage in stages:
-            for role in GRAPHS[stage]:
+            for role in self.bundle.manifest.roles_of(stage):
                 with self.use(role, plan):
                     pass
 
     def _close_idle(self, file: str) -> None:
         """Closes the sessions of a graph that nobody uses, such as over an engine for other sizes."""
-        for key in [key for key in self._open if key[0] == file and not self._users.get(key)]:
-            self._open.pop(key).close()
+        for key, loaded in list(self._loaded.items()):
+            if key[0] == file and loaded.session is not None and not loaded.users:
+                del self._loaded[key]
+                loaded.session.close()
 
     def _refuse_if_closed(self) -> None:
         if self.closed:
-            raise CancelledError("the pipeline was closed; load it again to make videos")
+            raise CancelledError(_CLOSED)
 
     def close(self) -> None:
-        """Closes what is not in use, cancels what is; that closes when its user leaves it."""
-        with self._lock:
+        """Closes what is not in use, cancels what is; that closes when its user leaves it. Waits for no graph that is
+        being opened: who opens it closes it."""
+        with self._changed:
             self.closed = True
-            for key, session in list(self._open.items()):
-                if self._users.get(key, 0) == 0:
-                    self._open.pop(key).close()
+            self._changed.notify_all()
+            for key, loaded in list(self._loaded.items()):
+                if loaded.session is None:
+                    continue
+                if loaded.users:
+                    loaded.session.cancel()
                 else:
-                    session.cancel()
+                    del self._loaded[key]
+                    loaded.session.close()
+
+
+def _refuse_disagreement(session: Session, graph: Graph) -> None:
+    """
+    Raises:
+        BundleError: what was opened has another interface than the manifest says.
+    """
+    _refuse_others(f"{graph.file} has other inputs", graph.inputs, session.inputs)
+    _refuse_others(f"{graph.file} has other outputs", graph.outputs, session.outputs)
+
+
+def _refuse_others(sentence: str, declared: Sequence[GraphTensor], found: Sequence[TensorSpec]) -> None:
+    ours, theirs = {each.name: each for each in declared}, {each.name: each for each in found}
+    if ours.keys() != theirs.keys() or not all(_alike(ours[name], theirs[name]) for name in ours):
+        raise BundleError(
+            f"{sentence} than its manifest says: {_listed(found)}, not {_listed(declared)}. Export the bundle again"
+        )
+
+
+def _alike(declared: GraphTensor, found: TensorSpec) -> bool:
+    """The same type and rank, and the same sizes where both are numbers: a library may name what is left open anew."""
+    return (
+        declared.dtype == found.dtype
+        and len(declared.shape) == len(found.shape)
+        and all(
+            size == other
+            for size, other in zip(declared.shape, found.shape, strict=True)
+            if isinstance(size, int) and isinstance(other, int) and other >= 0
+        )
+    )
+
+
+def _listed(tensors: Sequence[GraphTensor | TensorSpec]) -> str:
+    return ", ".join(f"{each.name} {each.dtype} [{', '.join(map(str, each.shape))}]" for each in tensors)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from ..bundle.bundle import Preview
+from ..bundle.manifest import Preview
 
 
 def latents_to_rgb(latents: NDArray[np.float32], preview: Preview | None) -> NDArray[np.uint8] | None:

@@ -7,6 +7,8 @@ words are consumed, torch's `DistributionTemplates.h` and `DistributionsHelper.h
 calls the C library instead, and its own values are then up to 3e-6 away from those on x86.
 """
 
+from __future__ import annotations
+
 import math
 import operator
 from typing import Any
@@ -29,29 +31,32 @@ _COSINE = (2.443315711809948e-5, -1.388731625493765e-3, 4.166664568298827e-2)
 _QUARTER_PI = (0.78515625, 2.4187564849853515625e-4, 3.77489497744594108e-8)
 
 
-def standard_normal(seed: int, shape: tuple[int, ...]) -> Floats:
-    """What `torch.randn(shape, generator=torch.Generator("cpu").manual_seed(seed))` gives, as f32 of `shape`.
+class NormalStream:
+    """What `torch.randn` gives, call after call, from `torch.Generator("cpu").manual_seed(seed)`: equal bits on x86.
 
-    Raises ValueError for a seed that torch refuses, or a negative size.
+    Raises:
+        ValueError: a seed that torch refuses.
     """
-    return standard_normals(seed, shape, 1).reshape(shape)
 
+    def __init__(self, seed: int) -> None:
+        # The generator keeps 64 bits of seed, and its Mersenne Twister is started with the low 32 of them.
+        self._words = np.random.RandomState(_checked_seed(seed) & 0xFFFFFFFF)  # a stream that NumPy has frozen (NEP 19)
+        self._second: Floats = np.empty(0, _f32)  # of a pair whose first value was the last of a small call
 
-def standard_normals(seed: int, shape: tuple[int, ...], draws: int) -> Floats:
-    """What as many calls of `torch.randn` in a row give, with one generator: f32 `[draws, *shape]`.
+    def draw(self, shape: tuple[int, ...]) -> Floats:
+        """The next call's values, f32 of `shape`.
 
-    Raises ValueError for a seed that torch refuses, or a negative size.
-    """
-    if any(size < 0 for size in shape):
-        raise ValueError(f"shape must have no negative size; got {tuple(shape)}")
-    # The generator keeps 64 bits of seed, and its Mersenne Twister is started with the low 32 of them.
-    words = np.random.RandomState(_checked_seed(seed) & 0xFFFFFFFF)  # a stream that NumPy has frozen (NEP 19)
-    count = math.prod(shape)
-    if count < _BLOCK:  # torch keeps the second value of a pair for the next call
-        values = _fill_pairs(words, draws * count)
-    else:
-        values = np.concatenate([_fill_blocks(words, count) for _ in range(draws)])
-    return values.reshape(draws, *shape)
+        Raises:
+            ValueError: a negative size.
+        """
+        if any(size < 0 for size in shape):
+            raise ValueError(f"shape must have no negative size; got {tuple(shape)}")
+        count = math.prod(shape)
+        if count >= _BLOCK:
+            return _fill_blocks(self._words, count).reshape(shape)
+        values = np.concatenate([self._second, _fill_pairs(self._words, count - len(self._second))])
+        self._second = values[count:]
+        return values[:count].reshape(shape)
 
 
 def _checked_seed(seed: int) -> int:
@@ -88,14 +93,14 @@ def _box_muller(words: NDArray[np.uint32]) -> Floats:
 
 
 def _fill_pairs(words: np.random.RandomState, count: int) -> Floats:
-    """Fewer than 16 values: pairs in float64 from 53 bits each, the cosine first and its sine as the next value."""
-    pairs = (count + 1) // 2
+    """Fewer than 16 values, one more where they are odd: pairs in float64 from 53 bits each, the cosine first."""
+    pairs = max(0, count + 1) // 2
     halves = _next_words(words, 4 * pairs).reshape(pairs, 2, 2).astype(np.uint64)
     bits = (halves[..., 0] << np.uint64(32) | halves[..., 1]) & np.uint64(2**53 - 1)
     uniform = bits.astype(np.float64) * 2.0**-53
     radius, angle = np.sqrt(-2.0 * np.log1p(-uniform[:, 1])), 2.0 * np.pi * uniform[:, 0]
     values = np.stack([radius * np.cos(angle), radius * np.sin(angle)], axis=1)
-    return values.reshape(-1)[:count].astype(_f32)
+    return values.reshape(-1).astype(_f32)
 
 
 def _fma(a: Any, b: Any, c: Any) -> Floats:

@@ -16,7 +16,8 @@ from dataclasses import replace
 
 import numpy as np
 
-from .schedule import MAX_STATE_ROWS, Schedule, ScheduleError, Step
+from .options import ScheduleError
+from .solvers import MAX_STATE_ROWS, Schedule, Step
 
 RETAINED_SHARE = 0.3  # of the steps, from the first: the velocity turns there, as layout and motion are decided
 

@@ -2,20 +2,31 @@
 
 from __future__ import annotations
 
-import math
 import re
+from decimal import Decimal
 from fractions import Fraction
 
 UNITS = {"GB": 10**9, "MB": 10**6, "kB": 10**3}
 
 
-def format_bytes(count: int, *, round_up: bool = False) -> str:
+def format_bytes(count: int) -> str:
     """In the largest decimal unit that leaves at least one, with two decimals."""
     for unit, size in UNITS.items():
         if count >= size:
-            hundredths = count * 100 / size
-            return f"{(math.ceil if round_up else round)(hundredths) / 100:.2f} {unit}"
+            return f"{round(count * 100 / size) / 100:.2f} {unit}"
     return f"{count} bytes"
+
+
+def rounded_up(count: int) -> int:
+    """The next number of bytes that `format_bytes` writes without loss."""
+    size = next((size for size in UNITS.values() if count >= size), 100)
+    return -(-count // (size // 100)) * (size // 100)
+
+
+def exact_bytes(count: int) -> str:
+    """The shortest text, to the byte, that `parse_bytes` reads, such as "8.13GB"."""
+    unit, size = next(((unit, size) for unit, size in UNITS.items() if count >= size), ("kB", 1000))
+    return f"{Decimal(count) / size:f}{unit}"
 
 
 def parse_bytes(text: str) -> int | None:

@@ -1,6 +1,6 @@
 """Values of a request, one at a time: taken as they should be, or refused with what is allowed and the nearest to it.
 
-Knows names, ranges and memory. Knows nothing of defaults, or of how the values belong together.
+Knows names and ranges. Knows nothing of defaults, or of how the values belong together.
 """
 
 from __future__ import annotations
@@ -10,11 +10,11 @@ from fractions import Fraction
 from numbers import Real
 from typing import Any
 
-from mutoscope_engines.system.machine import memory_bytes, usable_cores
+from mutoscope_engines.system.machine import usable_cores
 
 from ..errors import RequestError
-from .byte_sizes import parse_bytes
-from .frame_rates import MAX_FPS, parse_frame_rate
+from .frame_rates import parse_frame_rate
+from .parameters import BYTES, LEVELS, ON_OFF, RATE, Form
 
 
 def text(name: str, value: Any) -> str:
@@ -31,6 +31,11 @@ def text(name: str, value: Any) -> str:
 
 
 def whole(name: str, value: Any, *, minimum: int, maximum: int) -> int:
+    """A whole number of any integer type, NumPy's too.
+
+    Raises:
+        RequestError: it is none, or out of range.
+    """
     try:
         number = operator.index(value) if not isinstance(value, bool) else None
     except TypeError:
@@ -41,6 +46,11 @@ def whole(name: str, value: Any, *, minimum: int, maximum: int) -> int:
 
 
 def real(name: str, value: Any, *, minimum: float, maximum: float) -> float:
+    """A number of any real type.
+
+    Raises:
+        RequestError: it is none, or out of range.
+    """
     # mypy does not see that a Real compares with a float
     if not isinstance(value, Real) or isinstance(value, bool) or not minimum <= value <= maximum:  # type: ignore[operator]
         raise RequestError(f"{name} must be a number from {minimum:g} to {maximum:g}; got {value!r}")
@@ -49,30 +59,61 @@ def real(name: str, value: Any, *, minimum: float, maximum: float) -> float:
 
 def frame_rate(name: str, value: Any) -> Fraction:
     """Frames per second, exact."""
-    rate = parse_frame_rate(value)
+    rate = None if isinstance(value, str) else parse_frame_rate(value)
     if rate is None:
-        raise RequestError(
-            f"{name} must be a number or a ratio from 1 to {MAX_FPS}, such as 24, 12.5 or 24000/1001; got {value!r}"
-        )
+        raise RequestError(RATE.refusal(name, value))
     return rate
 
 
 def numbers(name: str, value: Any) -> tuple[float, ...]:
-    """Numbers with commas between them, or a sequence of numbers, be it of none."""
+    """A sequence of numbers, be it of none."""
     try:
-        return tuple(map(float, value.split(",") if isinstance(value, str) else value))
+        if isinstance(value, (str, bytes)):
+            raise TypeError
+        return tuple(map(float, value))
     except (TypeError, ValueError):
-        raise RequestError(
-            f"{name} must be numbers with commas between them, such as 1,0.75,0.5; got {value!r}"
-        ) from None
+        raise RequestError(LEVELS.refusal(name, value)) from None
 
 
-def memory_size(name: str, value: Any) -> int:
-    """Bytes, as `parse_bytes` reads them; not zero."""
-    count = parse_bytes(value) if isinstance(value, str) else None
-    if not count:
-        raise RequestError(f"{name} must be a size with its unit, such as 8GB or 7.5GiB; got {value!r}")
-    return count
+def byte_count(name: str, value: Any) -> int:
+    """Bytes; not zero."""
+    try:
+        return whole(name, value, minimum=1, maximum=2**63 - 1)
+    except RequestError:
+        raise RequestError(BYTES.refusal(name, value)) from None
+
+
+def switch(name: str, value: Any) -> bool:
+    """True or False, and nothing that only counts as one of them.
+
+    Raises:
+        RequestError: it is neither.
+    """
+    if not isinstance(value, bool):
+        raise RequestError(ON_OFF.refusal(name, value))
+    return value
+
+
+def pixels(name: str, value: Any, form: Form) -> tuple[int, ...]:
+    """Whole numbers of at least 1, as many as the form has."""
+    try:
+        found = tuple(map(operator.index, () if isinstance(value, (str, bytes)) else value))
+    except TypeError:
+        found = ()
+    if len(found) != len(form.example) or min(found) < 1:
+        raise RequestError(form.refusal(name, value))
+    return found
+
+
+def names(name: str, value: Any, form: Form) -> tuple[str, ...]:
+    """One name, or a tuple of names; not several in one text."""
+    each = (value,) if isinstance(value, str) else value
+    if not isinstance(each, (tuple, list)) or not each:
+        raise RequestError(form.refusal(name, value))
+    for one in each:
+        if not isinstance(one, str) or isinstance(form.parse(one), tuple):
+            raise RequestError(form.refusal(name, value))
+    return tuple(each)
 
 
 def threads(name: str, value: Any) -> int:
@@ -86,44 +127,29 @@ def threads(name: str, value: Any) -> int:
         ) from None
 
 
-def choice(name: str, value: Any, allowed: tuple[str, ...]) -> str:
-    if value not in allowed:
-        raise RequestError(f"{name} must be {' or '.join(allowed)}; got {value!r}")
-    return str(value)
-
-
 def size(name: str, value: Any, multiple: int, max_patches: int) -> int:
     """Pixels: a multiple of `multiple`, at most `max_patches` of it."""
     pixels = whole(name, value, minimum=1, maximum=multiple * max_patches)
     if pixels % multiple:
+        allowed = range(multiple, multiple * max_patches + 1, multiple)
         raise RequestError(
-            f"{name} must be a multiple of {multiple}; got {pixels}; nearest: {_nearest(pixels, multiple)}"
+            f"{name} must be a multiple of {multiple}; got {pixels}; nearest: {_nearest(pixels, allowed)}"
         )
     return pixels
 
 
 def frames(name: str, value: Any, allowed: range) -> int:
-    """One of the counts that the family allows."""
+    """One of the counts that the model allows."""
     count = whole(name, value, minimum=1, maximum=allowed[-1])
     if count not in allowed:
         raise RequestError(
             f"{name} must be {allowed.start} more than a multiple of {allowed.step}; got {count}; "
-            f"nearest: {_nearest(count, allowed.step, allowed.start)}"
+            f"nearest: {_nearest(count, allowed)}"
         )
     return count
 
 
-def fits_in_memory(state_bytes: int, frames_bytes: int) -> None:
-    """Refuses a video whose solver state and frames alone are more than the machine has."""
-    needed, available = state_bytes + frames_bytes, memory_bytes()
-    if needed > available:
-        raise RequestError(
-            f"this video needs at least {needed} bytes of memory, {state_bytes} for the solver and {frames_bytes} for "
-            f"its frames; {available} are available. Ask for a smaller height, width or num_frames"
-        )
-
-
-def _nearest(value: int, step: int, offset: int = 0) -> str:
-    """The nearest allowed values, `offset` plus multiples of `step`, below and above."""
-    below = offset + max(0, (value - offset) // step) * step
-    return ", ".join(str(choice) for choice in (below, below + step) if choice > 0)
+def _nearest(value: int, allowed: range) -> str:
+    """The nearest allowed values below and above one that is not; the least two where it is below all."""
+    below = max(0, (value - allowed.start) // allowed.step)
+    return ", ".join(map(str, allowed[below : below + 2]))

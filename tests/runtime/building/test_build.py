@@ -1,104 +1,50 @@
-"""Engines built for real, by TensorRT-RTX and without a GPU, from a bundle of four graphs of a few nodes."""
+"""Engines built for real, by TensorRT-RTX and without a GPU, from a bundle whose graphs have a few nodes."""
+
+from __future__ import annotations
 
 import json
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 import msgspec
-import numpy as np
-import onnx
 import pytest
 from mutoscope import cli
 from mutoscope.building.build import BuildOptions, build_engine, plan_engines
 from mutoscope.building.engine_shapes import LargestVideo, profile_of, smallest_in_fp8
 from mutoscope.bundle import bundle as b
-from mutoscope.bundle.manifest import ROLES, sized
+from mutoscope.bundle import manifest as m
 from mutoscope.errors import BundleError, EngineError, EngineMissingError, RequestError, TargetError
+from mutoscope.values.parameters import HEIGHT_WIDTH_FRAMES
 from mutoscope_engines.cache.engine_cache import EngineCache
-from mutoscope_engines.cache.identity import ShapeRange, content_of
+from mutoscope_engines.cache.identity import EngineIdentity, ShapeRange, content_of
+from mutoscope_engines.symbols import sized
 from mutoscope_engines.targets import find_target
 from mutoscope_engines.tensorrt.library import LIBRARIES
-from onnx import TensorProto, helper, numpy_helper
+
+from tests.runtime.building.networks import FUSED, HEADS, NOT_FUSED, network
 
 needs_library = pytest.mark.skipif(find_spec("tensorrt_rtx") is None, reason="tensorrt_rtx is not installed")
-WIDTH, HEADS = 128, 2
-TYPES = {"bf16": TensorProto.BFLOAT16, "fp16": TensorProto.FLOAT16}
-
 
 Make = Callable[..., b.Bundle]
 LARGEST = "128x128x1"  # pixels of the patches below: 16384 tokens, whose scores take 1 GB
-
-
-def save(path: Path, nodes: Sequence[onnx.NodeProto], shape: Sequence[int | str], initializers: Sequence = ()) -> None:
-    ends = [[helper.make_tensor_value_info(name, TensorProto.FLOAT, shape)] for name in "xy"]
-    graph = helper.make_graph(list(nodes), path.parent.name, *ends, list(initializers))
-    path.parent.mkdir(parents=True, exist_ok=True)
-    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 23)], ir_version=10), path)
-
-
-def attention(path: Path, precision: str) -> None:
-    """x [B, S, 128] -> y, an attention of two heads."""
-    kind = TYPES[precision]
-    weights = [helper.make_tensor(f"w_{name}", kind, [WIDTH, WIDTH], np.eye(WIDTH).ravel()) for name in "qkv"]
-    nodes = [
-        helper.make_node("Cast", ["x"], ["n"], to=kind),
-        *(helper.make_node("MatMul", ["n", f"w_{name}"], [name]) for name in "qkv"),
-        helper.make_node("Attention", ["q", "k", "v"], ["a"], q_num_heads=HEADS, kv_num_heads=HEADS),
-        helper.make_node("Cast", ["a"], ["y"], to=TensorProto.FLOAT),
-    ]
-    save(path, nodes, ["B", "S", WIDTH], weights)
-
-
-def attention_that_cannot_be_fused(path: Path, precision: str) -> None:
-    """x [B, S, 128] -> y, with a running sum over the scores of two heads, which no kernel of attention knows."""
-    constants = {"split": [0, 0, HEADS, WIDTH // HEADS], "join": [0, 0, WIDTH], "axis": 2}
-    nodes = [
-        helper.make_node("Cast", ["x"], ["n"], to=TYPES[precision]),
-        helper.make_node("Reshape", ["n", "split"], ["s"]),
-        helper.make_node("Transpose", ["s"], ["q"], perm=[0, 2, 1, 3]),
-        helper.make_node("Transpose", ["s"], ["k"], perm=[0, 2, 3, 1]),
-        helper.make_node("MatMul", ["q", "k"], ["scores"]),
-        helper.make_node("CumSum", ["scores", "axis"], ["p"]),
-        helper.make_node("MatMul", ["p", "q"], ["m"]),
-        helper.make_node("Transpose", ["m"], ["t"], perm=[0, 2, 1, 3]),
-        helper.make_node("Reshape", ["t", "join"], ["a"]),
-        helper.make_node("Cast", ["a"], ["y"], to=TensorProto.FLOAT),
-    ]
-    initializers = [numpy_helper.from_array(np.array(value, np.int64), name) for name, value in constants.items()]
-    save(path, nodes, ["B", "S", WIDTH], initializers)
-
-
-def doubling(path: Path, precision: str) -> None:
-    """x [1, h, w] -> y, twice as much."""
-    nodes = [
-        helper.make_node("Cast", ["x"], ["n"], to=TYPES[precision]),
-        helper.make_node("Add", ["n", "n"], ["sum"]),
-        helper.make_node("Cast", ["sum"], ["y"], to=TensorProto.FLOAT),
-    ]
-    save(path, nodes, [1, "h", "w"])
+ROLES = ("text_encoder", "denoiser", "vae_features_first", "vae_features_next", "vae_decoder_first", "vae_decoder_next")
 
 
 @pytest.fixture
 def engine_bundle(make_bundle: Make) -> Make:
-    """Writes a bundle whose denoiser attends over all tokens, in bf16 and fp16, and whose others just double."""
+    """Writes a bundle of small networks in bf16 and fp16, whose denoiser attends over all tokens."""
 
-    def make(denoiser: Callable[[Path, str], None] = attention) -> b.Bundle:
-        graphs = []
+    def make(attention: str = FUSED) -> b.Bundle:
         root = make_bundle().root
-        for role in ROLES:
-            for precision in TYPES:
-                shape = ("B", "F*h*w", WIDTH) if role == "denoiser" else (1, "h", "w")
-                x, y = (b.GraphTensor(name=name, dtype="float32", shape=shape) for name in "xy")
-                file = f"{role}-{precision}/model.onnx"
-                graphs.append(b.Graph(role=role, precision=precision, file=file, inputs=(x,), outputs=(y,)))
-                (denoiser if role == "denoiser" else doubling)(root / file, precision)
+        graphs = tuple(network(root, role, precision, attention) for role in ROLES for precision in ("bf16", "fp16"))
         geometry = {"patch_size": (1, 1, 1), "vae_scale_factor_spatial": 1, "max_patches": 256}
-        return make_bundle(graphs=tuple(graphs), geometry=geometry)
+        return make_bundle(graphs=graphs, geometry=geometry)
 
     return make
 
@@ -111,18 +57,23 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> EngineCache:
     return EngineCache()
 
 
-def targets_of(bundle: b.Bundle, **options: str) -> list[tuple[str, str, tuple[int, ...]]]:
+def targets_of(bundle: b.Bundle, **options: Any) -> list[tuple[str, str, tuple[int, ...]]]:
     jobs = plan_engines(bundle, BuildOptions(**options))
     return [(job.graph.role, job.graph.precision, job.identity.compute_capabilities) for job in jobs]
 
 
 @needs_library
 def test_targets_share_an_engine_but_for_those_without_bfloat16(engine_bundle: Make):
-    built = targets_of(engine_bundle(), target="rtx40, rtx20,rtx50,sm89")
+    built = targets_of(engine_bundle(), target=("rtx40", "rtx20", "rtx50", "sm89"))
     for role in ROLES:
         assert (role, "fp16", (75,)) in built
         assert (role, "bf16", (89, 120)) in built
     assert len(built) == 12
+
+
+def test_the_command_takes_only_precisions_of_gpus_and_says_so(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["build", "--target", "rtx40", "--precision", "fp32"]) == 2
+    assert "there is no precision 'fp32'. There are: bf16, fp16, int8-static, fp8" in capsys.readouterr().err
 
 
 @needs_library
@@ -130,15 +81,25 @@ def test_targets_share_an_engine_but_for_those_without_bfloat16(engine_bundle: M
     ("options", "error", "message"),
     [
         ({"target": "rtx60"}, TargetError, "there are: rtx20, rtx30"),
-        ({"target": "rtx20,rtx40", "precision": "bf16"}, TargetError, "rtx20 has no bf16; it has: fp16"),
+        ({"target": ("rtx20", "rtx40"), "precision": "bf16"}, TargetError, "rtx20 has no bf16; it has: fp16"),
         ({"target": "rtx30", "precision": "fp8"}, TargetError, "rtx30 has no fp8; it has: bf16, fp16, int8-static"),
-        ({"target": "rtx40,rtx50", "backend": "tensorrt"}, TargetError, "GPU of this machine alone"),
+        ({"target": ("rtx40", "rtx50"), "backend": "tensorrt"}, TargetError, "GPU of this machine alone"),
         ({"target": "rtx40", "precision": "fp8"}, BundleError, "it has: bf16, fp16"),
-        ({"target": "rtx40", "shapes": "480x832"}, RequestError, "such as 480x832x81; got '480x832'"),
-        ({"target": "rtx40", "shapes": "300x32x1"}, RequestError, "height must be a whole number from 1 to 256"),
-        ({"target": "rtx40", "shapes": "32x32x4"}, RequestError, "nearest: 1, 5"),
-        ({"target": "rtx40", "tile": "2x9"}, RequestError, "tile must be height x width in pixels, .* at least 3"),
-        ({"target": "rtx40", "branches": 3}, RequestError, "branches must be a whole number from 1 to 2"),
+        ({"target": "rtx40,rtx50"}, RequestError, r"such as target=\('rtx40', 'rtx50'\); got 'rtx40,rtx50'"),
+        ({"target": "rtx40", "shapes": "64x96x9"}, RequestError, r"such as shapes=\(64, 96, 9\); got '64x96x9'"),
+        ({"target": "rtx40", "shapes": (480, 832)}, RequestError, r"shapes must be \(height, width, num_frames\)"),
+        (
+            {"target": "rtx40", "shapes": (300, 32, 1)},
+            RequestError,
+            "the height of shapes must be a whole number from 1 to 256",
+        ),
+        ({"target": "rtx40", "shapes": (32, 32, 4)}, RequestError, "nearest: 1, 5"),
+        ({"target": "rtx40", "tile": (2, 9)}, RequestError, r"tile=\(2, 9\) must be multiples of 1 and at least 3"),
+        (
+            {"target": "rtx40", "branches_per_call": 3},
+            RequestError,
+            "branches_per_call must be a whole number from 1 to 2",
+        ),
     ],
 )
 def test_what_cannot_be_built_is_refused_with_what_can(
@@ -150,16 +111,25 @@ def test_what_cannot_be_built_is_refused_with_what_can(
 
 def test_the_profile_spans_from_the_least_to_the_largest_video(engine_bundle: Make):
     bundle = engine_bundle()
-    video = LargestVideo.choose("32x48x9", 1, bundle.manifest)
+    video = LargestVideo.choose((32, 48, 9), 1, bundle.manifest)
     denoiser = profile_of(bundle.manifest.graphs_of("denoiser", "bf16")[0], video, bundle.manifest)
-    assert denoiser == {"x": ShapeRange((1, 1, WIDTH), opt=(1, 3 * 32 * 48, WIDTH), max=(1, 3 * 32 * 48, WIDTH))}
+    assert {name: (each.min, each.max) for name, each in denoiser.items()} == {
+        "latents": ((4, 1, 1, 1), (4, 3, 32, 48)),
+        "state": ((1, 4, 1, 1, 1), (8, 4, 3, 32, 48)),
+        "timestep": ((1,), (1,)),
+        "prompt_embeds": ((1, 1, 6), (1, 24, 6)),
+        "guidance_weights": ((1,), (1,)),
+        "solver_a": ((1, 1), (8, 8)),
+        "solver_b": ((1,), (8,)),
+    }
+    assert all(each.opt == each.max for each in denoiser.values())
     decoder = profile_of(bundle.manifest.graphs_of("vae_decoder_next", "bf16")[0], video, bundle.manifest)
-    assert decoder["x"].max == (1, 32, 48)
+    assert decoder["features"].max == (1, 4, 32, 48)
 
 
 def test_in_tiles_the_decoder_alone_is_built_for_one_window(engine_bundle: Make):
     manifest = engine_bundle().manifest
-    video = LargestVideo.choose("32x48x9", 1, manifest, "20x40")
+    video = LargestVideo.choose((32, 48, 9), 1, manifest, (20, 40))
     sizes = {role: video.symbols(manifest, role) for role in ROLES}
     assert {role: (sizes[role]["h"], sizes[role]["w"]) for role in ROLES} == {
         **dict.fromkeys(ROLES, (32, 48)),
@@ -170,10 +140,10 @@ def test_in_tiles_the_decoder_alone_is_built_for_one_window(engine_bundle: Make)
 
 def test_an_engine_of_exact_size_takes_the_frames_of_one_video_and_still_either_number_of_branches(engine_bundle: Make):
     manifest = engine_bundle().manifest
-    video = LargestVideo.choose("32x48x9", 2, manifest)
+    video = LargestVideo.choose((32, 48, 9), 2, manifest)
     shape = ("B", "L", "F", "8*h", "w", "K")
     graph = msgspec.structs.replace(
-        manifest.graphs_of("denoiser", "bf16")[0], inputs=(b.GraphTensor(name="x", dtype="float32", shape=shape),)
+        manifest.graphs_of("denoiser", "bf16")[0], inputs=(m.GraphTensor(name="x", dtype="float32", shape=shape),)
     )
     exact = profile_of(graph, video, manifest, exact_size=True)["x"]
     assert exact.max == sized(shape, video.symbols(manifest, "denoiser"))
@@ -222,25 +192,30 @@ def test_every_graph_is_built_once_and_found_by_content(
     assert shown["size_bytes"] == sum(path.stat().st_size for path in cache.folder.iterdir())
 
     graph = bundle.root / "denoiser-bf16" / "model.onnx"
-    shape = ShapeRange.exactly((1, 3 * 32 * 48, WIDTH))
-    wanted = LIBRARIES["tensorrt-rtx"].identity(content_of(graph), "bf16", [find_target("rtx50")], {"x": shape})
-    engine = cache.load(wanted)
+    denoiser, *_ = bundle.manifest.graphs_of("denoiser", "bf16")
+    sizes = {"B": 1, "L": 7, "F": 3, "h": 32, "w": 48, "K": 4}
+    shapes = {tensor.name: ShapeRange.exactly(sized(tensor.shape, sizes)) for tensor in denoiser.inputs}
+
+    def wanted() -> EngineIdentity:
+        return LIBRARIES["tensorrt-rtx"].identity(content_of(graph), "bf16", [find_target("rtx50")], shapes)
+
+    engine = cache.load(cache.catalogue().find(wanted()))
     assert len(engine.data) == engine.record.report.engine_bytes == engines[1]["engine_bytes"]
-    attention(graph, "fp16")
+    network(bundle.root, "denoiser", "bf16", NOT_FUSED)
     with pytest.raises(EngineMissingError, match=r"model\.onnx changed"):
-        cache.load(LIBRARIES["tensorrt-rtx"].identity(content_of(graph), "bf16", [find_target("rtx50")], {"x": shape}))
+        cache.catalogue().find(wanted())
 
 
 @needs_library
 def test_an_engine_that_writes_its_scores_to_memory_is_not_kept(
     engine_bundle: Make, cache: EngineCache, capsys: pytest.CaptureFixture[str]
 ):
-    bundle = engine_bundle(attention_that_cannot_be_fused)
-    command = ["build", str(bundle.root), "--target", "rtx40", "--shapes", LARGEST, "--branches", "1"]
+    bundle = engine_bundle(NOT_FUSED)
+    command = ["build", str(bundle.root), "--target", "rtx40", "--shapes", LARGEST, "--branches-per-call", "1"]
     assert cli.main(command) == EngineError.exit_code
     said = capsys.readouterr().err
     assert "with attention fused, it takes at most 0.26 GB" in said
-    assert [record.report.graph for record in cache.records()] == ["text_encoder"]  # built before it
+    assert [record.report.graph for record in cache.catalogue().records] == ["text_encoder"]  # built before it
 
 
 @needs_library
@@ -248,7 +223,9 @@ def test_the_same_attention_fused_is_kept(engine_bundle: Make, cache: EngineCach
     bundle = engine_bundle()
     job = next(
         job
-        for job in plan_engines(bundle, BuildOptions(target="rtx40", shapes=LARGEST, branches=1))
+        for job in plan_engines(
+            bundle, BuildOptions(target="rtx40", shapes=HEIGHT_WIDTH_FRAMES.read(LARGEST), branches_per_call=1)
+        )
         if job.graph.role == "denoiser"
     )
     report, built = build_engine(bundle, job, BuildOptions(target="rtx40"), cache, lambda: None)
@@ -259,7 +236,7 @@ def test_the_same_attention_fused_is_kept(engine_bundle: Make, cache: EngineCach
 @needs_library
 def test_the_builtin_bundle_builds_for_three_generations_at_once(cache: EngineCache):
     assert cli.main(["build", "--target", "rtx30,rtx40,rtx50", "--quiet"]) == 0
-    built = {(record.report.graph, record.identity.compute_capabilities) for record in cache.records()}
+    built = {(record.report.graph, record.identity.compute_capabilities) for record in cache.catalogue().records}
     assert built == {(role, (86, 89, 120)) for role in ROLES}
 
 

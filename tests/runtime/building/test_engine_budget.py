@@ -1,10 +1,12 @@
 """The gate, with what TensorRT-RTX gave for graphs of the real sizes of Wan 2.1: 7.38 GB unfit, 0.89 GB fit."""
 
+from __future__ import annotations
+
 from types import MappingProxyType
 
 import pytest
 from mutoscope.building.engine_budget import check_budget
-from mutoscope.bundle.bundle import Geometry, Graph, GraphTensor
+from mutoscope.bundle.manifest import Geometry, Graph, GraphTensor
 from mutoscope.errors import EngineError
 from mutoscope_engines.tensorrt.builder import Compiled
 

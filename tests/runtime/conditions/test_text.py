@@ -1,14 +1,17 @@
 """Tokens are those of transformers, clean prompts those of Diffusers."""
 
+from __future__ import annotations
+
+import msgspec
 import numpy as np
 import pytest
 from diffusers.pipelines.wan.pipeline_wan import prompt_clean
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from mutoscope.bundle.bundle import TOKENIZER
+from mutoscope.bundle.bundle import TOKENIZER, Bundle
+from mutoscope.conditions.cleaning import mend_unicode_and_html
 from mutoscope.conditions.text import Tokenizer
 from mutoscope.errors import BundleError, RequestError
-from mutoscope.families.wan import clean_prompt
 from transformers import PreTrainedTokenizerFast
 
 TEXTS = [
@@ -40,20 +43,24 @@ NASTY = [
 ]
 
 
+def tokenizer_of(bundle: Bundle) -> Tokenizer:
+    return Tokenizer(bundle, bundle.manifest.texts[0])
+
+
 @pytest.mark.parametrize("text", TEXTS)
 def test_ids_and_mask_are_those_of_transformers(make_bundle, tokenizer_json, text: str) -> None:
     reference = PreTrainedTokenizerFast(tokenizer_file=str(tokenizer_json), pad_token="<pad>", eos_token="</s>")
     expected = reference(text, padding="max_length", max_length=60, return_tensors="np")
-    tokens = Tokenizer(make_bundle()).encode({"prompt": text}, 60)
+    tokens = tokenizer_of(make_bundle()).encode({"prompt": text}, 60)
     assert tokens.input_ids.dtype == tokens.attention_mask.dtype == np.int64
     np.testing.assert_array_equal(tokens.input_ids, expected["input_ids"])
     np.testing.assert_array_equal(tokens.attention_mask, expected["attention_mask"])
 
 
 def test_every_row_is_padded_to_the_same_length_with_the_pad_token_of_the_bundle(make_bundle) -> None:
-    tokens = Tokenizer(make_bundle(text={"pad_token_id": 7})).encode(
-        {"negative_prompt": "", "prompt": "a red circle"}, 24
-    )
+    [prompt] = make_bundle().manifest.texts
+    bundle = make_bundle(conditionings=(msgspec.structs.replace(prompt, pad_token_id=7),))
+    tokens = tokenizer_of(bundle).encode({"negative_prompt": "", "prompt": "a red circle"}, 24)
     assert tokens.input_ids.shape == tokens.attention_mask.shape == (2, 24)
     assert tokens.counts[0] == 1 and tokens.counts[1] > 3
     for ids, mask, count in zip(tokens.input_ids, tokens.attention_mask, tokens.counts, strict=True):
@@ -65,18 +72,18 @@ def test_padding_and_truncation_in_the_file_change_nothing(make_bundle, tokenize
     import tokenizers
 
     bundle = make_bundle()
-    expected = Tokenizer(bundle).encode({"prompt": "a red circle"}, 24)
+    expected = tokenizer_of(bundle).encode({"prompt": "a red circle"}, 24)
     other = tokenizers.Tokenizer.from_file(str(tokenizer_json))
     other.enable_truncation(2)
     other.enable_padding(length=40)
     other.save(str(bundle.root / TOKENIZER))
     np.testing.assert_array_equal(
-        Tokenizer(bundle).encode({"prompt": "a red circle"}, 24).input_ids, expected.input_ids
+        tokenizer_of(bundle).encode({"prompt": "a red circle"}, 24).input_ids, expected.input_ids
     )
 
 
 def test_a_text_is_never_cut_off(make_bundle) -> None:
-    tokenizer = Tokenizer(make_bundle())
+    tokenizer = tokenizer_of(make_bundle())
     (count,) = tokenizer.encode({"prompt": "a red circle"}, 24).counts
     assert tokenizer.encode({"prompt": "a red circle"}, count).counts == (count,)
     with pytest.raises(
@@ -89,15 +96,15 @@ def test_a_damaged_tokenizer_is_refused(make_bundle) -> None:
     bundle = make_bundle()
     (bundle.root / TOKENIZER).write_text("{}")
     with pytest.raises(BundleError, match=r"tokenizer\.json of .* cannot be read"):
-        Tokenizer(bundle)
+        tokenizer_of(bundle)
 
 
 @pytest.mark.parametrize("text", NASTY)
 def test_prompts_are_cleaned_as_diffusers_cleans_them(text: str) -> None:
-    assert clean_prompt(text) == prompt_clean(text)
+    assert mend_unicode_and_html(text) == prompt_clean(text)
 
 
 @settings(max_examples=100, deadline=None)
 @given(st.text() | st.text("&;#xlgtamp0123456789 \t\n\u00a0Ã¶é<>"))
 def test_any_text_is_cleaned_as_diffusers_cleans_it(text: str) -> None:
-    assert clean_prompt(text) == prompt_clean(text)
+    assert mend_unicode_and_html(text) == prompt_clean(text)

@@ -1,5 +1,7 @@
 """Rates, colours and names of MP4, QuickTime, Matroska and WebM, as ffprobe and PyAV read them."""
 
+from __future__ import annotations
+
 import json
 import shutil
 import subprocess
@@ -11,7 +13,7 @@ import av
 import pytest
 from mutoscope.output.video import write_video
 
-from tests.runtime.clips import H, T, W, chunked, leftovers, make_plan, scene
+from tests.runtime.clips import H, T, W, chunked, leftovers, make_header, scene
 
 NTSC = Fraction(24000, 1001)
 CONTAINERS = {  # ending to what ffprobe calls the format, and the codec that "auto" means
@@ -43,7 +45,7 @@ def probed(path: Path) -> dict[str, Any]:
 @pytest.mark.parametrize("fps", [Fraction(16), Fraction(25, 2), NTSC, Fraction(2997, 125)], ids=str)
 @pytest.mark.parametrize("ending", CONTAINERS)
 def test_ffprobe_reads_the_exact_rate_and_what_players_need(tmp_path: Path, ending: str, fps: Fraction) -> None:
-    found = probed(write_video(tmp_path / f"out{ending}", chunked(scene()), make_plan(fps=fps)))
+    found = probed(write_video(tmp_path / f"out{ending}", chunked(scene()), make_header(fps=fps)))
     (stream,) = found["streams"]
     assert (found["format"]["format_name"], stream["codec_name"]) == CONTAINERS[ending]
     assert Fraction(stream["avg_frame_rate"]) == Fraction(stream["r_frame_rate"]) == fps
@@ -51,18 +53,18 @@ def test_ffprobe_reads_the_exact_rate_and_what_players_need(tmp_path: Path, endi
     assert (int(stream["nb_read_frames"]), stream["width"], stream["height"]) == (T, W, H)
     assert (stream["pix_fmt"], stream["color_range"], stream["color_space"]) == ("yuv420p", "tv", "bt709")
     tags = {name.lower(): value for name, value in (found["format"]["tags"]).items()}
-    assert tags["title"] == make_plan().prompt and json.loads(tags["comment"])["seed"] == 7
+    assert tags["title"] == make_header().title and json.loads(tags["comment"])["seed"] == 7
 
 
 def test_a_quicktime_file_says_that_it_is_one(tmp_path: Path) -> None:
-    content = write_video(tmp_path / "out.mov", chunked(scene()), make_plan()).read_bytes()
+    content = write_video(tmp_path / "out.mov", chunked(scene()), make_header()).read_bytes()
     assert content[4:12] == b"ftypqt  "  # QuickTime File Format, the file type atom
     assert content.index(b"moov") < content.index(b"mdat")
 
 
 @pytest.mark.parametrize("codec", ["h264", "av1", "vp9"])
 def test_matroska_holds_every_codec(tmp_path: Path, codec: str) -> None:
-    with av.open(str(write_video(tmp_path / "out.mkv", chunked(scene()), make_plan(), codec=codec))) as container:
+    with av.open(str(write_video(tmp_path / "out.mkv", chunked(scene()), make_header(), codec=codec))) as container:
         assert container.streams.video[0].codec_context.codec.canonical_name == codec
         assert sum(1 for _ in container.decode(video=0)) == T
 
@@ -74,5 +76,5 @@ def test_a_name_with_a_colon_is_a_name(tmp_path: Path, monkeypatch: pytest.Monke
     """FFmpeg takes "12" and "http" for protocols, unless told that it is a file."""
     monkeypatch.chdir(tmp_path)
     count = 1 if name.endswith(".png") else T
-    write_video(name, chunked(scene(count)), make_plan(count))
+    write_video(name, chunked(scene(count)), make_header(count))
     assert leftovers(tmp_path) == [name]

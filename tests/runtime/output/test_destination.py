@@ -3,6 +3,8 @@
 Mount points, owners and attributes are real ones, made as root.
 """
 
+from __future__ import annotations
+
 import errno
 import os
 import shutil
@@ -16,7 +18,7 @@ import pytest
 from mutoscope.errors import OutputError
 from mutoscope.output.destination import find_place, publish, temporary_name
 
-from tests.runtime.clips import chunked, leftovers, make_plan, scene
+from tests.runtime.clips import chunked, leftovers, make_header, scene
 
 root_on_linux = pytest.mark.skipif(
     not sys.platform.startswith("linux") or os.geteuid() != 0, reason="only root on Linux may mount and give away files"
@@ -138,8 +140,10 @@ for name in ("theirs.mp4", "new.mp4"):
     (tmp_path / "shared").mkdir()
     (tmp_path / "shared").chmod(0o1777)
     (tmp_path / "shared" / "theirs.mp4").write_text("old")
+    # Without coverage, whose file another user may not write.
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("COVERAGE")}
     done = subprocess.run(
-        [sys.executable, "-c", code], cwd=tmp_path / "shared", capture_output=True, text=True, timeout=60
+        [sys.executable, "-c", code], env=environment, cwd=tmp_path / "shared", capture_output=True, text=True
     )
     refusal = "theirs.mp4 cannot be written: no permission to write there; choose another folder"
     assert (done.stdout.splitlines(), done.stderr) == ([refusal, "new.mp4"], "")
@@ -246,5 +250,5 @@ def test_a_video_goes_into_a_volume(tmp_path: Path, mount: Callable[..., None]) 
     (tmp_path / "volume").mkdir()
     mount(tmp_path / "volume", "-t", "tmpfs", "none")
     check_output(f"{tmp_path}/volume/")
-    write_video(f"{tmp_path}/volume/", chunked(scene()), make_plan())
+    write_video(f"{tmp_path}/volume/", chunked(scene()), make_header())
     assert len(leftovers(tmp_path / "volume")) == 10

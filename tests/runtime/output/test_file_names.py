@@ -1,5 +1,7 @@
 """Output names that Windows would not make as they are written."""
 
+from __future__ import annotations
+
 import ntpath
 import sys
 from pathlib import Path

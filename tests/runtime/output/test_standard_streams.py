@@ -1,5 +1,7 @@
 """Every command runs without standard streams, and prints any text to any encoding."""
 
+from __future__ import annotations
+
 import io
 import os
 import subprocess

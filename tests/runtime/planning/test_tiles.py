@@ -1,5 +1,7 @@
 """Tiles cover a picture once, far enough from every side that is not the picture's; no smaller window would do."""
 
+from __future__ import annotations
+
 import numpy as np
 import pytest
 from hypothesis import given, settings

@@ -1,5 +1,7 @@
 """Cached steps against Diffusers' own schedulers, which are given the extrapolated velocity by hand."""
 
+from __future__ import annotations
+
 import json
 from typing import Any
 
@@ -7,7 +9,8 @@ import diffusers
 import numpy as np
 import pytest
 import torch
-from mutoscope.solvers.schedule import SCHEDULERS, ScheduleError, build_schedule
+from mutoscope.solvers.options import ScheduleError
+from mutoscope.solvers.solvers import SCHEDULERS, build_schedule
 from mutoscope.solvers.step_cache import cached, computed_steps
 
 SHAPE = (1, 2, 3)

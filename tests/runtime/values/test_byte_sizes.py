@@ -1,7 +1,11 @@
 """Sizes as people write them."""
 
+from __future__ import annotations
+
 import pytest
-from mutoscope.values.byte_sizes import format_bytes, parse_bytes
+from hypothesis import given
+from hypothesis import strategies as st
+from mutoscope.values.byte_sizes import exact_bytes, format_bytes, parse_bytes, rounded_up
 
 
 @pytest.mark.parametrize(
@@ -34,3 +38,20 @@ def test_anything_else_is_none(text: str) -> None:
 )
 def test_a_size_is_shown_in_the_largest_unit_that_it_fills(size: int, text: str) -> None:
     assert format_bytes(size) == text
+
+
+@given(st.integers(1, 999_999_999 * 10**9))
+def test_a_size_is_written_to_the_byte_as_it_is_read(size: int) -> None:
+    assert parse_bytes(exact_bytes(size)) == size
+
+
+@pytest.mark.parametrize(
+    ("size", "text"), [(8 * 10**9, "8GB"), (8_130_000_000, "8.13GB"), (10**6, "1MB"), (7, "0.007kB")]
+)
+def test_a_written_size_is_as_short_as_it_can_be(size: int, text: str) -> None:
+    assert exact_bytes(size) == text
+
+
+@given(st.integers(1, 10**13))
+def test_a_size_that_is_rounded_up_is_no_less_and_at_most_a_hundredth_more(size: int) -> None:
+    assert size <= rounded_up(size) <= size + max(size // 100, 1)

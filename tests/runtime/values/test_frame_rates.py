@@ -1,5 +1,7 @@
 """Rates as people write them, exact from the request to the bundle."""
 
+from __future__ import annotations
+
 import json
 from fractions import Fraction
 

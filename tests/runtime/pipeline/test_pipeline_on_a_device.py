@@ -1,28 +1,33 @@
 """The built-in bundle through the sessions of a GPU, on host memory: the same video, and what is captured or copied."""
 
+from __future__ import annotations
+
 import gc
 from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 import pytest
 from mutoscope import BackendUnavailableError, Pipeline, RequestError
-from mutoscope.planning import execution, memory_plan
 
 from tests.engines.pretended import TensorRtOnHost
 
 PROMPT, SMALL = "a red circle moving right on a black background", {"height": 32, "width": 32, "num_frames": 9}
+SHORT_OF_MEMORY = 10 * 10**6  # bytes: enough for each stage by itself, and too few to keep all loaded
 
 
 @pytest.fixture
-def backend(monkeypatch: pytest.MonkeyPatch) -> TensorRtOnHost:
-    backend = TensorRtOnHost()
-    monkeypatch.setattr(execution, "choose_backend", lambda *_: (backend, "fp32", []))
-    return backend
+def backend() -> TensorRtOnHost:
+    return TensorRtOnHost()
+
+
+def load(backend: TensorRtOnHost, **options: Any) -> Pipeline:
+    return Pipeline.load(backend=backend, precision="fp32", **options)
 
 
 @pytest.fixture
 def pipeline(backend: TensorRtOnHost) -> Iterator[Pipeline]:
-    with Pipeline.load() as pipeline:
+    with load(backend) as pipeline:
         yield pipeline
 
 
@@ -35,7 +40,7 @@ def on_cpu() -> Iterator[Pipeline]:
 @pytest.mark.parametrize("branches_per_call", [1, 2])
 def test_the_video_is_that_of_the_cpu(backend, on_cpu, branches_per_call: int) -> None:
     expected = on_cpu.generate(PROMPT, seed=7, num_inference_steps=3, guidance_scale=3.0, **SMALL)
-    with Pipeline.load(branches_per_call=branches_per_call) as pipeline:
+    with load(backend, branches_per_call=branches_per_call) as pipeline:
         video = pipeline.generate(PROMPT, seed=7, num_inference_steps=3, guidance_scale=3.0, **SMALL)
     assert video.plan.branches_per_call == branches_per_call
     apart = video.frames.astype(int) - expected.frames
@@ -63,8 +68,8 @@ def test_a_step_copies_its_numbers_in_and_its_peak_out(backend, pipeline) -> Non
         backend.on_host.log.clear()
 
     plan = pipeline.generate(PROMPT, seed=1, num_inference_steps=4, guidance_scale=3.0, on_step=on_step, **SMALL).plan
-    latents = 4 * int(np.prod(plan.latents_shape))
-    rows = plan.state_rows
+    latents = 4 * int(np.prod(plan.geometry.latents_shape))
+    rows = plan.schedule.state_rows
     for log in logs[1:]:
         assert sorted(log) == sorted(
             [
@@ -78,9 +83,9 @@ def test_a_step_copies_its_numbers_in_and_its_peak_out(backend, pipeline) -> Non
         )
 
 
-def test_stages_take_the_memory_in_turns_and_leave_none_of_it(backend, monkeypatch) -> None:
-    monkeypatch.setattr(memory_plan, "SHARE_FOR_GOOD", 0)
-    with Pipeline.load() as pipeline:
+def test_stages_take_the_memory_in_turns_and_leave_none_of_it(backend) -> None:
+    backend.memory = SHORT_OF_MEMORY
+    with load(backend) as pipeline:
         used = []
         pipeline.generate(
             PROMPT, num_inference_steps=2, on_stage=lambda stage: used.append(backend.on_host.used), **SMALL
@@ -89,9 +94,9 @@ def test_stages_take_the_memory_in_turns_and_leave_none_of_it(backend, monkeypat
         assert used == [0, 0, 0] and backend.on_host.used == 0 and backend.on_host.peak > 0
 
 
-def test_the_first_graphs_of_the_decoder_are_closed_once_their_caches_are_taken_over(backend, monkeypatch) -> None:
-    monkeypatch.setattr(memory_plan, "SHARE_FOR_GOOD", 0)
-    with Pipeline.load() as pipeline, pipeline.stream(PROMPT, num_inference_steps=1, **SMALL) as stream:
+def test_the_first_graphs_of_the_decoder_are_closed_once_their_caches_are_taken_over(backend) -> None:
+    backend.memory = SHORT_OF_MEMORY
+    with load(backend) as pipeline, pipeline.stream(PROMPT, num_inference_steps=1, **SMALL) as stream:
         assert [backend.on_host.sessions for _ in stream] == [2, 2, 2]
         assert backend.on_host.sessions == 0
 
@@ -111,7 +116,7 @@ def test_tiles_replay_one_graph_and_are_put_together_on_the_host(backend, on_cpu
     asked = {"seed": 7, "num_inference_steps": 2, "height": 192, "width": 32, "num_frames": 9}
     with on_cpu.stream(PROMPT, **asked) as stream:
         expected = np.concatenate(list(stream))
-    with Pipeline.load(tile="176x176") as tiled:
+    with load(backend, tile=(176, 176)) as tiled:
         video = tiled.generate(PROMPT, **asked)
         assert video.plan.decoder_tiles == 2
         # Each graph that runs again, once: the denoiser, the features after the first frame, the decoder after the

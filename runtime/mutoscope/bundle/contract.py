@@ -1,0 +1,99 @@
+"""What the graphs of a bundle must be: the contract between export, bundle and runtime, written once.
+
+Roles, stages, tiling, budgets, progress and the order in which graphs run all derive from this table. A manifest is
+checked against it when it is read (`checks.py`), a session when it opens. Imports nothing of Mutoscope.
+
+A denoiser takes `LOOP_INPUTS` anew in each step. Every other input of it stays the same for one video, and the manifest
+says what feeds it: a conditioning, or a random tensor of the seed. What a step does with it is arithmetic in the graph.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+CONDITION, DENOISE, DECODE = "condition", "denoise", "decode"
+STAGES = {CONDITION: "encoding the prompt", DENOISE: "denoising", DECODE: "decoding"}  # in order; for a person
+
+NETWORK = "network"  # the dtype that a network has in the precision of its graph
+
+
+@dataclass(frozen=True)
+class Tensor:
+    """An input or output that a role must have.
+
+    Attributes:
+        dtype: a NumPy name, or `NETWORK`.
+        shape: symbols of the manifest's shapes as they stand; `*` for any size; and, in place of numbers that a
+            manifest gives: `channels` of the latents, `latents` and `frames` of one decoder call, `height` and `width`
+            of the frames of a window of latents.
+    """
+
+    dtype: str
+    shape: tuple[str | int, ...]
+
+
+@dataclass(frozen=True)
+class Role:
+    """What one kind of graph is for, and its interface.
+
+    Attributes:
+        stage: when it runs, one of `STAGES`.
+        takes: inputs that it must have; a denoiser also has one for each that the manifest feeds.
+        gives: outputs that it must have; an encoder also gives what its conditioning feeds on.
+        caches: "gives" `cache_0`, `cache_1`, ...; or "passes" them on, as `next_cache_0`, ...; for the next call.
+        grows_with: the symbols that activations are proportional to, once attention is fused.
+        budget: the row of `building/engine_budget.py` by which an engine is judged.
+        tiled: may run window by window.
+        once: runs once in a video that is decoded whole.
+        needed: every bundle has it; the others where a conditioning or an expert names them.
+    """
+
+    stage: str
+    takes: Mapping[str, Tensor]
+    gives: Mapping[str, Tensor]
+    grows_with: str
+    budget: str
+    caches: str = ""
+    tiled: bool = False
+    once: bool = False
+    needed: bool = True
+
+
+_LATENTS = ("channels", "F", "h", "w")
+_LOOP = {
+    "latents": Tensor("float32", _LATENTS),
+    "state": Tensor("float32", ("K", *_LATENTS)),
+    "timestep": Tensor("float32", (1,)),
+    "guidance_weights": Tensor("float32", ("B",)),
+    "solver_a": Tensor("float32", ("K", "K")),
+    "solver_b": Tensor("float32", ("K",)),
+}
+LOOP_INPUTS = tuple(_LOOP)
+_STEP = {"next_state": _LOOP["state"], "velocity_peak": Tensor("float32", ())}
+_CHUNK = {"latents": Tensor("float32", (1, "channels", "latents", "h", "w"))}
+_FEATURES = {"features": Tensor("float32", (1, "*", "h", "w"))}
+_FRAMES = {"frames": Tensor("uint8", ("frames", "height", "width", 3))}
+_TEXT = {"input_ids": Tensor("int64", ("B", "L")), "attention_mask": Tensor("int64", ("B", "L"))}
+
+_DENOISER = Role(DENOISE, _LOOP, _STEP, grows_with="BFhw", budget="denoiser")
+_FEATURES_FIRST = Role(DECODE, _CHUNK, _FEATURES, "hw", "features", caches="gives", once=True)
+_FEATURES_NEXT = Role(DECODE, _CHUNK, _FEATURES, "hw", "features", caches="passes")
+_DECODER_FIRST = Role(DECODE, _FEATURES, _FRAMES, "hw", "decoder", caches="gives", tiled=True, once=True)
+_DECODER_NEXT = Role(DECODE, _FEATURES, _FRAMES, "hw", "decoder", caches="passes", tiled=True)
+
+ROLES: Mapping[str, Role] = {
+    "text_encoder": Role(CONDITION, _TEXT, {}, grows_with="BL", budget="text", once=True, needed=False),
+    "denoiser": _DENOISER,
+    "denoiser_low": Role(DENOISE, _LOOP, _STEP, grows_with="BFhw", budget="denoiser", needed=False),
+    "vae_features_first": _FEATURES_FIRST,
+    "vae_features_next": _FEATURES_NEXT,
+    "vae_decoder_first": _DECODER_FIRST,
+    "vae_decoder_next": _DECODER_NEXT,
+}
+TILED = tuple(name for name, role in ROLES.items() if role.tiled)
+
+
+def stage_of(role: str) -> str:
+    """The stage that runs the graph of a role."""
+    return ROLES[role].stage

@@ -1,0 +1,138 @@
+"""The interface of a graph in one bundle: what its files say, and what the contract says that it must be.
+
+Knows the contract and the manifest. Knows nothing of files or sessions.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from mutoscope_engines.precisions import network_type
+
+from .contract import DENOISE, NETWORK, ROLES, Tensor
+from .manifest import Graph, GraphTensor, Manifest
+
+Tensors = Mapping[str, GraphTensor]
+ANY = "*"  # a size that the contract leaves open
+
+
+@dataclass(frozen=True)
+class Interface:
+    """Inputs and outputs of the graph of a role by name, whether it is one file or several parts."""
+
+    inputs: Tensors
+    outputs: Tensors
+
+    @property
+    def caches(self) -> Tensors:
+        """What a call of a decoder keeps for the next, by the names that this takes them by."""
+        return {
+            name.removeprefix("next_"): tensor
+            for name, tensor in self.outputs.items()
+            if name.removeprefix("next_").startswith("cache_")
+        }
+
+
+def interface_of(parts: Sequence[Graph]) -> Interface:
+    """Of a graph in parts: the inputs that no part gives, and the outputs that no part takes."""
+    given = {tensor.name for graph in parts for tensor in graph.outputs}
+    taken = {tensor.name for graph in parts for tensor in graph.inputs}
+    shared = given & taken if len(parts) > 1 else set()
+    return Interface(
+        {each.name: each for graph in parts for each in graph.inputs if each.name not in shared},
+        {each.name: each for graph in parts for each in graph.outputs if each.name not in shared},
+    )
+
+
+def fed_by_number_or_seed(manifest: Manifest) -> Tensors:
+    """The inputs of a denoiser that a number of the request or a draw of the seed feeds."""
+    numbers = [GraphTensor(name=number.input, dtype="float32", shape=(1,)) for number in manifest.numbers]
+    draws = [GraphTensor(name=draw.input, dtype="float32", shape=draw.shape) for draw in manifest.draws]
+    return {tensor.name: tensor for tensor in (*numbers, *draws)}
+
+
+def complaints_of(manifest: Manifest, parts: Sequence[Graph]) -> list[str]:
+    """How the graph of a role differs from what the contract says of it; none where it does not."""
+    (graph, *_), found = parts, interface_of(parts)
+    role, where = ROLES[graph.role], f"the graph of the {graph.role} in {graph.precision}"
+    takes, gives = (_in_bundle(manifest, graph, tensors) for tensors in (role.takes, role.gives))
+    if role.stage == DENOISE:
+        embeds = [name for text in manifest.texts for name in text.feeds.values()]
+        takes = {name: _embeds(name) for name in embeds} | dict(fed_by_number_or_seed(manifest)) | takes
+    gives |= {name: _embeds(name) for text in manifest.texts if text.role == graph.role for name in text.feeds}
+    if role.caches:
+        gives |= {name: tensor for name, tensor in found.outputs.items() if tensor in found.caches.values()}
+    if role.caches == "passes":
+        takes |= {name: _renamed(tensor, name) for name, tensor in found.caches.items()}
+    return [
+        *_differences(f"{where} takes", takes, found.inputs),
+        *_differences(f"{where} gives", gives, found.outputs),
+        *_wrong_caches(where, network_type(graph.precision), found.caches),
+    ]
+
+
+def _in_bundle(manifest: Manifest, graph: Graph, tensors: Mapping[str, Tensor]) -> dict[str, GraphTensor]:
+    """Tensors of the contract with the numbers of a bundle."""
+    following = not graph.role.endswith("_first")
+    scale = manifest.geometry.vae_scale_factor_spatial
+    numbers: dict[str | int, str | int] = {
+        "channels": manifest.geometry.latent_channels,
+        "latents": manifest.frames.latents_per_call[following],
+        "frames": manifest.frames.frames_per_call[following],
+        "height": f"{scale}*h",
+        "width": f"{scale}*w",
+    }
+    for text in manifest.texts:
+        if text.role == graph.role:
+            numbers["L"] = text.symbol
+    return {
+        name: GraphTensor(
+            name=name,
+            dtype=network_type(graph.precision) if tensor.dtype == NETWORK else tensor.dtype,
+            shape=tuple(numbers.get(size, size) for size in tensor.shape),
+        )
+        for name, tensor in tensors.items()
+    }
+
+
+def _embeds(name: str) -> GraphTensor:
+    return GraphTensor(name=name, dtype="float32", shape=("B", ANY, ANY))
+
+
+def _renamed(tensor: GraphTensor, name: str) -> GraphTensor:
+    return GraphTensor(name=name, dtype=tensor.dtype, shape=tensor.shape)
+
+
+def _differences(sentence: str, wanted: Tensors, found: Tensors) -> list[str]:
+    missing = [f"{sentence} no {name}" for name in wanted if name not in found]
+    further = [f"{sentence} {name}, which nothing {'feeds' if 'takes' in sentence else 'reads'}"
+               for name in found if name not in wanted]  # fmt: skip
+    others = [
+        f"{sentence} {name} as {_written(found[name])}, not {_written(tensor)}"
+        for name, tensor in wanted.items()
+        if name in found and not _alike(found[name], tensor)
+    ]
+    return missing + further + others
+
+
+def _alike(found: GraphTensor, wanted: GraphTensor) -> bool:
+    return (
+        found.dtype == wanted.dtype
+        and len(found.shape) == len(wanted.shape)
+        and all(expected in (size, ANY) for size, expected in zip(found.shape, wanted.shape, strict=True))
+    )
+
+
+def _wrong_caches(where: str, dtype: str, caches: Tensors) -> list[str]:
+    if list(caches) != [f"cache_{index}" for index in range(len(caches))]:
+        return [f"{where} gives caches {', '.join(caches)}; they are numbered from 0"]
+    return [
+        f"{where} gives {name} in {tensor.dtype}, not {dtype}"
+        for name, tensor in caches.items()
+        if tensor.dtype != dtype
+    ]
+
+
+def _written(tensor: GraphTensor) -> str:
+    return f"{tensor.dtype} [{', '.join(map(str, tensor.shape))}]"

@@ -1,0 +1,62 @@
+"""What every kind of conditioning does: settle a value of the request when a video is planned, encode it when it runs.
+
+Knows neither kinds nor graphs.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from mutoscope_engines.session import Feeds, Host, Tensor
+from numpy.typing import NDArray
+
+from ..bundle.manifest import Defaults
+
+Run = Callable[[Feeds], Mapping[str, Tensor]]
+UseGraph = Callable[[str, Feeds], Mapping[str, Host]]  # runs the graph of a role once
+
+
+@dataclass(frozen=True, eq=False)
+class Settled:
+    """A value of the request, checked and ready: what a condition encodes later, and nothing that it would have to ask.
+
+    Attributes:
+        feeds: the inputs of its graph, or of the denoiser where it has none, by name.
+        symbols: the sizes that it gives to symbols in the shapes of graphs.
+        facts: what a plan says of it, by the names of the request.
+        notes: what the caller should know, for a person.
+    """
+
+    feeds: Mapping[str, NDArray[Any]]
+    symbols: Mapping[str, int] = field(default_factory=dict)
+    facts: Mapping[str, str | int | float] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
+
+
+class Condition(ABC):
+    """One conditioning of a bundle, with what it needs of the bundle's files loaded. Knows nothing of any one video."""
+
+    @abstractmethod
+    def settle(self, request: Any, defaults: Defaults, *, guided: bool) -> Settled:
+        """Checks what the request says, or else the bundle's default.
+
+        Args:
+            request: has a field of the conditioning's name; `None` where the caller said nothing.
+            guided: whether the video has a second branch, which guidance steers away from.
+
+        Raises:
+            RequestError: the value cannot be served; says what can.
+        """
+
+    @abstractmethod
+    def encode(self, settled: Settled, run: UseGraph) -> dict[str, Host]:
+        """The inputs of the denoiser that it feeds, by name; those with a row a branch begin with the negative one."""
+
+
+def scalar(value: float) -> NDArray[np.float32]:
+    """A number as graphs take it, f32 `[1]`."""
+    return np.asarray([value], np.float32)

@@ -1,0 +1,212 @@
+"""From a request to what will be done: every default resolved, every limit checked, one record after the other.
+
+Knows requests, bundles and schedules. Opens no graph and computes no video.
+"""
+
+from __future__ import annotations
+
+import math
+import secrets
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from ..bundle.bundle import Bundle
+from ..bundle.manifest import MAX_STEPS, Manifest
+from ..conditions.base import Condition, Settled
+from ..errors import RequestError
+from ..request import VideoRequest
+from ..solvers.noise import SEED_MAX, SEED_MIN
+from ..solvers.options import ScheduleError, flow_shift_of
+from ..solvers.solvers import Schedule, Step, build_schedule
+from ..solvers.step_cache import cached
+from ..values import checks
+from ..values.frame_rates import parse_frame_rate
+from ..values.guidance import MAX_SCALE, guidance_weights, is_guided
+from .execution import Execution, planned_memory
+from .footprints import Sizes
+from .plan import ConditionsPlan, GeometryPlan, GuidancePlan, Job, PlacementPlan, Plan, SchedulePlan
+
+
+def make_job(request: VideoRequest, execution: Execution, bundle: Bundle, conditions: Sequence[Condition]) -> Job:
+    """Resolves a request for a bundle.
+
+    Raises:
+        RequestError: a value that the bundle or the model cannot serve; names the nearest it can.
+        BackendUnavailableError: there is no engine for its sizes.
+    """
+    manifest = bundle.manifest
+    guidance = plan_guidance(request, manifest)
+    settled = settle_conditions(request, guidance, manifest, conditions)
+    geometry = plan_geometry(request, manifest)
+    schedule = settle_schedule(request, guidance, manifest)
+    sizes = Sizes(len(guidance.weights), settled.plan.lengths, geometry.latents_shape, schedule.plan.state_rows)
+    plan = Plan(
+        conditions=settled.plan,
+        geometry=geometry,
+        schedule=schedule.plan,
+        guidance=guidance,
+        seed=checks.whole("seed", _either(request.seed, secrets.randbelow(2**32)), minimum=SEED_MIN, maximum=SEED_MAX),
+        placements=plan_placements(execution, manifest),
+        memory=planned_memory(execution, bundle, sizes, geometry.num_frames),
+        family=manifest.family,
+        bundle=str(bundle.root),
+        bundle_sha256=bundle.sha256,
+        notes=(*execution.notes, *settled.notes),
+    )
+    return Job(plan, tuple(zip(conditions, settled.settled, strict=True)), schedule.schedule)
+
+
+def plan_guidance(request: VideoRequest, manifest: Manifest) -> GuidancePlan:
+    """
+    Raises:
+        RequestError: the scale is out of range.
+    """
+    given = _either(request.guidance_scale, manifest.defaults.guidance_scale)
+    scale = checks.real("guidance_scale", given, minimum=0, maximum=MAX_SCALE)
+    own = {each.role: each.guidance_scale for each in manifest.experts if request.guidance_scale is None}
+    scales = {each.role: float(_either(own.get(each.role), scale)) for each in manifest.experts}
+    most = max(scales.values())
+    return GuidancePlan(most, guidance_weights(most), scales)
+
+
+@dataclass(frozen=True, eq=False)
+class SettledConditions:
+    """What the video follows, ready to be encoded, and what the caller should know of it."""
+
+    plan: ConditionsPlan
+    settled: tuple[Settled, ...]
+    notes: tuple[str, ...]
+
+
+def settle_conditions(
+    request: VideoRequest, guidance: GuidancePlan, manifest: Manifest, conditions: Sequence[Condition]
+) -> SettledConditions:
+    """
+    Raises:
+        RequestError: a condition is missing, or none that the model can take.
+    """
+    followed = {name for text in manifest.texts for name in (text.name, text.negative)}
+    for name in {"prompt", "negative_prompt"} - followed:
+        if given := getattr(request, name):
+            raise RequestError(f"this model follows no {name}; got {given[:60]!r}. Leave it out")
+    guided = is_guided(guidance.scale)
+    settled = tuple(each.settle(request, manifest.defaults, guided=guided) for each in conditions)
+    plan = ConditionsPlan(
+        facts={name: value for each in settled for name, value in each.facts.items()},
+        lengths={symbol: size for each in settled for symbol, size in each.symbols.items()},
+    )
+    notes = [note for each in settled for note in each.notes]
+    demonstration = manifest.demonstration
+    if demonstration and not demonstration.understands(plan.prompt):
+        notes.append(
+            f"this is the built-in demonstration model; it understands: {demonstration.description}. "
+            "For anything else export a real model: mutoscope export CHECKPOINT BUNDLE"
+        )
+    return SettledConditions(plan, settled, tuple(notes))
+
+
+def plan_geometry(request: VideoRequest, manifest: Manifest) -> GeometryPlan:
+    """
+    Raises:
+        RequestError: a size or frame rate that the model cannot make; names the nearest that it can.
+    """
+    defaults, geometry = manifest.defaults, manifest.geometry
+    rows, columns = geometry.size_multiples
+    height = checks.size("height", _either(request.height, defaults.height), rows, geometry.max_patches)
+    width = checks.size("width", _either(request.width, defaults.width), columns, geometry.max_patches)
+    num_frames = checks.frames("num_frames", _either(request.num_frames, defaults.num_frames), manifest.frames.counts)
+    latents_shape = (
+        geometry.latent_channels,
+        manifest.frames.latent_frames(num_frames),
+        height // geometry.vae_scale_factor_spatial,
+        width // geometry.vae_scale_factor_spatial,
+    )
+    return GeometryPlan(
+        height=height,
+        width=width,
+        num_frames=num_frames,
+        fps=checks.frame_rate("fps", _either(request.fps, parse_frame_rate(defaults.fps))),
+        latents_shape=latents_shape,
+        network_tokens=math.prod(latents_shape[1:]) // math.prod(geometry.patch_size),
+    )
+
+
+@dataclass(frozen=True, eq=False)
+class SettledSchedule:
+    """The steps of a video with their matrices."""
+
+    plan: SchedulePlan
+    schedule: Schedule
+
+
+def settle_schedule(request: VideoRequest, guidance: GuidancePlan, manifest: Manifest) -> SettledSchedule:
+    """
+    Raises:
+        RequestError: there is no such solver, or it cannot be given these steps and levels.
+    """
+    defaults, config = manifest.defaults, dict(manifest.scheduler)
+    if request.flow_shift is not None:
+        shift = checks.real("flow_shift", request.flow_shift, minimum=1e-3, maximum=1000.0)
+        config |= {"flow_shift": shift, "shift": shift}
+    sigmas, count = defaults.sigmas or (), defaults.num_inference_steps
+    if request.sigmas is not None:
+        sigmas = checks.numbers("sigmas", request.sigmas)
+        count = len(sigmas) or count
+    steps = checks.whole(
+        "num_inference_steps", _either(request.num_inference_steps, count), minimum=1, maximum=MAX_STEPS
+    )
+    cache_interval = checks.whole("cache_interval", request.cache_interval, minimum=1, maximum=MAX_STEPS)
+    name = str(_either(request.scheduler, defaults.scheduler))
+    try:
+        solver = build_schedule(name, config, steps, sigmas or None)
+        schedule = with_experts(cached(solver, cache_interval), guidance, manifest)
+    except ScheduleError as error:
+        raise RequestError(str(error)) from error
+    plan = SchedulePlan(
+        scheduler=schedule.name,
+        num_inference_steps=len(solver.steps),
+        cache_interval=cache_interval,
+        flow_shift=flow_shift_of(name, config),
+        sigmas=sigmas,
+        timesteps=tuple(step.timestep for step in schedule.steps),
+        state_rows=schedule.state_rows,
+        calls=Counter(step.role for step in schedule.steps),
+    )
+    return SettledSchedule(plan, schedule)
+
+
+def with_experts(schedule: Schedule, guidance: GuidancePlan, manifest: Manifest) -> Schedule:
+    """The schedule whose steps say which denoiser is called, and what each guidance branch counts in it."""
+
+    def directed(step: Step) -> Step:
+        expert = next(each for each in manifest.experts if step.timestep >= each.above)
+        weights = guidance_weights(guidance.scales[expert.role])
+        # Each step has the branches of the video: where an expert needs no guidance, the negative one counts nothing.
+        padded = (0.0,) * (len(guidance.weights) - len(weights)) + weights
+        return replace(step, role=expert.role, guidance_weights=padded)
+
+    return replace(schedule, steps=tuple(map(directed, schedule.steps)))
+
+
+def plan_placements(execution: Execution, manifest: Manifest) -> PlacementPlan:
+    """What runs the graphs of every video of a pipeline."""
+    stages, settings = {}, {}
+    for stage, where in execution.placements.items():
+        if roles := manifest.roles_of(stage):
+            precision = manifest.graphs_of(roles[-1], where.precision)[0].precision
+            stages[stage] = f"{precision} by {where.backend.version()}"
+        if found := where.backend.settings(execution.session):
+            settings[where.backend.name] = found
+    return PlacementPlan(
+        backend=execution.main.backend.version(),
+        precision=execution.main.precision,
+        stages=stages,
+        threads=execution.session.threads or 1,
+        settings=settings,
+    )
+
+
+def _either(given: Any, default: Any) -> Any:
+    return default if given is None else given

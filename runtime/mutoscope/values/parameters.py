@@ -1,0 +1,138 @@
+"""How a parameter is declared, and how values are written that JSON and a command line have no type for.
+
+Knows fields and forms. Knows no parameter.
+"""
+
+from __future__ import annotations
+
+import difflib
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from fractions import Fraction
+from typing import Any
+
+from .byte_sizes import exact_bytes, parse_bytes
+from .frame_rates import MAX_FPS, parse_frame_rate
+
+
+@dataclass(frozen=True)
+class Form:
+    """How one kind of value is written: as text for people, and in Python."""
+
+    in_text: str  # "a size with its unit, such as 8GB"
+    in_python: str  # "a number of bytes"
+    example: Any
+    parse: Callable[[str], Any]  # from text; `None` for any other text
+    write: Callable[[Any], str]  # as text that `parse` reads
+    literal: Callable[[Any], str] = repr  # as Python
+
+    def read(self, text: str) -> Any:
+        """
+        Raises:
+            ValueError: the text is none of this form; says what would be.
+        """
+        value = self.parse(text)
+        if value is None:
+            raise ValueError(f"must be {self.in_text}; got {text!r}")
+        return value
+
+    def refusal(self, name: str, value: object) -> str:
+        """Says what a parameter takes in Python. Of text it says how that is written instead."""
+        parsed = self.parse(value) if isinstance(value, str) else None
+        example = self.literal(self.example if parsed is None else parsed)
+        return f"{name} must be {self.in_python}, such as {name}={example}; got {value!r}"
+
+
+def about(help: str, *, choices: tuple[str, ...] = (), unit: str = "", form: Form | None = None) -> dict[str, Any]:
+    """The metadata of a field that is a parameter: what the command line says of it.
+
+    Args:
+        form: how values are written, where that is not plain from the field's type.
+    """
+    return {"help": help, "choices": choices, "unit": unit, "form": form}
+
+
+def parameter(
+    help: str, default: Any = None, *, choices: tuple[str, ...] = (), unit: str = "", form: Form | None = None
+) -> Any:
+    """A field that is a parameter with a default; what has none is a `field` with `about` as its metadata."""
+    return field(default=default, metadata=about(help, choices=choices, unit=unit, form=form))
+
+
+def no_such(what: str, name: str, known: Sequence[str]) -> str:
+    """Says that a name is unknown, which is the nearest, and which there are."""
+    nearest = difflib.get_close_matches(name, known, 1)
+    meant = f"; did you mean {nearest[0]}?" if nearest else "."
+    return f"there is no {what} {name!r}{meant} There are: {', '.join(known)}"
+
+
+def _pixels(count: int) -> Callable[[str], tuple[int, ...] | None]:
+    pattern = "x".join([r"\d{1,9}"] * count)
+
+    def parse(text: str) -> tuple[int, ...] | None:
+        return tuple(map(int, text.split("x"))) if re.fullmatch(pattern, text) else None
+
+    return parse
+
+
+def _numbers(text: str) -> tuple[float, ...] | None:
+    try:
+        return tuple(map(float, text.split(",")))
+    except ValueError:
+        return None
+
+
+def names(joined_by: str, example: tuple[str, ...]) -> Form:
+    """One name, or several with a sign between them."""
+
+    def parse(text: str) -> str | tuple[str, ...]:
+        each = tuple(name.strip() for name in text.split(joined_by))
+        return each if len(each) > 1 else each[0]
+
+    return Form(
+        f"a name, or several, such as {joined_by.join(example)}",
+        "a name or a tuple of names",
+        example,
+        parse,
+        lambda value: value if isinstance(value, str) else joined_by.join(value),
+    )
+
+
+BYTES = Form(
+    "a size with its unit, such as 8GB or 7.5GiB",
+    "a number of bytes",
+    8 * 10**9,
+    lambda text: parse_bytes(text) or None,
+    exact_bytes,
+    lambda count: f"{count:_}",
+)
+HEIGHT_WIDTH = Form(
+    "height x width in pixels, such as 480x480",
+    "(height, width) in pixels",
+    (480, 480),
+    _pixels(2),
+    lambda size: "x".join(map(str, size)),
+)
+HEIGHT_WIDTH_FRAMES = Form(
+    "height x width x frames, such as 480x832x81",
+    "(height, width, num_frames)",
+    (480, 832, 81),
+    _pixels(3),
+    lambda size: "x".join(map(str, size)),
+)
+ON_OFF = Form("on or off", "True or False", True, {"on": True, "off": False}.get, lambda on: "on" if on else "off")
+LEVELS = Form(
+    "numbers with commas between them, such as 1,0.75,0.5",
+    "a sequence of numbers",
+    (1.0, 0.75, 0.5),
+    _numbers,
+    lambda levels: ",".join(f"{level:g}" for level in levels),
+)
+RATE = Form(
+    f"a number or a ratio from 1 to {MAX_FPS}, such as 24, 12.5 or 24000/1001",
+    f"a number or a Fraction from 1 to {MAX_FPS}",
+    Fraction(24000, 1001),
+    parse_frame_rate,
+    str,
+)

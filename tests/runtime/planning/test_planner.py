@@ -1,0 +1,117 @@
+"""Plans of bundles with two denoisers: who is called when, how far each is guided, and what they take together."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from mutoscope.bundle.bundle import Bundle
+from mutoscope.bundle.manifest import Expert
+from mutoscope.conditions import load_conditions
+from mutoscope.planning.execution import Execution
+from mutoscope.planning.plan import Job, Plan
+from mutoscope.planning.planner import make_job
+from mutoscope.request import RuntimeOptions, VideoRequest
+from mutoscope_engines.session import EngineWanted, Figures
+from mutoscope_engines.testing import FakeBackend
+
+from tests.bundles import graphs, interfaces
+
+MB = 10**6
+WEIGHTS = {"denoiser": 30 * MB, "denoiser_low": 50 * MB}  # of the others, 1 MB
+
+
+def figures(graph: Path, wanted: EngineWanted) -> Figures:
+    return Figures(WEIGHTS.get(graph.parent.name, MB), activation_bytes=0)
+
+
+@pytest.fixture
+def bundle(make_bundle: Callable[..., Bundle]) -> Callable[..., Bundle]:
+    """A bundle with a denoiser from timestep 500 on and one below it, whose own scales may be given."""
+
+    def make(high: float | None = None, low: float | None = None, above: float = 500.0) -> Bundle:
+        ends = interfaces()
+        experts = (
+            Expert(role="denoiser", above=above, guidance_scale=high),
+            Expert(role="denoiser_low", guidance_scale=low),
+        )
+        return make_bundle(experts=experts, graphs=graphs(ends | {"denoiser_low": ends["denoiser"]}))
+
+    return make
+
+
+def job_of(bundle: Bundle, request: VideoRequest | None = None, memory: int = 1000 * MB, **asked: Any) -> Job:
+    backend = FakeBackend({}, figures=figures, memory=memory)
+    execution = Execution.choose(RuntimeOptions(backend=backend), bundle)
+    request = request or VideoRequest(prompt="a red circle", **{"seed": 1} | asked)
+    return make_job(request, execution, bundle, load_conditions(bundle))
+
+
+def test_each_step_calls_the_expert_of_its_timestep(bundle: Any) -> None:
+    job = job_of(bundle(), num_inference_steps=20)
+    assert len(job.schedule.steps) == 20
+    assert {step.role for step in job.schedule.steps if step.timestep >= 500} == {"denoiser"}
+    assert {step.role for step in job.schedule.steps if step.timestep < 500} == {"denoiser_low"}
+    assert sum(job.plan.schedule.calls.values()) == 20
+
+
+def test_an_expert_works_at_the_very_timestep_from_which_it_does(bundle: Any) -> None:
+    """Euler without a shift begins at 1000."""
+    steps = job_of(bundle(above=1000.0), scheduler="euler", flow_shift=1.0, num_inference_steps=4).schedule.steps
+    assert (steps[0].timestep, steps[0].role) == (1000.0, "denoiser")
+    assert {step.role for step in steps[1:]} == {"denoiser_low"}
+
+
+@pytest.mark.parametrize(
+    ("own", "asked", "scales", "branches"),
+    [
+        ((None, None), {}, (1.0, 1.0), 1),
+        ((4.0, 3.0), {}, (4.0, 3.0), 2),
+        ((None, 3.0), {}, (1.0, 3.0), 2),
+        ((4.0, None), {}, (4.0, 1.0), 2),
+        ((0.5, 1.0), {}, (0.5, 1.0), 1),
+        ((4.0, 3.0), {"guidance_scale": 2.0}, (2.0, 2.0), 2),
+        ((4.0, 3.0), {"guidance_scale": 1.0}, (1.0, 1.0), 1),
+    ],
+)
+def test_an_expert_has_its_own_default_scale_and_a_request_wins(
+    bundle: Any, own: tuple[Any, Any], asked: dict[str, Any], scales: tuple[float, float], branches: int
+) -> None:
+    job = job_of(bundle(*own), **asked)
+    assert tuple(job.plan.guidance.scales.values()) == scales
+    assert job.plan.sizes.branches == branches
+    of_role = dict(zip(("denoiser", "denoiser_low"), scales, strict=True))
+    for step in job.schedule.steps:
+        scale = of_role[step.role]
+        assert len(step.guidance_weights) == branches
+        assert step.guidance_weights[-1] == max(scale, 1.0)
+        assert sum(step.guidance_weights) == 1.0
+
+
+def test_a_bundle_without_guidance_that_an_expert_has_reads_the_negative_prompt(bundle: Any) -> None:
+    assert job_of(bundle(None, 3.0)).plan.conditions.facts["negative_prompt"] == "a black background"
+    assert job_of(bundle()).plan.conditions.facts["negative_prompt"] == ""
+
+
+@pytest.mark.parametrize("asked", [{}, {"guidance_scale": 2.0}])
+@pytest.mark.parametrize("own", [(None, None), (4.0, 4.0), (4.0, 3.0), (None, 3.0)])
+def test_the_request_of_a_plan_guides_every_expert_as_the_plan_does(
+    bundle: Any, own: tuple[Any, Any], asked: dict[str, Any]
+) -> None:
+    made = bundle(*own)
+    plan = job_of(made, **asked).plan
+    again = job_of(made, plan.to_request()).plan
+    assert again == plan
+    assert Plan.from_dict(json.loads(json.dumps(plan.to_dict()))) == plan
+
+
+def test_of_two_experts_the_larger_counts_and_neither_is_kept(bundle: Any) -> None:
+    made = bundle()
+    plan = job_of(made).plan
+    option = plan.memory.options["denoise"]
+    assert option.weight_bytes == 50 * MB
+    assert not plan.memory.keep_loaded  # with memory for ten times as much
+    assert job_of(made, memory=option.peak_bytes).plan.memory.options["denoise"] == option

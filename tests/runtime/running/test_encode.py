@@ -1,0 +1,97 @@
+"""Conditionings become inputs of the denoiser: each graph once, numbers without one; on the fake backend."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import msgspec
+import numpy as np
+import pytest
+from mutoscope.bundle.bundle import Bundle
+from mutoscope.bundle.manifest import NumberConditioning
+from mutoscope.errors import RequestError
+from mutoscope_engines.testing import FakeBackend
+
+from tests.bundles import graphs, interfaces, tensors
+from tests.runtime.running.functions import FUNCTIONS, PROMPT, embeds_of
+
+FPS = NumberConditioning(name="fps", input="frame_rate", minimum=1, maximum=60)
+
+
+@pytest.fixture
+def told_the_rate(make_bundle: Callable[..., Bundle]) -> Bundle:
+    """A denoiser that takes what the text encoder gives under a name of its own, and the frame rate."""
+    [prompt] = make_bundle().manifest.texts
+    ends = interfaces()
+    _, outputs = ends["denoiser"]
+    inputs = [each for each in ends["denoiser"][0] if each.name != "prompt_embeds"]
+    ends["denoiser"] = (*inputs, *tensors(context=("B", "L", 6), frame_rate=(1,))), outputs
+    feeds = {"prompt_embeds": "context"}
+    return make_bundle(conditionings=(msgspec.structs.replace(prompt, feeds=feeds), FPS), graphs=graphs(ends))
+
+
+def denoiser(context: Any, frame_rate: Any, **loop: Any) -> Any:
+    return FUNCTIONS["denoiser"](prompt_embeds=context, **loop)
+
+
+@pytest.mark.parametrize("guidance_scale", [1.0, 3.0])
+def test_what_an_encoder_gives_has_the_name_that_the_denoiser_takes_it_by(
+    backend: FakeBackend, load: Any, told_the_rate: Bundle, guidance_scale: float
+) -> None:
+    backend.graphs["denoiser"] = denoiser
+    with load(told_the_rate) as pipeline:
+        pipeline.generate(PROMPT, fps=24, guidance_scale=guidance_scale)
+    negative, positive = embeds_of(told_the_rate)
+    fed = [feeds for role, feeds in backend.fed if role == "denoiser"]
+    for feeds in fed:  # of each step
+        np.testing.assert_array_equal(feeds["context"], [negative, positive] if guidance_scale > 1 else [positive])
+        np.testing.assert_array_equal(feeds["frame_rate"], np.array([24], np.float32))
+        assert feeds["frame_rate"].dtype == np.float32
+    assert len(fed) == 4 and backend.log.count(("run", "text_encoder")) == 1
+
+
+def test_where_memory_is_short_the_encoder_is_closed_before_the_denoiser_opens(
+    backend: FakeBackend, load: Any, told_the_rate: Bundle
+) -> None:
+    backend.graphs["denoiser"], backend.memory = denoiser, 60_000  # bytes: each stage fits, and not all of them
+    with load(told_the_rate) as pipeline:
+        assert not pipeline.generate(PROMPT).plan.memory.keep_loaded
+    assert backend.log[:4] == [
+        ("open", "text_encoder"), ("run", "text_encoder"), ("close", "text_encoder"), ("open", "denoiser"),
+    ]  # fmt: skip
+
+
+def test_with_guidance_a_text_without_a_negative_one_is_encoded_for_both_branches(
+    backend: FakeBackend, load: Any, make_bundle: Callable[..., Bundle]
+) -> None:
+    [prompt] = make_bundle().manifest.texts
+    bundle = make_bundle(conditionings=(msgspec.structs.replace(prompt, negative=None),))
+    with load(bundle) as pipeline:
+        pipeline.generate(PROMPT, guidance_scale=3.0)
+    embeds = embeds_of(bundle)[-1]
+    fed = [feeds["prompt_embeds"] for role, feeds in backend.fed if role == "denoiser"]
+    for each in fed:
+        np.testing.assert_array_equal(each, [embeds, embeds])
+    assert len(fed) == 4
+
+
+def test_a_bundle_without_a_prompt_runs_no_encoder(
+    backend: FakeBackend, load: Any, make_bundle: Callable[..., Bundle]
+) -> None:
+    def untold(frame_rate: Any, **loop: Any) -> Any:
+        return FUNCTIONS["denoiser"](prompt_embeds=np.zeros((1, 1, 6), np.float32) + frame_rate, **loop)
+
+    backend.graphs["denoiser"] = untold
+    ends = interfaces()
+    del ends["text_encoder"]
+    inputs, outputs = ends["denoiser"]
+    ends["denoiser"] = (*(each for each in inputs if each.name != "prompt_embeds"), *tensors(frame_rate=(1,))), outputs
+    bundle = make_bundle(conditionings=(FPS,), graphs=graphs(ends), demonstration=None)
+    with load(bundle) as pipeline:
+        video = pipeline.generate("", fps=30, seed=1)
+        with pytest.raises(RequestError, match=r"this model follows no prompt; got 'a dog'. Leave it out"):
+            pipeline.plan("a dog")
+    assert ("open", "text_encoder") not in backend.log
+    assert (video.frames.shape, list(video.plan.memory.options)) == ((9, 32, 48, 3), ["denoise", "decode"])
+    assert (video.plan.to_request().prompt, video.plan.to_request().fps) == ("", 30)
