@@ -1,5 +1,7 @@
 """A trained checkpoint becomes a bundle. Knows torch and ONNX; shares with the runtime only the bundle."""
 
+from __future__ import annotations
+
 from contextlib import suppress
 
 from mutoscope_engines import telemetry

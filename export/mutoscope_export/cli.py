@@ -1,6 +1,7 @@
 """`mutoscope export`. Knows arguments and how to tell a person what happens. Knows nothing of checkpoints."""
 
-import argparse
+from __future__ import annotations
+
 import json
 import sys
 import time
@@ -9,16 +10,16 @@ from contextlib import suppress
 from pathlib import Path
 
 from mutoscope.bundle.bundle import Bundle
-from mutoscope.commands.arguments import Parser
+from mutoscope.commands.arguments import Parser, as_type
 from mutoscope.errors import RequestError
 from mutoscope.terminal import tell
-from mutoscope.values.checks import memory_size
+from mutoscope.values.parameters import BYTES, HEIGHT_WIDTH_FRAMES
 
 
 def main(argv: Sequence[str]) -> int:
     """Runs the command; `mutoscope.cli` says what an error means."""
     arguments = _parser().parse(argv)
-    from .export import REPORT, export_checkpoint
+    from .export import REPORT, ExportOptions, export_checkpoint
     from .graphs.parts import DEFAULT_PART_BYTES
     from .quantization.calibration import CalibrationOptions  # here, so that --help need not wait for torch
     from .quantization.quantize import quality_table
@@ -29,20 +30,22 @@ def main(argv: Sequence[str]) -> int:
         arguments.bundle,
         precisions=arguments.precision,
         overwrite=arguments.overwrite,
-        compact=arguments.compact,
-        part_bytes=memory_size("--part-size", arguments.part_size) if arguments.part_size else DEFAULT_PART_BYTES,
-        calibration=CalibrationOptions(
-            prompts=_lines(arguments.calibration_prompts),
-            num_inference_steps=arguments.calibration_steps,
-            **dict(zip(("height", "width", "num_frames"), arguments.calibration_size or (), strict=False)),
+        options=ExportOptions(
+            compact=arguments.compact,
+            part_bytes=arguments.part_size or DEFAULT_PART_BYTES,
+            calibration=CalibrationOptions(
+                prompts=_lines(arguments.calibration_prompts),
+                num_inference_steps=arguments.calibration_steps,
+                **dict(zip(("height", "width", "num_frames"), arguments.calibration_size or (), strict=False)),
+            ),
         ),
         on_progress=_Progress() if sys.stderr.isatty() else None,
     )
-    judged = json.loads(bundle.path(REPORT).read_text("utf-8"))["narrowed"]
+    calibrated = json.loads(bundle.path(REPORT).read_text("utf-8"))["calibrated"]
     if arguments.json:
-        tell(json.dumps(_facts(bundle) | judged))
+        tell(json.dumps(_facts(bundle) | calibrated))
     else:
-        tell("\n\n".join([*(quality_table(*report) for report in judged.items()), str(bundle.root)]))
+        tell("\n\n".join([*(quality_table(*report) for report in calibrated.items()), str(bundle.root)]))
     return 0
 
 
@@ -52,10 +55,9 @@ class _Progress:
     def __init__(self) -> None:
         self._started = time.perf_counter()
 
-    def __call__(self, stage: str, fraction: float | None = None) -> None:
-        share = "" if fraction is None else f" {fraction:.0%}"
+    def __call__(self, stage: str) -> None:
         with suppress(OSError):  # a closed terminal must not cost hours of export
-            print(f"{time.perf_counter() - self._started:7.1f} s  {stage}{share}", file=sys.stderr, flush=True)
+            print(f"{time.perf_counter() - self._started:7.1f} s  {stage}", file=sys.stderr, flush=True)
 
 
 def _silence_libraries() -> None:
@@ -97,14 +99,6 @@ def _lines(file: Path | None) -> list[str] | None:
         ) from error
 
 
-def _size(text: str) -> tuple[int, int, int]:
-    try:
-        height, width, num_frames = map(int, text.split("x"))
-    except ValueError:
-        raise argparse.ArgumentTypeError(f"{text!r} is no size; say HEIGHTxWIDTHxFRAMES, such as 480x832x81") from None
-    return height, width, num_frames
-
-
 def _parser() -> Parser:
     parser = Parser("export", "Turns a checkpoint into a bundle, and checks every graph against its network.")
     parser.add_argument("checkpoint", help="a folder in the Diffusers layout, or a hub id")
@@ -121,6 +115,7 @@ def _parser() -> Parser:
     )
     parser.add_argument(
         "--part-size",
+        type=as_type(BYTES),
         metavar="SIZE",
         help="write denoiser and text encoder for GPUs in parts of at most so much, such as 4GB, or of one block; each "
         "becomes an engine: less host memory to build, some more of the GPU's to run; 8GB when not given",
@@ -132,7 +127,10 @@ def _parser() -> Parser:
         help="for fp8 and int8-static: one prompt a line, of what will be asked for",
     )
     parser.add_argument(
-        "--calibration-size", type=_size, metavar="HxWxT", help="for these: the size of use, when it is not the default"
+        "--calibration-size",
+        type=as_type(HEIGHT_WIDTH_FRAMES),
+        metavar="HxWxT",
+        help="for these: the size of use, when it is not the default",
     )
     parser.add_argument("--calibration-steps", type=int, metavar="N", help="for these: of each denoising run")
     parser.add_argument("--json", action="store_true", help="print what was made as one JSON object")

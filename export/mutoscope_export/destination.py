@@ -3,13 +3,16 @@
 Knows folders, mount points, and what an export that was killed leaves behind. Knows of a bundle only its manifest.
 """
 
+from __future__ import annotations
+
 import os
 import shutil
 from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
-from mutoscope.bundle.bundle import MANIFEST, refuse_path
+from mutoscope.bundle.bundle import refuse_path
+from mutoscope.bundle.manifest import MANIFEST
 from mutoscope.errors import RequestError
 from mutoscope.output.destination import refusal
 from mutoscope.output.file_names import refuse_reserved

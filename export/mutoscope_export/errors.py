@@ -1,5 +1,7 @@
 """The error of an export, beside those of the runtime."""
 
+from __future__ import annotations
+
 from mutoscope.errors import MutoscopeError
 
 

@@ -3,69 +3,66 @@
 Knows the order of the stages, and that a bundle appears whole or not at all. Knows nothing of any model line.
 """
 
+from __future__ import annotations
+
 import gc
 import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from importlib.metadata import version
 from itertools import groupby
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Any
 
 import msgspec
 import onnx_ir as ir
 import torch
-from mutoscope.bundle.bundle import (
-    FORMAT_VERSION,
-    TOKENIZER,
-    Bundle,
-    Defaults,
-    Demonstration,
-    Geometry,
-    Graph,
-    GraphTensor,
-    Manifest,
-    Preview,
-    Provenance,
-    write_manifest,
-)
+from mutoscope.bundle.bundle import Bundle, write_manifest
+from mutoscope.bundle.checks import impossible_defaults
+from mutoscope.bundle.contract import DECODE, stage_of
+from mutoscope.bundle.manifest import FORMAT_VERSION, Graph, GraphTensor, Manifest, Preview, Provenance
 from mutoscope.errors import RequestError
-from mutoscope.solvers.schedule import ScheduleError, build_schedule, from_diffusers
 from mutoscope.version import __version__
 from mutoscope_engines.backends import choose_backend
 
-from .checkpoint.checkpoint import OVERRIDES, UNKNOWN, Checkpoint, open_checkpoint
+from .checkpoint.checkpoint import OVERRIDES, UNKNOWN
 from .checkpoint.tokenizer import write_tokenizer
 from .destination import new_bundle
 from .errors import ExportError
-from .families import Form, GraphSource
+from .families.decoding import decode
+from .families.family import Form, GraphSource
+from .graphs.network_type import TRACED
 from .graphs.parts import DEFAULT_PART_BYTES, Blocks
 from .graphs.trace import NETWORK, SymbolicValue, dynamic_shapes, trace, write_graph
 from .graphs.weight_files import WeightFolder
+from .opening import OpenedCheckpoint, open_checkpoint
 from .parity import Sample, compare, compare_with_own_class, record
 from .passes.half_weights import half_weights
-from .passes.network_type import TRACED
 from .preview import fit_preview
 from .quantization.calibration import CalibrationOptions
-from .quantization.quantize import narrow
-from .sizes import allowed_sizes
+from .quantization.quantize import quantize
 
 REPORT = "export_report.json"
 
 OnProgress = Callable[[str], None]
 
 
-class Overrides(msgspec.Struct, forbid_unknown_fields=True):
-    """`mutoscope.json` in the top folder of a checkpoint: what its authors want a bundle to say. All of it is optional.
+@dataclass(frozen=True)
+class ExportOptions:
+    """How the graphs of a bundle are stored, cut and calibrated.
 
-    `defaults` replaces some of the family's `Defaults`, for a model made for another size or
-    length;
-    `demonstration` says what a small model understands.
+    Attributes:
+        compact: store weights that are exact in half precision so: half the size, and the same frames.
+        part_bytes: the most that one graph of the denoiser or the text encoder for GPUs may weigh; a larger one is
+            written in parts of whole blocks, each of which becomes an engine. Host memory while building grows with
+            it, and parts pass on hidden states, which take device memory.
+        calibration: what the ranges of fp8 and int8-static are taken from; at the checkpoint's defaults where nothing
+            else is said.
     """
 
-    defaults: dict[str, Any] = {}
-    demonstration: Demonstration | None = None
-    attribution: str | None = None
+    compact: bool = False
+    part_bytes: int = DEFAULT_PART_BYTES
+    calibration: CalibrationOptions = field(default_factory=CalibrationOptions)
 
 
 def export_checkpoint(
@@ -74,9 +71,7 @@ def export_checkpoint(
     *,
     precisions: Sequence[str] = ("fp32",),
     overwrite: bool = False,
-    compact: bool = False,
-    part_bytes: int = DEFAULT_PART_BYTES,
-    calibration: CalibrationOptions | None = None,
+    options: ExportOptions | None = None,
     on_progress: OnProgress | None = None,
 ) -> Bundle:
     """Writes the bundle of a checkpoint.
@@ -88,12 +83,7 @@ def export_checkpoint(
         checkpoint: a folder in the Diffusers layout, or a hub id.
         destination: the bundle's folder; must not exist, or be empty, or with `overwrite` be a bundle.
         precisions: of the denoiser; the first one that a backend supports is what it runs by default.
-        compact: store weights that are exact in half precision so: half the size, and the same frames.
-        part_bytes: the most that one graph of the denoiser or the text encoder for GPUs may weigh; a larger one is
-            written in parts of whole blocks, of which each becomes an engine. Host memory while building grows with
-            it, and parts pass on hidden states, which take device memory.
-        calibration: what the ranges of fp8 and int8-static are taken from; at the checkpoint's defaults where nothing
-            else is said.
+        options: how graphs are stored, cut and calibrated; the defaults of `ExportOptions` when omitted.
         on_progress: told the stage that begins.
 
     Raises:
@@ -101,57 +91,41 @@ def export_checkpoint(
         ExportError: the checkpoint is refused, a graph differs from its network, or the disk is full.
         RequestError: a precision or destination that cannot be served.
     """
-    say = on_progress or (lambda stage: None)
+    say, options = on_progress or (lambda stage: None), options or ExportOptions()
     choose_backend("onnxruntime", ["fp32"])  # every graph is compared through it
     with new_bundle(Path(destination), overwrite=overwrite) as folder:
         say("open checkpoint")
         opened = open_checkpoint(checkpoint)
-        sources = _sources(opened, precisions, compact, part_bytes)
+        sources = _sources(opened, precisions, options)
         manifest = _describe(opened, folder, say)
-        judged: Mapping[str, Any] = {}
-        if narrowed := [precision for precision in precisions if precision in opened.family.NARROWED]:
-            narrowing = narrow(opened, manifest, narrowed, calibration or CalibrationOptions(), say)
-            sources, judged = [narrowing.applied(source) for source in sources], narrowing.reports
+        calibrated: Mapping[str, Any] = {}
+        if static := [precision for precision in precisions if precision in opened.description.policies]:
+            quantization = quantize(opened, manifest, static, options.calibration, say)
+            sources, calibrated = [quantization.applied(source) for source in sources], quantization.reports
         graphs, compared = _export_graphs(opened, sources, folder, say)
         say("preview")
-        preview = _fit_preview(opened, manifest.geometry.latent_channels)
-        report = {"made_with": _made_with(), "narrowed": judged, **compared}
+        preview = _fit_preview(opened, sources, manifest)
+        report = {"made_with": _made_with(), "calibrated": calibrated, **compared}
         (folder / REPORT).write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8", newline="\n")
         say("publish")
         write_manifest(folder, msgspec.structs.replace(manifest, graphs=tuple(graphs), preview=preview))
     return Bundle.open(destination, verify=False)
 
 
-def _sources(opened: Checkpoint, precisions: Sequence[str], compact: bool, part_bytes: int) -> list[GraphSource]:
-    sources = opened.family.sources(_checked_precisions(precisions, opened.family.PRECISIONS))
-    if compact:
+def _sources(opened: OpenedCheckpoint, precisions: Sequence[str], options: ExportOptions) -> list[GraphSource]:
+    sources = opened.family.sources(opened, _checked_precisions(precisions, opened.description.precisions))
+    if options.compact:
         sources = [replace(source, forms=tuple(map(_compact, source.forms))) for source in sources]
-    return [replace(source, forms=tuple(_in_parts(form, part_bytes) for form in source.forms)) for source in sources]
+    most = options.part_bytes
+    return [replace(source, forms=tuple(_in_parts(form, most) for form in source.forms)) for source in sources]
 
 
-def _describe(opened: Checkpoint, folder: Path, say: OnProgress) -> Manifest:
-    """The manifest without its graphs; writes the tokenizer, and refuses what is wrong before any network is loaded."""
-    family = opened.family
-    overrides = _overrides(opened)
-    scheduler = opened.scheduler
-    given = (
-        msgspec.to_builtins(family.DEFAULTS[opened.pipeline])
-        | {"scheduler": from_diffusers(scheduler)}
-        | overrides.defaults
-    )
-    try:
-        defaults = msgspec.convert(given, Defaults)
-    except msgspec.ValidationError as error:
-        raise ExportError(f"defaults in {OVERRIDES} of {opened.name} are wrong: {error}") from error
-    geometry = family.geometry(opened)
-    _refuse_impossible_defaults(opened.name, defaults, geometry, scheduler)
-    say("tokenizer")
-    tokenizer = opened.tokenizer()
-    text = family.text_settings(opened, tokenizer)
-    write_tokenizer(tokenizer, folder / TOKENIZER)
-    return Manifest(
+def _describe(opened: OpenedCheckpoint, folder: Path, say: OnProgress) -> Manifest:
+    """The manifest without its graphs; writes the tokenizers, and refuses what is wrong before a network is loaded."""
+    described, overrides = opened.description, opened.overrides
+    manifest = Manifest(
         format_version=FORMAT_VERSION,
-        family=family.NAME,
+        family=opened.family.NAME,
         provenance=Provenance(
             checkpoint=opened.name,
             license=opened.license(),
@@ -159,50 +133,37 @@ def _describe(opened: Checkpoint, folder: Path, say: OnProgress) -> Manifest:
             exported_by=_made_with(),
             files=opened.sha256_of_files(lambda name: say(f"hash {name}")),
         ),
-        geometry=geometry,
-        text=text,
-        defaults=defaults,
-        scheduler=scheduler,
+        geometry=described.geometry,
+        frames=described.frames,
+        conditionings=described.conditionings,
+        experts=described.experts,
+        draws=described.draws,
+        defaults=described.defaults,
+        scheduler=dict(described.scheduler),
         graphs=(),
         files={},
         demonstration=overrides.demonstration,
     )
-
-
-def _refuse_impossible_defaults(name: str, defaults: Defaults, geometry: Geometry, scheduler: dict[str, Any]) -> None:
-    """A request that says nothing but its prompt must be possible."""
-    for option, allowed in allowed_sizes(geometry).items():
-        given = getattr(defaults, option)
-        if given not in allowed:
-            raise ExportError(
-                f"the default {option} of {name} is {given}; its networks take {allowed[0]} to {allowed[-1]} in steps "
-                f"of {allowed.step}. Set another one under defaults in {OVERRIDES} in the checkpoint's folder"
-            )
-    try:
-        build_schedule(defaults.scheduler, scheduler, defaults.num_inference_steps, defaults.sigmas)
-    except ScheduleError as error:
-        raise ExportError(f"the defaults of {name} give no schedule: {error}") from error
-
-
-def _overrides(opened: Checkpoint) -> Overrides:
-    try:
-        return msgspec.convert(opened.overrides, Overrides)
-    except msgspec.ValidationError as error:
-        raise ExportError(f"{OVERRIDES} of {opened.name} is wrong: {error}") from error
+    if wrong := "; ".join(impossible_defaults(manifest)):
+        raise ExportError(f"{opened.name} is refused: {wrong}. Set others under defaults in {OVERRIDES} in its folder")
+    for text in manifest.texts:
+        say(text.tokenizer)
+        write_tokenizer(opened.tokenizer(PurePath(text.tokenizer).stem), folder / text.tokenizer)
+    return manifest
 
 
 def _export_graphs(
-    opened: Checkpoint, sources: Sequence[GraphSource], folder: Path, say: OnProgress
+    opened: OpenedCheckpoint, sources: Sequence[GraphSource], folder: Path, say: OnProgress
 ) -> tuple[list[Graph], dict[str, list[dict[str, Any]]]]:
     """Component by component: load, export its graphs, free it, compare the graphs with what it gave."""
     graphs: list[Graph] = []
     report: dict[str, list[dict[str, Any]]] = {"components": [], "graphs": []}
     for component, its_sources in groupby(sources, lambda source: source.component):
-        made, beside_own_class = _export_component(opened, component, list(its_sources), folder, say)
+        written, compared = _export_component(opened, component, list(its_sources), folder, say)
         stored_type = opened.stored_type(component)
-        report["components"].append(beside_own_class)
+        report["components"] += compared
         gc.collect()  # the exporter leaves cycles that hold the weights
-        for parts, samples in made:
+        for parts, samples in written:
             say(f"compare {parts[0].role} {parts[0].precision}")
             report["graphs"].append(compare({folder / graph.file: graph for graph in parts}, samples, stored_type))
             graphs += parts
@@ -210,14 +171,20 @@ def _export_graphs(
 
 
 def _export_component(
-    opened: Checkpoint, component: str, sources: Sequence[GraphSource], folder: Path, say: OnProgress
-) -> tuple[list[tuple[list[Graph], list[Sample]]], dict[str, Any]]:
-    """Every graph of a component, in parts, with what its network made of some inputs."""
+    opened: OpenedCheckpoint, component: str, sources: Sequence[GraphSource], folder: Path, say: OnProgress
+) -> tuple[list[tuple[list[Graph], list[Sample]]], list[dict[str, Any]]]:
+    """Writes every graph of a component.
+
+    Returns:
+        For each graph its parts, with what its network makes of some inputs; and the comparisons with its own class.
+    """
     say(f"load {component}")
     model = opened.load(component)
     with torch.no_grad():
-        beside_own_class = compare_with_own_class(component, model, *opened.family.beside_own_class(component, model))
-    made = []
+        compared = [compare_with_own_class(component, model, *source.own(model)) for source in sources if source.own]
+    if not compared:
+        raise NotImplementedError(f"no graph of the {component} is compared with the component's own class")
+    written = []
     for source in sources:
         say(f"trace {source.role}")
         output_names = [name for name, _, _ in source.outputs(model)]
@@ -226,8 +193,8 @@ def _export_component(
         destination = WeightFolder(folder / source.role)
         for form in source.forms:
             say(f"write {source.role} {form.precision}")
-            made.append((write_form(source, form, model, traced, destination), samples))
-    return made, beside_own_class
+            written.append((write_form(source, form, model, traced, destination), samples))
+    return written, compared
 
 
 def trace_source(source: GraphSource, model: Any) -> ir.Model:
@@ -287,9 +254,14 @@ def _in_parts(form: Form, part_bytes: int) -> Form:
     return replace(form, cut=replace(form.cut, most_bytes=part_bytes)) if isinstance(form.cut, Blocks) else form
 
 
-def _fit_preview(opened: Checkpoint, latent_channels: int) -> Preview:
-    component = opened.load(opened.family.PREVIEWED)
-    return fit_preview(lambda latents: opened.family.decode(component, latents), latent_channels)
+def _fit_preview(opened: OpenedCheckpoint, sources: Sequence[GraphSource], manifest: Manifest) -> Preview:
+    (component,) = {source.component for source in sources if stage_of(source.role) == DECODE}
+    model = opened.load(component)
+    return fit_preview(
+        lambda chunks: decode(sources, model, chunks),
+        manifest.geometry.latent_channels,
+        manifest.frames.latents_per_call,
+    )
 
 
 def _made_with() -> str:

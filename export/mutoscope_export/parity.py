@@ -7,6 +7,8 @@ graph in parts one part is open at a time. The shapes are small for the same rea
 not depend on them being large.
 """
 
+from __future__ import annotations
+
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -16,13 +18,14 @@ from typing import Any
 import numpy as np
 import onnx_ir as ir
 import torch
-from mutoscope.bundle.bundle import Graph, base_precision
+from mutoscope.bundle.manifest import Graph
 from mutoscope_engines.backends import load_backend
+from mutoscope_engines.precisions import base_precision
 from mutoscope_engines.session import SessionOptions
 from numpy.typing import NDArray
 
 from .errors import ExportError
-from .families import Form
+from .families.family import Form
 from .passes.in_float32 import InFloat32
 
 Arrays = dict[str, NDArray[Any]]
@@ -46,8 +49,8 @@ _ROUNDED_WEIGHTS = Tolerance(2e-1, 13)
 # Eight bits: E4M3 has a step of 6 to 12 %, which sums over many products average to 1 to 4 % of a network's output.
 # int8 gives 1.3e-2 at the width of Wan 1.3B, more in narrower layers, and 7e-2 in a text encoder with outliers. A wrong
 # scale gives about 1.
-_NARROWED = Tolerance(2e-1, 1)
-TOLERANCES = {"fp32": _EXACT, "int8": _NARROWED}
+_QUANTIZED = Tolerance(2e-1, 1)
+TOLERANCES = {"fp32": _EXACT, "int8": _QUANTIZED}
 # Half precision throughout. Rounding alone moves 2 layers of a random UMT5 in bfloat16 by 2e-2 and 24 by half, so this
 # tells only another network; unrelated outputs differ by about 1.4.
 _ROUNDED = Tolerance(1.0, 255)
@@ -113,8 +116,8 @@ def _checks(precision: str, stored_type: str) -> list[_Check]:
     if precision in TOLERANCES:
         return [_Check("as it is", TOLERANCES[precision])]
     exact = Form(precision).network_type == stored_type
-    narrowed = precision != "bf16" and base_precision(precision) == "bf16"
-    in_float32 = _NARROWED if narrowed else _EXACT if exact else _ROUNDED_WEIGHTS
+    calibrated = precision != "bf16" and base_precision(precision) == "bf16"
+    in_float32 = _QUANTIZED if calibrated else _EXACT if exact else _ROUNDED_WEIGHTS
     return [
         _Check("in float32", in_float32, InFloat32(rounded=False)),
         _Check("with each value rounded", _ROUNDED, InFloat32(rounded=True)),
@@ -195,7 +198,11 @@ def compare_with_own_class(
 
 
 def difference(given: NDArray[Any], expected: NDArray[Any]) -> dict[str, float]:
-    """`max_abs`, and `relative_l2`: the norm of the difference over the norm of what is expected."""
+    """`max_abs`, and `relative_l2`: the norm of the difference over the norm of what is expected.
+
+    Raises:
+        ExportError: they differ in shape or type.
+    """
     if given.shape != expected.shape or given.dtype != expected.dtype:
         raise ExportError(f"the graph gives {given.dtype} {given.shape}, its network {expected.dtype} {expected.shape}")
     wanted = expected.astype(np.float64)

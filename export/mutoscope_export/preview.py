@@ -3,33 +3,39 @@
 Knows least squares. Knows nothing of decoders but that they turn latents into frames.
 """
 
+from __future__ import annotations
+
 from collections.abc import Callable, Iterable
 
 import torch
 import torch.nn.functional as F
-from mutoscope.bundle.bundle import Preview
+from mutoscope.bundle.manifest import Preview
 from torch import Tensor
 
-Decode = Callable[[Tensor], Iterable[Tensor]]
+Decode = Callable[[Iterable[Tensor]], Iterable[Tensor]]
+"""Latents f32 `[1, C, n, h, w]` of each call, as the denoiser leaves them, to its u8 frames `[T, H, W, 3]`."""
 
-_CLIPS, _FRAMES, _SIZE = 6, 3, 12
+_CLIPS, _CALLS, _SIZE = 6, 3, 12
 
 
-def fit_preview(decode: Decode, latent_channels: int, *, seed: int = 0) -> Preview:
+def fit_preview(
+    decode: Decode, latent_channels: int, latents_per_call: tuple[int, int] = (1, 1), *, seed: int = 0
+) -> Preview:
     """The map that comes closest, in the mean square, to the colour a latent pixel decodes to.
 
     Args:
-        decode: latents f32 `[C, F, h, w]`, normalised as the denoiser leaves them, to u8 frames `[T, H, W, 3]` for each
-            latent frame.
         latent_channels: C.
+        latents_per_call: the latent frames n of the decoder's first call, and of every other.
     """
+    first, following = latents_per_call
+    sizes = [first, *[following] * (_CALLS - 1)]
     generator = torch.Generator().manual_seed(seed)
     rows, colours = [], []
     with torch.no_grad():
         for clip in range(_CLIPS):
-            latents = _smooth_latents(latent_channels, 2 + clip % 3, generator)
-            for index, frames in enumerate(decode(latents)):
-                rows.append(latents[:, index].flatten(1).T)
+            chunks = _smooth_latents(latent_channels, sum(sizes), 2 + clip % 3, generator)[None].split(sizes, dim=2)
+            for chunk, frames in zip(chunks, decode(chunks), strict=True):
+                rows.append(chunk[0].mean(1).flatten(1).T)
                 colours.append(_mean_colours(frames))
     design = torch.cat(rows).double()
     design = torch.cat([design, torch.ones(len(design), 1, dtype=torch.float64)], dim=1)
@@ -39,10 +45,10 @@ def fit_preview(decode: Decode, latent_channels: int, *, seed: int = 0) -> Previ
     return Preview(weights=tuple(weights), bias=bias)
 
 
-def _smooth_latents(channels: int, knots: int, generator: torch.Generator) -> Tensor:
+def _smooth_latents(channels: int, frames: int, knots: int, generator: torch.Generator) -> Tensor:
     """A clip `[C, F, h, w]` of soft patches with a standard deviation of 1; the fewer knots, the larger the patches."""
-    coarse = torch.randn(1, channels, _FRAMES, knots, knots, generator=generator)
-    smooth = F.interpolate(coarse, size=(_FRAMES, _SIZE, _SIZE), mode="trilinear", align_corners=True)[0]
+    coarse = torch.randn(1, channels, frames, knots, knots, generator=generator)
+    smooth = F.interpolate(coarse, size=(frames, _SIZE, _SIZE), mode="trilinear", align_corners=True)[0]
     return smooth / smooth.std()
 
 

@@ -1,5 +1,7 @@
 """A checkpoint to spoil."""
 
+from __future__ import annotations
+
 import shutil
 from pathlib import Path
 

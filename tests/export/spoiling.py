@@ -1,5 +1,7 @@
 """Changes to the files of a checkpoint, for tests of what is refused."""
 
+from __future__ import annotations
+
 import json
 from collections.abc import Callable
 from pathlib import Path

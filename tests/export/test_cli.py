@@ -1,5 +1,7 @@
 """What the command tells while it runs."""
 
+from __future__ import annotations
+
 import io
 import sys
 from pathlib import Path
@@ -14,4 +16,4 @@ def test_a_terminal_that_takes_nothing_costs_no_export(monkeypatch: pytest.Monke
         monkeypatch.setattr(sys, "stderr", io.TextIOWrapper(full, write_through=True))
         progress = _Progress()
         progress("reading the checkpoint")
-        progress("the transformer in fp32", 0.5)
+        progress("write denoiser fp32")

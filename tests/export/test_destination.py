@@ -1,5 +1,7 @@
 """Where a bundle may go, that it appears whole, and what an export that was killed leaves to the next."""
 
+from __future__ import annotations
+
 import errno
 import os
 import shutil

@@ -1,5 +1,7 @@
 """Importing the package takes care of what Diffusers imports later."""
 
+from __future__ import annotations
+
 import json
 import subprocess
 import sys

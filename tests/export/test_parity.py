@@ -1,18 +1,20 @@
 """A graph that differs from its module is found out; one that does not is let through."""
 
+from __future__ import annotations
+
 from pathlib import Path
 
 import msgspec
 import numpy as np
 import pytest
 import torch
-from mutoscope.bundle.bundle import Graph, GraphTensor
+from mutoscope.bundle.manifest import Graph, GraphTensor
 from mutoscope_export import parity
 from mutoscope_export.errors import ExportError
+from mutoscope_export.graphs.network_type import TRACED
 from mutoscope_export.graphs.trace import export_graph, trace, write_graph
 from mutoscope_export.graphs.weight_files import WeightFolder
 from mutoscope_export.parity import Sample, compare, compare_with_own_class, difference, record
-from mutoscope_export.passes.network_type import TRACED
 from torch import Tensor, nn
 
 GRAPH = Graph(

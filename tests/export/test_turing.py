@@ -1,5 +1,7 @@
 """Float16 graphs compile for RTX 20, which has no bfloat16 and no float32 matrix products, and say what torch says."""
 
+from __future__ import annotations
+
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -10,16 +12,17 @@ import onnxruntime
 import pytest
 import torch
 from diffusers import AutoencoderKLWan, WanTransformer3DModel
-from mutoscope.bundle.manifest import ROLES, sized
+from mutoscope.bundle.contract import ROLES
 from mutoscope_engines.cache.identity import ShapeRange, content_of
+from mutoscope_engines.symbols import sized
 from mutoscope_engines.targets import find_target
 from mutoscope_engines.tensorrt.builder import compile_engine
 from mutoscope_engines.tensorrt.library import LIBRARIES
-from mutoscope_export.families.wan import sources
+from mutoscope_export.families.wan.graph_sources import text_to_video
+from mutoscope_export.graphs.network_type import TRACED
 from mutoscope_export.graphs.trace import GRAPH_FILE, NETWORK, dynamic_shapes, trace, write_graph
 from mutoscope_export.graphs.weight_files import WeightFolder
 from mutoscope_export.passes.in_float32 import InFloat32
-from mutoscope_export.passes.network_type import TRACED
 from transformers import UMT5EncoderModel
 
 NETWORKS = {
@@ -37,7 +40,7 @@ def written(role: str, checkpoint: Path, folder: Path) -> tuple[Any, Any]:
     network = network_class.from_pretrained(checkpoint / component).eval()
     for parameter in network.parameters():
         parameter.data = parameter.data.half().float()
-    (source,) = (source for source in sources(["fp16"]) if source.role == role)
+    (source,) = (source for source in text_to_video(["fp16"]) if source.role == role)
     inputs, example = source.inputs(network), source.examples(network)[0]
     example = {name: example[name].to(TRACED) if dtype == NETWORK else example[name] for name, dtype, _ in inputs}
     with torch.no_grad():

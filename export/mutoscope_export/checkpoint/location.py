@@ -1,5 +1,7 @@
 """Where a checkpoint is: a folder, or a repository on the hub. Knows paths and the hub, and nothing of the content."""
 
+from __future__ import annotations
+
 import re
 from collections.abc import Sequence
 from pathlib import Path

@@ -3,6 +3,8 @@
 Knows the names and headers of safetensors files. Reads no weight, and knows nothing of what a class does with them.
 """
 
+from __future__ import annotations
+
 import json
 import os
 import re

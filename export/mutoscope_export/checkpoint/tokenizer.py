@@ -3,6 +3,9 @@
 Knows tokenizer files, transformers' classes and the `tokenizers` library. Knows nothing of prompts or models.
 """
 
+from __future__ import annotations
+
+from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -70,6 +73,44 @@ def _remedy(folder: Path, found: list[str]) -> str:
     if not (folder / CONFIG).is_file():
         return f"{CONFIG} is missing, which names the class: get the checkpoint again, whole"
     return "Get the checkpoint again"
+
+
+@dataclass(frozen=True)
+class TokenizerSettings:
+    """What the runtime must know of a tokenizer beside its file."""
+
+    pad_token_id: int
+    max_tokens: int  # of a text, by the tokenizer's own configuration
+
+
+def settings_of(tokenizer: Any, folder: Path, rows: int) -> TokenizerSettings:
+    """The settings of a tokenizer, once it is judged.
+
+    Args:
+        folder: that it was loaded from.
+        rows: of the text encoder's embedding.
+
+    Raises:
+        ExportError: it cannot pad, says no length, or is not the text encoder's.
+    """
+    if tokenizer.pad_token_id is None:
+        raise ExportError("the tokenizer has no pad_token, and prompts are padded. Get the checkpoint again")
+    longest = tokenizer.model_max_length
+    if type(longest) is not int or longest < 1:  # a bool is an int
+        raise ExportError(
+            f"model_max_length of the tokenizer is {longest!r}; it must be an integer of at least 1. "
+            f"Get {folder.name}/{CONFIG} again"
+        )
+    try:
+        refuse_other_vocabulary(tokenizer, rows)
+    except ExportError as error:
+        if (folder / CONFIG).is_file():
+            raise
+        raise ExportError(
+            f"{folder.name}/{CONFIG} is missing, and without it the class adds tokens of its own, so that the "
+            "vocabulary does not fit the text encoder. Get the checkpoint again, whole"
+        ) from error
+    return TokenizerSettings(tokenizer.pad_token_id, longest)
 
 
 def refuse_other_vocabulary(tokenizer: Any, rows: int) -> None:

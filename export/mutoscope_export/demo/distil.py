@@ -25,12 +25,12 @@ from diffusers import UniPCMultistepScheduler, WanPipeline
 from torch import Tensor
 from transformers import T5Tokenizer
 
-from ..export import export_checkpoint
+from ..export import ExportOptions, export_checkpoint
 from .grammar import PHRASINGS, all_scenes, sample_scenes
 from .make import CHECKPOINT, FLOW_SHIFT, OVERRIDES
 from .renderer import HEIGHT, NUM_FRAMES, WIDTH
 from .train_denoiser import TextToLatents
-from .training import Schedule, Training, sha256_of_weights
+from .training import Training, TrainingSchedule, sha256_of_weights
 
 TEACHER_STEPS = 12
 TEACHER_GUIDANCE = 1.5
@@ -118,7 +118,7 @@ def distil(
     scheduler.set_timesteps(STUDENT_STEPS)
     device = next(student.parameters()).device
     sigmas, timesteps = scheduler.sigmas.to(device), scheduler.timesteps.to(device)
-    training = Training(student, Schedule(steps, average_decay=0.99).gentler(4), folder, save_every_s=60)
+    training = Training(student, TrainingSchedule(steps, average_decay=0.99).gentler(4), folder, save_every_s=60)
 
     def loss_of_step(step: int) -> dict[str, Tensor]:
         rng = np.random.default_rng((seed, step))
@@ -140,6 +140,7 @@ def distil(
 
 
 def main() -> None:
+    """Trains a student that takes few steps, and measures it."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--work", type=Path, required=True, help="folder for paths, training states and the results")
     parser.add_argument("--teacher", type=Path, default=CHECKPOINT, help="default: the repository's built-in model")
@@ -172,7 +173,8 @@ def main() -> None:
     defaults = OVERRIDES["defaults"] | {"num_inference_steps": STUDENT_STEPS, "guidance_scale": 1.0}
     overrides = json.dumps(OVERRIDES | {"defaults": defaults}, indent=1) + "\n"
     (checkpoint / "mutoscope.json").write_text(overrides, encoding="utf-8", newline="\n")
-    export_checkpoint(checkpoint, arguments.work / "bundle", precisions=("fp32", "int8"), overwrite=True, compact=True)
+    options, precisions = ExportOptions(compact=True), ("fp32", "int8")
+    export_checkpoint(checkpoint, arguments.work / "bundle", precisions=precisions, overwrite=True, options=options)
 
 
 if __name__ == "__main__":

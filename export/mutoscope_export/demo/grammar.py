@@ -79,6 +79,11 @@ def all_scenes() -> list[Scene]:
     return [Scene(*words) for words in itertools.product(COLOURS, SHAPES, MOTIONS, BACKGROUNDS, SIZES)]
 
 
+def calibration_prompts() -> list[str]:
+    """Eight prompts that share few words, for the ranges of what runs in eight bits."""
+    return [scene.prompt() for scene in all_scenes()[371::343]]
+
+
 def prompt_pattern() -> str:
     """A regular expression that a whole prompt matches when the built-in model was trained for it."""
 
@@ -97,4 +102,5 @@ def prompt_pattern() -> str:
 
 
 def sample_scenes(count: int, rng: np.random.Generator, scenes: list[Scene]) -> list[Scene]:
+    """As many scenes as asked for, each drawn from all of them."""
     return [scenes[i] for i in rng.integers(len(scenes), size=count)]

@@ -17,8 +17,8 @@ from typing import Any
 import torch
 from diffusers import AutoencoderKLWan, UniPCMultistepScheduler, WanPipeline
 
-from ..export import export_checkpoint
-from .grammar import DESCRIPTION, prompt_pattern
+from ..export import ExportOptions, export_checkpoint
+from .grammar import DESCRIPTION, calibration_prompts, prompt_pattern
 from .renderer import FPS, HEIGHT, NUM_FRAMES, WIDTH
 from .train_denoiser import train_denoiser
 from .train_vae import reconstruction_psnr, render_pool, train_vae
@@ -31,7 +31,7 @@ BUNDLE = REPOSITORY / "runtime/mutoscope/builtin/bundle"
 RECORD = REPOSITORY / "benchmarks/results/builtin_training.json"
 
 FLOW_SHIFT = 3.0
-OVERRIDES = {
+OVERRIDES: dict[str, Any] = {
     "defaults": {
         "height": HEIGHT,
         "width": WIDTH,
@@ -42,6 +42,7 @@ OVERRIDES = {
     },
     "demonstration": {"pattern": prompt_pattern(), "description": DESCRIPTION},
     "attribution": "trained by the Mutoscope authors on clips drawn by this package",
+    "calibration_prompts": calibration_prompts(),
 }
 MODEL_CARD = """---
 license: apache-2.0
@@ -53,6 +54,7 @@ It understands: {description}.
 
 
 def main() -> None:
+    """Trains the demonstration model, exports it, and writes what was measured."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--work", type=Path, required=True, help="folder for training states and records")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
@@ -93,7 +95,7 @@ def main() -> None:
         arguments.bundle,
         precisions=("fp32", "int8", "bf16"),
         overwrite=True,
-        compact=True,
+        options=ExportOptions(compact=True),
         on_progress=_say,
     )
     unseen = render_pool(64, arguments.seed + 2)
@@ -110,8 +112,8 @@ def _forget_paths(checkpoint: Path) -> None:
             file.write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8", newline="\n")
 
 
-def _say(stage: str, fraction: float | None = None) -> None:
-    print(stage if fraction is None else f"{stage} {fraction:.0%}", flush=True)
+def _say(stage: str) -> None:
+    print(stage, flush=True)
 
 
 def make_vae(arguments: argparse.Namespace) -> AutoencoderKLWan:
@@ -140,6 +142,7 @@ def write_record(file: Path, work: Path, figures: dict[str, float]) -> None:
 
 
 def thin(rows: list[dict[str, Any]], count: int = 100) -> list[dict[str, Any]]:
+    """About `count` rows of a record: evenly spaced ones, the last, and every one with a PSNR."""
     every = max(1, len(rows) // count)
     last = len(rows) - 1
     return [row for index, row in enumerate(rows) if index % every == 0 or index == last or "psnr_db" in row]

@@ -25,6 +25,7 @@ class Muon(torch.optim.Optimizer):
 
     @torch.no_grad()
     def step(self, closure: Callable[[], Any] | None = None) -> None:  # type: ignore[override]
+        """Moves every weight that has a gradient; `closure` is not called."""
         for group in self.param_groups:
             same_shape: dict[torch.Size, list[Tensor]] = defaultdict(list)
             for weight in group["params"]:
@@ -32,15 +33,17 @@ class Muon(torch.optim.Optimizer):
                     same_shape[weight.flatten(1).shape].append(weight)
             for shape, weights in same_shape.items():
                 updates = orthogonalise(torch.stack([self._nesterov(weight, group["momentum"]) for weight in weights]))
-                widening = max(1.0, shape[0] / shape[1]) ** 0.5
+                gain = max(1.0, shape[0] / shape[1]) ** 0.5
                 for weight, update in zip(weights, updates, strict=True):
                     weight.mul_(1 - group["lr"] * group["weight_decay"])
-                    weight.add_(update.view_as(weight), alpha=-group["lr"] * widening)
+                    weight.add_(update.view_as(weight), alpha=-group["lr"] * gain)
 
     def _nesterov(self, weight: Tensor, decay: float) -> Tensor:
-        momentum = self.state[weight].setdefault("momentum", torch.zeros_like(weight))
-        momentum.lerp_(weight.grad, 1 - decay)
-        return weight.grad.lerp(momentum, decay).flatten(1)
+        gradient = weight.grad
+        assert gradient is not None
+        momentum: Tensor = self.state[weight].setdefault("momentum", torch.zeros_like(weight))
+        momentum.lerp_(gradient, 1 - decay)
+        return gradient.lerp(momentum, decay).flatten(1)
 
 
 def orthogonalise(matrices: Tensor, iterations: int = 5) -> Tensor:
@@ -51,4 +54,5 @@ def orthogonalise(matrices: Tensor, iterations: int = 5) -> Tensor:
     for _ in range(iterations):
         square = x @ x.mT
         x = 3.4445 * x + (-4.7750 * square + 2.0315 * square @ square) @ x
-    return (x.mT if tall else x).to(matrices.dtype)
+    nearest: Tensor = (x.mT if tall else x).to(matrices.dtype)
+    return nearest

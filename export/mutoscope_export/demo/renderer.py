@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,7 +21,7 @@ FPS = 8
 RING_HOLE = 0.62  # inner over outer radius
 TRIANGLE_HEIGHT = math.sqrt(3) / 2  # half the height of an equilateral triangle of half-width 1
 
-Float = NDArray[np.float32]
+Float = NDArray[np.floating[Any]]
 
 
 @dataclass(frozen=True)
@@ -69,19 +70,23 @@ def signed_distance(shape: str, dx: Float, dy: Float, radius: Float) -> Float:
 
     `dx`, `dy` are offsets from its centre, x to the right and y down. `radius` is half the side of the bounding box.
     """
+    distance: Float
     match shape:
         case "circle":
-            return np.hypot(dx, dy) - radius
+            distance = np.hypot(dx, dy) - radius
         case "ring":
-            middle, half_thickness = radius * (1 + RING_HOLE) / 2, radius * (1 - RING_HOLE) / 2
-            return np.abs(np.hypot(dx, dy) - middle) - half_thickness
+            middle = radius * (1 + RING_HOLE) / 2
+            half_thickness = radius * (1 - RING_HOLE) / 2
+            distance = np.abs(np.hypot(dx, dy) - middle) - half_thickness
         case "square":
-            return np.maximum(np.abs(dx), np.abs(dy)) - radius
+            distance = np.maximum(np.abs(dx), np.abs(dy)) - radius
         case "triangle":  # equilateral, point up, its bounding box centred
             base = dy - radius * TRIANGLE_HEIGHT
             side = np.abs(dx) * TRIANGLE_HEIGHT - (dy + radius * TRIANGLE_HEIGHT) / 2
-            return np.maximum(base, side)
-    raise ValueError(f"unknown shape {shape!r}")
+            distance = np.maximum(base, side)
+        case _:
+            raise ValueError(f"unknown shape {shape!r}")
+    return distance
 
 
 def render(scene: Scene, rng: np.random.Generator, num_frames: int = NUM_FRAMES) -> NDArray[np.uint8]:
@@ -97,5 +102,5 @@ def render(scene: Scene, rng: np.random.Generator, num_frames: int = NUM_FRAMES)
     vignette = 1.03 - 0.06 * (rows / HEIGHT)[..., None]
     foreground = np.asarray(COLOURS[scene.colour], np.float32) * light
     background = np.asarray(BACKGROUNDS[scene.background], np.float32) * vignette
-    pixels = background + (foreground - background) * coverage
+    pixels: Float = background + (foreground - background) * coverage
     return np.clip(np.rint(pixels), 0, 255).astype(np.uint8)

@@ -22,7 +22,7 @@ from .grammar import PHRASINGS, Scene, all_scenes
 from .renderer import render
 from .text import MAX_SEQUENCE_LENGTH, build_tokenizer, text_encoder_config
 from .train_vae import LATENT_CHANNELS, to_model
-from .training import Schedule, Training, sha256_of_weights
+from .training import Training, TrainingSchedule, sha256_of_weights
 
 TEXT_WIDTH = 128
 CONFIG: dict[str, Any] = {
@@ -71,7 +71,8 @@ class TextToLatents(nn.Module):
         prompt_embeds = prompt_embeds * attention_mask.unsqueeze(-1)
         padding = MAX_SEQUENCE_LENGTH - prompt_embeds.shape[1]
         prompt_embeds = nn.functional.pad(prompt_embeds, (0, 0, 0, padding))
-        return self.transformer(latents, sigma * 1000, prompt_embeds, return_dict=False)[0]
+        velocity: Tensor = self.transformer(latents, sigma * 1000, prompt_embeds, return_dict=False)[0]
+        return velocity
 
 
 @torch.no_grad()
@@ -86,7 +87,7 @@ def encode_clips(vae: AutoencoderKLWan, count: int, file: Path, *, device: str, 
     statistics = [list(vae.config.latents_mean), list(vae.config.latents_std)]
     made_from = {"count": count, "seed": seed, "vae_sha256": sha256_of_weights(vae, statistics)}
     scenes = [scene for scene in all_scenes() if not scene.held_out]
-    np.random.default_rng(seed).shuffle(scenes)  # type: ignore[arg-type]
+    np.random.default_rng(seed).shuffle(scenes)
     chosen = [scenes[i % len(scenes)] for i in range(count)]
     if not file.exists():
         rng = np.random.default_rng(seed)
@@ -138,7 +139,7 @@ def train_denoiser(
     torch.manual_seed(seed)
     tokenizer = build_tokenizer()
     model = TextToLatents(tokenizer)
-    schedule = Schedule(steps, average_decay=0.995)
+    schedule = TrainingSchedule(steps, average_decay=0.995)
     if start_from is not None:
         model.start_from(start_from)
         schedule = schedule.gentler(2)
@@ -154,8 +155,8 @@ def train_denoiser(
             [_caption(clips.scenes[index], rng) for index in chosen], padding=True, return_tensors="pt"
         ).to(device)
         uniform = rng.permutation(BATCH_SIZE) / BATCH_SIZE + rng.random(BATCH_SIZE) / BATCH_SIZE  # stratified
-        sigma = NOISE_SHIFT * uniform / (1 + (NOISE_SHIFT - 1) * uniform)
-        sigma = torch.from_numpy(sigma.astype(np.float32)).to(device)
+        level = NOISE_SHIFT * uniform / (1 + (NOISE_SHIFT - 1) * uniform)
+        sigma = torch.from_numpy(level.astype(np.float32)).to(device)
         noise = torch.from_numpy(rng.standard_normal(clean.shape, dtype=np.float32)).to(device)
         noisy = torch.lerp(clean, noise, sigma.view(-1, 1, 1, 1, 1))
         with torch.autocast(device, torch.bfloat16, enabled=device != "cpu"):  # no faster on CPUs without AMX

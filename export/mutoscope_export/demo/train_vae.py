@@ -6,6 +6,7 @@ Knows pixels and reconstruction. Knows nothing of prompts or denoising.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,7 @@ from torch import nn
 
 from .grammar import all_scenes, sample_scenes
 from .renderer import HEIGHT, NUM_FRAMES, render
-from .training import Schedule, Training
+from .training import Training, TrainingSchedule
 
 LATENT_CHANNELS = 16
 CONFIG: dict[str, Any] = {
@@ -49,8 +50,13 @@ class Phase:
     batch_size: int
 
 
-SHORT_CLIPS = (Phase(0.0, 1, 64, 16), Phase(0.25, 5, 64, 6), Phase(0.75, 13, 64, 3), Phase(0.92, 9, HEIGHT, 3))
-WHOLE_CLIPS = (Phase(0.0, NUM_FRAMES, 64, 4), Phase(0.67, NUM_FRAMES, HEIGHT, 3))
+SHORT_CLIPS: Sequence[Phase] = (
+    Phase(0.0, 1, 64, 16),
+    Phase(0.25, 5, 64, 6),
+    Phase(0.75, 13, 64, 3),
+    Phase(0.92, 9, HEIGHT, 3),
+)
+WHOLE_CLIPS: Sequence[Phase] = (Phase(0.0, NUM_FRAMES, 64, 4), Phase(0.67, NUM_FRAMES, HEIGHT, 3))
 SHAPE_WEIGHT = 4.0  # more, for pixels on and around the shape: a small one covers 2 % of a clip
 
 
@@ -91,7 +97,7 @@ def train_vae(
     lower learning rates and with more weight on the shapes.
     """
     torch.manual_seed(seed)
-    schedule = Schedule(steps, average_decay=0.998)
+    schedule = TrainingSchedule(steps, average_decay=0.998)
     if start_from is None:
         vae, phases, shape_weight = _untrained().to(device), SHORT_CLIPS, 0.0
     else:

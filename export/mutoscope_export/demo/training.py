@@ -24,7 +24,7 @@ RECORD = "record.jsonl"
 
 
 @dataclass(frozen=True)
-class Schedule:
+class TrainingSchedule:
     """How many steps, and the learning rates at their peak."""
 
     steps: int
@@ -33,7 +33,7 @@ class Schedule:
     warmup_steps: int = 50
     average_decay: float = 0.999
 
-    def gentler(self, times: float) -> Schedule:
+    def gentler(self, times: float) -> TrainingSchedule:
         """With rates so many times lower, for what is trained already."""
         return replace(self, matrix_rate=self.matrix_rate / times, vector_rate=self.vector_rate / times)
 
@@ -59,7 +59,9 @@ class Training:
     The averaged weights are what is exported; `averaged` holds them.
     """
 
-    def __init__(self, module: nn.Module, schedule: Schedule, folder: Path, *, save_every_s: float = 240.0) -> None:
+    def __init__(
+        self, module: nn.Module, schedule: TrainingSchedule, folder: Path, *, save_every_s: float = 240.0
+    ) -> None:
         self.module = module
         self.schedule = schedule
         self.folder = folder
@@ -105,6 +107,7 @@ class Training:
             os.replace(temporary, self._record_file)
 
     def save(self) -> None:
+        """Writes what `state.pt` resumes from."""
         state = {
             "module": self.module.state_dict(),
             "optimizers": {name: optimizer.state_dict() for name, optimizer in self._optimizers.items()},

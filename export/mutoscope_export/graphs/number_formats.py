@@ -1,12 +1,18 @@
-"""The number formats of 16 bits, and those of eight that weights and activations are narrowed to, with a scale beside.
+"""The number formats of 16 bits, and those of eight that weights and activations are quantized to, with a scale beside.
 
 Knows numbers. Knows nothing of graphs, of networks, or of how a scale is found.
 """
 
+from __future__ import annotations
+
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import onnx_ir as ir
+from numpy.typing import NDArray
+
+Array = NDArray[Any]
 
 HALVES = (ir.DataType.FLOAT16, ir.DataType.BFLOAT16)
 TINY = float(np.finfo(np.float32).tiny)  # in place of zero, where something is divided by it
@@ -21,11 +27,11 @@ class NumberFormat:
     largest: float
     smallest: float
 
-    def nearest(self, scaled: np.ndarray) -> np.ndarray:
+    def nearest(self, scaled: Array) -> Array:
         """Each value, already divided by its scale, in this format; beyond the largest, that."""
         rounded = np.rint(scaled) if self.dtype.is_integer() else scaled
-        narrow: np.ndarray = rounded.clip(-self.largest, self.largest).astype(self.dtype.numpy())
-        return narrow
+        nearest: Array = rounded.clip(-self.largest, self.largest).astype(self.dtype.numpy())
+        return nearest
 
     def scale(self, largest: float, margin: float) -> float:
         """For values up to `largest` in magnitude; `margin` above 1 leaves room for what was not seen."""

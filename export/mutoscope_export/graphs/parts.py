@@ -19,7 +19,7 @@ import numpy as np
 import onnx_ir as ir
 from onnx_ir.passes.common import RemoveUnusedNodesPass
 
-from mutoscope_export.passes.static_quantization import constant
+from mutoscope_export.graphs.edit import Tape, constant
 
 Nodes = set[ir.Node]
 Cut = Callable[[ir.Graph], list[Nodes]]  # the nodes of every part but the last, which has the rest
@@ -106,11 +106,12 @@ def take_apart(model: ir.Model, cut: Cut | None) -> list[ir.Model]:
 
 def _taken(part: Nodes, before: Collection[Nodes], constant: Collection[ir.Value]) -> set[ir.Value]:
     """What the nodes of a part take from parts before it, where they do not compute it anew."""
-    found, seen, open_nodes = set(), set(part), list(part)
+    found: set[ir.Value] = set()
+    seen, open_nodes = set(part), list(part)
     while open_nodes:
         for value in open_nodes.pop().inputs:
-            producer = value.producer() if value is not None else None
-            if producer is None or producer in seen or not any(producer in other for other in before):
+            producer = None if value is None else value.producer()
+            if value is None or producer is None or producer in seen or not any(producer in other for other in before):
                 continue
             if value.dtype == ir.DataType.INT64 or value in constant:
                 seen.add(producer)
@@ -135,10 +136,8 @@ def _part(
         given = read = ir.Value(name=name, type=value.type, shape=value.shape)
         if split := rows.get(name):
             given.shape = split
-            in_a_row = ir.node("Reshape", [given, constant(part.graph, f"{name}.row", np.array([1, -1, *split[2:]]))])
-            part.graph.insert_before(first, in_a_row)
-            (read,) = in_a_row.outputs
-            read.name, read.type, read.shape = f"{name}.in_a_row", value.type, value.shape
+            tape = Tape(part.graph, first, f"{name}.row")
+            read = tape("Reshape", given, tape.numbers(1, -1, *_widths(split)), dtype=value.dtype, shape=value.shape)
         ir.convenience.replace_all_uses_with(value, read)
         part.graph.inputs.append(given)
     part.graph.outputs[:] = [
@@ -153,18 +152,20 @@ def _apart(graph: ir.Graph, value: ir.Value, split: ir.Shape) -> ir.Value:
     """What a part gives for a row of its own."""
     name = value.name
     value.name = f"{name}.in_a_row"
-    count = ir.node("Shape", [_that_begins_with(graph, str(split[0]))], {"start": 0, "end": 1})
-    sizes = ir.node(
-        "Concat", [count.outputs[0], constant(graph, f"{name}.rest", np.array([-1, *split[2:]]))], {"axis": 0}
-    )
-    apart = ir.node("Reshape", [value, sizes.outputs[0]])
-    for node, suffix, length in ((count, "count", 1), (sizes, "sizes", len(split))):
-        node.outputs[0].name, node.outputs[0].dtype = f"{name}.{suffix}", ir.DataType.INT64
-        node.outputs[0].shape = ir.Shape([length])
-    graph.extend([count, sizes, apart])
-    (given,) = apart.outputs
+    tape = ir.tape.Tape(graph)
+    count = tape.op("Shape", [_that_begins_with(graph, str(split[0]))], {"start": 0, "end": 1})
+    rest = constant(graph, f"{name}.rest", np.array([-1, *_widths(split)]))
+    sizes = tape.op("Concat", [count, rest], {"axis": 0})
+    for size, suffix, length in ((count, "count", 1), (sizes, "sizes", len(split))):
+        size.name, size.dtype, size.shape = f"{name}.{suffix}", ir.DataType.INT64, ir.Shape([length])
+    given = tape.op("Reshape", [value, sizes])
     given.name, given.type, given.shape = name, value.type, split
     return given
+
+
+def _widths(split: ir.Shape) -> tuple[int, ...]:
+    """The sizes behind the two that make a row."""
+    return tuple(size for size in split[2:] if isinstance(size, int))
 
 
 def _split(graph: ir.Graph, value: ir.Value) -> ir.Shape | None:

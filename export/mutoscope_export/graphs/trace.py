@@ -5,8 +5,10 @@ the graph is the module's business, what is changed in it the passes'.
 
 The exporter sees only shapes. Weights stay where the module has them until they are written, and are converted there,
 one at a time: a bfloat16 checkpoint becomes a float32 graph without ever being float32 in memory, or a bfloat16 graph
-without any conversion. A module is traced once for all types of its network (`passes.network_type`).
+without any conversion. A module is traced once for all types of its network (`graphs.network_type`).
 """
+
+from __future__ import annotations
 
 import logging
 import re
@@ -23,10 +25,10 @@ from onnxscript.optimizer import optimize_ir
 from torch import Tensor
 
 from mutoscope_export.errors import ExportError
+from mutoscope_export.graphs.fold_weights import fold_weights
+from mutoscope_export.graphs.network_type import NetworkType
 from mutoscope_export.graphs.parts import Cut, take_apart
 from mutoscope_export.graphs.weight_files import StoredWeights, WeightFolder
-from mutoscope_export.passes.fold_weights import fold_weights
-from mutoscope_export.passes.network_type import NetworkType
 
 OPSET = 23
 IR_VERSION = 10

@@ -12,8 +12,11 @@ from __future__ import annotations
 import hashlib
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, cast
 
 import onnx_ir as ir
+
+from mutoscope_export.graphs.edit import size_of
 
 SUFFIX = ".data"
 _INLINE_BYTES = 1024  # up to this size a tensor stays in the graph
@@ -55,7 +58,7 @@ class WeightFolder:
                 if tensor is None or tensor.nbytes <= _INLINE_BYTES:
                     continue
                 offset = file.seek(0, 2)
-                tensor.tofile(file)
+                cast("ir.Tensor[Any]", tensor).tofile(file)  # every tensor has it, and the protocol lacks it
                 length = file.seek(0, 2) - offset
                 file.seek(offset)
                 digest = hashlib.file_digest(file, "sha256").digest()
@@ -64,8 +67,8 @@ class WeightFolder:
                     file.truncate(offset)
                 read[place] = None
                 value.const_value = ir.ExternalTensor(
-                    place.file, place.offset, length, tensor.dtype, shape=tensor.shape, name=value.name or "",
-                    base_dir=self.path,
+                    place.file, place.offset, length, tensor.dtype, shape=ir.Shape(size_of(tensor)),
+                    name=value.name or "", base_dir=self.path,
                 )  # fmt: skip
         if not own.stat().st_size:
             own.unlink()

@@ -4,7 +4,11 @@ The library's kernel of ONNX's own `Attention` keeps every score, `[B, heads, S,
 keeps those of a tile. Knows the two operators. Knows nothing of models.
 """
 
+from __future__ import annotations
+
 import onnx_ir as ir
+
+from mutoscope_export.graphs.edit import Tape
 
 DOMAIN, VERSION = "com.microsoft", 1
 
@@ -17,19 +21,9 @@ def attention_in_tiles(model: ir.Model) -> bool:
     for node in list(graph):
         if not _is_plain(node):
             continue
-        attributes = {"num_heads": node.attributes["q_num_heads"].as_int()}
-        scale = node.attributes.get("scale")
-        tiled = ir.node(
-            "MultiHeadAttention",
-            node.inputs[:3],
-            attributes | ({"scale": scale.as_float()} if scale else {}),
-            domain=DOMAIN,
-        )
-        graph.insert_before(node, tiled)
-        output, result = node.outputs[0], tiled.outputs[0]
-        ir.convenience.replace_all_uses_with(output, result, replace_graph_outputs=True)
-        result.name, result.shape, result.type = output.name, output.shape, output.type
-        graph.remove(node, safe=True)
+        heads, scale = node.attributes["q_num_heads"].as_int(), node.attributes.get("scale")
+        tape = Tape(graph, node, f"{node.outputs[0].name}.tiled")
+        tape.replace(tape("MultiHeadAttention", *node.inputs[:3], domain=DOMAIN, num_heads=heads, scale=scale))
         changed = True
     if changed:
         model.opset_imports[DOMAIN] = VERSION

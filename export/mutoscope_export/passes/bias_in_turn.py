@@ -5,8 +5,11 @@ first block, and holds them: 67 MB a block for 64 heads and 512 tokens. Knows a 
 table, added to products of queries and keys. Knows nothing of models.
 """
 
+from __future__ import annotations
+
 import onnx_ir as ir
 
+from mutoscope_export.graphs.edit import input_of, producer_of
 from mutoscope_export.passes.in_turn import waits_for
 
 
@@ -15,11 +18,14 @@ def bias_in_turn(model: ir.Model) -> bool:
     graph = model.graph
     changed = False
     for node in list(graph):
-        if node.op_type != "Gather" or node.attributes.get_int("axis", 0) != 1 or not node.inputs[0].is_initializer():
+        if node.op_type != "Gather" or node.attributes.get_int("axis", 0) != 1:
+            continue
+        table = input_of(node)
+        if not table.is_initializer():
             continue
         queries = _queries_beside(node.outputs[0])
         if queries is not None:
-            node.replace_input_with(0, waits_for(graph, node, node.inputs[0], queries))
+            node.replace_input_with(0, waits_for(graph, node, table, queries))
             changed = True
     if changed:
         graph.sort()
@@ -41,7 +47,6 @@ def _queries_beside(bias: ir.Value) -> ir.Value | None:
 
 def _product(value: ir.Value | None, through: tuple[str, ...] = ("Cast",)) -> ir.Node | None:
     """The matrix product that a value comes from; `None` if it is something else."""
-    node = value and value.producer()
-    while node is not None and node.op_type in through:
-        node = node.inputs[0] and node.inputs[0].producer()
-    return node if node is not None and node.op_type == "MatMul" else None
+    while (node := producer_of(value, *through)) is not None:
+        value = node.inputs[0]
+    return producer_of(value, "MatMul")

@@ -5,12 +5,13 @@ are most of what a video decoder takes in memory, and kernels for three dimensio
 standing where the batch usually stands. Knows nothing of models.
 """
 
-import numpy as np
+from __future__ import annotations
+
 import onnx_ir as ir
 from onnx_ir.passes.common import RemoveUnusedNodesPass
 
-from mutoscope_export.passes.fold_weights import initializer, laid_out
-from mutoscope_export.passes.static_quantization import constant
+from mutoscope_export.graphs.edit import Tape, initializer, input_of, laid_out, producer_of, size_of, weight_of
+from mutoscope_export.graphs.number_formats import Array
 
 
 def convolve_over_time(model: ir.Model) -> bool:
@@ -29,19 +30,24 @@ def convolve_over_time(model: ir.Model) -> bool:
 
 def windowed_frames(convolution: ir.Node) -> ir.Value | None:
     """The frames whose windows the convolution reads, each window a frame later than the one before; else None."""
-    windows, weight = convolution.inputs[0], convolution.inputs[1]
-    concat = windows and windows.producer()
-    if concat is None or concat.op_type != "Concat" or concat.attributes["axis"].as_int() != 1 or weight is None:
+    concat = producer_of(convolution.inputs[0], "Concat")
+    if concat is None or concat.attributes["axis"].as_int() != 1 or not input_of(convolution, 1).is_initializer():
         return None
-    slices = [value and value.producer() for value in concat.inputs]
-    if not weight.is_initializer() or not all(node and node.op_type == "Slice" for node in slices):
+    slices = [node for value in concat.inputs if (node := producer_of(value, "Slice")) is not None]
+    if len(slices) != len(concat.inputs):
         return None
-    sources = {node.inputs[0] for node in slices}
+    sources = {input_of(node) for node in slices}
     starts = [_constant(node.inputs[1]) for node in slices]
     axes = [_constant(node.inputs[3]) for node in slices]
     if len(sources) > 1 or starts != list(range(len(slices))) or set(axes) != {0}:
         return None
     return sources.pop()
+
+
+def count_of_windows(convolution: ir.Node) -> int:
+    """How many windows it reads, where it reads windows."""
+    concat = producer_of(convolution.inputs[0], "Concat")
+    return 0 if concat is None else len(concat.inputs)
 
 
 def _constant(value: ir.Value | None) -> int | None:
@@ -51,33 +57,18 @@ def _constant(value: ir.Value | None) -> int | None:
 
 def _replace(graph: ir.Graph, convolution: ir.Node, frames: ir.Value) -> None:
     """`[T+n, C, H, W]` is seen as `[1, C, T+n, H, W]` and back, which moves nothing when channels lie innermost."""
-    weight, bias, output = convolution.inputs[1], convolution.inputs[2], convolution.outputs[0]
-    assert weight is not None and weight.const_value is not None
-    taps = len(convolution.inputs[0].producer().inputs)
-    wide, channels, *kernel = weight.const_value.shape.numpy()
-    shape = (wide, channels // taps, taps, *kernel)
+    weight, bias, output = input_of(convolution, 1), convolution.inputs[2], convolution.outputs[0]
+    tensor, taps = weight_of(weight), count_of_windows(convolution)
+    wide, channels, *size = size_of(tensor)
+    shape = (wide, channels // taps, taps, *size)
 
-    def over_time(array: np.ndarray) -> np.ndarray:
-        return array.reshape(wide, taps, channels // taps, *kernel).swapaxes(1, 2)
+    def over_time(array: Array) -> Array:
+        return array.reshape(wide, taps, channels // taps, *size).swapaxes(1, 2)
 
-    stored = initializer(graph, f"{weight.name}.over_time", laid_out(over_time, weight.const_value, shape))
-    batch = constant(graph, "batch_axis", np.array([0]))
+    kernel = initializer(graph, f"{weight.name}.over_time", laid_out(over_time, tensor, shape))
     top, left, bottom, right = convolution.attributes["pads"].as_ints()
-    swap = {"perm": [1, 0, 2, 3]}
-    tape: list[ir.Node] = []
-    result = frames
-    for op_type, others, attributes in (
-        ("Transpose", [], swap),
-        ("Unsqueeze", [batch], {}),
-        ("Conv", [stored, bias], {"pads": [0, top, left, 0, bottom, right]}),
-        ("Squeeze", [batch], {}),
-        ("Transpose", [], swap),
-    ):
-        tape.append(ir.node(op_type, [result, *others], attributes))
-        result = tape[-1].outputs[0]
-        result.name = f"{output.name}.{len(tape)}"
-    graph.insert_before(convolution, tape)
-    result.shape, result.dtype = output.shape, output.dtype
-    output.replace_all_uses_with(result, replace_graph_outputs=True)
-    result.name, output.name = output.name, None
-    graph.remove(convolution, safe=True)
+    write = Tape(graph, convolution, f"{output.name}.over_time")
+    first = write.numbers(0)
+    video = write("Unsqueeze", write("Transpose", frames, perm=[1, 0, 2, 3]), first)
+    video = write("Conv", video, kernel, bias, pads=[0, top, left, 0, bottom, right])
+    write.replace(write("Transpose", write("Squeeze", video, first), perm=[1, 0, 2, 3]))

@@ -6,13 +6,15 @@ frames cost little beside convolutions of many channels. Knows the form that `co
 of models.
 """
 
+from __future__ import annotations
+
 import numpy as np
 import onnx_ir as ir
 from onnx_ir.passes.common import RemoveUnusedNodesPass
 
-from mutoscope_export.passes.convolve_over_time import windowed_frames
-from mutoscope_export.passes.fold_weights import exact, initializer, lazy
-from mutoscope_export.passes.static_quantization import constant, describe
+from mutoscope_export.graphs.edit import Tape, exact, initializer, input_of, lazy, size_of, weight_of
+from mutoscope_export.graphs.number_formats import Array
+from mutoscope_export.passes.convolve_over_time import count_of_windows, windowed_frames
 
 TAPS = 3
 # By product: which two of four frames, how they are added, and the taps of its kernel.
@@ -31,7 +33,7 @@ def fewer_products_over_time(model: ir.Model) -> bool:
     changed = False
     for node in list(graph):
         frames = windowed_frames(node) if node.op_type == "Conv" else None
-        if frames is not None and _count(node) and len(node.inputs[0].producer().inputs) == TAPS:
+        if frames is not None and _count(node) and count_of_windows(node) == TAPS:
             _replace(graph, node, frames)
             changed = True
     if changed:
@@ -47,53 +49,37 @@ def _count(convolution: ir.Node) -> int:
 
 
 def _replace(graph: ir.Graph, convolution: ir.Node, frames: ir.Value) -> None:
-    weight, bias, output = convolution.inputs[1], convolution.inputs[2], convolution.outputs[0]
-    assert weight is not None and weight.const_value is not None
-    count, tape = _count(convolution), []
-
-    def write(op_type: str, *inputs: ir.Value | None, **attributes: int) -> ir.Value:
-        tape.append(ir.node(op_type, inputs, attributes))
-        result = tape[-1].outputs[0]
-        result.name = f"{output.name}.{len(tape)}"
-        result.dtype = output.dtype
-        return result
-
-    def number(value: int) -> ir.Value:
-        return constant(graph, f"number_{value}", np.array([value]))
-
+    weight, bias = input_of(convolution, 1), convolution.inputs[2]
+    tensor, count = weight_of(weight), _count(convolution)
+    write = Tape(graph, convolution, f"{convolution.outputs[0].name}.fewer_products")
     every_other = [
-        write("Slice", frames, number(first), number(first + count - 1), number(0), number(2)) for first in range(4)
+        write("Slice", frames, *(write.numbers(number) for number in (first, first + count - 1, 0, 2)))
+        for first in range(4)
     ]
     products = []
     for index, (op_type, left, right, taps) in enumerate(_PRODUCTS):
-        kernel = initializer(graph, f"{weight.name}.product_{index}", _kernel(weight.const_value, taps))
+        kernel = initializer(graph, f"{weight.name}.product_{index}", _kernel(tensor, taps))
         added = write(op_type, every_other[left], every_other[right])
-        products.append(write("Conv", added, kernel, *([bias] if index == _BIASED else [])))
-        tape[-1].attributes.update(convolution.attributes)
+        with_bias = [bias] if index == _BIASED else []
+        products.append(write.copy(convolution, added, kernel, *with_bias))
     first, second, third, fourth = products
     even = write("Add", write("Add", first, second), third)
     odd = write("Sub", write("Sub", second, third), fourth)
     if count == 2:
         result = write("Concat", even, odd, axis=0)
     else:
-        pairs = write("Concat", *(write("Unsqueeze", each, number(1)) for each in (even, odd)), axis=1)
-        shape = write("Concat", number(count), write("Shape", even, start=1), axis=0)
-        for value in (tape[-1].inputs[1], shape):
-            value.dtype = ir.DataType.INT64
-        result = write("Reshape", pairs, shape)
-    graph.insert_before(convolution, tape)
-    output.replace_all_uses_with(result, replace_graph_outputs=True)
-    describe(result, output.name or "", output.shape, output.dtype)
-    output.name = None
-    graph.remove(convolution, safe=True)
+        pairs = write("Concat", *(write("Unsqueeze", each, write.numbers(1)) for each in (even, odd)), axis=1)
+        size = write("Shape", even, start=1, dtype=ir.DataType.INT64)
+        result = write("Reshape", pairs, write("Concat", write.numbers(count), size, axis=0))
+    write.replace(result)
 
 
 def _kernel(weight: ir.TensorProtocol, taps: tuple[float, ...]) -> ir.TensorProtocol:
     """`[C', 3 C, kh, kw]`, frame by frame -> `[C', C, kh, kw]`, summed before any value is rounded."""
-    wide, channels, *size = weight.shape.numpy()
+    wide, channels, *size = size_of(weight)
     shape = (wide, channels // TAPS, *size)
 
-    def summed(array: np.ndarray) -> np.ndarray:
+    def summed(array: Array) -> Array:
         frames = array.astype(np.float64).reshape(wide, TAPS, *shape[1:])
         return np.tensordot(frames, np.asarray(taps), axes=(1, 0)).astype(weight.dtype.numpy())
 

@@ -6,6 +6,8 @@ it becomes its parts. What the fusion asks of them: half of the softmax scale on
 keys transposed before they are quantized, and every operand of a product straight from a DequantizeLinear.
 """
 
+from __future__ import annotations
+
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -14,8 +16,9 @@ import numpy as np
 import onnx_ir as ir
 from onnx_ir.passes.common import RemoveUnusedNodesPass
 
+from mutoscope_export.graphs.edit import Tape, constant
 from mutoscope_export.graphs.number_formats import E4M3
-from mutoscope_export.passes.static_quantization import constant, describe, quantize_dequantize
+from mutoscope_export.passes.static_quantization import quantize_dequantize
 
 PROBABILITY_SCALE = 1 / E4M3.largest  # softmax gives at most 1
 
@@ -35,8 +38,9 @@ class Fp8Attention:
 
     Runs before the weights are quantized, so that they still have their names.
 
-    Raises ValueError for a key that no `Attention` node draws its values from, and for a node with a mask, a cache or
-    other options than numbers of heads and a scale.
+    Raises:
+        ValueError: no `Attention` node draws its values from a key, or a node has a mask, a cache or other options than
+            numbers of heads and a scale.
     """
 
     scales: Mapping[str, AttentionScales]
@@ -73,48 +77,29 @@ def _replace(graph: ir.Graph, node: ir.Node, scales: AttentionScales) -> None:
     heads, (*_, channels) = node.attributes["q_num_heads"].as_int(), queries.shape
     assert isinstance(channels, int)
     half = math.sqrt(node.attributes.get_float("scale", 0.0) or (channels // heads) ** -0.5)
-    write = _Writer(graph, node)
-    q = write.heads(write.scaled(queries, half), heads, [0, 2, 1, 3])
-    k = write.heads(write.scaled(keys, half), heads, [0, 2, 3, 1])
-    v = write.heads(values, heads, [0, 2, 1, 3])
-    scores = write("MatMul", write.narrowed(q, half * scales.queries), write.narrowed(k, half * scales.keys))
-    probabilities = write.narrowed(write("Softmax", scores, axis=-1), PROBABILITY_SCALE)
-    mixed = write("Transpose", write("MatMul", probabilities, write.narrowed(v, scales.values)), perm=[0, 2, 1, 3])
-    joined = write("Reshape", mixed, constant(graph, "joined_heads", np.array([0, 0, -1], np.int64)))
-    output = node.outputs[0]
-    ir.convenience.replace_all_uses_with(output, joined, replace_graph_outputs=True)
-    joined.name, joined.shape, joined.type = output.name, output.shape, output.type
-    graph.remove(node, safe=True)
+    write = Tape(graph, node, f"{node.outputs[0].name}.fp8")
+    q = _split(write, _scaled(write, queries, half), heads, [0, 2, 1, 3])
+    k = _split(write, _scaled(write, keys, half), heads, [0, 2, 3, 1])
+    v = _split(write, values, heads, [0, 2, 1, 3])
+    scores = write(
+        "MatMul",
+        quantize_dequantize(write, q, half * scales.queries, E4M3),
+        quantize_dequantize(write, k, half * scales.keys, E4M3),
+    )
+    probabilities = quantize_dequantize(write, write("Softmax", scores, axis=-1), PROBABILITY_SCALE, E4M3)
+    mixed = write("MatMul", probabilities, quantize_dequantize(write, v, scales.values, E4M3))
+    write.replace(write("Reshape", write("Transpose", mixed, perm=[0, 2, 1, 3]), write.numbers(0, 0, -1)))
 
 
-@dataclass
-class _Writer:
-    """Puts operators on values of one type in front of the node that they replace, and names what they give."""
+def _scaled(write: Tape, x: ir.Value, factor: float) -> ir.Value:
+    assert x.dtype is not None
+    name = f"scale_{x.dtype.name.lower()}_{factor:.9g}"
+    return write("Mul", x, constant(write.graph, name, np.array(factor, x.dtype.numpy())))
 
-    graph: ir.Graph
-    replaced: ir.Node
-    written: int = 0
 
-    def __call__(self, op_type: str, *inputs: ir.Value, **attributes: int | list[int]) -> ir.Value:
-        made = ir.node(op_type, inputs, attributes or None)
-        output = self.replaced.outputs[0]
-        describe(made.outputs[0], f"{output.name}.{op_type.lower()}_{self.written}", None, output.dtype)
-        self.written += 1
-        self.graph.insert_before(self.replaced, made)
-        return made.outputs[0]
-
-    def narrowed(self, x: ir.Value, scale: float) -> ir.Value:
-        return quantize_dequantize(self.graph, self.replaced, x, scale, E4M3)
-
-    def scaled(self, x: ir.Value, factor: float) -> ir.Value:
-        assert x.dtype is not None
-        name = f"scale_{x.dtype.name.lower()}_{factor:.9g}"
-        return self("Mul", x, constant(self.graph, name, np.array(factor, x.dtype.numpy())))
-
-    def heads(self, x: ir.Value, heads: int, order: list[int]) -> ir.Value:
-        """`[B, S, N x width]` in `order` of the axes `B S N width`."""
-        shape = constant(self.graph, f"split_in_{heads}_heads", np.array([0, 0, heads, -1], np.int64))
-        return self("Transpose", self("Reshape", x, shape), perm=order)
+def _split(write: Tape, x: ir.Value, heads: int, order: list[int]) -> ir.Value:
+    """`[B, S, N x width]` in `order` of the axes `B S N width`."""
+    return write("Transpose", write("Reshape", x, write.numbers(0, 0, heads, -1)), perm=order)
 
 
 def _refuse_options(node: ir.Node) -> None:

@@ -4,11 +4,13 @@ A row that no prompt names is then never read: the file is mapped into memory, a
 pages of its few rows. Knows nothing of what the tables belong to.
 """
 
+from __future__ import annotations
+
 import numpy as np
 import onnx_ir as ir
 
-from mutoscope_export.graphs.number_formats import HALVES
-from mutoscope_export.passes.fold_weights import exact, initializer, lazy
+from mutoscope_export.graphs.edit import Tape, exact, initializer, lazy, size_of, weight_of
+from mutoscope_export.graphs.number_formats import HALVES, Array
 
 _ROWS = 4096  # looked at at once, so that no copy of a table is made
 
@@ -23,7 +25,7 @@ def half_tables(model: ir.Model) -> bool:
         table = node.inputs[0] if node.op_type == "Gather" and node.attributes.get_int("axis", 0) == 0 else None
         if table is None or table.const_value is None or table.dtype != ir.DataType.FLOAT or not _is_table(table):
             continue
-        _narrow(model.graph, node, table)
+        _halve(model.graph, node, table)
         changed = True
     return changed
 
@@ -33,30 +35,24 @@ def _is_table(value: ir.Value) -> bool:
     return (
         value.is_initializer()
         and not value.is_graph_output()
-        and len(value.const_value.shape) == 2
+        and len(size_of(weight_of(value))) == 2
         and all(use.node.op_type == "Gather" and use.idx == 0 for use in value.uses())
     )
 
 
-def _narrow(graph: ir.Graph, node: ir.Node, table: ir.Value) -> None:
-    tensor, output = exact(table.const_value), node.outputs[0]
+def _halve(graph: ir.Graph, node: ir.Node, table: ir.Value) -> None:
+    tensor = exact(weight_of(table))
     half = _nearest_half(tensor.numpy())
-    narrow = lazy(lambda array: array.astype(half.numpy()), tensor, half, tuple(tensor.shape.numpy()))
-    stored = initializer(graph, f"{table.name}.half", narrow)
-    gather = ir.node("Gather", [stored, node.inputs[1]], {"axis": 0})
-    rows = gather.outputs[0]
-    rows.name, rows.shape, rows.dtype = f"{output.name}.half", output.shape, half
-    cast = ir.node("Cast", [rows], {"to": ir.DataType.FLOAT})
-    widened = cast.outputs[0]
-    graph.insert_before(node, [gather, cast])
-    output.replace_all_uses_with(widened, replace_graph_outputs=True)
-    widened.name, widened.shape, widened.type = output.name, output.shape, output.type
-    graph.remove(node, safe=True)
+    halved = lazy(lambda array: array.astype(half.numpy()), tensor, half, size_of(tensor))
+    stored = initializer(graph, f"{table.name}.half", halved)
+    tape = Tape(graph, node, f"{node.outputs[0].name}.half")
+    rows = tape("Gather", stored, node.inputs[1], axis=0, shape=node.outputs[0].shape)
+    tape.replace(tape("Cast", rows, to=ir.DataType.FLOAT, dtype=ir.DataType.FLOAT))
     if not table.uses():
-        del graph.initializers[table.name]
+        del graph.initializers[str(table.name)]
 
 
-def _nearest_half(table: np.ndarray) -> ir.DataType:
+def _nearest_half(table: Array) -> ir.DataType:
     def lost(dtype: np.dtype) -> float:
         with np.errstate(over="ignore", invalid="ignore"):
             parts = (table[start : start + _ROWS] for start in range(0, len(table), _ROWS))

@@ -8,11 +8,13 @@ while it builds the engine. Knows nothing of what the weights belong to.
 
 from __future__ import annotations
 
+from functools import partial
+
 import numpy as np
 import onnx_ir as ir
 
-from mutoscope_export.graphs.number_formats import HALVES
-from mutoscope_export.passes.fold_weights import exact, initializer, lazy
+from mutoscope_export.graphs.edit import Tape, exact, initializer, lazy, size_of
+from mutoscope_export.graphs.number_formats import HALVES, Array
 
 _SMALLEST_SIZE = 256  # elements
 _WIDER = (ir.DataType.FLOAT, ir.DataType.BFLOAT16)  # than float16, the second in range alone
@@ -30,19 +32,21 @@ def half_weights(model: ir.Model) -> bool:
         half = _exact_half(unrounded.numpy())
         if half is None or half == value.dtype:
             continue
-        narrow = lazy(lambda array, to=half: array.astype(to.numpy()), unrounded, half, tensor.shape.numpy())
-        cast = ir.node("Cast", [initializer(graph, f"{name}.half", narrow)], {"to": value.dtype})
-        own = cast.outputs[0]
-        value.replace_all_uses_with(own)
+        halved = lazy(partial(_rounded, half), unrounded, half, size_of(tensor))
+        tape = Tape(graph, graph[0], f"{name}.half")
+        cast = tape("Cast", initializer(graph, f"{name}.half", halved), to=value.dtype, dtype=value.dtype)
+        value.replace_all_uses_with(cast)
         del graph.initializers[name]
-        value.name = f"{name}.full"
-        own.name, own.shape, own.dtype = name, tensor.shape, value.dtype
-        graph.insert_before(graph[0], cast)
+        cast.name, cast.shape = name, value.shape
         changed = True
     return changed
 
 
-def _exact_half(array: np.ndarray) -> ir.DataType | None:
+def _rounded(half: ir.DataType, array: Array) -> Array:
+    return array.astype(half.numpy())
+
+
+def _exact_half(array: Array) -> ir.DataType | None:
     with np.errstate(over="ignore"):
         for half in HALVES:
             if np.array_equal(array.astype(half.numpy()).astype(np.float32), array):

@@ -6,10 +6,14 @@ as tensor cores do; only what happens inside one operator is more exact. Without
 weights' type alone: where that is none, the graph must agree with its network in float32. Knows nothing of models.
 """
 
+from __future__ import annotations
+
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import onnx_ir as ir
 
+from mutoscope_export.graphs.edit import read_through
 from mutoscope_export.graphs.number_formats import HALVES
 
 
@@ -26,43 +30,41 @@ class InFloat32:
         changed = False
         for stored in (*graph.initializers.values(), *constants):
             if stored.dtype in HALVES:
-                casts = _read_through(graph, stored, ir.DataType.FLOAT)
-                graph.insert_before(first, casts) if stored.is_initializer() else graph.insert_after(
-                    stored.producer(), casts
-                )
+                casts = _through_casts(stored, ir.DataType.FLOAT)
+                if (producer := stored.producer()) is None:
+                    graph.insert_before(first, casts)
+                else:
+                    graph.insert_after(producer, casts)
                 changed = True
         for value in graph.inputs:
             if value.dtype in HALVES:
-                graph.insert_before(first, self._widened(graph, value))
+                graph.insert_before(first, self._widened(value))
                 changed = True
         for node in nodes:
             if node.op_type == "Cast" and node.attributes["to"].as_int() in HALVES:
                 node.attributes["to"] = ir.AttrInt64("to", ir.DataType.FLOAT)
             for value in node.outputs:
                 if value.dtype in HALVES and value not in constants:
-                    graph.insert_after(node, self._widened(graph, value))
+                    graph.insert_after(node, self._widened(value))
                     changed = True
         return changed
 
-    def _widened(self, graph: ir.Graph, value: ir.Value) -> list[ir.Node]:
+    def _widened(self, value: ir.Value) -> Sequence[ir.Node]:
         half, value.dtype = value.dtype, ir.DataType.FLOAT
         assert half is not None
-        return _read_through(graph, value, half, ir.DataType.FLOAT) if self.rounded else []
+        return _through_casts(value, half, ir.DataType.FLOAT) if self.rounded else ()
 
 
-def _read_through(graph: ir.Graph, value: ir.Value, *dtypes: ir.DataType) -> list[ir.Node]:
+def _through_casts(value: ir.Value, *dtypes: ir.DataType) -> Sequence[ir.Node]:
     """Casts, yet to be inserted, between `value` and all that reads it; as an output, the last takes its name."""
-    uses = tuple(value.uses())
-    casts: list[ir.Node] = []
+    tape = ir.tape.Tape()
     last = value
     for dtype in dtypes:
-        casts.append(ir.node("Cast", [last], {"to": dtype}))
-        last = casts[-1].outputs[0]
+        last = tape.op("Cast", [last], {"to": dtype})
         last.name, last.shape, last.dtype = f"{value.name}.{dtype.name.lower()}", value.shape, dtype
-    for user, index in uses:
-        user.replace_input_with(index, last)
-    for index, output in enumerate(graph.outputs):
-        if output is value:
-            graph.outputs[index] = last
+    if tape.nodes:
+        is_output = value.is_graph_output()
+        read_through(value, tape.nodes[0], last)
+        if is_output:
             value.name, last.name = f"{value.name}.exact", value.name
-    return casts
+    return tape.nodes

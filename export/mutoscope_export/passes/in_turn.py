@@ -8,12 +8,13 @@ zero, and which no compiler can know to be zero. What waits must not be large, b
 Knows nothing of models.
 """
 
-import ml_dtypes
+from __future__ import annotations
+
 import numpy as np
 import onnx_ir as ir
 from onnx_ir.passes.common import RemoveUnusedNodesPass
 
-from mutoscope_export.passes.static_quantization import constant, describe
+from mutoscope_export.graphs.edit import Tape, constant
 
 _WAITS = ".in_turn"
 
@@ -25,23 +26,18 @@ def waits_for(graph: ir.Graph, before: ir.Node, value: ir.Value, on: ir.Value) -
     """
     assert on.shape is not None and on.dtype is not None and value.dtype is not None
     rank = len(on.shape)
-    bounds = [constant(graph, f"{name}_of_{rank}", np.full(rank, start)) for name, start in (("first", 0), ("next", 1))]
-    axes = constant(graph, f"axes_of_{rank}", np.arange(rank))
-    lowest = constant(graph, f"lowest_{on.dtype.name.lower()}", np.array(ml_dtypes.finfo(on.dtype.numpy()).min))
-    flat = constant(graph, "one_element", np.array([1]))
-    element = ir.node("Slice", [on, *bounds, axes])
-    single = ir.node("Reshape", [element.outputs[0], flat])
-    below = ir.node("Less", [single.outputs[0], lowest])
-    zero = ir.node("Cast", [below.outputs[0]], {"to": value.dtype})
-    waiting = ir.node("Add", [value, zero.outputs[0]])
-    name = f"{value.name}.after_{on.name}"
-    describe(element.outputs[0], f"{name}.element", ir.Shape([1] * rank), on.dtype)
-    describe(single.outputs[0], f"{name}.single", ir.Shape([1]), on.dtype)
-    describe(below.outputs[0], f"{name}.below", ir.Shape([1]), ir.DataType.BOOL)
-    describe(zero.outputs[0], f"{name}.zero", ir.Shape([1]), value.dtype)
-    describe(waiting.outputs[0], f"{name}{_WAITS}", value.shape, value.dtype)
-    graph.insert_before(before, [element, single, below, zero, waiting])
-    return waiting.outputs[0]
+    type_name, name = on.dtype.name.lower(), f"{value.name}.after_{on.name}"
+    least = on.dtype.min  # of the finite ones
+    lowest = constant(graph, f"lowest_{type_name}", np.array(least, on.dtype.numpy()))
+    write = Tape(graph, before, name)
+    ranges = (write.numbers(*numbers) for numbers in ([0] * rank, [1] * rank, range(rank)))
+    element = write("Slice", on, *ranges, shape=ir.Shape([1] * rank))
+    single = write("Reshape", element, write.numbers(1), shape=ir.Shape([1]))
+    below = write("Less", single, lowest, dtype=ir.DataType.BOOL, shape=ir.Shape([1]))
+    zero = write("Cast", below, to=value.dtype, dtype=value.dtype, shape=ir.Shape([1]))
+    waiting = write("Add", value, zero, shape=value.shape)
+    waiting.name = f"{name}{_WAITS}"
+    return waiting
 
 
 def out_of_turn(model: ir.Model) -> bool:

@@ -6,13 +6,14 @@ float32, twice the size of what it was made from. Here the second reading is of 
 common subexpression of the first, and the weight is negated too. Knows nothing of models.
 """
 
+from __future__ import annotations
+
 import numpy as np
 import onnx_ir as ir
 from onnx_ir.passes.common import RemoveUnusedNodesPass
 
+from mutoscope_export.graphs.edit import Tape, constant, initializer, input_of, lazy, producer_of, size_of, weight_of
 from mutoscope_export.graphs.number_formats import HALVES
-from mutoscope_export.passes.fold_weights import initializer, lazy
-from mutoscope_export.passes.static_quantization import constant, describe
 
 
 def norm_from_half(model: ir.Model) -> bool:
@@ -30,41 +31,25 @@ def norm_from_half(model: ir.Model) -> bool:
 
 
 def _widened_from(node: ir.Node) -> ir.Value | None:
-    cast, weight = node.inputs[0] and node.inputs[0].producer(), node.inputs[1]
-    if cast is None or cast.op_type != "Cast" or weight is None or not weight.is_initializer():
+    cast = producer_of(node.inputs[0], "Cast")
+    if cast is None or not input_of(node, 1).is_initializer():
         return None
-    source = cast.inputs[0]
+    source = input_of(cast)
     last_axis = node.attributes.get_int("axis", -1) == -1
-    return source if source is not None and source.dtype in HALVES and last_axis else None
+    return source if source.dtype in HALVES and last_axis else None
 
 
 def _replace(graph: ir.Graph, norm: ir.Node, half: ir.Value) -> None:
     """`x / rms(x) * w` becomes `-x / rms(x) * -w`, and each `x` a cast of its own."""
-    weight, output = norm.inputs[1], norm.outputs[0]
-    assert weight is not None and weight.const_value is not None
+    weight, shape, float32 = input_of(norm, 1), half.shape, ir.DataType.FLOAT
+    assert shape is not None
     epsilon = constant(graph, "epsilon", np.array(norm.attributes.get_float("epsilon", 1e-5), np.float32))
-    axis = constant(graph, "last_axis", np.array([-1]))
-    tensor = weight.const_value
-    negative = lazy(np.negative, tensor, tensor.dtype, tuple(tensor.shape.numpy()))
-    negated = initializer(graph, f"{weight.name}.negated", negative)
-    tape: list[ir.Node] = []
-
-    def emit(op_type: str, *inputs: ir.Value, dtype: ir.DataType = ir.DataType.FLOAT, **attributes: int) -> ir.Value:
-        tape.append(ir.node(op_type, inputs, attributes or None))
-        result = tape[-1].outputs[0]
-        describe(result, f"{output.name}.{len(tape)}", None if op_type == "ReduceMean" else half.shape, dtype)
-        return result
-
-    once = emit("Cast", half, to=ir.DataType.FLOAT)
-    mean = emit("ReduceMean", emit("Mul", once, once), axis, keepdims=1)
-    assert half.shape is not None
-    mean.shape = ir.Shape([*half.shape[:-1], 1])
-    rms = emit("Sqrt", emit("Add", mean, epsilon))
-    for value in (rms, rms.producer().inputs[0]):
-        value.shape = mean.shape
-    again = emit("Cast", emit("Neg", half, dtype=half.dtype), to=ir.DataType.FLOAT)
-    result = emit("Mul", emit("Div", again, rms), negated)
-    graph.insert_before(norm, tape)
-    output.replace_all_uses_with(result, replace_graph_outputs=True)
-    result.name, output.name = output.name, None
-    graph.remove(norm, safe=True)
+    tensor = weight_of(weight)
+    negative = initializer(graph, f"{weight.name}.negated", lazy(np.negative, tensor, tensor.dtype, size_of(tensor)))
+    row = ir.Shape([*shape[:-1], 1])
+    write = Tape(graph, norm, f"{norm.outputs[0].name}.from_half")
+    once = write("Cast", half, to=float32, dtype=float32, shape=shape)
+    mean = write("ReduceMean", write("Mul", once, once, shape=shape), write.numbers(-1), keepdims=1, shape=row)
+    rms = write("Sqrt", write("Add", mean, epsilon, shape=row), shape=row)
+    again = write("Cast", write("Neg", half, shape=shape), to=float32, dtype=float32, shape=shape)
+    write.replace(write("Mul", write("Div", again, rms, shape=shape), negative))

@@ -6,13 +6,15 @@ values of all blocks are computed before the first of them. Knows linear layers,
 them and attention. Knows nothing of models.
 """
 
+from __future__ import annotations
+
 from collections.abc import Iterator
 from itertools import pairwise
 
 import onnx_ir as ir
 
+from mutoscope_export.graphs.edit import Tape, input_of, only_user_of, producer_of
 from mutoscope_export.passes.in_turn import waits_for
-from mutoscope_export.passes.static_quantization import describe
 
 _SIDE_BY_SIDE = 3  # queries, keys and values; what more layers read, several blocks read
 _FINISHING = ("Add", "Cast", "RMSNormalization", "RotaryEmbedding")
@@ -43,45 +45,41 @@ def _linear_layers(graph: ir.Graph) -> Iterator[ir.Node]:
     for node in list(graph):
         if node.op_type != "MatMul" or node.outputs[0].shape is None or len(node.outputs[0].shape) != 3:
             continue
-        weight = node.inputs[1]
-        stored = weight is not None and (weight.is_initializer() or _is(weight.producer(), "DequantizeLinear"))
-        if stored and node.inputs[0] is not None and node.inputs[0].shape is not None:
+        weight = input_of(node, 1)
+        stored = weight.is_initializer() or producer_of(weight, "DequantizeLinear")
+        if stored and input_of(node).shape is not None:
             yield node
-
-
-def _is(node: ir.Node | None, op_type: str) -> bool:
-    return node is not None and node.op_type == op_type
 
 
 def _source(layer: ir.Node) -> ir.Value:
     """What it reads, before it was put through FP8."""
-    value = layer.inputs[0]
-    while _is(producer := value.producer(), "DequantizeLinear") or _is(producer, "QuantizeLinear"):
-        value = producer.inputs[0]
+    value = input_of(layer)
+    while (producer := producer_of(value, "DequantizeLinear", "QuantizeLinear")) is not None:
+        value = input_of(producer)
     return value
 
 
 def _finished(layer: ir.Node) -> ir.Value:
     """Its result with bias, norm and rotary embedding, as attention takes it."""
     value = layer.outputs[0]
-    while len(value.uses()) == 1 and (user := value.uses()[0].node).op_type in _FINISHING:
+    while (user := only_user_of(value)) is not None and user.op_type in _FINISHING:
         value = user.outputs[0]
     return value
 
 
 def _wait(graph: ir.Graph, layer: ir.Node, on: ir.Value) -> None:
     """By its weight, which is smaller than what it reads; in FP8, where weights are constants, by what it quantizes."""
-    weight = layer.inputs[1]
+    weight = input_of(layer, 1)
     if weight.is_initializer():
         layer.replace_input_with(1, waits_for(graph, layer, weight, on))
         return
     value = waits_for(graph, layer, _source(layer), on)
-    dequantize = layer.inputs[0].producer()
-    for node in (dequantize.inputs[0].producer(), dequantize):
-        copy = ir.node(node.op_type, [value, *node.inputs[1:]], dict(node.attributes))
-        old, value = node.outputs[0], copy.outputs[0]
-        describe(value, f"{old.name}.for_{layer.outputs[0].name}", old.shape, old.dtype)
-        graph.insert_before(layer, copy)
+    tape = Tape(graph, layer, f"{layer.outputs[0].name}.waiting")
+    dequantize = producer_of(input_of(layer), "DequantizeLinear")
+    quantize = dequantize and producer_of(input_of(dequantize), "QuantizeLinear")
+    for node in (quantize, dequantize):
+        if node is not None:
+            value = tape.copy(node, value, *node.inputs[1:], shape=node.outputs[0].shape)
     layer.replace_input_with(0, value)
 
 
@@ -97,7 +95,7 @@ def _wait_for_their_blocks(
             before = node
         elif node in layers and before is not None and node.inputs[0] is value:
             if before not in waiting:
-                bias = before.outputs[0].uses()[0].node
+                bias = next(iter(before.outputs[0].uses())).node
                 on = bias.outputs[0] if bias.op_type == "Add" else before.outputs[0]
                 waiting[before] = waits_for(graph, node, value, on)
             node.replace_input_with(0, waiting[before])

@@ -3,19 +3,22 @@
 Knows the two forms a linear layer has in a graph, `MatMul` and `Gemm`, which stay, and around them the pair
 QuantizeLinear, DequantizeLinear, which TensorRT fuses into the product and ONNX Runtime computes as it stands. Knows
 nothing of models or of how scales are found. The dequantized side has the graph's own type: bfloat16 for GPUs, float32
-to be judged on a CPU.
+to be measured on a CPU.
 """
+
+from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import onnx_ir as ir
 from onnx_ir.passes.common import RemoveUnusedNodesPass
 
 from mutoscope_export.errors import ExportError
-from mutoscope_export.graphs.number_formats import NumberFormat
-from mutoscope_export.passes.fold_weights import initializer, lazy
+from mutoscope_export.graphs.edit import Tape, constant, initializer, lazy, size_of, weight_of
+from mutoscope_export.graphs.number_formats import Array, NumberFormat
 
 
 @dataclass(frozen=True)
@@ -26,8 +29,9 @@ class StaticQuantization:
     largest magnitude that is not cut off. Each output channel of a weight has a scale of its own. An activation that
     several layers read with one scale is quantized once. Weights are quantized while they are written, one at a time.
 
-    Raises ValueError for a name that is no weight of the graph, or not that of a linear layer, and ExportError for a
-    weight that is not finite.
+    Raises:
+        ValueError: a name is no weight of the graph, or not that of a linear layer.
+        ExportError: a weight is not finite.
     """
 
     number_format: NumberFormat
@@ -51,11 +55,12 @@ class StaticQuantization:
             _refuse_unless_linear(node)
             x = node.inputs[0]
             assert x is not None and weight is not None
+            tape = Tape(graph, node, f"{node.outputs[0].name}.quantized")
             if (x, scales[weight]) not in activations:
-                activations[x, scales[weight]] = quantize_dequantize(graph, node, x, scales[weight], self.number_format)
+                activations[x, scales[weight]] = quantize_dequantize(tape, x, scales[weight], self.number_format)
             layout = (weight, 0 if node.attributes.get_int("transB", 0) else 1)
             if layout not in weights:
-                weights[layout] = _narrow(graph, node, *layout, self.number_format)
+                weights[layout] = _dequantized_weight(tape, *layout, self.number_format)
             node.replace_input_with(0, activations[x, scales[weight]])
             node.replace_input_with(1, weights[layout])
         for weight in scales:
@@ -65,45 +70,33 @@ class StaticQuantization:
         return bool(scales)
 
 
-def weight_scales(weight: np.ndarray, axis: int, dtype: np.dtype, number_format: NumberFormat) -> np.ndarray:
+def weight_scales(weight: Array, axis: int, dtype: np.dtype[Any], number_format: NumberFormat) -> Array:
     """The scale of each output channel, which lie along `axis` of the two; `dtype` is what the graph can hold."""
-    scales = np.abs(weight.astype(np.float32)).max(axis=1 - axis) / number_format.largest
+    scales: Array = np.abs(weight.astype(np.float32)).max(axis=1 - axis) / number_format.largest
     scales = scales.astype(dtype)
     scales[scales == 0] = 1
     return scales
 
 
-def quantize_dequantize(
-    graph: ir.Graph, before: ir.Node, x: ir.Value, scale: float, number_format: NumberFormat
-) -> ir.Value:
-    """Puts `x` through a number format and back to its own type, in nodes in front of `before`."""
+def quantize_dequantize(tape: Tape, x: ir.Value, scale: float, number_format: NumberFormat) -> ir.Value:
+    """`x` put through a number format and back to its own type.
+
+    Raises:
+        ValueError: the type of `x` is not known.
+    """
     if x.dtype is None:
-        raise ValueError(f"the type of {x.name} is not known, and the scale of its narrow form must have it")
-    stored = constant(graph, f"{x.name}.scale_{scale:.9g}", np.array(scale, x.dtype.numpy()))
-    narrow = ir.node("QuantizeLinear", [x, stored], {"output_dtype": number_format.dtype})
-    widened = ir.node("DequantizeLinear", [narrow.outputs[0], stored])
-    describe(narrow.outputs[0], f"{stored.name}.{number_format.name}", x.shape, number_format.dtype)
-    describe(widened.outputs[0], f"{stored.name}.dequantized", x.shape, x.dtype)
-    graph.insert_before(before, [narrow, widened])
-    return widened.outputs[0]
-
-
-def constant(graph: ir.Graph, name: str, array: np.ndarray) -> ir.Value:
-    """Registers an initializer; one of the same name, which must have the same value, is the same."""
-    value = initializer(graph, name, ir.Tensor(array))
-    assert value.const_value is not None and np.array_equal(value.const_value.numpy(), array), name
-    return value
-
-
-def describe(value: ir.Value, name: str, shape: ir.Shape | None, dtype: ir.DataType | None) -> None:
-    value.name, value.shape, value.dtype = name, shape, dtype
+        raise ValueError(f"the type of {x.name} is not known, and the scale of its quantized form must have it")
+    stored = constant(tape.graph, f"{x.name}.scale_{scale:.9g}", np.array(scale, x.dtype.numpy()))
+    dtype = number_format.dtype
+    quantized = tape("QuantizeLinear", x, stored, output_dtype=dtype, dtype=dtype, shape=x.shape)
+    return tape("DequantizeLinear", quantized, stored, dtype=x.dtype, shape=x.shape)
 
 
 def _refuse_unless_linear(node: ir.Node) -> None:
     weight = node.inputs[1] if len(node.inputs) > 1 else None
     if (
         node.op_type not in ("MatMul", "Gemm")
-        or node.attributes.get_int("transA", 0)
+        or node.attributes.get_int("transA", 0) != 0
         or weight is None
         or weight.const_value is None
         or len(weight.const_value.shape) != 2
@@ -115,22 +108,22 @@ def _refuse_unless_linear(node: ir.Node) -> None:
         )
 
 
-def _narrow(graph: ir.Graph, before: ir.Node, weight: ir.Value, axis: int, number_format: NumberFormat) -> ir.Value:
-    """The weight from its narrow form and the scales of its output channels, which lie along `axis`."""
-    tensor, dtype = weight.const_value, weight.dtype
-    assert tensor is not None and dtype is not None
+def _dequantized_weight(tape: Tape, weight: ir.Value, axis: int, number_format: NumberFormat) -> ir.Value:
+    """The weight from its quantized form and the scales of its output channels, which are along `axis`."""
+    tensor, dtype = weight_of(weight), weight.dtype
+    assert dtype is not None
     scales = weight_scales(tensor.numpy(), axis, dtype.numpy(), number_format)
     if not np.isfinite(scales.astype(np.float32)).all():
         raise ExportError(f"{weight.name} holds NaN or infinity, which has no scale. Get the checkpoint again")
 
-    def quantize(array: np.ndarray) -> np.ndarray:
+    def quantize(array: Array) -> Array:
         return number_format.nearest(array.astype(np.float32) / np.expand_dims(scales.astype(np.float32), 1 - axis))
 
     suffix = "" if axis else ".rows"
-    quantized = lazy(quantize, tensor, number_format.dtype, tuple(tensor.shape.numpy()))
-    narrow = initializer(graph, f"{weight.name}.{number_format.name}{suffix}", quantized)
-    stored = constant(graph, f"{weight.name}.scale{suffix}", scales)
-    widened = ir.node("DequantizeLinear", [narrow, stored], {"axis": axis})
-    describe(widened.outputs[0], f"{weight.name}.dequantized{suffix}", weight.shape, dtype)
-    graph.insert_before(before, widened)
-    return widened.outputs[0]
+    quantized = initializer(
+        tape.graph,
+        f"{weight.name}.{number_format.name}{suffix}",
+        lazy(quantize, tensor, number_format.dtype, size_of(tensor)),
+    )
+    stored = constant(tape.graph, f"{weight.name}.scale{suffix}", scales)
+    return tape("DequantizeLinear", quantized, stored, axis=axis, dtype=dtype, shape=weight.shape)

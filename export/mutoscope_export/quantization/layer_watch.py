@@ -3,6 +3,8 @@
 Knows torch's hooks and its attention function. Knows nothing of models or of quantization.
 """
 
+from __future__ import annotations
+
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from functools import partial
@@ -12,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 
-from .policy import NarrowedLayers
+from ..families.policy import QuantizedLayers
 
 OnLinear = Callable[[str, nn.Linear, Tensor, Tensor], Tensor | None]
 """Name, layer, what it read and what it gave; a tensor replaces the latter."""
@@ -21,7 +23,9 @@ OnAttention = Callable[[str, Tensor, Tensor, Tensor], Tensor | None]
 
 
 @contextmanager
-def watch(network: nn.Module, layers: NarrowedLayers, on_linear: OnLinear, on_attention: OnAttention) -> Iterator[None]:
+def watch(
+    network: nn.Module, layers: QuantizedLayers, on_linear: OnLinear, on_attention: OnAttention
+) -> Iterator[None]:
     """Calls the two functions for every call of these layers. An attention layer calls torch's attention once."""
     running: list[str] = []
 

@@ -1,9 +1,12 @@
 """What eight bits cost a network, step by step of its policy and layer by layer, on inputs recorded in denoising runs.
 
 Knows the arithmetic of the quantized graphs, and does it in torch on the checkpoint's own network: no graph is needed,
-and a network of any size can be judged. Knows nothing of models, files or prompts.
+and a network of any size can be measured. Knows nothing of models, files or prompts.
 """
 
+from __future__ import annotations
+
+import math
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
@@ -12,32 +15,33 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from ..families.family import Recording
+from ..families.policy import QuantizationPolicy, QuantizedLayers
 from ..graphs.number_formats import E4M3, INT8, TINY, NumberFormat
 from ..passes.fp8_attention import PROBABILITY_SCALE
-from .calibration import Ranges, Recording
+from .calibration import Ranges
 from .layer_watch import watch
-from .policy import NarrowedLayers, NarrowingPolicy
 
 WORST = 5
 _QUERIES_AT_ONCE = 256  # because their scores are the largest tensor by far
 
 
-def judge(network: nn.Module, policy: NarrowingPolicy, ranges: Ranges, up_to: str) -> dict[str, Any]:
+def measure(network: nn.Module, policy: QuantizationPolicy, ranges: Ranges, up_to: str) -> dict[str, Any]:
     """What goes into the export report: `steps`, `worst_layers` of `up_to`, and `unfit`, the layers that
     the format does not suit.
 
     `relative_l2` of a step is that of the network's output, over all recorded inputs and both branches; that of a layer
-    is of what the layer gives, for what it reads after the layers before it were narrowed.
+    is of what the layer gives, for what it reads after the layers before it were quantized.
     """
     names = [name for name, _ in network.named_modules()]
     calls = list(_calls(network, ranges.recordings))
     steps, worst = [], {}
     with torch.no_grad():
         exact = [network(**call, return_dict=False)[0] for call in calls]
-        for step in policy.steps:
+        for step in policy.step_names:
             layers = policy.layers(names, step)
-            narrowed = _Narrowed(ranges, policy.number_format)
-            with watch(network, layers, narrowed.linear, narrowed.attention):
+            quantized = _FakeQuantization(ranges, policy.number_format)
+            with watch(network, layers, quantized.linear, quantized.attention):
                 given = [network(**call, return_dict=False)[0] for call in calls]
             steps.append(
                 {
@@ -48,25 +52,21 @@ def judge(network: nn.Module, policy: NarrowingPolicy, ranges: Ranges, up_to: st
                 }
             )
             if step == up_to:
-                worst = narrowed.errors()
+                worst = quantized.errors()
         unfit = [*_unfit(network, policy.layers(names, up_to), ranges, policy.number_format.outlier_bound)]
     by_error = sorted(worst.items(), key=lambda item: -item[1])
     return {"steps": steps, "worst_layers": dict(by_error[:WORST]), "unfit": unfit}
 
 
 def _calls(network: nn.Module, recordings: Sequence[Recording]) -> Iterator[dict[str, Tensor]]:
-    """The network's arguments, one branch at a time, as the reference calls it."""
+    """The calls of the recorded steps, where the network is."""
     device = next(network.parameters()).device
     for recording in recordings:
-        for embeds in recording.prompt_embeds.to(device):
-            yield {
-                "hidden_states": recording.latents[None].to(device),
-                "timestep": recording.timestep.to(device),
-                "encoder_hidden_states": embeds[None],
-            }
+        for call in recording.calls:
+            yield {name: value.to(device) for name, value in call.items()}
 
 
-class _Narrowed:
+class _FakeQuantization:
     """Does what layers do with operands that went through a number format, and keeps count of what that changes."""
 
     def __init__(self, ranges: Ranges, number_format: NumberFormat) -> None:
@@ -75,26 +75,29 @@ class _Narrowed:
 
     def linear(self, name: str, layer: nn.Linear, x: Tensor, output: Tensor) -> Tensor:
         scale = self._ranges.linears[name].scale(self._format)
-        narrowed = F.linear(through(x, scale, self._format), narrowed_weight(layer.weight, self._format), layer.bias)
-        self._count(name, narrowed, output)
-        return narrowed
+        quantized = F.linear(
+            fake_quantized(x, scale, self._format), quantized_weight(layer.weight, self._format), layer.bias
+        )
+        self._count(name, quantized, output)
+        return quantized
 
     def attention(self, name: str, queries: Tensor, keys: Tensor, values: Tensor) -> Tensor:
         half = queries.shape[-1] ** -0.25  # half of the softmax scale on either side
-        scales = [spread.scale(E4M3) for spread in self._ranges.attentions[name]]
-        q = through(queries * half, scales[0] * half, E4M3)
-        k = through(keys * half, scales[1] * half, E4M3)
-        v = through(values, scales[2], E4M3)
+        scales = [activation.scale(E4M3) for activation in self._ranges.attentions[name]]
+        q = fake_quantized(queries * half, scales[0] * half, E4M3)
+        k = fake_quantized(keys * half, scales[1] * half, E4M3)
+        v = fake_quantized(values, scales[2], E4M3)
         parts = [
-            through((part @ k.mT).softmax(-1), PROBABILITY_SCALE, E4M3) @ v for part in q.split(_QUERIES_AT_ONCE, dim=2)
+            fake_quantized((part @ k.mT).softmax(-1), PROBABILITY_SCALE, E4M3) @ v
+            for part in q.split(_QUERIES_AT_ONCE, dim=2)
         ]
-        narrowed = torch.cat(parts, dim=2)
-        self._count(name, narrowed, F.scaled_dot_product_attention(queries, keys, values))
-        return narrowed
+        quantized = torch.cat(parts, dim=2)
+        self._count(name, quantized, F.scaled_dot_product_attention(queries, keys, values))
+        return quantized
 
-    def _count(self, name: str, narrowed: Tensor, exact: Tensor) -> None:
+    def _count(self, name: str, quantized: Tensor, exact: Tensor) -> None:
         squares = self._squares[name]
-        squares[0] += float((narrowed - exact).square().sum())
+        squares[0] += float((quantized - exact).square().sum())
         squares[1] += float(exact.square().sum())
 
     def errors(self) -> dict[str, float]:
@@ -107,36 +110,36 @@ _NEAREST: Mapping[NumberFormat, Callable[[Tensor], Tensor]] = {
 }
 
 
-def through(x: Tensor, scale: float | Tensor, number_format: NumberFormat) -> Tensor:
+def fake_quantized(x: Tensor, scale: float | Tensor, number_format: NumberFormat) -> Tensor:
     """Float32 to a format and back, as QuantizeLinear and DequantizeLinear do it: beyond the largest, that."""
     largest = number_format.largest
     return _NEAREST[number_format]((x / scale).clamp(-largest, largest)) * scale
 
 
-def narrowed_weight(weight: Tensor, number_format: NumberFormat) -> Tensor:
+def quantized_weight(weight: Tensor, number_format: NumberFormat) -> Tensor:
     """`[out, in]`, a scale for each output channel."""
     scales = weight.abs().amax(1, keepdim=True) / number_format.largest
-    return through(weight, torch.where(scales == 0, 1.0, scales), number_format)
+    return fake_quantized(weight, torch.where(scales == 0, 1.0, scales), number_format)
 
 
-def _unfit(network: nn.Module, layers: NarrowedLayers, ranges: Ranges, bound: float) -> Iterator[dict[str, Any]]:
+def _unfit(network: nn.Module, layers: QuantizedLayers, ranges: Ranges, bound: float) -> Iterator[dict[str, Any]]:
     """One magnitude so large beside the others that these lose bits: of a weight, in the worst of its channels."""
     for name, what, ratio in _outliers(network, layers, ranges):
         if not ratio <= bound:
             yield {"layer": name, "what": what, "largest_over_mean": ratio, "bound": bound}
 
 
-def _outliers(network: nn.Module, layers: NarrowedLayers, ranges: Ranges) -> Iterator[tuple[str, str, float]]:
+def _outliers(network: nn.Module, layers: QuantizedLayers, ranges: Ranges) -> Iterator[tuple[str, str, float]]:
     for name in layers.linears:
-        magnitudes = network.get_submodule(name).weight.abs()
+        magnitudes = network.get_parameter(f"{name}.weight").abs()
         yield name, "weight", float((magnitudes.amax(1) / magnitudes.mean(1).clamp_min(TINY)).max())
         yield name, "activation", ranges.linears[name].largest / max(ranges.linears[name].mean, TINY)
     for name in layers.attentions:
-        for part, spread in zip(("queries", "keys", "values"), ranges.attentions[name], strict=True):
-            yield name, part, spread.largest / max(spread.mean, TINY)
+        for part, activation in zip(("queries", "keys", "values"), ranges.attentions[name], strict=True):
+            yield name, part, activation.largest / max(activation.mean, TINY)
 
 
 def _relative_l2(given: Sequence[Tensor], exact: Sequence[Tensor]) -> float:
     off = sum(float((one - other).double().square().sum()) for one, other in zip(given, exact, strict=True))
     whole = sum(float(one.double().square().sum()) for one in exact)
-    return (off / (whole or 1.0)) ** 0.5
+    return math.sqrt(off / (whole or 1.0))

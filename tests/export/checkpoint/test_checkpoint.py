@@ -1,5 +1,7 @@
 """What is opened, what is refused, and what the refusal says."""
 
+from __future__ import annotations
+
 import hashlib
 import shutil
 from collections.abc import Callable
@@ -10,9 +12,9 @@ from typing import Any
 
 import pytest
 import torch
-from mutoscope_export.checkpoint.checkpoint import open_checkpoint
-from mutoscope_export.checkpoint.random_checkpoint import random_checkpoint
 from mutoscope_export.errors import ExportError
+from mutoscope_export.families.wan.random_checkpoint import random_checkpoint
+from mutoscope_export.opening import open_checkpoint
 
 from tests.export.spoiling import edit
 

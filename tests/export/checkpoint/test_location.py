@@ -1,5 +1,7 @@
 """What is a folder, what a hub id, and what neither."""
 
+from __future__ import annotations
+
 from pathlib import Path
 
 import pytest

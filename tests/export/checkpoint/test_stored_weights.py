@@ -1,14 +1,16 @@
 """Which weight files are read, and what is said of them before any weight is."""
 
+from __future__ import annotations
+
 import json
 import re
 from pathlib import Path
 
 import pytest
 import torch
-from mutoscope_export.checkpoint.checkpoint import open_checkpoint
-from mutoscope_export.checkpoint.random_checkpoint import random_checkpoint
 from mutoscope_export.errors import ExportError
+from mutoscope_export.families.wan.random_checkpoint import random_checkpoint
+from mutoscope_export.opening import open_checkpoint
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 

@@ -4,6 +4,8 @@ The vocabulary is no part of this repository. The source distribution of stable-
 benchmarks, has it as the bytes of a C array; pip fetches that once, which takes a minute.
 """
 
+from __future__ import annotations
+
 import os
 import re
 import subprocess
@@ -16,11 +18,11 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from mutoscope.conditions.cleaning import mend_unicode_and_html
 from mutoscope.conditions.text import Tokenizer
-from mutoscope.families.wan import clean_prompt
-from mutoscope_export.checkpoint.checkpoint import open_checkpoint
-from mutoscope_export.checkpoint.random_checkpoint import random_checkpoint
 from mutoscope_export.checkpoint.tokenizer import write_tokenizer
+from mutoscope_export.families.wan.random_checkpoint import random_checkpoint
+from mutoscope_export.opening import open_checkpoint
 from safetensors.torch import load_file, save_file
 
 from tests.export.spoiling import edit
@@ -103,11 +105,11 @@ def checkpoint(vocabulary: Path, tmp_path_factory: pytest.TempPathFactory) -> Pa
 def test_prompts_in_many_scripts_have_the_ids_of_transformers(checkpoint: Path, tmp_path: Path) -> None:
     opened = open_checkpoint(checkpoint)
     reference = opened.tokenizer()
-    text = opened.family.text_settings(opened, reference)  # judges the vocabulary by the embedding
+    (text,) = opened.description.conditionings  # which judges the vocabulary by the embedding
     write_tokenizer(reference, tmp_path / "tokenizer.json")
-    bundle: Any = SimpleNamespace(root=tmp_path, path=tmp_path.joinpath, manifest=SimpleNamespace(text=text))
-    prompts = [*PROMPTS, *map(clean_prompt, PROMPTS)]
-    tokens = Tokenizer(bundle).encode({str(number): prompt for number, prompt in enumerate(prompts)}, LENGTH)
+    bundle: Any = SimpleNamespace(root=tmp_path, path=tmp_path.joinpath, manifest=opened.description)
+    prompts = [*PROMPTS, *map(mend_unicode_and_html, PROMPTS)]
+    tokens = Tokenizer(bundle, text).encode({str(number): prompt for number, prompt in enumerate(prompts)}, LENGTH)
     expected = reference(prompts, padding="max_length", max_length=LENGTH, return_tensors="np")
     np.testing.assert_array_equal(tokens.input_ids, expected.input_ids)
     np.testing.assert_array_equal(tokens.attention_mask, expected.attention_mask)

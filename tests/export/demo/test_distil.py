@@ -1,9 +1,11 @@
 """The distillation in small: whose levels, which prompts, and that a student learns the mean velocity of a segment."""
 
+from __future__ import annotations
+
 import numpy as np
 import pytest
 import torch
-from mutoscope.solvers.schedule import build_schedule
+from mutoscope.solvers.solvers import build_schedule
 from mutoscope_export.demo.distil import (
     BATCH_SIZE,
     FLOW,

@@ -1,5 +1,7 @@
 """The trainings of the built-in model in small: the loop, the optimiser, the grammar, the tokenizer, the renderer."""
 
+from __future__ import annotations
+
 import json
 import re
 from types import SimpleNamespace
@@ -28,11 +30,11 @@ from mutoscope_export.demo.renderer import draw_trajectory, render
 from mutoscope_export.demo.text import MAX_SEQUENCE_LENGTH, build_tokenizer
 from mutoscope_export.demo.train_denoiser import encode_clips
 from mutoscope_export.demo.train_vae import _near_shape
-from mutoscope_export.demo.training import Schedule, Training, read_record
+from mutoscope_export.demo.training import Training, TrainingSchedule, read_record
 from torch import nn
 from transformers import AutoTokenizer
 
-SCHEDULE = Schedule(steps=12, warmup_steps=3)
+SCHEDULE = TrainingSchedule(steps=12, warmup_steps=3)
 
 
 class _StoppedError(Exception):

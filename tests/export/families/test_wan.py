@@ -1,5 +1,7 @@
 """What the class of a Wan pipeline decides: here, the sampler of FastVideo's few-step models."""
 
+from __future__ import annotations
+
 from collections.abc import Callable
 from pathlib import Path
 
@@ -7,10 +9,10 @@ import numpy as np
 import pytest
 import torch
 from diffusers import FlowMatchEulerDiscreteScheduler
-from mutoscope.bundle.bundle import Manifest
-from mutoscope.solvers.schedule import build_schedule
+from mutoscope.bundle.manifest import Manifest
+from mutoscope.solvers.solvers import build_schedule
 from mutoscope_export import export
-from mutoscope_export.checkpoint.checkpoint import open_checkpoint
+from mutoscope_export.opening import open_checkpoint
 from numpy.typing import NDArray
 
 from tests.export.spoiling import edit
@@ -64,4 +66,6 @@ def test_a_few_step_model_is_sampled_as_fastvideo_samples_it(manifest: Manifest)
 def test_the_scheduler_of_a_few_step_checkpoint_is_not_asked_for(copy: Path) -> None:
     edit(copy / "model_index.json", lambda index: index.update(_class_name="WanDMDPipeline", scheduler=[None, None]))
     (copy / "scheduler" / "scheduler_config.json").unlink()
-    assert open_checkpoint(copy).classes["scheduler"] == "diffusers.FlowMatchLCMScheduler"
+    opened = open_checkpoint(copy)
+    assert "scheduler" not in opened.classes
+    assert opened.description.scheduler["_class_name"] == "FlowMatchLCMScheduler"

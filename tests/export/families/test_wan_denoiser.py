@@ -1,5 +1,7 @@
 """The exported denoiser against Diffusers' own forward, with guidance and the solver's line done in NumPy."""
 
+from __future__ import annotations
+
 import collections
 import functools
 from pathlib import Path
@@ -62,14 +64,14 @@ def expected_step(transformer: WanTransformer3DModel, inputs: dict[str, torch.Te
 def inputs_of_shape(
     transformer: WanTransformer3DModel, shape: tuple[int, ...], seed: int = 1
 ) -> dict[str, torch.Tensor]:
-    names = ("branches", "text_tokens", "latent_frames", "height", "width", "state_rows")
-    return denoiser.example_inputs(transformer, **dict(zip(names, shape, strict=True)), seed=seed)
+    return denoiser.example_inputs(transformer, dict(zip("BLFhwK", shape, strict=True)), seed)
 
 
 def write_graph(transformer: WanTransformer3DModel, folder: Path, **options: object) -> Path:
     step = denoiser.DenoiserStep(transformer)
     inputs, dynamic = denoiser.example_inputs(transformer), dynamic_shapes(denoiser.symbolic_inputs(transformer))
-    export_graph(step, inputs, dynamic, denoiser.OUTPUT_NAMES, folder, **options)
+    outputs = [name for name, _, _ in denoiser.symbolic_outputs(transformer)]
+    export_graph(step, inputs, dynamic, outputs, folder, **options)
     return folder / "model.onnx"
 
 
@@ -171,7 +173,7 @@ def test_guidance_in_two_calls_of_one_branch_gives_the_same_state(wan):
     np.testing.assert_allclose(run_graph(graph, second)[0], expected, rtol=0, atol=2e-5 * np.abs(expected).max())
 
 
-def test_int8_narrows_every_large_layer_and_stays_near_diffusers(wan, tmp_path):
+def test_int8_quantizes_every_large_layer_and_stays_near_diffusers(wan, tmp_path):
     transformer, _ = wan
     graph = write_graph(transformer, tmp_path, passes=[DynamicInt8(denoiser.QUANTIZABLE_WEIGHTS)])
     count = collections.Counter(node.op_type for node in onnx.load(graph, load_external_data=False).graph.node)

@@ -1,5 +1,7 @@
 """The exported text encoder against the one of transformers, at lengths that were not traced."""
 
+from __future__ import annotations
+
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -8,7 +10,8 @@ import onnx
 import onnxruntime
 import pytest
 import torch
-from mutoscope_export.families.wan import sources, text
+from mutoscope_export.families.wan import text
+from mutoscope_export.families.wan.graph_sources import text_to_video
 from mutoscope_export.graphs.trace import Pass, dynamic_shapes, export_graph
 from mutoscope_export.passes.bias_in_turn import bias_in_turn
 from mutoscope_export.passes.int8 import DynamicInt8
@@ -30,7 +33,7 @@ def random_encoder(**config: object) -> UMT5EncoderModel:
 
 
 def int8_passes() -> Sequence[Pass]:
-    (form,) = next(source.forms for source in sources(["int8"]) if source.role == "text_encoder")
+    (form,) = next(source.forms for source in text_to_video(["int8"]) if source.role == "text_encoder")
     return form.passes
 
 
@@ -184,5 +187,5 @@ def test_for_gpus_each_position_bias_waits_for_its_block(tmp_path: Path) -> None
 
 
 def test_both_types_for_gpus_look_them_up_in_turn() -> None:
-    forms = next(source.forms for source in sources(["fp8", "fp16"]) if source.role == "text_encoder")
+    forms = next(source.forms for source in text_to_video(["fp8", "fp16"]) if source.role == "text_encoder")
     assert {form.precision: form.passes for form in forms} == {"bf16": (bias_in_turn,), "fp16": (bias_in_turn,)}

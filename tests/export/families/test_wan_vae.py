@@ -1,5 +1,7 @@
 """The decoder of one chunk, as a torch module and as written graphs, against the whole-clip decode of Diffusers."""
 
+from __future__ import annotations
+
 import functools
 from pathlib import Path
 

@@ -1,5 +1,7 @@
 """A graph that was taken apart, against the graph as it was."""
 
+from __future__ import annotations
+
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any

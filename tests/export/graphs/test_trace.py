@@ -1,5 +1,7 @@
 """What every exported graph must be, shown on a module of one layer."""
 
+from __future__ import annotations
+
 import logging
 from pathlib import Path
 

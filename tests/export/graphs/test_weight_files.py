@@ -1,5 +1,7 @@
 """Graphs of one folder share what they have in common, and each reads back what it was given."""
 
+from __future__ import annotations
+
 from pathlib import Path
 
 import numpy as np

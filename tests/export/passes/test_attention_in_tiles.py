@@ -1,5 +1,7 @@
 """Attention in tiles gives what attention gives, and keeps no scores."""
 
+from __future__ import annotations
+
 import numpy as np
 import onnx
 import onnx_ir as ir

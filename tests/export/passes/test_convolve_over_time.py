@@ -1,5 +1,7 @@
 """Three frames side by side, and a convolution over three frames, give the same; other convolutions stay."""
 
+from __future__ import annotations
+
 import numpy as np
 import onnx
 import onnx_ir as ir

@@ -1,5 +1,7 @@
 """A convolution over time with fewer products gives the same; what it cannot take in pairs stays."""
 
+from __future__ import annotations
+
 import numpy as np
 import onnx_ir as ir
 import pytest

@@ -1,5 +1,7 @@
 """FP8 attention against attention written out in NumPy, with every operand rounded to E4M3 where the graph should."""
 
+from __future__ import annotations
+
 import ml_dtypes
 import numpy as np
 import onnx
@@ -70,10 +72,10 @@ def test_both_products_have_their_operands_in_e4m3(options: str, scale: float, s
     model = parsed(options)
     assert Fp8Attention({"w": SCALES})(model)
     assert "Attention" not in [node.op_type for node in model.graph]
-    narrow = run(model, given)
+    quantized = run(model, given)
     # Sums in another order may round a value near the middle of two E4M3 numbers to the other.
-    np.testing.assert_allclose(narrow, expected(given, fp8=True, scale=scale), atol=2e-3)
-    assert 0.005 < np.linalg.norm(narrow - exact) / np.linalg.norm(exact) < 0.06
+    np.testing.assert_allclose(quantized, expected(given, fp8=True, scale=scale), atol=2e-3)
+    assert 0.005 < np.linalg.norm(quantized - exact) / np.linalg.norm(exact) < 0.06
 
 
 def test_every_product_reads_two_dequantized_operands_as_the_fusion_wants_it() -> None:

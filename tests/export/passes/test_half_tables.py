@@ -1,5 +1,7 @@
 """Tables in half precision: only those that rows are looked up in, in the type that loses least."""
 
+from __future__ import annotations
+
 import ml_dtypes
 import numpy as np
 import onnx

@@ -1,12 +1,14 @@
 """Weights in half precision: which are stored so, and that nothing else changes."""
 
+from __future__ import annotations
+
 import ml_dtypes
 import numpy as np
 import onnx
 import onnx_ir as ir
 import onnxruntime
 import pytest
-from mutoscope_export.passes.fold_weights import converted
+from mutoscope_export.graphs.edit import converted
 from mutoscope_export.passes.half_weights import half_weights
 
 FLOAT, FLOAT16, BFLOAT16 = onnx.TensorProto.FLOAT, onnx.TensorProto.FLOAT16, onnx.TensorProto.BFLOAT16

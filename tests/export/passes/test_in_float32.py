@@ -1,5 +1,7 @@
 """A half-precision graph, run in float32: rounded where it would round, or nowhere."""
 
+from __future__ import annotations
+
 import ml_dtypes
 import numpy as np
 import onnx

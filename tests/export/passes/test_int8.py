@@ -1,5 +1,7 @@
 """Int8 layers against plain NumPy. Integers that quantization holds exactly must come out exactly."""
 
+from __future__ import annotations
+
 import collections
 from pathlib import Path
 
@@ -99,23 +101,24 @@ WEIGHTS = {
 def test_no_sum_of_two_products_leaves_16_bits(name: str) -> None:
     """So that CPUs without VNNI sum as exactly as those with it."""
     w = WEIGHTS[name].astype(np.float32)
-    narrow = narrowed(w)
-    lowest, highest = (narrow < 0) * 255, (narrow > 0) * 255  # what makes the least and the largest sum of each column
+    quantized = quantize(w)
+    # Activations that make the least and the largest sum of each column.
+    lowest, highest = (quantized < 0) * 255, (quantized > 0) * 255
     for x in (lowest.T, highest.T, np.full((1, len(w)), 255)):
-        np.testing.assert_array_equal(summed_in_16_bits(x, narrow), x @ narrow.astype(np.int64))
+        np.testing.assert_array_equal(summed_in_16_bits(x, quantized), x @ quantized.astype(np.int64))
 
 
 @pytest.mark.parametrize("name", WEIGHTS)
 def test_as_many_steps_are_used_as_16_bits_allow(name: str) -> None:
-    narrow = narrowed(WEIGHTS[name].astype(np.float32)).astype(int)
-    largest = np.abs(narrow).max(axis=0)
-    if len(narrow) > 1:
-        even = narrow[: len(narrow) // 2 * 2]
+    quantized = quantize(WEIGHTS[name].astype(np.float32)).astype(int)
+    largest = np.abs(quantized).max(axis=0)
+    if len(quantized) > 1:
+        even = quantized[: len(quantized) // 2 * 2]
         largest = np.maximum(largest, np.abs(even[0::2] + even[1::2]).max(axis=0))
     assert ((largest == 127) | (largest == 128) | (largest == 126)).all()
 
 
-def narrowed(w: np.ndarray) -> np.ndarray:
+def quantize(w: np.ndarray) -> np.ndarray:
     model = parsed("{ y = MatMul(x, w) }", *w.shape, w=w)
     DynamicInt8("w")(model)
     result: np.ndarray = model.graph.initializers["w.int8"].const_value.numpy()
@@ -193,9 +196,9 @@ def test_an_activation_is_quantized_once_however_many_layers_read_it():
 
 def test_weights_outside_the_pattern_keep_their_precision():
     _, w = exact_operands()
-    model = parsed("{ a = MatMul(x, narrow) c = MatMul(x, wide) y = Add(a, c) }", narrow=w, wide=w)
-    DynamicInt8("narrow")(model)
-    assert sorted(model.graph.initializers) == ["narrow.int8", "narrow.scale", "wide"]
+    model = parsed("{ a = MatMul(x, quantized) c = MatMul(x, wide) y = Add(a, c) }", quantized=w, wide=w)
+    DynamicInt8("quantized")(model)
+    assert sorted(model.graph.initializers) == ["quantized.int8", "quantized.scale", "wide"]
 
 
 def test_weights_too_small_for_an_exact_scale_keep_their_signs() -> None:
@@ -204,8 +207,8 @@ def test_weights_too_small_for_an_exact_scale_keep_their_signs() -> None:
     w[0], w[1] = 2e-43, -2e-43
     model = parsed("{ y = MatMul(x, w) }", w=w)
     DynamicInt8("w")(model)
-    narrow = model.graph.initializers["w.int8"].const_value.numpy()
-    assert (narrow[0] > 0).all() and (narrow[1] == -narrow[0]).all()
+    quantized = model.graph.initializers["w.int8"].const_value.numpy()
+    assert (quantized[0] > 0).all() and (quantized[1] == -quantized[0]).all()
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf])

@@ -1,5 +1,7 @@
 """The passes that keep a transformer's memory on a GPU small change no result, whatever the number of tokens."""
 
+from __future__ import annotations
+
 from collections.abc import Callable
 
 import numpy as np

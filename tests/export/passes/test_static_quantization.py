@@ -1,5 +1,7 @@
 """Layers in eight bits against plain NumPy. What a format holds exactly must come out so; its numbers are here."""
 
+from __future__ import annotations
+
 import collections
 from pathlib import Path
 
@@ -137,8 +139,8 @@ def test_layers_that_read_the_same_with_one_scale_share_its_quantization() -> No
 def test_layers_that_are_not_named_keep_their_precision_and_read_the_exact_activation() -> None:
     x, w = exact_operands()
     x *= 1.01
-    model = parsed("{ a = MatMul(x, narrow) c = MatMul(x, wide) y = Sub(c, a) }", narrow=np.zeros_like(w), wide=w)
-    StaticQuantization(E4M3, {"narrow": 0.25})(model)
+    model = parsed("{ a = MatMul(x, quantized) c = MatMul(x, wide) y = Sub(c, a) }", quantized=np.zeros_like(w), wide=w)
+    StaticQuantization(E4M3, {"quantized": 0.25})(model)
     assert "wide" in model.graph.initializers
     np.testing.assert_allclose(run(model, x), x @ w, rtol=1e-6)
 
@@ -154,11 +156,11 @@ def test_in_a_bfloat16_graph_scales_and_the_dequantized_side_are_bfloat16() -> N
     onnx.checker.check_model(ir.to_proto(model), full_check=True)  # types must agree all the way to y
     types = {name: value.dtype for name, value in model.graph.initializers.items()}
     assert types["w.scale"] == ir.DataType.BFLOAT16
-    narrow = model.graph.initializers["w.fp8"].const_value.numpy().astype(np.float32)
+    quantized = model.graph.initializers["w.fp8"].const_value.numpy().astype(np.float32)
     scale = model.graph.initializers["w.scale"].const_value.numpy().astype(np.float32)
     # Quantized with the scale as it is stored, not as it was before it was rounded.
     exact = weight.astype(ir.DataType.BFLOAT16.numpy()).astype(np.float32)
-    np.testing.assert_array_equal(narrow, nearest(exact / scale))
+    np.testing.assert_array_equal(quantized, nearest(exact / scale))
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf])

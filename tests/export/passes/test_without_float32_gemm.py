@@ -1,5 +1,7 @@
 """Float32 products as convolutions or sums give what NumPy gives in float64, and nothing else is changed."""
 
+from __future__ import annotations
+
 import numpy as np
 import onnx
 import onnx_ir as ir

@@ -1,39 +1,35 @@
 """Ranges of a small network, against the same computed from its definition."""
 
+from __future__ import annotations
+
+from collections.abc import Sequence
 from functools import partial
+from pathlib import Path
 
 import msgspec
+import mutoscope.builtin
+import mutoscope_export.demo
 import pytest
 import torch
-from mutoscope.bundle.bundle import Defaults, Demonstration, Geometry
+from mutoscope.bundle.bundle import Bundle
+from mutoscope.bundle.manifest import Defaults
 from mutoscope.errors import RequestError
-from mutoscope_export.demo.grammar import prompt_pattern
+from mutoscope_export.demo.grammar import calibration_prompts
 from mutoscope_export.errors import ExportError
-from mutoscope_export.quantization.calibration import (
-    GRAMMAR_PROMPTS,
-    PROMPTS,
-    CalibrationOptions,
-    Reference,
-    calibrate,
-    plan_calibration,
-)
-from mutoscope_export.quantization.policy import NarrowedLayers
+from mutoscope_export.families.family import Call, Recording, Reference
+from mutoscope_export.families.policy import QuantizedLayers
+from mutoscope_export.opening import open_checkpoint
+from mutoscope_export.quantization.calibration import PROMPTS, CalibrationOptions, calibrate, plan_calibration
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+BUILTIN = Path(mutoscope.builtin.__file__).parent / "bundle"
+CHECKPOINT = Path(mutoscope_export.demo.__file__).parent / "checkpoint"
 DEFAULTS = Defaults(
     height=64, width=96, num_frames=9, num_inference_steps=20, guidance_scale=5.0, fps=8, negative_prompt="blurry",
     scheduler="unipc",
 )  # fmt: skip
-GEOMETRY = Geometry(
-    vae_decoder_halo=7,
-    latent_channels=4,
-    vae_scale_factor_spatial=8,
-    vae_scale_factor_temporal=4,
-    patch_size=(1, 2, 2),
-    max_patches=64,
-)
-BUILTIN = Demonstration(pattern=prompt_pattern(), description="shapes")
+MANIFEST = msgspec.structs.replace(Bundle.open(BUILTIN, verify=False).manifest, defaults=DEFAULTS)
 
 
 class Network(nn.Module):
@@ -65,10 +61,13 @@ def reference(prompts: int = 2, steps: int = 12) -> tuple[Reference, list[Tensor
                 given.append(latents * text.mean())
                 network(hidden_states=latents, timestep=torch.tensor([1000 - step]), encoder_hidden_states=text)
 
-    return Reference(network, [partial(run, prompt) for prompt in range(prompts)]), given
+    def each(calls: Sequence[Call]) -> list[Recording]:
+        return [Recording(call, (call,)) for call in calls]
+
+    return Reference(network, [partial(run, prompt) for prompt in range(prompts)], each), given
 
 
-LAYERS = NarrowedLayers(("linear",), ("attention",))
+LAYERS = QuantizedLayers(("linear",), ("attention",))
 
 
 def test_ranges_cover_every_step_prompt_and_branch() -> None:
@@ -91,24 +90,32 @@ def test_a_reference_that_overflows_is_refused(value: float) -> None:
         calibrate(runs, LAYERS)
 
 
-def test_it_records_an_early_a_middle_and_a_late_step_with_the_negative_branch_first() -> None:
-    recordings = calibrate(reference()[0], LAYERS).recordings
-    assert [float(recording.timestep[0]) for recording in recordings] == [998, 994, 990]
+def test_it_records_what_the_network_got_in_an_early_a_middle_and_a_late_step_of_the_first_run() -> None:
+    runs, _ = reference(steps=6)  # in two calls each
+    recordings = calibrate(runs, LAYERS).recordings
+    assert [float(recording.inputs["timestep"]) for recording in recordings] == [999, 997, 995]
     for recording in recordings:
-        assert recording.latents.shape == (2, 5, 2)
-        assert recording.prompt_embeds[:, 0, 0].tolist() == [-0.5, 1.0]
+        assert recording.inputs["timestep"].dtype == torch.float32  # which was an integer
+        assert recording.inputs["hidden_states"].shape == (1, 2, 5, 2)
 
 
-def test_calibration_is_at_the_checkpoints_defaults_with_prompts_that_the_model_understands() -> None:
-    planned = plan_calibration(CalibrationOptions(), DEFAULTS, GEOMETRY, None)
+def test_calibration_is_at_the_checkpoints_defaults_with_the_prompts_of_its_authors() -> None:
+    planned = plan_calibration(CalibrationOptions(), MANIFEST)
     assert (planned.prompts, planned.request) == (PROMPTS, DEFAULTS)
-    assert plan_calibration(CalibrationOptions(), DEFAULTS, GEOMETRY, BUILTIN).prompts == GRAMMAR_PROMPTS
+    assert plan_calibration(CalibrationOptions(), MANIFEST, ["a red ring"]).prompts == ("a red ring",)
     assert planned.to_dict()["negative_prompt"] == "blurry" and planned.to_dict()["num_frames"] == 9
+
+
+def test_the_built_in_model_is_calibrated_with_prompts_that_it_understands() -> None:
+    overrides = open_checkpoint(CHECKPOINT).overrides
+    assert overrides.calibration_prompts == tuple(calibration_prompts())
+    assert overrides.demonstration is not None
+    assert all(map(overrides.demonstration.understands, overrides.calibration_prompts))
 
 
 def test_options_take_the_place_of_defaults_and_blank_lines_are_no_prompts() -> None:
     options = CalibrationOptions(prompts=["a fox", " ", "a cat\n"], height=128, num_inference_steps=4)
-    planned = plan_calibration(options, DEFAULTS, GEOMETRY, BUILTIN)
+    planned = plan_calibration(options, MANIFEST, ["a dog"])
     assert planned.prompts == ("a fox", "a cat")
     assert planned.request == msgspec.structs.replace(DEFAULTS, height=128, num_inference_steps=4)
 
@@ -118,7 +125,7 @@ def test_options_take_the_place_of_defaults_and_blank_lines_are_no_prompts() -> 
     [
         (
             CalibrationOptions(height=65),
-            "height of the calibration is 65; the networks take 16 to 1024 in steps of 16",
+            "height of the calibration is 65; the networks take 32 to 2048 in steps of 32",
         ),
         (
             CalibrationOptions(num_frames=8),
@@ -130,4 +137,4 @@ def test_options_take_the_place_of_defaults_and_blank_lines_are_no_prompts() -> 
 )
 def test_what_cannot_be_run_is_refused(options: CalibrationOptions, complaint: str) -> None:
     with pytest.raises(RequestError, match=complaint):
-        plan_calibration(options, DEFAULTS, GEOMETRY, None)
+        plan_calibration(options, MANIFEST)

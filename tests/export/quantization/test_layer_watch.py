@@ -1,9 +1,11 @@
 """A small network of one linear layer and one attention, watched."""
 
+from __future__ import annotations
+
 import pytest
 import torch
+from mutoscope_export.families.policy import QuantizedLayers
 from mutoscope_export.quantization.layer_watch import watch
-from mutoscope_export.quantization.policy import NarrowedLayers
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -22,7 +24,7 @@ class Network(nn.Module):
         return self.watched(self.linear(x)) + self.other(x)
 
 
-LAYERS = NarrowedLayers(("linear",), ("watched",))
+LAYERS = QuantizedLayers(("linear",), ("watched",))
 
 
 @pytest.fixture

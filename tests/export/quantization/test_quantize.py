@@ -1,4 +1,6 @@
-"""A checkpoint of three blocks, exported to eight bits by the command, and its graphs against the judge of none."""
+"""A checkpoint of three blocks, exported to eight bits by the command, and its graphs against measurements in torch."""
+
+from __future__ import annotations
 
 import json
 from dataclasses import dataclass
@@ -15,14 +17,15 @@ from mutoscope.bundle.bundle import Bundle
 from mutoscope_engines.backends import load_backend
 from mutoscope_engines.chain import Chain
 from mutoscope_engines.session import SessionOptions
-from mutoscope_export.checkpoint.checkpoint import open_checkpoint
-from mutoscope_export.checkpoint.random_checkpoint import random_checkpoint
 from mutoscope_export.errors import ExportError
-from mutoscope_export.families.wan.precision_policy import NARROWED
+from mutoscope_export.families.family import Reference
+from mutoscope_export.families.wan.precision_policy import CALIBRATED
+from mutoscope_export.families.wan.random_checkpoint import random_checkpoint
+from mutoscope_export.opening import open_checkpoint
 from mutoscope_export.passes.in_float32 import InFloat32
-from mutoscope_export.quantization.calibration import CalibrationOptions, Ranges, Reference, plan_calibration
-from mutoscope_export.quantization.quality import judge
-from mutoscope_export.quantization.quantize import calibrated, narrow, passes_of, quality_table
+from mutoscope_export.quantization.calibration import CalibrationOptions, Ranges, plan_calibration
+from mutoscope_export.quantization.quality import measure
+from mutoscope_export.quantization.quantize import calibrated, passes_of, quality_table, quantize
 
 from benchmarks.quantisation_quality import velocity
 
@@ -40,7 +43,7 @@ class Exported:
 
 @pytest.fixture(scope="module")
 def exported(tmp_path_factory: pytest.TempPathFactory) -> Exported:
-    folder = tmp_path_factory.mktemp("narrowing")
+    folder = tmp_path_factory.mktemp("quantization")
     checkpoint = random_checkpoint(
         folder / "checkpoint", num_layers=3, vae_config={"num_res_blocks": 0}, dtype=torch.bfloat16
     )
@@ -50,11 +53,11 @@ def exported(tmp_path_factory: pytest.TempPathFactory) -> Exported:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("mutoscope_export.cli.tell", printed.append)
         arguments = ["--calibration-prompts", str(prompts), "--calibration-size", "32x48x9", "--calibration-steps", "3"]
-        given = ["export", str(checkpoint), str(folder / "bundle"), "--precision", "fp32", *NARROWED, *arguments]
+        given = ["export", str(checkpoint), str(folder / "bundle"), "--precision", "fp32", *CALIBRATED, *arguments]
         assert mutoscope.cli.main(given) == 0
     bundle = Bundle.open(folder / "bundle")
     return Exported(
-        checkpoint, bundle, json.loads(bundle.path("export_report.json").read_text())["narrowed"], "\n".join(printed)
+        checkpoint, bundle, json.loads(bundle.path("export_report.json").read_text())["calibrated"], "\n".join(printed)
     )
 
 
@@ -62,24 +65,23 @@ def exported(tmp_path_factory: pytest.TempPathFactory) -> Exported:
 def again(exported: Exported) -> tuple[Reference, Ranges]:
     """The same calibration once more."""
     manifest, opened = exported.bundle.manifest, open_checkpoint(exported.checkpoint)
-    planned = plan_calibration(OPTIONS, manifest.defaults, manifest.geometry, manifest.demonstration)
-    return calibrated(opened, manifest, planned, lambda stage: None)
+    return calibrated(opened, plan_calibration(OPTIONS, manifest), lambda stage: None)
 
 
 @pytest.mark.parametrize(
     ("precision", "stored", "attentions"),
     [("fp8", onnx.TensorProto.FLOAT8E4M3FN, 1), ("int8-static", onnx.TensorProto.INT8, 0)],
 )
-def test_the_bundle_has_the_graph_with_as_much_narrowed_as_the_report_says(
+def test_the_bundle_has_the_graph_with_as_much_quantized_as_the_report_says(
     exported: Exported, precision: str, stored: int, attentions: int
 ) -> None:
     graph = exported.bundle.manifest.graphs_of("denoiser", precision)[0]
     nodes = onnx.load(exported.bundle.path(graph.file), load_external_data=False).graph
-    narrow = [tensor.name for tensor in nodes.initializer if tensor.data_type == stored]
+    quantized = [tensor.name for tensor in nodes.initializer if tensor.data_type == stored]
     report = exported.report[precision]
     step = next(step for step in report["steps"] if step["step"] == report["policy"])
-    assert len(narrow) == step["linears"] == 8
-    assert all(".blocks.1." in name for name in narrow)
+    assert len(quantized) == step["linears"] == 8
+    assert all(".blocks.1." in name for name in quantized)
     left = sum(node.op_type == "Attention" for node in nodes.node)
     assert (left, step["attentions"]) == (6 - attentions, attentions)
 
@@ -102,21 +104,21 @@ def test_the_table_is_printed_at_the_end_before_the_bundle(exported: Exported) -
     assert f"{next(iter(worst))} {next(iter(worst.values())):.1%}" in exported.printed
 
 
-@pytest.mark.parametrize("precision", NARROWED)
-def test_the_graph_costs_what_the_judge_says_and_calibration_is_repeatable(
+@pytest.mark.parametrize("precision", CALIBRATED)
+def test_the_graph_costs_what_the_measurement_says_and_calibration_is_repeatable(
     exported: Exported, again: tuple[Reference, Ranges], tmp_path: Path, precision: str
 ) -> None:
-    """The judge does in torch what ONNX Runtime does with the graph, but for scales that bfloat16 rounds there."""
+    """The measurement does in torch what ONNX Runtime does with the graph, but for scales rounded to bfloat16."""
     manifest, (reference, ranges) = exported.bundle.manifest, again
     found = {name: spread.largest for name, spread in ranges.linears.items()}
     assert found == exported.report[precision]["largest"]["linears"]
-    policy = NARROWED[precision]
-    judged = judge(reference.network, policy, ranges, policy.default)
-    exact, narrow = (
+    policy = CALIBRATED[precision]
+    measured = measure(reference.network, policy, ranges, policy.default)
+    exact, quantized = (
         [exported.bundle.path(graph.file) for graph in manifest.graphs_of("denoiser", name)]
         for name in ("fp32", precision)
     )
-    model = ir.load(*narrow)
+    model = ir.load(*quantized)
     InFloat32(rounded=False)(model)
     ir.save(model, tmp_path / "model.onnx", external_data="model.onnx.data")
 
@@ -129,12 +131,12 @@ def test_the_graph_costs_what_the_judge_says_and_calibration_is_repeatable(
 
     expected, given = velocities(*exact), velocities(tmp_path / "model.onnx")
     cost = np.linalg.norm(given - expected) / np.linalg.norm(expected)
-    assert cost == pytest.approx(judged["steps"][-1]["relative_l2"], rel=0.1)
+    assert cost == pytest.approx(measured["steps"][-1]["relative_l2"], rel=0.1)
 
 
 def test_passes_name_the_layers_of_the_step(exported: Exported, again: tuple[Reference, Ranges]) -> None:
     reference, ranges = again
-    policy = NARROWED["fp8"]
+    policy = CALIBRATED["fp8"]
     (linears,) = passes_of(policy, policy.layers(reference.layer_names, "feed-forward"), ranges)
     weight = "transformer.blocks.1.ffn.net.2.weight"
     assert linears.activation_scales.keys() == {weight, "transformer.blocks.1.ffn.net.0.proj.weight"}
@@ -144,4 +146,4 @@ def test_passes_name_the_layers_of_the_step(exported: Exported, again: tuple[Ref
 
 def test_a_network_too_shallow_is_refused(wan_checkpoint: Path, exported: Exported) -> None:
     with pytest.raises(ExportError, match="has no form in eight bits: of 2 blocks, 1 at each end"):
-        narrow(open_checkpoint(wan_checkpoint), exported.bundle.manifest, ["fp8"], OPTIONS, lambda stage: None)
+        quantize(open_checkpoint(wan_checkpoint), exported.bundle.manifest, ["fp8"], OPTIONS, lambda stage: None)

@@ -1,8 +1,8 @@
 """One denoising step of Wan text-to-video models as a torch module to export: network, guidance and solver line.
 
 Knows the arithmetic of `WanTransformer3DModel` (Wan 2.1) and the contract of the denoiser graph. Knows nothing of ONNX
-files, schedules or prompts. Shape letters are those of the design; in addition S tokens of the video, N heads, E = N x
-head width, and f, y, x the patches along frames, height and width.
+files, schedules or prompts. Shape letters are those of docs/architecture.md; in addition S tokens of the video, N
+heads, E = N x head width, and f, y, x the patches along frames, height and width.
 
 Hidden states are one row of all branches' tokens, `[1, (B S), E]`, and attention alone tells branches apart,
 `[B, S, E]`: a compiler for GPUs then needs no more memory a branch for two than for one. Attention and rotary
@@ -10,7 +10,8 @@ embedding split the heads inside their ONNX operators, so no block transposes an
 so modulation has no batch dimension and enters each layer normalization as its weight and bias.
 """
 
-import math
+from __future__ import annotations
+
 from collections.abc import Mapping
 
 import torch
@@ -20,11 +21,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ...graphs.trace import SymbolicValue
+from ..solver_line import step
 
-INPUT_NAMES = ("latents", "state", "timestep", "prompt_embeds", "guidance_weights", "solver_a", "solver_b")
-OUTPUT_NAMES = ("next_state", "velocity_peak")
-
-# Weights whose products int8 and FP8 may narrow: embedders, modulation and the final projection keep their precision.
+# Weights whose products `int8` quantizes. Time and patch embedding, modulation and the last projection stay float32.
 QUANTIZABLE_WEIGHTS = (
     r"blocks\.\d+\.(attn[12]\.to_(q|k|v|out\.0)|ffn\.net\.(0\.proj|2))\.weight|text_embedder\..*weight"
 )
@@ -33,14 +32,22 @@ _TEXT_TO_VIDEO_ONLY = ("image_dim", "added_kv_proj_dim", "pos_embed_seq_len")
 
 
 class DenoiserStep(nn.Module):
-    """The `denoiser` graph of the design around the weights of `transformer`, which it shares.
+    """The `denoiser` graph around the weights of `transformer`, which it shares.
 
     `network_dtype` is the type of the matrix products and of attention. Norms, modulation, rotary embedding and
     residual sums are float32 whatever it is. The checkpoint's own type does not matter: each weight is converted where
     it is used, and the exported graph stores the converted weight.
 
-    Raises ValueError for a transformer that is not plain text-to-video.
+    Raises:
+        ValueError: the transformer is not plain text-to-video.
     """
+
+    cos_f: Tensor
+    cos_y: Tensor
+    cos_x: Tensor
+    sin_f: Tensor
+    sin_y: Tensor
+    sin_x: Tensor
 
     def __init__(self, transformer: WanTransformer3DModel, network_dtype: torch.dtype = torch.float32) -> None:
         super().__init__()
@@ -70,10 +77,7 @@ class DenoiserStep(nn.Module):
     ) -> tuple[Tensor, Tensor]:
         """Shapes as in `symbolic_inputs`. Returns `next_state` `[K,C,F,h,w]` and `velocity_peak` `[]`."""
         velocity = self._velocity(latents, timestep, prompt_embeds, guidance_weights)
-        moved = solver_a @ state.flatten(1) + solver_b[:, None] * velocity.flatten()
-        # A maximum may pass over NaN (ONNX leaves it open), so NaN is made infinite before it.
-        peak = torch.where(torch.isnan(velocity), math.inf, velocity.abs()).max()
-        return moved.view_as(state), peak
+        return step(velocity, state, solver_a, solver_b)
 
     def _velocity(self, latents: Tensor, timestep: Tensor, prompt_embeds: Tensor, guidance_weights: Tensor) -> Tensor:
         """The network at batch B, summed with the guidance weights: `[C,F,h,w]`."""
@@ -165,11 +169,11 @@ class DenoiserStep(nn.Module):
     ) -> Tensor:
         """Attention of `queries` `[B,S,E]` to `source` `[B,S or L,E]`, projected, float32 `[1,(B S),E]`."""
         # One cast for the three projections, so that they also share one quantization of it.
-        narrow_queries = queries.to(self.network_dtype)
-        narrow_source = narrow_queries if source is queries else source.to(self.network_dtype)
-        q = _rms_norm(attention.norm_q, _linear(attention.to_q, narrow_queries, self.network_dtype))
-        k = _rms_norm(attention.norm_k, _linear(attention.to_k, narrow_source, self.network_dtype))
-        v = _linear(attention.to_v, narrow_source, self.network_dtype)
+        cast_queries = queries.to(self.network_dtype)
+        cast_source = cast_queries if source is queries else source.to(self.network_dtype)
+        q = _rms_norm(attention.norm_q, _linear(attention.to_q, cast_queries, self.network_dtype))
+        k = _rms_norm(attention.norm_k, _linear(attention.to_k, cast_source, self.network_dtype))
+        v = _linear(attention.to_v, cast_source, self.network_dtype)
         if rotary is not None:
             q = torch.onnx.ops.rotary_embedding(q, *rotary, interleaved=True, num_heads=self.num_heads)
             k = torch.onnx.ops.rotary_embedding(k, *rotary, interleaved=True, num_heads=self.num_heads)
@@ -201,24 +205,16 @@ def symbolic_outputs(transformer: WanTransformer3DModel) -> list[SymbolicValue]:
     ]
 
 
+EXAMPLE_SIZES: Mapping[str, int] = {"B": 2, "L": 5, "F": 4, "h": 6, "w": 8, "K": 3}
+
+
 def example_inputs(
-    transformer: WanTransformer3DModel,
-    *,
-    branches: int = 2,
-    text_tokens: int = 5,
-    latent_frames: int = 4,
-    height: int = 6,
-    width: int = 8,
-    state_rows: int = 3,
-    seed: int = 0,
+    transformer: WanTransformer3DModel, sizes: Mapping[str, int] = EXAMPLE_SIZES, seed: int = 0
 ) -> dict[str, Tensor]:
-    """Random inputs of the graph; `height` and `width` are those of the latents. The same seed gives the same inputs.
+    """Random inputs of the graph, for a size of each symbol. The same seed gives the same inputs.
 
     For tracing, every size must be at least 2 patches: the exporter treats sizes of one as constants.
     """
-    sizes: Mapping[str, int] = {
-        "B": branches, "L": text_tokens, "F": latent_frames, "h": height, "w": width, "K": state_rows
-    }  # fmt: skip
     generator = torch.Generator().manual_seed(seed)
     inputs = {
         name: torch.randn([size if isinstance(size, int) else sizes[size] for size in shape], generator=generator)

@@ -4,6 +4,8 @@ Knows how `WanPipeline` calls its networks. Knows nothing of the modules that ar
 Networks run in the type they are stored in, because a second copy in float32 may not fit into memory.
 """
 
+from __future__ import annotations
+
 from collections.abc import Mapping
 
 import torch
@@ -14,7 +16,8 @@ from transformers import UMT5EncoderModel
 
 def prompt_embeds(encoder: UMT5EncoderModel, inputs: Mapping[str, Tensor]) -> Tensor:
     """The output of the `text_encoder` graph."""
-    return encoder(**inputs).last_hidden_state.float() * inputs["attention_mask"][..., None]
+    hidden: Tensor = encoder(**inputs).last_hidden_state
+    return hidden.float() * inputs["attention_mask"][..., None]
 
 
 def next_state(transformer: WanTransformer3DModel, inputs: Mapping[str, Tensor]) -> Tensor:
@@ -34,5 +37,5 @@ def next_state(transformer: WanTransformer3DModel, inputs: Mapping[str, Tensor])
 def frames(vae: AutoencoderKLWan, latents: Tensor) -> Tensor:
     """Latents `[C, F, h, w]` as the denoiser leaves them -> u8 `[T, H, W, 3]`, the whole clip at once."""
     mean, std = (torch.tensor(values).view(-1, 1, 1, 1) for values in (vae.config.latents_mean, vae.config.latents_std))
-    clip = vae.decode((latents * std + mean)[None]).sample[0].permute(1, 2, 3, 0)
+    clip: Tensor = vae.decode((latents * std + mean)[None]).sample[0].permute(1, 2, 3, 0)
     return ((clip / 2 + 0.5).clamp(0, 1) * 255).round().to(torch.uint8)

@@ -1,8 +1,10 @@
 """The UMT5 text encoder of Wan as a torch module ready for export.
 
 Knows the arithmetic of `transformers.UMT5EncoderModel` and that Wan replaces padding by zeros. Knows nothing of
-tokenizers, prompts or ONNX files. Shape letters are those of the design; in addition N heads and P distances.
+tokenizers, prompts or ONNX files. Shape letters are those of docs/architecture.md; in addition N heads and P distances.
 """
+
+from __future__ import annotations
 
 import torch
 import torch.nn.functional as F
@@ -11,6 +13,9 @@ from transformers import UMT5EncoderModel
 from transformers.models.umt5.modeling_umt5 import UMT5Attention, UMT5DenseGatedActDense, UMT5LayerNorm
 
 from ...graphs.trace import SymbolicValue
+
+FEEDS = {"prompt_embeds": "prompt_embeds"}
+"""The output of this graph, and the input of the denoiser that it feeds."""
 
 # What `wo` of the feed-forward layers gives overflows in float16; transformers keeps that layer in float32 for it. A
 # power of two is exact in every type, costs nothing, and leaves room up to 4e6.
@@ -21,14 +26,15 @@ QUANTIZABLE_WEIGHTS = r"block\.\d+\.layer\.\d+\.(SelfAttention\.[qkvo]|DenseRelu
 
 
 class TextEncoder(nn.Module):
-    """The `text_encoder` graph of the design around the weights of `encoder`, which it shares.
+    """The `text_encoder` graph around the weights of `encoder`, which it shares.
 
     `network_dtype` is the type of the matrix products; norms, softmax and residual sums are float32 whatever it is, and
     so is the output. The checkpoint's own type does not matter: each weight is converted where it is used.
 
     The layers are written out here because the library's own do not export with a free length.
 
-    Raises ValueError for an encoder whose feed-forward layers are not gated by tanh-GELU.
+    Raises:
+        ValueError: the encoder's feed-forward layers are not gated by tanh-GELU.
     """
 
     def __init__(self, encoder: UMT5EncoderModel, network_dtype: torch.dtype = torch.float32) -> None:
@@ -107,7 +113,8 @@ def _bias_by_distance(attention: UMT5Attention, max_distance: int) -> Tensor:
     logarithm of the bucketing, whose rounding decides at powers of two, out of the graph.
     """
     buckets = attention._relative_position_bucket(torch.arange(-max_distance, max_distance + 1))
-    return attention.relative_attention_bias.weight.detach().float()[buckets].T.contiguous()
+    bias: Tensor = attention.relative_attention_bias.weight.detach().float()
+    return bias[buckets].T.contiguous()
 
 
 def _rms_norm(norm: UMT5LayerNorm, x: Tensor) -> Tensor:

@@ -5,6 +5,8 @@ contract of the graphs `vae_features_*` and `vae_decoder_*`, and how normalised 
 ONNX files, manifests or the loops over chunks and windows.
 """
 
+from __future__ import annotations
+
 import inspect
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
@@ -13,7 +15,7 @@ from typing import TypeVar
 import torch
 import torch.nn.functional as F
 from diffusers import AutoencoderKLWan
-from mutoscope.bundle.manifest import sized
+from mutoscope_engines.symbols import sized
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
@@ -41,25 +43,32 @@ class Chunk(nn.Module, ABC):
     float32 copies, whatever the type of `vae`, and converted where they are used: there are few of them.
     """
 
-    def __init__(self, vae: AutoencoderKLWan, network_dtype: torch.dtype, first: bool) -> None:
+    def __init__(self, vae: AutoencoderKLWan, network_dtype: torch.dtype = torch.float32, *, first: bool) -> None:
         super().__init__()
         self.network_dtype = network_dtype
         self.forward = _named(self.run, [name for name, _, _ in symbolic_inputs(vae, type(self), first=first)])
 
     def run(self, given: Tensor, *caches: Tensor) -> tuple[Tensor, ...]:
+        """One chunk. Returns its output and then the caches for the next chunk."""
         memory = Memory(caches)
         return self.compute(given, memory), *memory.kept
 
     @abstractmethod
-    def compute(self, given: Tensor, memory: Memory) -> Tensor: ...
+    def compute(self, given: Tensor, memory: Memory) -> Tensor:
+        """The output of one chunk, which reads and refills `memory`."""
+        ...
 
     @staticmethod
     @abstractmethod
-    def symbolic_input(vae: AutoencoderKLWan) -> SymbolicValue: ...
+    def symbolic_input(vae: AutoencoderKLWan) -> SymbolicValue:
+        """Name, dtype and shape of the input beside the caches."""
+        ...
 
     @staticmethod
     @abstractmethod
-    def symbolic_output(vae: AutoencoderKLWan, *, first: bool) -> SymbolicValue: ...
+    def symbolic_output(vae: AutoencoderKLWan, *, first: bool) -> SymbolicValue:
+        """Name, dtype and shape of the output beside the caches."""
+        ...
 
 
 class FeatureChunk(Chunk):
@@ -70,8 +79,11 @@ class FeatureChunk(Chunk):
     and norms are float32 whatever the network is, and so are features, which loses nothing.
     """
 
+    latents_mean: Tensor
+    latents_std: Tensor
+
     def __init__(self, vae: AutoencoderKLWan, network_dtype: torch.dtype = torch.float32, *, first: bool) -> None:
-        super().__init__(vae, network_dtype, first)
+        super().__init__(vae, network_dtype, first=first)
         config, decoder = vae.config, vae.decoder
         self.register_buffer("latents_mean", torch.tensor(config.latents_mean).view(-1, 1, 1))
         self.register_buffer("latents_std", torch.tensor(config.latents_std).view(-1, 1, 1))
@@ -112,7 +124,7 @@ class DecoderChunk(Chunk):
     """
 
     def __init__(self, vae: AutoencoderKLWan, network_dtype: torch.dtype = torch.float32, *, first: bool) -> None:
-        super().__init__(vae, network_dtype, first)
+        super().__init__(vae, network_dtype, first=first)
         decoder = vae.decoder
         lowest, *others = decoder.up_blocks
         self.splits_what_came_in = _has_shortcut(lowest)
@@ -134,18 +146,21 @@ class DecoderChunk(Chunk):
         frames = self.rise(inner, came_in, memory)
         for block in self.up_blocks[: self.num_blocks_with_time]:
             frames = block(frames, memory)
-        return self.to_pixels(memory.in_slices(frames, self.draw))
+        pixels: Tensor = self.to_pixels(memory.in_slices(frames, self.draw))
+        return pixels
 
     def draw(self, frames: Tensor, memory: Memory) -> Tensor:
         """What comes once no layer adds frames any more, and takes the most memory."""
         for block in self.up_blocks[self.num_blocks_with_time :]:
             frames = block(frames, memory)
-        return self.conv_out(F.silu(self.norm_out(frames)), memory)
+        drawn: Tensor = self.conv_out(F.silu(self.norm_out(frames)), memory)
+        return drawn
 
     def halo(self) -> int:
         """Pixels of the features around a window on which its frames depend."""
         pixels = self.conv_out.reach(0)
-        for block in reversed(self.up_blocks):
+        for block in reversed([*self.up_blocks]):
+            assert isinstance(block, UpBlock)
             pixels = block.reach(pixels)
         return self.rise.reach(pixels)
 

@@ -15,7 +15,10 @@ A layer's `reach` says how far its output looks around itself: given the pixels 
 depends, those on which it depends then.
 """
 
+from __future__ import annotations
+
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -46,7 +49,7 @@ class Memory:
         self.kept.append(extended[-PAST:])
         return extended
 
-    def in_slices(self, frames: Tensor, layers: Callable[[Tensor, "Memory"], Tensor]) -> Tensor:
+    def in_slices(self, frames: Tensor, layers: Callable[[Tensor, Memory], Tensor]) -> Tensor:
         """What `layers`, the last to use this memory, make of a few frames at a time: less is in memory at once.
 
         A slice remembers for the next one, as a chunk does, and is as long as what is remembered: a shorter one would
@@ -66,11 +69,15 @@ class Memory:
 class CausalConvolution(nn.Module):
     """A convolution over this frame and the two before it: `[T, C, H, W]` -> `[T, C', H, W]`."""
 
+    weight: Tensor
+    bias: Tensor
+
     def __init__(self, conv: nn.Conv3d, first: bool) -> None:
         super().__init__()
         weight = conv.weight.detach().float()
         weight = weight[:, :, -1] if first else weight.transpose(1, 2).flatten(1, 2)
         self.register_buffer("weight", weight.contiguous())
+        assert conv.bias is not None
         self.register_buffer("bias", conv.bias.detach().float())
         self.first = first
         # Diffusers pads in its own forward; "same" by the size of the kernel says it without its private field.
@@ -84,16 +91,21 @@ class CausalConvolution(nn.Module):
         return F.conv2d(frames, self.weight.to(frames.dtype), self.bias.to(frames.dtype), padding=self.padding)
 
     def reach(self, pixels: int) -> int:
+        """How many pixels beyond a window its input is needed, where its output is needed `pixels` beyond."""
         return pixels + max(self.padding)
 
 
 class FrameConvolution(nn.Module):
     """A convolution that looks at one frame at a time, Conv2d or 1x1x1 Conv3d: `[T, C, H, W]` -> `[T, C', H, W]`."""
 
+    weight: Tensor
+    bias: Tensor
+
     def __init__(self, conv: nn.Conv2d | nn.Conv3d) -> None:
         super().__init__()
         weight = conv.weight.detach().float()
         self.register_buffer("weight", weight[:, :, 0] if isinstance(conv, nn.Conv3d) else weight)
+        assert conv.bias is not None
         self.register_buffer("bias", conv.bias.detach().float())
         self.padding = conv.kernel_size[-1] // 2
 
@@ -101,24 +113,29 @@ class FrameConvolution(nn.Module):
         return F.conv2d(frames, self.weight.to(frames.dtype), self.bias.to(frames.dtype), padding=self.padding)
 
     def reach(self, pixels: int) -> int:
+        """How many pixels beyond a window its input is needed, where its output is needed `pixels` beyond."""
         return pixels + self.padding
 
 
 class ChannelNorm(nn.Module):
     """Each pixel's channels scaled to a root mean square of `gamma`."""
 
-    def __init__(self, norm: nn.Module) -> None:
+    gain: Tensor
+
+    def __init__(self, norm: Any) -> None:
         super().__init__()
         self.register_buffer("gain", norm.gamma.detach().float().flatten()[:, None, None] * norm.scale)
 
     def forward(self, frames: Tensor) -> Tensor:
         wide = frames.float()
-        length = torch.linalg.vector_norm(wide, dim=1, keepdim=True).clamp_min(1e-12)
+        length: Tensor = torch.linalg.vector_norm(wide, dim=1, keepdim=True).clamp_min(1e-12)
         return (wide / length * self.gain).to(frames.dtype)
 
 
 class ResidualBlock(nn.Module):
-    def __init__(self, block: nn.Module, first: bool) -> None:
+    """Two convolutions over frames `[n, C, h, w]`, each after a norm, and their input added to what they give."""
+
+    def __init__(self, block: Any, first: bool) -> None:
         super().__init__()
         self.norm1, self.norm2 = ChannelNorm(block.norm1), ChannelNorm(block.norm2)
         self.conv1, self.conv2 = CausalConvolution(block.conv1, first), CausalConvolution(block.conv2, first)
@@ -128,9 +145,11 @@ class ResidualBlock(nn.Module):
     def forward(self, frames: Tensor, memory: Memory) -> Tensor:
         inner = self.conv1(F.silu(self.norm1(frames)), memory)
         inner = self.conv2(F.silu(self.norm2(inner)), memory)
-        return inner + self.shortcut(frames)
+        added: Tensor = inner + self.shortcut(frames)
+        return added
 
     def reach(self, pixels: int) -> int:
+        """How many pixels beyond a window its input is needed, where its output is needed `pixels` beyond."""
         return self.conv1.reach(self.conv2.reach(pixels))  # the shortcut stays within each pixel
 
 
@@ -140,7 +159,7 @@ class SpatialAttention(nn.Module):
     Written as two products and a softmax, because no fused kernel takes a head as wide as this one.
     """
 
-    def __init__(self, block: nn.Module) -> None:
+    def __init__(self, block: Any) -> None:
         super().__init__()
         self.norm = ChannelNorm(block.norm)
         self.to_qkv, self.proj = FrameConvolution(block.to_qkv), FrameConvolution(block.proj)
@@ -150,7 +169,8 @@ class SpatialAttention(nn.Module):
         query, key, value = self.to_qkv(self.norm(frames)).flatten(2).split(channels, dim=1)
         scores = (query * channels**-0.5).transpose(1, 2) @ key
         mixed = value @ scores.softmax(dim=-1).transpose(1, 2)
-        return self.proj(mixed.view_as(frames)) + frames
+        attended: Tensor = self.proj(mixed.view_as(frames))
+        return attended + frames
 
 
 def double(frames: Tensor) -> Tensor:
@@ -161,7 +181,7 @@ def double(frames: Tensor) -> Tensor:
 class Upsampler(nn.Module):
     """Doubles height and width; with a `time_conv` also the number of frames, except in the first chunk."""
 
-    def __init__(self, resample: nn.Module, first: bool) -> None:
+    def __init__(self, resample: Any, first: bool) -> None:
         super().__init__()
         self.conv = FrameConvolution(resample.resample[1])
         self.doubles_time = hasattr(resample, "time_conv")
@@ -175,16 +195,18 @@ class Upsampler(nn.Module):
         elif self.doubles_time:
             # The two halves of the channels are two successive frames: "t (a c) h w -> (t a) c h w".
             frames = self.time_conv(frames, memory).view(-1, *frames.shape[1:])
-        return self.conv(double(frames))
+        doubled: Tensor = self.conv(double(frames))
+        return doubled
 
     def reach(self, pixels: int) -> int:
+        """How many pixels beyond a window its input is needed, where its output is needed `pixels` beyond."""
         return -(-self.conv.reach(pixels) // 2)
 
 
 class DuplicatingShortcut(nn.Module):
     """Upsampling of a Wan 2.2 block's input by copying: channels to spare become frames and pixels."""
 
-    def __init__(self, shortcut: nn.Module, first: bool) -> None:
+    def __init__(self, shortcut: Any, first: bool) -> None:
         super().__init__()
         self.time_factor, self.repeats = shortcut.factor_t, shortcut.repeats
         self.first = first
@@ -202,7 +224,7 @@ class DuplicatingShortcut(nn.Module):
 class Rise(nn.Module):
     """The end of a level: upsampling where it has it, and in Wan 2.2 the shortcut around the whole level."""
 
-    def __init__(self, block: nn.Module, first: bool) -> None:
+    def __init__(self, block: Any, first: bool) -> None:
         super().__init__()
         resample = block.upsampler if hasattr(block, "upsampler") else block.upsamplers and block.upsamplers[0]
         self.upsampler = Upsampler(resample, first) if resample else None
@@ -216,30 +238,35 @@ class Rise(nn.Module):
         return frames if self.shortcut is None else frames + self.shortcut(came_in)
 
     def reach(self, pixels: int) -> int:
+        """How many pixels beyond a window its input is needed, where its output is needed `pixels` beyond."""
         return pixels if self.upsampler is None else self.upsampler.reach(pixels)
 
 
 class UpBlock(nn.Module):
     """One level: residual blocks, then its rise to the next."""
 
-    def __init__(self, block: nn.Module, first: bool) -> None:
+    def __init__(self, block: Any, first: bool) -> None:
         super().__init__()
         self.resnets = nn.ModuleList(ResidualBlock(resnet, first) for resnet in block.resnets)
         self.rise = Rise(block, first)
 
     @property
     def doubles_time(self) -> bool:
+        """Whether it gives two frames for each that comes in, but for the first."""
         return self.rise.upsampler is not None and self.rise.upsampler.doubles_time
 
     def forward(self, frames: Tensor, memory: Memory) -> Tensor:
         inner = frames
         for resnet in self.resnets:
             inner = resnet(inner, memory)
-        return self.rise(inner, frames, memory)
+        risen: Tensor = self.rise(inner, frames, memory)
+        return risen
 
     def reach(self, pixels: int) -> int:
+        """How many pixels beyond a window its input is needed, where its output is needed `pixels` beyond."""
         pixels = self.rise.reach(pixels)
-        for resnet in reversed(self.resnets):
+        for resnet in reversed([*self.resnets]):
+            assert isinstance(resnet, ResidualBlock)
             pixels = resnet.reach(pixels)
         return pixels
 
@@ -254,7 +281,7 @@ class ToPixels(nn.Module):
     def forward(self, frames: Tensor) -> Tensor:
         levels = ((frames.float() * 0.5 + 0.5).clamp(0.0, 1.0) * 255.0).round()
         # "t (c q p) h w -> t (h p) (w q) c": within a patch, columns come before rows.
-        patches = levels.unflatten(1, (-1, self.patch_size, self.patch_size))
+        patches: Tensor = levels.unflatten(1, (-1, self.patch_size, self.patch_size))
         pixels = patches.permute(0, 4, 3, 5, 2, 1).flatten(3, 4).flatten(1, 2)
         return pixels.to(torch.uint8)  # last, because TensorRT has uint8 for outputs alone
 

@@ -3,6 +3,8 @@
 Knows names of layers. Knows no network and no graph; each family has its own policy.
 """
 
+from __future__ import annotations
+
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -11,7 +13,7 @@ from ..graphs.number_formats import NumberFormat
 
 
 @dataclass(frozen=True)
-class Widening:
+class QuantizationStep:
     """What one step adds. Regular expressions for the whole name of a layer inside its block; none adds nothing."""
 
     name: str
@@ -20,7 +22,7 @@ class Widening:
 
 
 @dataclass(frozen=True)
-class NarrowedLayers:
+class QuantizedLayers:
     """By their names in the network, in its order."""
 
     linears: tuple[str, ...]
@@ -28,7 +30,7 @@ class NarrowedLayers:
 
 
 @dataclass(frozen=True)
-class NarrowingPolicy:
+class QuantizationPolicy:
     """What no step adds keeps its precision: embedders, modulation, norms, final projection, and blocks at the ends.
 
     `block` is a regular expression for a layer's name, with the block's number and the rest as its groups. Of n blocks,
@@ -39,23 +41,25 @@ class NarrowingPolicy:
     number_format: NumberFormat
     block: str
     kept_at_each_end: float
-    widenings: tuple[Widening, ...]
+    steps: tuple[QuantizationStep, ...]
     default: str  # the last step that an export takes
     weight: str
     values_weight: str
 
     @property
-    def steps(self) -> tuple[str, ...]:
-        return tuple(widening.name for widening in self.widenings)
+    def step_names(self) -> tuple[str, ...]:
+        """In the order in which the steps are taken."""
+        return tuple(step.name for step in self.steps)
 
-    def layers(self, names: Iterable[str], up_to: str) -> NarrowedLayers:
-        """Those of a network's layers, `names`, that are narrowed after the step `up_to` and all before it.
+    def layers(self, names: Iterable[str], up_to: str) -> QuantizedLayers:
+        """Those of a network's layers, `names`, that are quantized after the step `up_to` and all before it.
 
-        Raises ValueError for an unknown step, and where it narrows nothing.
+        Raises:
+            ValueError: the step is unknown, or it quantizes nothing.
         """
-        if up_to not in self.steps:
-            raise ValueError(f"there is no step {up_to!r}; there are: {', '.join(self.steps)}")
-        taken = self.widenings[: self.steps.index(up_to) + 1]
+        if up_to not in self.step_names:
+            raise ValueError(f"there is no step {up_to!r}; there are: {', '.join(self.step_names)}")
+        taken = self.steps[: self.step_names.index(up_to) + 1]
         parted = [(name, int(match[1]), match[2]) for name in names if (match := re.fullmatch(self.block, name))]
         count = 1 + max((number for _, number, _ in parted), default=-1)
         kept = max(1, round(count * self.kept_at_each_end))
@@ -66,7 +70,7 @@ class NarrowingPolicy:
         )
         if not linears and not attentions:
             raise ValueError(
-                f"of {count} blocks, {kept} at each end keep their precision, and no layer is left to narrow; "
+                f"of {count} blocks, {kept} at each end keep their precision, and no layer is left to quantize; "
                 "a network as shallow as this has nothing to gain from it"
             )
-        return NarrowedLayers(linears, attentions)
+        return QuantizedLayers(linears, attentions)

@@ -1,11 +1,13 @@
 """The type of a network is chosen after it was traced: constants, casts and weights follow, what is float32 stays."""
 
+from __future__ import annotations
+
 import numpy as np
 import onnx
 import onnx_ir as ir
 import onnxruntime
 import pytest
-from mutoscope_export.passes.network_type import NetworkType
+from mutoscope_export.graphs.network_type import NetworkType
 
 HEADER = '<ir_version: 10, opset_import: ["" : 23]> traced (float[S, 2] x) => (float[S, 2] y)'
 # Of the five casts, two enter and leave the network, and one makes its weight.

@@ -1,11 +1,14 @@
 """Folding changes where a weight is converted, never what the graph computes."""
 
+from __future__ import annotations
+
 import numpy as np
 import onnx
 import onnx_ir as ir
 import onnxruntime
 import pytest
-from mutoscope_export.passes.fold_weights import exact, fold_weights
+from mutoscope_export.graphs.edit import exact
+from mutoscope_export.graphs.fold_weights import fold_weights
 
 HEADER = '<ir_version: 10, opset_import: ["" : 23]> folding (float[S, 3] x) => (float[S, 2] y)'
 WEIGHT = np.array([[1.5, -2, 3], [4, 5.25, -6]], np.float32)

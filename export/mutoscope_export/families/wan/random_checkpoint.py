@@ -4,9 +4,11 @@ They are made through the classes that published checkpoints are made for, so th
 them. Every parameter is random and large enough to matter, also those that networks start with as zeros or ones.
 """
 
+from __future__ import annotations
+
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import diffusers
 import torch
@@ -28,20 +30,18 @@ SCHEDULER_OPTIONS: dict[str, Mapping[str, Any]] = {
     "FlowMatchLCMScheduler": {"shift": 3.0},
 }
 
-_VAES: dict[str, Mapping[str, Any]] = {
-    "2.1": {"is_residual": False, "scale_factor_spatial": 8},
-    "2.2": {"is_residual": True, "scale_factor_spatial": 16, "patch_size": 2, "in_channels": 12, "out_channels": 12},
-}
+VAE_2_1: Mapping[str, Any] = {"is_residual": False, "scale_factor_spatial": 8}
+VAE_2_2: Mapping[str, Any] = {
+    "is_residual": True, "scale_factor_spatial": 16, "patch_size": 2, "in_channels": 12, "out_channels": 12,
+}  # fmt: skip
 
 
 def random_checkpoint(
     folder: Path,
     *,
-    vae: Literal["2.1", "2.2"] = "2.1",
     scheduler: str = "UniPCMultistepScheduler",
     dtype: torch.dtype = torch.float32,
     max_shard_size: str | None = None,
-    seed: int = 0,
     latent_channels: int = 4,
     text_width: int = TEXT_WIDTH,
     vae_config: Mapping[str, Any] | None = None,
@@ -50,17 +50,17 @@ def random_checkpoint(
     """Writes a checkpoint that `WanPipeline.from_pretrained(folder)` and `export_checkpoint` read; returns `folder`.
 
     `transformer` are parameters of `WanTransformer3DModel`, `vae_config` of `AutoencoderKLWan`, which differ from small
-    ones; `text_width` is what the text encoder gives and the transformer takes. `max_shard_size` splits weights into
-    several files.
+    ones (`VAE_2_2`: those of Wan 2.2's); `text_width` is what the text encoder gives and the transformer takes.
+    `max_shard_size` splits weights into several files.
     """
     torch_state = torch.random.get_rng_state()
-    torch.manual_seed(seed)
+    torch.manual_seed(0)
     tokenizer = _tokenizer()
     pipeline = WanPipeline(
         tokenizer=tokenizer,
         text_encoder=_randomised(_text_encoder(len(tokenizer), text_width)).to(dtype),
         transformer=_randomised(_transformer(latent_channels, text_width, transformer)).to(dtype),
-        vae=_randomised(_vae(latent_channels, {**_VAES[vae], **(vae_config or {})})).to(dtype),
+        vae=_randomised(_vae(latent_channels, {**VAE_2_1, **(vae_config or {})})).to(dtype),
         scheduler=getattr(diffusers, scheduler)(**SCHEDULER_OPTIONS[scheduler]),
     )
     torch.random.set_rng_state(torch_state)

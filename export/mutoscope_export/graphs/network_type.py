@@ -5,13 +5,15 @@ the constants. This pass puts float32, float16 or bfloat16 there. Everything tha
 its network's type is stays as it is. Knows nothing of models.
 """
 
+from __future__ import annotations
+
 from collections.abc import Iterator
 from dataclasses import dataclass
 
 import onnx_ir as ir
 import torch
 
-from mutoscope_export.passes.fold_weights import converted
+from mutoscope_export.graphs.edit import converted
 
 TRACED = torch.float64
 _PLACEHOLDER = ir.DataType.DOUBLE

@@ -1,13 +1,15 @@
 """Which layers each step of a policy takes, by names."""
 
+from __future__ import annotations
+
 import itertools
 
 import pytest
-from mutoscope_export.families.wan.precision_policy import NARROWED
+from mutoscope_export.families.policy import QuantizationPolicy, QuantizationStep
+from mutoscope_export.families.wan.precision_policy import CALIBRATED
 from mutoscope_export.graphs.number_formats import E4M3
-from mutoscope_export.quantization.policy import NarrowingPolicy, Widening
 
-FP8 = NARROWED["fp8"]
+FP8 = CALIBRATED["fp8"]
 LINEARS = ("attn1.to_q", "attn1.to_k", "attn1.to_v", "attn1.to_out.0", "attn2.to_q", "attn2.to_k", "attn2.to_v",
            "attn2.to_out.0", "ffn.net.0.proj", "ffn.net.2")  # fmt: skip
 OUTSIDE = ("patch_embedding", "condition_embedder.time_proj", "condition_embedder.text_embedder.linear_1", "proj_out")
@@ -19,7 +21,7 @@ def names_of(blocks: int) -> list[str]:
 
 
 def test_every_step_of_wan_adds_its_layers_and_loses_none() -> None:
-    found = [FP8.layers(names_of(3), step) for step in FP8.steps]
+    found = [FP8.layers(names_of(3), step) for step in FP8.step_names]
     assert found[0].linears == ("blocks.1.ffn.net.0.proj", "blocks.1.ffn.net.2")
     for before, after in itertools.pairwise(found):
         assert set(before.linears) <= set(after.linears) and set(before.attentions) <= set(after.attentions)
@@ -28,12 +30,12 @@ def test_every_step_of_wan_adds_its_layers_and_loses_none() -> None:
         "blocks.1.attn2.to_k", "blocks.1.attn2.to_v",
     }  # fmt: skip
     assert found[-1].attentions == ("blocks.1.attn1",)
-    assert FP8.default in FP8.steps
+    assert FP8.default in FP8.step_names
 
 
 @pytest.mark.parametrize(("blocks", "kept"), [(3, 1), (8, 1), (30, 2), (40, 3)])
 def test_blocks_at_both_ends_keep_their_precision(blocks: int, kept: int) -> None:
-    linears = FP8.layers(names_of(blocks), FP8.steps[0]).linears
+    linears = FP8.layers(names_of(blocks), FP8.step_names[0]).linears
     assert {int(name.split(".")[1]) for name in linears} == set(range(kept, blocks - kept))
 
 
@@ -48,6 +50,8 @@ def test_a_network_whose_blocks_are_all_kept_is_refused() -> None:
 
 
 def test_an_unknown_step_is_refused_with_the_list() -> None:
-    policy = NarrowingPolicy(E4M3, r"b(\d)\.(.*)", 0.1, (Widening("one", "x"), Widening("two", "y")), "one", "{}", "{}")
+    policy = QuantizationPolicy(
+        E4M3, r"b(\d)\.(.*)", 0.1, (QuantizationStep("one", "x"), QuantizationStep("two", "y")), "one", "{}", "{}"
+    )
     with pytest.raises(ValueError, match="no step 'three'; there are: one, two"):
         policy.layers(["b0.x"], "three")

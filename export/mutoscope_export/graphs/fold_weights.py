@@ -1,17 +1,16 @@
 """Folds casts, transposes and reshapes of weights into the weights, without computing them.
 
 The new weight is a lazy tensor: its value exists only while it is written, so a graph of any size is folded in no
-memory, and no reader of the graph holds a weight twice. One that was narrowed still knows what it was made from, so
+memory, and no reader of the graph holds a weight twice. A rounded weight still knows what it was made from, so
 that it may be stored as that instead. Knows nothing of what the weights belong to.
 """
 
-from collections.abc import Callable
+from __future__ import annotations
 
-import numpy as np
 import onnx_ir as ir
 from onnx_ir.passes.common import RemoveUnusedNodesPass
 
-Change = Callable[[np.ndarray], np.ndarray]
+from mutoscope_export.graphs.edit import Derived, converted, initializer, laid_out, size_of
 
 
 def fold_weights(model: ir.Model) -> bool:
@@ -43,67 +42,19 @@ def fold_weights(model: ir.Model) -> bool:
     return changed
 
 
-def lazy(change: Change, source: ir.TensorProtocol, dtype: ir.DataType, shape: tuple[int, ...]) -> ir.LazyTensor:
-    """The tensor `change(source)` of the given type and shape, computed anew each time it is read."""
-    return ir.LazyTensor(
-        lambda: ir.Tensor(np.ascontiguousarray(change(source.numpy())), dtype=dtype), dtype=dtype, shape=ir.Shape(shape)
-    )
-
-
-def initializer(graph: ir.Graph, name: str, tensor: ir.TensorProtocol) -> ir.Value:
-    """The graph's initializer of this name, made of `tensor` where it is not there yet.
-
-    A weight may be read by several nodes, and what a pass makes of it is stored once.
-    """
-    if (value := graph.initializers.get(name)) is not None:
-        assert (value.shape, value.dtype) == (ir.Shape(tensor.shape), tensor.dtype), name
-        return value
-    value = ir.Value(name=name, const_value=tensor)
-    value.shape, value.dtype = ir.Shape(tensor.shape), tensor.dtype
-    graph.register_initializer(value)
-    return value
-
-
-class Folded(ir.LazyTensor):
-    """A weight in another type or layout; `exact` is the same in the same layout, before any value was rounded."""
-
-    __slots__ = ("exact",)
-
-    def __init__(self, made: ir.LazyTensor, exact: ir.TensorProtocol) -> None:
-        super().__init__(made.raw, made.dtype, made.shape)
-        self.exact = exact
-
-
-def converted(source: ir.TensorProtocol, dtype: ir.DataType) -> Folded:
-    """`source` in another type."""
-    made = lazy(lambda array: array.astype(dtype.numpy()), source, dtype, source.shape.numpy())
-    return Folded(made, exact(source))
-
-
-def laid_out(change: Change, source: ir.TensorProtocol, shape: tuple[int, ...]) -> Folded:
-    """`source` with its values moved by `change`."""
-    made, unrounded = (lazy(change, tensor, tensor.dtype, shape) for tensor in (source, exact(source)))
-    return Folded(made, unrounded)
-
-
-def exact(tensor: ir.TensorProtocol) -> ir.TensorProtocol:
-    """The values that a tensor was rounded from; itself where nothing is known of that."""
-    return tensor.exact if isinstance(tensor, Folded) else tensor
-
-
 def _form(node: ir.Node) -> tuple[object, ...]:
     """Equal for nodes that make the same of the same weight."""
     return node.op_type, *node.inputs[1:], *((name, str(value.value)) for name, value in node.attributes.items())
 
 
-def _folded(node: ir.Node) -> Folded | None:
+def _folded(node: ir.Node) -> Derived | None:
     source = node.inputs[0] if node.inputs else None
     if source is None or not source.is_initializer() or source.const_value is None:
         return None
     if source.is_graph_output() or node.outputs[0].is_graph_output():
         return None
     tensor = source.const_value
-    shape = tensor.shape.numpy()
+    shape = size_of(tensor)
     if node.op_type == "Cast":
         return converted(tensor, ir.DataType(node.attributes["to"].as_int()))
     if node.op_type == "Transpose":

@@ -1,0 +1,147 @@
+"""What a Wan checkpoint is: its components, and what the manifest says of it.
+
+Knows the configuration of the classes of Diffusers and transformers. Knows nothing of graphs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import msgspec
+from diffusers import AutoencoderKLWan, WanTransformer3DModel
+from mutoscope.bundle.manifest import Defaults, Draw, Frames, Geometry, TextConditioning
+from mutoscope.solvers.options import CLASSES, WHOLE_TIMESTEPS, from_diffusers
+from transformers import UMT5EncoderModel
+
+from ...checkpoint.checkpoint import Checkpoint
+from ...checkpoint.tokenizer import READS_SERIALIZED, settings_of
+from ..family import Description
+from . import denoiser, text, vae
+from .graph_sources import PRECISIONS
+from .precision_policy import CALIBRATED
+
+NAME = "wan"
+_NETWORKS: Mapping[str, tuple[str, ...]] = {
+    "tokenizer": (
+        "transformers.T5TokenizerFast", "transformers.T5Tokenizer", "transformers.AutoTokenizer", READS_SERIALIZED,
+    ),
+    "text_encoder": ("transformers.UMT5EncoderModel",),
+    "transformer": ("diffusers.WanTransformer3DModel",),
+    "vae": ("diffusers.AutoencoderKLWan",),
+}  # fmt: skip
+_DMD = "WanDMDPipeline"
+PIPELINES: Mapping[str, Mapping[str, tuple[str, ...]]] = {
+    "WanPipeline": {**_NETWORKS, "scheduler": tuple(f"diffusers.{name}" for name in CLASSES)},
+    _DMD: _NETWORKS,
+}
+_DEFAULTS = Defaults(
+    height=480, width=832, num_frames=81, num_inference_steps=50, guidance_scale=5.0, fps=16, negative_prompt="",
+    scheduler="",
+)  # fmt: skip
+# FastVideo's models by distribution matching. Its `DmdDenoisingStage` takes no guidance, and of the levels of a
+# flow-matching scheduler with shift 8, which it makes itself, those next to its timesteps 1000, 757 and 522.
+_DMD_DEFAULTS = msgspec.structs.replace(_DEFAULTS, num_inference_steps=3, guidance_scale=1.0, sigmas=(1.0, 0.28, 0.12))
+_DMD_SCHEDULER = {"_class_name": "FlowMatchLCMScheduler", "shift": 8.0, WHOLE_TIMESTEPS: True}
+
+_MAX_SEQUENCE_LENGTH = 512  # of `WanPipeline`
+_WAN_2_2 = {
+    "transformer_2": "two transformers, as in Wan 2.2 A14B",
+    "boundary_ratio": "two transformers, as in Wan 2.2 A14B",
+    "expand_timesteps": "a timestep for each token, as in Wan 2.2 TI2V 5B",
+}
+
+
+def describe(checkpoint: Checkpoint) -> Description:
+    """What the manifest of a Wan checkpoint says.
+
+    Raises:
+        ValueError: it is of a kind of Wan that is not supported, or its files contradict each other.
+        ExportError: its tokenizer cannot be used.
+    """
+    _refuse_wan_2_2(checkpoint.index)
+    transformer, encoder, autoencoder = map(checkpoint.without_weights, ("transformer", "text_encoder", "vae"))
+    denoiser.DenoiserStep(transformer)
+    text.TextEncoder(encoder)
+    _refuse_contradictions(transformer.config, encoder.config, autoencoder.config)
+    geometry = _geometry(transformer, autoencoder)
+    scheduler = scheduler_of(checkpoint)
+    defaults = _DMD_DEFAULTS if checkpoint.pipeline == _DMD else _DEFAULTS
+    return Description(
+        geometry=geometry,
+        frames=_frames(geometry),
+        conditionings=(_prompt(checkpoint, encoder),),
+        draws=(Draw(input="latents", shape=(geometry.latent_channels, "F", "h", "w")),),
+        defaults=msgspec.structs.replace(defaults, scheduler=from_diffusers(scheduler)),
+        scheduler=scheduler,
+        precisions=PRECISIONS,
+        policies=CALIBRATED,
+    )
+
+
+def scheduler_of(checkpoint: Checkpoint) -> dict[str, Any]:
+    """The configuration of the scheduler that a pipeline runs with, which is not always the checkpoint's.
+
+    Raises:
+        ExportError: the checkpoint's is missing or damaged.
+    """
+    return dict(_DMD_SCHEDULER) if checkpoint.pipeline == _DMD else checkpoint.scheduler
+
+
+def _refuse_wan_2_2(index: Mapping[str, Any]) -> None:
+    for option, meaning in _WAN_2_2.items():
+        value = index.get(option)
+        if value not in (None, False, [None, None]):
+            raise ValueError(
+                f"{option} is {value!r}: it has {meaning}, and that is not supported yet; "
+                "supported is Wan 2.1 text-to-video, such as Wan-AI/Wan2.1-T2V-1.3B-Diffusers"
+            )
+
+
+def _refuse_contradictions(transformer: Any, encoder: Any, autoencoder: Any) -> None:
+    """Sizes that two configuration files, or two lines of one, must agree on."""
+    patch = autoencoder.patch_size or 1
+    spatial = 2 ** (len(autoencoder.dim_mult) - 1) * patch
+    for first, one, second, other in (
+        ("text_dim of the transformer", transformer.text_dim, "d_model of the text encoder", encoder.d_model),
+        ("in_channels of the transformer", transformer.in_channels, "z_dim of the VAE", autoencoder.z_dim),
+        ("scale_factor_spatial of the VAE", autoencoder.scale_factor_spatial, "that of its layers", spatial),
+        ("scale_factor_temporal of the VAE", autoencoder.scale_factor_temporal, "that of its layers",
+         2 ** sum(autoencoder.temperal_downsample)),
+        ("out_channels of the VAE", autoencoder.out_channels, "three colours times patch_size squared", 3 * patch**2),
+        ("length of latents_mean", len(autoencoder.latents_mean), "z_dim of the VAE", autoencoder.z_dim),
+        ("length of latents_std", len(autoencoder.latents_std), "z_dim of the VAE", autoencoder.z_dim),
+    ):  # fmt: skip
+        if one != other:
+            raise ValueError(f"{first} is {one}, {second} {other}; they must be equal")
+
+
+def _geometry(transformer: WanTransformer3DModel, autoencoder: AutoencoderKLWan) -> Geometry:
+    return Geometry(
+        latent_channels=autoencoder.config.z_dim,
+        vae_scale_factor_spatial=autoencoder.config.scale_factor_spatial,
+        vae_scale_factor_temporal=autoencoder.config.scale_factor_temporal,
+        patch_size=tuple(transformer.config.patch_size),
+        max_patches=transformer.config.rope_max_seq_len,
+        vae_decoder_halo=vae.DecoderChunk(autoencoder, first=True).halo(),
+    )
+
+
+def _frames(geometry: Geometry) -> Frames:
+    """The first frame has a latent of its own, and so have each `scale` others; whole patches of latents."""
+    scale, (patch, *_) = geometry.vae_scale_factor_temporal, geometry.patch_size
+    first, step = scale * (patch - 1) + 1, scale * patch
+    return Frames(first=first, step=step, most=first + step * (geometry.max_patches - 1), frames_per_call=(1, scale))
+
+
+def _prompt(checkpoint: Checkpoint, encoder: UMT5EncoderModel) -> TextConditioning:
+    settings = settings_of(checkpoint.tokenizer(), checkpoint.root / "tokenizer", encoder.config.vocab_size)
+    return TextConditioning(
+        name="prompt",
+        role="text_encoder",
+        feeds=text.FEEDS,
+        max_sequence_length=min(_MAX_SEQUENCE_LENGTH, settings.max_tokens),
+        pad_token_id=settings.pad_token_id,
+        negative="negative_prompt",
+        cleaning="ftfy-html-spaces",  # `prompt_clean` of `WanPipeline`
+    )

@@ -1,0 +1,178 @@
+"""Which graphs come of a Wan checkpoint, in which precisions, and what each is compared with.
+
+Knows the modules beside it and the passes. Knows nothing of configuration files.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from functools import partial
+
+import torch
+from diffusers import AutoencoderKLWan, WanTransformer3DModel
+from mutoscope_engines.precisions import ON_GPU, base_precision
+from torch import Tensor
+from transformers import UMT5EncoderModel
+
+from ...checkpoint.checkpoint import Checkpoint
+from ...graphs.parts import Blocks, Cut, made_of
+from ...graphs.trace import Pass
+from ...passes.attention_in_tiles import attention_in_tiles
+from ...passes.bias_in_turn import bias_in_turn
+from ...passes.convolve_over_time import convolve_over_time
+from ...passes.fewer_products_over_time import fewer_products_over_time
+from ...passes.half_tables import half_tables
+from ...passes.int8 import DynamicInt8
+from ...passes.norm_from_half import norm_from_half
+from ...passes.project_in_turn import project_in_turn
+from ...passes.slice_feed_forward import SliceFeedForward
+from ...passes.without_float32_gemm import without_float32_gemm
+from ..decoding import decode
+from ..family import Form, GraphSource
+from . import denoiser, own_classes, text, vae
+from .precision_policy import CALIBRATED
+
+_VAE_PARTS: Mapping[str, type[vae.Chunk]] = {"vae_features": vae.FeatureChunk, "vae_decoder": vae.DecoderChunk}
+
+# In int8 it has a graph of its own, because it has most of the weights: 5.7 of 7.1 billion in Wan 2.1 1.3B.
+_ENCODER_PASSES: Mapping[str, tuple[Pass, ...]] = {
+    "int8": (half_tables, DynamicInt8(text.QUANTIZABLE_WEIGHTS, 2)),
+    "bf16": (bias_in_turn,),
+    "fp16": (bias_in_turn,),
+}
+# What runs on GPUs alone is written for them: the least memory, where the fp32 graph is written for speed on CPUs.
+_DENOISER_ON_GPUS: tuple[Pass, ...] = (SliceFeedForward(3), project_in_turn, norm_from_half)
+_DENOISER_PASSES: Mapping[str, tuple[Pass, ...]] = {
+    "fp32": (),
+    "int8": (DynamicInt8(denoiser.QUANTIZABLE_WEIGHTS), attention_in_tiles),
+    "bf16": _DENOISER_ON_GPUS,
+    "bf16-cpu": (),
+    "fp16": (*_DENOISER_ON_GPUS, without_float32_gemm),
+    **{name: _DENOISER_ON_GPUS for name in CALIBRATED},  # after those that follow from its calibration
+}
+_DECODER_PASSES: Mapping[str, tuple[Pass, ...]] = {
+    "fp32": (fewer_products_over_time,),
+    "bf16-cpu": (fewer_products_over_time,),
+    "bf16": (convolve_over_time,),
+    "fp16": (convolve_over_time,),
+}
+PRECISIONS = tuple(_DENOISER_PASSES)
+_CPU_PRECISIONS = tuple(name for name in PRECISIONS if name not in ON_GPU)
+# What the text alone decides is computed once a video. On GPUs it hardly takes time, and would take memory.
+_DENOISER_CUTS: Mapping[str, Cut] = dict.fromkeys(_CPU_PRECISIONS, made_of(*text.FEEDS.values()))
+BLOCKS = {"denoiser": r"blocks\.(\d+)\.", "text_encoder": r"block\.(\d+)\."}  # in the names of their weights
+
+
+def sources(checkpoint: Checkpoint, precisions: Sequence[str]) -> list[GraphSource]:
+    """The graphs of a Wan checkpoint, which is one for text-to-video."""
+    return text_to_video(precisions)
+
+
+def text_to_video(precisions: Sequence[str]) -> list[GraphSource]:
+    """The graphs of a text-to-video checkpoint, for these precisions of its denoiser."""
+    return [_encoder(precisions), _denoiser(precisions), *_decoders(precisions)]
+
+
+def _encoder(precisions: Sequence[str]) -> GraphSource:
+    names = dict.fromkeys(name if name in _ENCODER_PASSES else base_precision(name) for name in precisions)
+    blocks = Blocks(BLOCKS["text_encoder"])
+    return GraphSource(
+        "text_encoder",
+        "text_encoder",
+        text.TextEncoder,
+        text.symbolic_inputs,
+        text.symbolic_outputs,
+        _text_examples,
+        tuple(Form(name, _ENCODER_PASSES.get(name, ()), None if name in _CPU_PRECISIONS else blocks) for name in names),
+        _own_text,
+    )
+
+
+def _denoiser(precisions: Sequence[str]) -> GraphSource:
+    return GraphSource(
+        "denoiser",
+        "transformer",
+        denoiser.DenoiserStep,
+        denoiser.symbolic_inputs,
+        denoiser.symbolic_outputs,
+        _denoiser_examples,
+        tuple(
+            Form(name, _DENOISER_PASSES[name], _DENOISER_CUTS.get(name, Blocks(BLOCKS["denoiser"])))
+            for name in precisions
+        ),
+        _own_step,
+    )
+
+
+def _decoders(precisions: Sequence[str]) -> list[GraphSource]:
+    """In the base of each precision; on a CPU bfloat16 pays as much as in the denoiser, and does not show in frames."""
+    names = dict.fromkeys([*map(base_precision, precisions), *(name for name in precisions if name == "bf16-cpu")])
+    made = [
+        GraphSource(
+            f"{role}_first" if first else f"{role}_next",
+            "vae",
+            partial(part, first=first),
+            partial(vae.symbolic_inputs, part=part, first=first),
+            partial(vae.symbolic_outputs, part=part, first=first),
+            partial(_vae_examples, part=part, first=first),
+            tuple(Form(name, _DECODER_PASSES.get(name, ())) for name in names),
+        )
+        for role, part in _VAE_PARTS.items()
+        for first in (True, False)
+    ]
+    return [*made[:-1], replace(made[-1], own=partial(_own_clip, made))]
+
+
+def _own_text(encoder: UMT5EncoderModel) -> tuple[Tensor, Tensor]:
+    example = _text_examples(encoder)[-1]
+    return text.TextEncoder(encoder)(**example), own_classes.prompt_embeds(encoder, example)
+
+
+def _own_step(transformer: WanTransformer3DModel) -> tuple[Tensor, Tensor]:
+    example = _denoiser_examples(transformer)[-1]
+    # One sign, so that two branches that are almost equal do not cancel to what rounding left of them.
+    example["guidance_weights"] = torch.tensor([0.25, 0.75])
+    return denoiser.DenoiserStep(transformer)(**example)[0], own_classes.next_state(transformer, example)
+
+
+def _own_clip(decoders: Sequence[GraphSource], autoencoder: AutoencoderKLWan) -> tuple[Tensor, Tensor]:
+    autoencoder.float()  # as its modules compute; small enough
+    latents = torch.randn(autoencoder.config.z_dim, 2, 3, 4, generator=torch.Generator().manual_seed(0))
+    made = decode(decoders, autoencoder, latents[None].split(1, dim=2))
+    return torch.cat(list(made)), own_classes.frames(autoencoder, latents)
+
+
+def _text_examples(encoder: UMT5EncoderModel) -> list[dict[str, Tensor]]:
+    """The last is longer than the distances that UMT5 tells apart."""
+    sizes = [(2, 7), (1, 3), (2, encoder.config.relative_attention_max_distance + 20)]
+    return [
+        text.example_inputs(encoder, branches=branches, text_tokens=tokens, seed=seed)
+        for seed, (branches, tokens) in enumerate(sizes)
+    ]
+
+
+def _denoiser_examples(transformer: WanTransformer3DModel) -> list[dict[str, Tensor]]:
+    """A traced shape, one branch of a single image with one row of state, and a wide clip.
+
+    In the last two `solver_a` is zero, so that nothing but the velocity is compared.
+    """
+    p, q, r = transformer.config.patch_size
+    # B, L, F, h, w, K; frames and pixels in patches
+    sizes = [(2, 5, 3, 3, 4, 3), (1, 12, 1, 5, 2, 1), (2, 3, 4, 2, 9, 4)]
+    examples = []
+    for seed, (branches, tokens, frames, rows, columns, states) in enumerate(sizes):
+        size = {"B": branches, "L": tokens, "F": p * frames, "h": q * rows, "w": r * columns, "K": states}
+        example = denoiser.example_inputs(transformer, size, seed)
+        if seed > 0:
+            example["solver_a"].zero_()
+        examples.append(example)
+    return examples
+
+
+def _vae_examples(autoencoder: AutoencoderKLWan, *, part: type[vae.Chunk], first: bool) -> list[dict[str, Tensor]]:
+    sizes = [(3, 4), (2, 7), (6, 3)]
+    return [
+        vae.example_inputs(autoencoder, part, first=first, height=height, width=width, seed=seed)
+        for seed, (height, width) in enumerate(sizes)
+    ]
