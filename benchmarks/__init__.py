@@ -1,5 +1,7 @@
 """Each module measures one thing, in processes of its own."""
 
+from __future__ import annotations
+
 import os
 
 from mutoscope_engines.telemetry import OPT_OUT

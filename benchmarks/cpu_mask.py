@@ -106,6 +106,7 @@ def cpu_info(cpu_class: CpuClass) -> str:
 
 
 def main() -> int:
+    """Runs a command on the masked CPU, and gives its exit code."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("cpu_class", type=CpuClass, choices=list(KEPT))
     parser.add_argument("--sites", type=Path, help="keep there what is found in libraries; torch takes a minute")

@@ -25,18 +25,20 @@ WHOLE = "whole"
 
 
 def load(spec: dict[str, Any]) -> Run:
+    """Loads a bundle; its run decodes one video, whole or in tiles."""
     import mutoscope
     from mutoscope.bundle.bundle import Bundle
     from mutoscope.planning.execution import Execution
     from mutoscope.request import RuntimeOptions
+    from mutoscope.running.decode import decode
     from mutoscope.running.loaded import LoadedGraphs
-    from mutoscope.running.stages import decode
+    from mutoscope.values.parameters import HEIGHT_WIDTH
 
     size, threads = spec["size"], spec["threads"]
-    tile = None if spec["tile"] == WHOLE else spec["tile"]
+    tile = None if spec["tile"] == WHOLE else HEIGHT_WIDTH.read(spec["tile"])
     with mutoscope.Pipeline.load(spec["bundle"], threads=threads, tile=tile) as pipeline:
         plan = pipeline.plan(PROMPT, seed=0, num_frames=spec["num_frames"], height=size, width=size)
-    latents = np.random.default_rng(0).standard_normal(plan.latents_shape, dtype=np.float32)
+    latents = np.random.default_rng(0).standard_normal(plan.geometry.latents_shape, dtype=np.float32)
     bundle = Bundle.open(spec["bundle"], verify=False)
     execution = Execution.choose(RuntimeOptions(backend="onnxruntime", threads=threads), bundle)
 
@@ -49,13 +51,14 @@ def load(spec: dict[str, Any]) -> Run:
         graphs.close()
         return {
             "tiles": plan.decoder_tiles,
-            "window": "x".join(str(side * size // plan.latents_shape[2]) for side in plan.decoder_window),
+            "window": "x".join(str(side * size // plan.geometry.latents_shape[2]) for side in plan.decoder_window),
         }
 
     return run
 
 
 def measure(spec: dict[str, Any], rounds: int) -> Answer:
+    """A row of the table: one way to decode, in a process of its own for each round."""
     first, answers = measure_once(__spec__.name, spec, rounds)
     row = {"tile": spec["tile"], "tiles": first["tiles"], "window": first["window"]}
     found = summary(first, answers)
@@ -63,6 +66,7 @@ def measure(spec: dict[str, Any], rounds: int) -> Answer:
 
 
 def main() -> int:
+    """Runs what the command line asks for."""
     parser = arguments(__doc__, default_rounds=2)
     parser.add_argument("--size", type=int, help="height and width in pixels; default: 512")
     parser.add_argument("--frames", type=int, default=9)

@@ -21,18 +21,19 @@ import tempfile
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 import msgspec
 from mutoscope.building.engine_shapes import smallest_in_fp8
-from mutoscope.bundle.bundle import Graph
-from mutoscope.bundle.manifest import ROLES, TILED, sized
+from mutoscope.bundle.contract import ROLES, TILED
+from mutoscope.bundle.manifest import Graph
+from mutoscope.commands.arguments import as_type
 from mutoscope.planning.footprints import buffer_bytes
 from mutoscope.planning.tiles import num_tiles, window_within
-from mutoscope.values.checks import memory_size
-from mutoscope_bench.machine import describe
+from mutoscope.values.parameters import BYTES
+from mutoscope_bench.machine_facts import describe
+from mutoscope_engines.symbols import sized
 from mutoscope_peers.random_models import write_graphs
 
 from .real_sizes import MAX_SEQUENCE_LENGTH, PATCH, SPATIAL, TEMPORAL, TRANSFORMERS, UMT5_XXL, make_network
@@ -49,7 +50,8 @@ def write(
 
     Returns: what export took, what a bundle would say of the graph, and the halo of the VAE's decoder.
     """
-    from mutoscope_export.families.wan import BLOCKS, vae
+    from mutoscope_export.families.wan import vae
+    from mutoscope_export.families.wan.graph_sources import BLOCKS
     from mutoscope_export.graphs.parts import Blocks
 
     cut = Blocks(BLOCKS[role], part_bytes) if part_bytes and role in BLOCKS else None
@@ -63,13 +65,13 @@ def write(
 
 def _calibrated_passes(network: Any, precision: str) -> Sequence[Any]:
     """Those of the family's default policy for a precision that it calibrates, with made-up ranges."""
-    from mutoscope_export.families.wan import NARROWED
-    from mutoscope_export.quantization.calibration import Ranges, Spread
+    from mutoscope_export.families.wan.precision_policy import CALIBRATED
+    from mutoscope_export.quantization.calibration import ActivationRange, Ranges
     from mutoscope_export.quantization.quantize import passes_of
 
-    if precision not in NARROWED:
+    if precision not in CALIBRATED:
         return ()
-    policy, spread = NARROWED[precision], Spread(largest=4.0)
+    policy, spread = CALIBRATED[precision], ActivationRange(largest=4.0)
     layers = policy.layers([name for name, _ in network.named_modules()], policy.default)
     ranges = Ranges(dict.fromkeys(layers.linears, spread), dict.fromkeys(layers.attentions, 3 * (spread,)), [])
     return passes_of(policy, layers, ranges)
@@ -112,9 +114,9 @@ def windows(sizes: Mapping[str, int], tiles: Sequence[str], halo: int) -> dict[s
 def build(folder: Path, graph: Graph, sizes: Mapping[str, int], target: str) -> dict[str, Any]:
     """Compiles a graph, for shapes up to `sizes`, in a process of its own; the engine itself is thrown away."""
     from mutoscope_engines.cache.identity import ShapeRange, content_of
-    from mutoscope_engines.cache.process import compile_in_process
     from mutoscope_engines.targets import find_target
     from mutoscope_engines.tensorrt.library import LIBRARIES
+    from mutoscope_engines.tensorrt.process import compile_in_process
 
     library = LIBRARIES["tensorrt-rtx"]
     smallest = SMALLEST | (smallest_in_fp8(sizes, PATCH) if graph.precision == "fp8" else {})
@@ -131,6 +133,7 @@ def build(folder: Path, graph: Graph, sizes: Mapping[str, int], target: str) -> 
 
 
 def main() -> int:
+    """Runs what the command line asks for."""
     arguments = _parser().parse_args()
     if arguments.write:
         *given, folder = json.loads(arguments.write)
@@ -178,7 +181,7 @@ def _parser() -> argparse.ArgumentParser:
     )  # fmt: skip
     parser.add_argument("--model", choices=tuple(TRANSFORMERS), default="1.3B", help="of the denoiser")
     parser.add_argument("--blocks", type=int, help="of the denoiser and the text encoder; all when not given")
-    parser.add_argument("--part-size", type=partial(memory_size, "--part-size"), help="in parts of at most so much")
+    parser.add_argument("--part-size", type=as_type(BYTES), help="in parts of at most so much")
     parser.add_argument("--shapes", nargs="+", default=["480x832x81"], metavar="HxWxT")
     parser.add_argument("--tile", nargs="+", default=[WHOLE], metavar="HxW", help=f"of the VAE's decoder; or {WHOLE}")
     parser.add_argument("--branches", nargs="+", type=int, choices=(1, 2), default=[1])

@@ -21,7 +21,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from mutoscope.values.checks import memory_size
+from mutoscope.commands.arguments import as_type
+from mutoscope.values.parameters import BYTES
 from mutoscope_bench.measuring import Answer, PeakMemory, Run, measure_once, serve
 
 from .real_sizes import LATENT_CHANNELS, TRANSFORMERS, UMT5_XXL, make_network
@@ -34,7 +35,7 @@ def make_checkpoint(model: str, folder: Path, max_shard_size: str = "4GB") -> No
     """One in the Diffusers layout, with a transformer of this model."""
     import torch
     from huggingface_hub import split_torch_state_dict_into_shards
-    from mutoscope_export.checkpoint.random_checkpoint import random_checkpoint
+    from mutoscope_export.families.wan.random_checkpoint import random_checkpoint
     from safetensors.torch import save_file
 
     random_checkpoint(folder, latent_channels=LATENT_CHANNELS, text_width=UMT5_XXL["d_model"], dtype=torch.bfloat16)
@@ -55,7 +56,7 @@ def make_checkpoint(model: str, folder: Path, max_shard_size: str = "4GB") -> No
 
 def load(spec: dict[str, Any]) -> Run:
     """An export, told by the stages that have to do with the denoiser."""
-    from mutoscope_export.export import export_checkpoint
+    from mutoscope_export.export import ExportOptions, export_checkpoint
     from mutoscope_export.graphs.parts import DEFAULT_PART_BYTES
 
     def run() -> Answer:
@@ -76,7 +77,7 @@ def load(spec: dict[str, Any]) -> Run:
             spec["checkpoint"],
             spec["bundle"],
             precisions=spec["precisions"],
-            part_bytes=spec["part_bytes"] or DEFAULT_PART_BYTES,
+            options=ExportOptions(part_bytes=spec["part_bytes"] or DEFAULT_PART_BYTES),
             overwrite=True,
             on_progress=began,
         )
@@ -86,11 +87,12 @@ def load(spec: dict[str, Any]) -> Run:
 
 
 def main() -> None:
+    """Runs what the command line asks for."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--workspace", type=Path, help="folder for the checkpoint and the bundle")
     parser.add_argument("--model", choices=tuple(TRANSFORMERS), default="1.3B")
     parser.add_argument("--precision", nargs="+", default=["fp32"])
-    parser.add_argument("--part-size", type=partial(memory_size, "--part-size"), help="as of `mutoscope export`")
+    parser.add_argument("--part-size", type=as_type(BYTES), help="as of `mutoscope export`")
     parser.add_argument("--output", type=Path)
     parser.add_argument("--worker", type=json.loads, help=argparse.SUPPRESS)
     given = parser.parse_args()

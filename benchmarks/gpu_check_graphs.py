@@ -6,6 +6,8 @@
 width of Wan 2.1 1.3B, the latter as the export writes it.
 """
 
+from __future__ import annotations
+
 from pathlib import Path
 
 import numpy as np
@@ -26,13 +28,13 @@ def graphs() -> dict[str, onnx.ModelProto]:
     product = helper.make_node("MatMul", ["x", "w"], ["h"])
     rest = [helper.make_node("Relu", ["h"], ["positive"]), helper.make_node("Add", ["positive", "x"], ["y"])]
     attention = attention_in(TensorProto.BFLOAT16)
-    narrowed = ir.from_proto(attention)
-    Fp8Attention({"weight": AttentionScales(queries=3 / 448, keys=3 / 448, values=3 / 448)})(narrowed)
+    quantized = ir.from_proto(attention)
+    Fp8Attention({"weight": AttentionScales(queries=3 / 448, keys=3 / 448, values=3 / 448)})(quantized)
     return {
         "first.onnx": _model([product], [x, w], [h]),
         "second.onnx": _model(rest, [h, x], [y]),
         "attention-bf16.onnx": attention,
-        "attention-fp8.onnx": ir.to_proto(narrowed),
+        "attention-fp8.onnx": ir.to_proto(quantized),
     }
 
 
@@ -41,9 +43,9 @@ def attention_in(dtype: int) -> onnx.ModelProto:
     values = np.random.default_rng(0).standard_normal((CHANNELS, WIDTH), np.float32) / 4
     weight = helper.make_tensor("weight", dtype, values.shape, values.ravel())
     inputs = [("queries", WIDTH), ("keys", WIDTH), ("source", CHANNELS)]
-    narrow = [helper.make_node("Cast", [name], [f"{name}16"], to=dtype) for name, _ in inputs]
+    casts = [helper.make_node("Cast", [name], [f"{name}16"], to=dtype) for name, _ in inputs]
     nodes = [
-        *narrow,
+        *casts,
         helper.make_node("MatMul", ["source16", "weight"], ["values"]),
         helper.make_node(
             "Attention", ["queries16", "keys16", "values"], ["mixed16"], q_num_heads=HEADS, kv_num_heads=HEADS

@@ -17,15 +17,15 @@ from pathlib import Path
 from typing import Any
 
 from mutoscope.bundle.bundle import Bundle
-from mutoscope.conditions.text import Tokenizer
+from mutoscope.commands.next_steps import on_the_command_line
+from mutoscope.conditions import load_conditions
 from mutoscope.errors import BackendUnavailableError, RequestError
-from mutoscope.families import load_family
 from mutoscope.planning.execution import Execution
 from mutoscope.planning.footprints import everywhere
-from mutoscope.planning.plan import make_job
+from mutoscope.planning.planner import make_job
 from mutoscope.request import VideoRequest
 from mutoscope.values.byte_sizes import format_bytes
-from mutoscope.values.checks import memory_size
+from mutoscope.values.parameters import BYTES
 from mutoscope_bench.cases import PROMPT
 from mutoscope_engines.session import SessionOptions
 from mutoscope_engines.targets import find_target
@@ -35,6 +35,7 @@ LIMITS = ("6GB", "8GB", "12GB", "16GB", "24GB", "32GB")
 
 
 def main(argv: list[str] | None = None) -> int:
+    """Runs what the command line asks for."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.predicted_memory", description=__doc__.splitlines()[0])
     parser.add_argument("--bundle", type=Path, required=True, help="for which there are engines in the cache")
     parser.add_argument("--target", required=True, help="that they were built for, such as rtx40")
@@ -62,21 +63,21 @@ def main(argv: list[str] | None = None) -> int:
 def predicted(bundle: Bundle, request: VideoRequest, precision: str, target: str, limit: str) -> dict[str, Any]:
     """The plan's memory on a GPU of the target, or why there is none."""
     backend = TensorRtBackend("tensorrt-rtx", target=find_target(target))
-    limit_bytes = memory_size("limits", limit)
+    limit_bytes = BYTES.read(limit)
     execution = Execution(everywhere(backend, precision), (2, 1), limit_bytes, SessionOptions(threads=1), ())
-    family = load_family(bundle.manifest.family)
     try:
-        plan = make_job(request, execution, bundle, family, Tokenizer(bundle)).plan
+        plan = make_job(request, execution, bundle, load_conditions(bundle)).plan
     except (RequestError, BackendUnavailableError) as error:
-        return {"refused": str(error)}
-    return {"peak_bytes": plan.memory_peak_bytes, "keep_loaded": plan.keep_loaded, "stages": plan.memory}
+        return {"refused": on_the_command_line(error)}
+    facts = plan.to_dict()
+    return {"peak_bytes": facts["memory_peak_bytes"], "keep_loaded": facts["keep_loaded"], "stages": facts["memory"]}
 
 
 def _line(row: dict[str, Any]) -> str:
     if "refused" in row:
         return str(row["refused"])
     ways = ", ".join(
-        f"{name} {facts['way']} {format_bytes(facts['peak_bytes'])}" for name, facts in row["stages"].items()
+        f"{name} {facts['name']} {format_bytes(facts['peak_bytes'])}" for name, facts in row["stages"].items()
     )
     return f"peak {format_bytes(row['peak_bytes'])}, {'all loaded' if row['keep_loaded'] else 'in turns'}: {ways}"
 

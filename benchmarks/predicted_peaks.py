@@ -20,13 +20,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from mutoscope.bundle.manifest import TILED, base_precision
-from mutoscope.planning.footprints import GRAPHS
+from mutoscope.bundle.contract import DECODE, ROLES, TILED
 from mutoscope.values.byte_sizes import format_bytes
+from mutoscope_engines.precisions import base_precision
 
 from .engine_memory import WHOLE
 from .real_sizes import TRANSFORMERS, UMT5_XXL
 from .reporting import write_result
+
+DECODER = [name for name, role in ROLES.items() if role.stage == DECODE]
 
 REFERENCE = "rtx40"
 FACTS = ("model", "target", "precision", "shapes", "branches", "parts")  # of a denoiser, by which runs differ
@@ -52,6 +54,7 @@ class Engine:
 
 
 def read(files: Sequence[Path]) -> list[Engine]:
+    """The engines in the results of `engine_memory`, each with all its parts."""
     engines = []
     for result in (json.loads(file.read_text()) for file in files):
         model = result["model"]
@@ -75,6 +78,7 @@ def _by_engine(rows: Sequence[dict[str, Any]]) -> list[list[dict[str, Any]]]:
 
 
 def matching(engines: Sequence[Engine], **wanted: Any) -> list[Engine]:
+    """Those engines whose facts are the wanted ones."""
     return [each for each in engines if all(getattr(each, name) == value for name, value in wanted.items())]
 
 
@@ -121,7 +125,7 @@ def peaks(engines: Sequence[Engine]) -> Iterator[dict[str, Any]]:
         for tiles in dict.fromkeys(each.tiles for each in matching(engines, role=TILED[0], precision=base, **video)):
             decoder = [
                 best(engines, target, role=role, precision=base, tiles=tiles if role in TILED else WHOLE, **video)
-                for role in GRAPHS["vae_decoder"]
+                for role in DECODER
             ]
             # In tiles the features come first, and then the tiles: what is open for the one is closed for the other.
             parts = [decoder] if tiles == WHOLE else [[each for each in decoder if (each.role in TILED) == tiled]
@@ -154,6 +158,7 @@ def _bytes(engines: Sequence[Engine], together: Sequence[Engine]) -> int:
 
 
 def main() -> int:
+    """Runs what the command line asks for."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.predicted_peaks", description=__doc__.splitlines()[0])
     parser.add_argument("files", nargs="+", type=Path, metavar="ENGINES.json", help="what engine_memory wrote")
     parser.add_argument("--output", type=Path)

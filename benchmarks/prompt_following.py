@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 
 import mutoscope
 import numpy as np
-from mutoscope_bench.machine import describe
+from mutoscope_bench.machine_facts import describe
 from mutoscope_export.demo.grammar import BACKGROUNDS, COLOURS, Scene, all_scenes
 from numpy.typing import NDArray
 
@@ -191,6 +191,7 @@ def summarise(rows: list[dict[str, Any]]) -> dict[str, dict[str, float]]:
 
 
 def goals_met(right: dict[str, dict[str, float]]) -> dict[str, bool]:
+    """By aspect, whether the share of prompts followed reaches its goal."""
     return {aspect: right["all"][aspect] >= goal for aspect, goal in GOALS.items()}
 
 
@@ -209,9 +210,9 @@ def main() -> int:
     result: dict[str, Any] = {
         "machine": describe(),
         "bundle_sha256": plan.bundle_sha256,
-        "precision": plan.precision,
-        "num_inference_steps": plan.num_inference_steps,
-        "guidance_scale": plan.guidance_scale,
+        "precision": plan.placements.precision,
+        "num_inference_steps": plan.schedule.num_inference_steps,
+        "guidance_scale": plan.guidance.scale,
         "goals": GOALS,
         "met": goals_met(right),
         "right": right,

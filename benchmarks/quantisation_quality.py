@@ -27,24 +27,20 @@ import numpy as np
 import onnx_ir as ir
 import torch
 from mutoscope.bundle.bundle import Bundle, write_manifest
-from mutoscope_bench.machine import describe
+from mutoscope_bench.difference import psnr_db, relative_l2
+from mutoscope_bench.machine_facts import describe
 from mutoscope_engines.backends import load_backend
 from mutoscope_engines.chain import Chain
 from mutoscope_engines.session import Session, SessionOptions
-from mutoscope_export.checkpoint.checkpoint import open_checkpoint
+from mutoscope_export.demo.grammar import calibration_prompts
 from mutoscope_export.export import export_checkpoint
+from mutoscope_export.families.family import Recording
 from mutoscope_export.graphs.trace import GRAPH_FILE, Pass
 from mutoscope_export.graphs.weight_files import WeightFolder
+from mutoscope_export.opening import open_checkpoint
 from mutoscope_export.passes.in_float32 import InFloat32
 from mutoscope_export.passes.in_turn import out_of_turn
-from mutoscope_export.quantization.calibration import (
-    GRAMMAR_PROMPTS,
-    CalibrationOptions,
-    Ranges,
-    Recording,
-    Spread,
-    plan_calibration,
-)
+from mutoscope_export.quantization.calibration import ActivationRange, CalibrationOptions, Ranges, plan_calibration
 from mutoscope_export.quantization.quantize import calibrated, passes_of
 from numpy.typing import NDArray
 
@@ -57,7 +53,7 @@ Velocities = list[NDArray[np.float32]]
 
 
 class Candidate(Protocol):
-    """A model to be judged. Closing it frees its memory."""
+    """A model to be measured. Closing it frees its memory."""
 
     identity: str  # of what makes its clips, as the name of a folder
 
@@ -69,17 +65,19 @@ class Candidate(Protocol):
         """As `mutoscope.Pipeline.generate`, at the bundle's defaults."""
         ...
 
-    def close(self) -> None: ...
+    def close(self) -> None:
+        """Frees the memory of the model."""
+        ...
 
 
 def velocity(denoiser: Session, recording: Recording, branch: int) -> NDArray[np.float32]:
     """What a denoiser's graph makes of a recorded step: f32 `[C, F, h, w]`, the velocity of one branch alone."""
-    latents = recording.latents.numpy()
+    latents = recording.inputs["latents"].numpy()
     feeds = {
         "latents": latents,
         "state": np.zeros((1, *latents.shape), np.float32),
-        "timestep": recording.timestep.numpy(),
-        "prompt_embeds": recording.prompt_embeds[branch : branch + 1].numpy(),
+        "timestep": recording.inputs["timestep"].numpy(),
+        "prompt_embeds": recording.inputs["prompt_embeds"][branch : branch + 1].numpy(),
         "guidance_weights": np.ones(1, np.float32),
         "solver_a": np.zeros((1, 1), np.float32),
         "solver_b": np.ones(1, np.float32),
@@ -88,6 +86,8 @@ def velocity(denoiser: Session, recording: Recording, branch: int) -> NDArray[np
 
 
 class BundleCandidate:
+    """A denoiser's graph in a bundle, through ONNX Runtime."""
+
     def __init__(self, root: Path, precision: str) -> None:
         self._pipeline = mutoscope.Pipeline.load(root, precision=precision)
         bundle = Bundle.open(root, verify=False)
@@ -96,12 +96,15 @@ class BundleCandidate:
         self._denoiser = Chain([backend.open(bundle.path(graph.file), SessionOptions()) for graph in graphs])
 
     def generate(self, prompt: str, *, seed: int) -> Any:
+        """As `Candidate.generate`."""
         return self._pipeline.generate(prompt, seed=seed)
 
     def velocity(self, recording: Recording, branch: int) -> NDArray[np.float32]:
+        """As `Candidate.velocity`."""
         return velocity(self._denoiser, recording, branch)
 
     def close(self) -> None:
+        """Frees the memory of the model."""
         self._denoiser.close()
         self._pipeline.close()
 
@@ -115,30 +118,33 @@ class DiffusersCandidate:
 
         disable_progress_bar()
         types = {"transformer": torch.bfloat16, "default": torch.float32}
-        self._pipeline = WanPipeline.from_pretrained(checkpoint, torch_dtype=types)
+        self._pipeline = WanPipeline.from_pretrained(checkpoint, dtype=types)
         self._pipeline.set_progress_bar_config(disable=True)
         self.identity = f"{bundle.sha256[:16]}-diffusers"
         defaults = bundle.manifest.defaults
         names = ("height", "width", "num_frames", "num_inference_steps", "guidance_scale")
         self._request = {name: getattr(defaults, name) for name in names}
-        self._request["max_sequence_length"] = bundle.manifest.text.max_sequence_length
+        self._request["max_sequence_length"] = bundle.manifest.symbol_ranges["L"][1]
 
     def velocity(self, recording: Recording, branch: int) -> NDArray[np.float32]:
+        """As `Candidate.velocity`."""
         with torch.no_grad():
             given = self._pipeline.transformer(
-                recording.latents[None].bfloat16(),
-                recording.timestep,
-                recording.prompt_embeds[branch : branch + 1].bfloat16(),
+                recording.inputs["latents"][None].bfloat16(),
+                recording.inputs["timestep"],
+                recording.inputs["prompt_embeds"][branch : branch + 1].bfloat16(),
                 return_dict=False,
             )[0]
         return given[0].float().numpy()
 
     def generate(self, prompt: str, *, seed: int) -> Any:
+        """As `Candidate.generate`."""
         generator = torch.Generator("cpu").manual_seed(seed)
         made = self._pipeline(prompt, generator=generator, output_type="np", **self._request).frames[0]
         return SimpleNamespace(frames=(255 * made).round().astype(np.uint8), plan=SimpleNamespace(seed=seed))
 
     def close(self) -> None:
+        """Frees the memory of the model."""
         del self._pipeline
 
 
@@ -151,16 +157,17 @@ class Baseline:
         self._clips: list[Frames] = []
         self._rows: list[dict[str, Any]] = []
 
-    def judge(self, candidate: Candidate) -> dict[str, Any]:
-        """The first that is judged is the baseline of the others."""
+    def compare(self, candidate: Candidate) -> dict[str, Any]:
+        """The first candidate is the baseline of the others."""
         velocities = [
             candidate.velocity(recording, branch)
             for recording in self._recordings
-            for branch in range(len(recording.prompt_embeds))
+            for branch in range(len(recording.inputs["prompt_embeds"]))
         ]
         clips: list[Frames] = []
 
         def generate(prompt: str, *, seed: int) -> Any:
+            """As `Candidate.generate`."""
             clips.append(kept(self._folder / candidate.identity / f"{seed}.npy", prompt, seed, candidate))
             return SimpleNamespace(frames=clips[-1], plan=SimpleNamespace(seed=seed))
 
@@ -172,7 +179,7 @@ class Baseline:
         pairs = [(_whole(row), _whole(other)) for row, other in zip(rows, self._rows, strict=True)]
         lost, gained = (sum(now == gain and before != gain for now, before in pairs) for gain in (False, True))
         return {
-            "relative_l2": relative_l2(velocities, self._exact),
+            "relative_l2": relative_l2(zip(velocities, self._exact, strict=True)),
             "psnr_db_median": finite(float(np.median(psnr))),
             "psnr_db_least": finite(min(psnr)),
             "right": summarise(rows)["all"],
@@ -199,16 +206,6 @@ def sign_test(lost: int, gained: int) -> float:
     """How likely counts as unequal as these, or more so, are where losing and gaining are equally likely (McNemar)."""
     tail = sum(math.comb(lost + gained, fewer) for fewer in range(min(lost, gained) + 1))
     return min(1.0, 2 * tail / 2 ** (lost + gained))
-
-
-def relative_l2(given: Velocities, exact: Velocities) -> float:
-    off = sum(float(np.square(one - other, dtype=np.float64).sum()) for one, other in zip(given, exact, strict=True))
-    return (off / sum(float(np.square(one, dtype=np.float64).sum()) for one in exact)) ** 0.5
-
-
-def psnr_db(given: Frames, exact: Frames) -> float:
-    error = np.square(given.astype(np.float64) - exact).mean()
-    return float(10 * np.log10(255**2 / error)) if error else np.inf
 
 
 def finite(value: float) -> float | None:
@@ -250,17 +247,17 @@ def rows(checkpoint: Path, work: Path, count: int, options: CalibrationOptions) 
         shutil.rmtree(work / "changed", ignore_errors=True)
         return BundleCandidate(with_denoiser(base, passes, work / "changed"), "fp32")
 
-    yield {"name": "fp32"} | baseline.judge(BundleCandidate(base.root, "fp32"))
-    yield {"name": "bf16"} | baseline.judge(changed(()))
-    yield {"name": "bf16 in Diffusers"} | baseline.judge(DiffusersCandidate(checkpoint, base))
-    yield {"name": "int8"} | baseline.judge(BundleCandidate(base.root, "int8"))
-    for precision, policy in opened.family.NARROWED.items():
-        for step in policy.steps:
+    yield {"name": "fp32"} | baseline.compare(BundleCandidate(base.root, "fp32"))
+    yield {"name": "bf16"} | baseline.compare(changed(()))
+    yield {"name": "bf16 in Diffusers"} | baseline.compare(DiffusersCandidate(checkpoint, base))
+    yield {"name": "int8"} | baseline.compare(BundleCandidate(base.root, "int8"))
+    for precision, policy in opened.description.policies.items():
+        for step in policy.step_names:
             layers = policy.layers(names, step)
-            name = f"{precision}: {'and ' if step != policy.steps[0] else ''}{step}"
+            name = f"{precision}: {'and ' if step != policy.step_names[0] else ''}{step}"
             row = {"name": name, "default": step == policy.default}
             row |= {"linears": len(layers.linears), "attentions": len(layers.attentions)}
-            yield row | baseline.judge(changed(passes_of(policy, layers, ranges)))
+            yield row | baseline.compare(changed(passes_of(policy, layers, ranges)))
 
 
 def prepared(checkpoint: Path, work: Path, options: CalibrationOptions) -> tuple[Bundle, list[str], Ranges]:
@@ -269,12 +266,12 @@ def prepared(checkpoint: Path, work: Path, options: CalibrationOptions) -> tuple
         export_checkpoint(checkpoint, work / "base", precisions=("fp32", "int8", "bf16"), on_progress=_say)
     base, file = Bundle.open(work / "base"), work / "ranges.pt"
     if not file.exists():
-        opened, manifest = open_checkpoint(checkpoint), base.manifest
-        planned = plan_calibration(options, manifest.defaults, manifest.geometry, manifest.demonstration)
-        reference, ranges = calibrated(opened, manifest, planned, _say)
+        opened = open_checkpoint(checkpoint)
+        planned = plan_calibration(options, base.manifest, opened.overrides.calibration_prompts)
+        reference, ranges = calibrated(opened, planned, _say)
         torch.save((reference.layer_names, ranges), file.with_suffix(".partial"))
         file.with_suffix(".partial").rename(file)
-    with torch.serialization.safe_globals([Ranges, Spread, Recording]):
+    with torch.serialization.safe_globals([Ranges, ActivationRange, Recording]):
         names, ranges = torch.load(file)
     return base, names, ranges
 
@@ -317,11 +314,12 @@ def publish(result: dict[str, Any], document: Path) -> None:
     document.write_text(f"{before}{TABLE_BEGINS}{table(result)}{TABLE_ENDS}{after}", "utf-8")
 
 
-def _say(stage: str, fraction: float | None = None) -> None:
+def _say(stage: str) -> None:
     print(stage, file=sys.stderr, flush=True)
 
 
 def main() -> None:
+    """Runs what the command line asks for."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--checkpoint", type=Path, default=CHECKPOINT, help="default: the built-in model's")
     parser.add_argument("--count", type=int, default=96, help="prompts to generate")
@@ -332,7 +330,7 @@ def main() -> None:
     )
     parser.add_argument("--output", type=Path, help="the result as JSON; the table goes into docs/quantisation.md, too")
     arguments = parser.parse_args()
-    prompts = GRAMMAR_PROMPTS[: arguments.calibration_prompts] if arguments.calibration_prompts else None
+    prompts = calibration_prompts()[: arguments.calibration_prompts] if arguments.calibration_prompts else None
     options = CalibrationOptions(prompts=prompts, num_inference_steps=arguments.calibration_steps)
     weights = open_checkpoint(arguments.checkpoint).sha256_of_files()
     digest = next(digest for name, digest in weights.items() if name.startswith("transformer/diff"))

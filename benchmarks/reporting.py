@@ -13,7 +13,8 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-from mutoscope_bench.machine import describe
+from mutoscope.terminal import format_table
+from mutoscope_bench.machine_facts import describe
 from mutoscope_bench.measuring import Answer
 from mutoscope_engines.system.machine import usable_cores
 
@@ -63,11 +64,8 @@ def table(rows: Sequence[Answer]) -> str:
     """The rows aligned for a terminal; bytes in MB, nested values left to the JSON."""
     names = list(dict.fromkeys(name for row in rows for name, value in row.items() if not isinstance(value, dict)))
     names.sort(key=lambda name: name == "note")  # last, for it is long
-    cells = [[name.replace("_bytes", "_MB") for name in names]]
-    cells += [[_cell(name, row.get(name)) for name in names] for row in rows]
-    widths = [max(len(line[column]) for line in cells) for column in range(len(names))]
-    return "\n".join("  ".join(f"{cell:<{width}}" for cell, width in zip(line, widths, strict=True)).rstrip()
-                     for line in cells)  # fmt: skip
+    cells = [[_cell(name, row.get(name)) for name in names] for row in rows]
+    return format_table([name.replace("_bytes", "_MB") for name in names], cells)
 
 
 def _cell(name: str, value: Any) -> str:

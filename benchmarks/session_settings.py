@@ -128,7 +128,7 @@ def builtin_graphs(root: Path, folder: Path) -> Iterator[dict[str, Any]]:
     manifest = bundle.manifest
     defaults, geometry = manifest.defaults, manifest.geometry
     sizes = {
-        "B": 2, "L": manifest.text.max_sequence_length, "K": 4,
+        "B": 2, "L": manifest.symbol_ranges["L"][1], "K": 4,
         "F": (defaults.num_frames - 1) // geometry.vae_scale_factor_temporal + 1,
         "h": defaults.height // geometry.vae_scale_factor_spatial,
         "w": defaults.width // geometry.vae_scale_factor_spatial,
@@ -143,6 +143,7 @@ def builtin_graphs(root: Path, folder: Path) -> Iterator[dict[str, Any]]:
 
 
 def width_13b_graphs(folder: Path, model: dict[str, int], sizes: dict[str, int]) -> list[dict[str, Any]]:
+    """Writes a denoiser of the width of Wan 1.3B; each of its graphs with its feeds."""
     make_denoiser(folder, model, sizes)
     feeds = str(folder / "feeds.npz")
     return [
@@ -164,6 +165,7 @@ def busy(processes: int) -> Iterator[None]:
 
 
 def measure(graph: dict[str, Any], setting: str, threads: int, rounds: int) -> Answer:
+    """A row of the table: one graph with one setting, in a process of its own for each round."""
     row = {"graph": graph["name"], "setting": setting}
     with tempfile.TemporaryDirectory() as folder:
         spec = graph | {"setting": setting, "threads": threads, "optimized": f"{folder}/optimized.onnx"}
@@ -192,6 +194,7 @@ def measure_in_turn(graph: dict[str, Any], settings: list[str], threads: int, ro
 
 
 def main() -> None:
+    """Runs what the command line asks for."""
     parser = arguments(__doc__, default_rounds=2)
     parser.add_argument(
         "--setting", nargs="+", metavar="NAME", choices=SETTINGS, default=list(SETTINGS),

@@ -31,8 +31,9 @@ from typing import Any
 
 import msgspec
 import numpy as np
-from mutoscope.bundle.bundle import TOKENIZER, Bundle, Geometry, Graph, Text, write_manifest
-from mutoscope.values.checks import memory_size
+from mutoscope.bundle.bundle import TOKENIZER, Bundle, write_manifest
+from mutoscope.bundle.manifest import Draw, Geometry, Graph
+from mutoscope.values.parameters import BYTES
 from mutoscope_bench import page_cache
 from mutoscope_bench.cases import PROMPT
 from mutoscope_bench.measuring import Answer, MeasurementError, PeakMemory, Run, measure_once, serve
@@ -67,11 +68,12 @@ STAGES: list[tuple[str, list[str], int, int]] = [
 
 def make_bundle(folder: Path) -> None:
     """A bundle around graphs of real size; its tokenizer and settings are those of the built-in one."""
-    from mutoscope_export.families.wan import sources, vae
+    from mutoscope_export.families.wan import vae
+    from mutoscope_export.families.wan.graph_sources import text_to_video
 
     graphs: list[Graph] = []
     network, component, halo = None, None, 0
-    for source in sources([PRECISION]):
+    for source in text_to_video([PRECISION]):
         if source.component != component:
             component = source.component
             network = make_network(component, NETWORKS[component])
@@ -83,8 +85,10 @@ def make_bundle(folder: Path) -> None:
             form.precision
         ]
     shutil.copy(BUILTIN_BUNDLE / TOKENIZER, folder)
+    built_in = Bundle.open(BUILTIN_BUNDLE, verify=False).manifest
+    [prompt] = built_in.conditionings
     manifest = msgspec.structs.replace(
-        Bundle.open(BUILTIN_BUNDLE, verify=False).manifest,
+        built_in,
         graphs=tuple(graphs),
         geometry=Geometry(
             latent_channels=LATENT_CHANNELS,
@@ -94,7 +98,8 @@ def make_bundle(folder: Path) -> None:
             max_patches=1024,
             vae_decoder_halo=halo,
         ),
-        text=Text(max_sequence_length=MAX_SEQUENCE_LENGTH, width=NETWORKS["text_encoder"]["d_model"], pad_token_id=0),
+        conditionings=(msgspec.structs.replace(prompt, max_sequence_length=MAX_SEQUENCE_LENGTH),),
+        draws=(Draw(input="latents", shape=(LATENT_CHANNELS, "F", "h", "w")),),
         preview=None,
         demonstration=None,
     )
@@ -150,7 +155,7 @@ def load_pipeline(spec: dict[str, Any]) -> Run:
                     pass
             stages[list(stages)[-1]] |= memory.so_far()
             for stage, seconds in stream.times.seconds.items():
-                stages[stage] |= {"elapsed_s": round(seconds, 2), "way": stream.plan.memory[stage]["way"]}
+                stages[stage] |= {"elapsed_s": round(seconds, 2), "option": stream.plan.memory.options[stage].name}
         return {"stages": stages}
 
     return run
@@ -159,8 +164,8 @@ def load_pipeline(spec: dict[str, Any]) -> Run:
 def measure_pipeline(bundle: Path, limit: str, threads: int) -> Iterator[Answer]:
     """The stages of a run under a limit: to the planner, and where there are control groups to the kernel."""
     forget_pages(bundle)
-    with control_group(memory_size("limit", limit)) as group:
-        spec = {"bundle": str(bundle), "threads": threads, "options": {"memory_limit": limit}}
+    with control_group(BYTES.read(limit)) as group:
+        spec = {"bundle": str(bundle), "threads": threads, "options": {"memory_limit": BYTES.read(limit)}}
         try:
             first, _ = measure_once(__spec__.name, spec | {"group": str(group) if group else None})
         except MeasurementError as error:
@@ -179,7 +184,7 @@ def generate(bundle: Path, limit: str, threads: int, folder: Path) -> Answer:
         command += [f"--{name.replace('_', '-')}", str(value)]
     forget_pages(bundle)
     started = time.perf_counter()
-    with control_group(memory_size("limit", limit)) as group:
+    with control_group(BYTES.read(limit)) as group:
         enter = None if group is None else partial((group / "cgroup.procs").write_text, "0")
         done = subprocess.run(command, capture_output=True, text=True, preexec_fn=enter)
         row = {"limit": limit, "enforced": group is not None, "exit_code": done.returncode}
@@ -224,6 +229,7 @@ def forget_pages(folder: Path) -> None:
 
 
 def main() -> None:
+    """Runs what the command line asks for."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--output", type=Path, help="JSON file for the result")
     parser.add_argument("--threads", type=int, default=usable_cores())

@@ -17,7 +17,6 @@ import ast
 import contextlib
 import io
 import json
-import math
 import re
 import statistics
 import time
@@ -31,7 +30,9 @@ import mutoscope
 import numpy as np
 import torch
 from diffusers import WanPipeline
-from mutoscope_bench.machine import describe
+from mutoscope.bundle.contract import CONDITION, DENOISE
+from mutoscope_bench import difference
+from mutoscope_bench.machine_facts import describe
 from numpy.typing import NDArray
 
 from .prompt_following import ASPECTS, FIRST_UNSEEN_SEED, choose_scenes, judge
@@ -74,28 +75,34 @@ DIFFUSERS: dict[str, tuple[str, dict[str, Any]] | None] = {
 
 
 class Ours:
+    """The bundle, with each setting of ours."""
+
     name = "mutoscope"
 
     def __init__(self, bundle: Path, threads: int) -> None:
         self.pipeline = mutoscope.Pipeline.load(bundle, precision="fp32", threads=threads)
 
     def settings(self) -> list[str]:
+        """The names of what it can be asked for."""
         return list(OURS)
 
     def make(self, setting: str, prompt: str, seed: int) -> tuple[Clip, dict[str, float]]:
+        """The frames f32 `[T, H, W, 3]` of one prompt in levels, and what they took: calls and seconds."""
         started = time.perf_counter()
         with self.pipeline.stream(prompt, seed=seed, **OURS[setting]) as stream:
             frames = np.concatenate(list(stream))
         seconds = time.perf_counter() - started
         facts = {
-            "calls": len(stream.plan.timesteps),
-            "denoiser_s": stream.times.seconds["denoiser"] + stream.times.seconds["text_encoder"],
+            "calls": len(stream.plan.schedule.timesteps),
+            "denoiser_s": stream.times.seconds[DENOISE] + stream.times.seconds[CONDITION],
             "total_s": seconds,
         }
         return frames.astype(np.float32), facts
 
 
 class Diffusers:
+    """The checkpoint in Diffusers, with each of its caches."""
+
     name = "diffusers"
 
     def __init__(self, checkpoint: Path, plan: mutoscope.Plan) -> None:
@@ -103,17 +110,19 @@ class Diffusers:
         self.pipeline = WanPipeline.from_pretrained(checkpoint, dtype=torch.float32)
         self.pipeline.set_progress_bar_config(disable=True)
         names = ("height", "width", "num_frames", "num_inference_steps", "guidance_scale", "max_sequence_length")
-        self.request = {name: getattr(plan, name) for name in names}
+        self.request = {name: getattr(plan.to_request(), name) for name in names}
         self.calls = 0
         transformer = self.pipeline.transformer
         transformer.blocks[-1].ffn.register_forward_pre_hook(self._count)
-        self.branches = len(plan.guidance_weights)
+        self.branches = len(plan.guidance.weights)
         self.mag_ratios = self._calibrated(plan)
 
     def settings(self) -> list[str]:
+        """The names of what it can be asked for."""
         return list(DIFFUSERS)
 
     def make(self, setting: str, prompt: str, seed: int) -> tuple[Clip, dict[str, float]]:
+        """The frames f32 `[T, H, W, 3]` of one prompt in levels, and what they took: calls and seconds."""
         transformer = self.pipeline.transformer
         if (chosen := DIFFUSERS[setting]) is not None:
             transformer.enable_cache(self._config(*chosen))
@@ -152,10 +161,10 @@ class Diffusers:
     def _calibrated(self, plan: mutoscope.Plan) -> list[float]:
         """What MagCache asks for: how much the residual grows from step to step, in one whole run."""
         transformer, printed = self.pipeline.transformer, io.StringIO()
-        steps = plan.num_inference_steps
+        steps = plan.schedule.num_inference_steps
         transformer.enable_cache(diffusers.MagCacheConfig(calibrate=True, num_inference_steps=steps))
         with contextlib.redirect_stdout(printed):
-            self._run(plan.prompt, plan.seed)
+            self._run(plan.conditions.prompt, plan.seed)
         transformer.disable_cache()
         found = re.search(r"^\[.*\]$", printed.getvalue(), re.MULTILINE)
         return list(ast.literal_eval(found.group())) if found else [1.0] * steps
@@ -166,8 +175,7 @@ class Diffusers:
 
 def psnr_db(given: Clip, expected: Clip) -> float:
     """Of clips in levels; 99 for equal ones."""
-    error = float(np.square(given.astype(np.float64) - expected).mean())
-    return 99.0 if error == 0 else min(99.0, 10 * math.log10(255**2 / error))
+    return min(99.0, difference.psnr_db(given, expected))
 
 
 def measure(sides: list[Any], count: int, keep: Callable[[list[dict[str, Any]]], None], rows: list[Any]) -> None:
@@ -256,6 +264,7 @@ def publish(summary: list[dict[str, Any]], document: Path) -> None:
 
 
 def main() -> None:
+    """Runs what the command line asks for."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--count", type=int, default=60, help="prompts")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
@@ -277,8 +286,8 @@ def main() -> None:
         "machine": describe(),
         "bundle_sha256": plan.bundle_sha256,
         "count": arguments.count,
-        "num_inference_steps": plan.num_inference_steps,
-        "guidance_scale": plan.guidance_scale,
+        "num_inference_steps": plan.schedule.num_inference_steps,
+        "guidance_scale": plan.guidance.scale,
         "threads": arguments.threads,
     }
 

@@ -20,12 +20,14 @@ import torch
 from diffusers import WanTransformer3DModel
 from mutoscope import Pipeline
 from mutoscope_bench.cases import PROMPT
-from mutoscope_bench.machine import describe
+from mutoscope_bench.implementation import text_width
+from mutoscope_bench.machine_facts import describe
 
 WARM_UP_STEPS = 3
 
 
 def main() -> int:
+    """Runs what the command line asks for."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.torch_step", description=__doc__.splitlines()[0])
     parser.add_argument("--bundle", type=Path, help="that says the sizes (default: the built-in one)")
     parser.add_argument("--checkpoint", type=Path, required=True, help="that the bundle was exported from")
@@ -45,15 +47,15 @@ def _step(arguments: argparse.Namespace, compiled: bool) -> dict[str, Any]:
     given = {name: getattr(arguments, name) for name in ("height", "width", "num_frames")}
     with Pipeline.load(arguments.bundle, backend="onnxruntime") as pipeline:
         plan = pipeline.plan(PROMPT, **{name: value for name, value in given.items() if value is not None})
-        width = pipeline.bundle.manifest.text.width
-    branches = len(plan.guidance_weights)
+        width = text_width(pipeline.bundle)
+    branches = len(plan.guidance.weights)
     model = WanTransformer3DModel.from_pretrained(arguments.checkpoint / "transformer", torch_dtype=torch.bfloat16)
     model = model.eval().to("cuda")
     if compiled:
         model.compile(mode="max-autotune-no-cudagraphs")
     like = {"device": "cuda", "dtype": torch.bfloat16}
-    latents = torch.randn(branches, *plan.latents_shape, **like)
-    embeds = torch.randn(branches, plan.max_sequence_length, width, **like)
+    latents = torch.randn(branches, *plan.geometry.latents_shape, **like)
+    embeds = torch.randn(branches, plan.conditions.lengths["L"], width, **like)
     timestep = torch.full((branches,), 500.0, device="cuda")
     seconds = []
     with torch.no_grad():

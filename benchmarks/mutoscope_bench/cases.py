@@ -60,6 +60,10 @@ class Case:
     left_out: Mapping[str, str] = field(default_factory=dict)  # implementation to why
 
 
+class UnmeasurableError(Exception):
+    """A case cannot be prepared; the message says why and what to do."""
+
+
 DEFAULT_CLIP = "default-clip"
 CASES = {
     case.name: case

@@ -7,7 +7,8 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from mutoscope.commands.arguments import Parser, add_bundle, add_fields, given, no_such
+from mutoscope.codec import to_plain
+from mutoscope.commands.arguments import Parser, add_bundle, add_fields, given
 from mutoscope.errors import RequestError
 from mutoscope.output.destination import find_place
 from mutoscope.output.encoders import silence
@@ -16,15 +17,16 @@ from mutoscope.progress import Progress
 from mutoscope.request import RuntimeOptions, VideoRequest
 from mutoscope.terminal import tell
 from mutoscope.values import checks
+from mutoscope.values.parameters import no_such
 from mutoscope_engines.backends import AUTO, BACKENDS, JOINED_BY
 
-from . import comparison, machine
+from . import comparison, machine_facts
 from .cases import CASES, COMPARED, DEFAULT_CLIP, PROMPT, SEED
 from .implementations import PEERS
 from .options import SCENARIOS, Options
 from .report import write_report
 from .result import Result, read_result, write_result
-from .session import run
+from .run import run
 from .table import describe, describe_changes
 
 SLOWER = 1  # the exit code of a regression
@@ -33,6 +35,7 @@ ALL = "all"  # peers
 
 
 def main(argv: Sequence[str]) -> int:
+    """`mutoscope bench`. Returns the exit code."""
     arguments = _parser().parse(argv)
     options = _options(arguments)
     for path in filter(None, (arguments.json, arguments.html)):  # before minutes of measuring
@@ -40,7 +43,7 @@ def main(argv: Sequence[str]) -> int:
         find_place(path, is_folder=False)
     old = read_result(arguments.compare) if arguments.compare else None
     if old is not None:
-        comparison.refuse_other_machine(machine.describe(), old, arguments.compare)
+        comparison.refuse_other_machine(machine_facts.describe(), old, arguments.compare)
         comparison.refuse_other_settings(options.settings(), options.scenario, old, arguments.compare)
     silence()
 
@@ -105,7 +108,11 @@ def _parser() -> Parser:
 
 
 def _options(arguments: argparse.Namespace) -> Options:
-    """Raises `RequestError` for a name that there is not."""
+    """What the flags ask for.
+
+    Raises:
+        RequestError: there is nothing of a given name; lists the nearest.
+    """
     against = tuple(filter(None, arguments.against.split(",")))
     cases = tuple(dict.fromkeys(arguments.case)) or (COMPARED if against and not arguments.bundle else (DEFAULT_CLIP,))
     for what, names, known in (
@@ -136,6 +143,6 @@ def _options(arguments: argparse.Namespace) -> Options:
         threads=threads,
         quick=arguments.quick,
         models=arguments.models,
-        request=given(arguments, VideoRequest),
-        runtime=runtime,
+        request=to_plain(given(arguments, VideoRequest)),
+        runtime=to_plain(runtime),
     )

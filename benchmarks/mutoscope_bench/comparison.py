@@ -12,8 +12,9 @@ from typing import Any
 from mutoscope.errors import RequestError
 
 from .implementations import OURS
-from .result import MAIN_STAGES, Result, Row
-from .statistics import slowed_beyond_noise
+from .result import Result, Row
+from .stages import MAIN_STAGES
+from .timing import slowed_beyond_noise
 
 # Smaller changes are not worth stopping for, however quiet the machine; of what was measured once or twice, nothing
 # tells the noise.
@@ -40,11 +41,16 @@ class Change:
 
     @property
     def ratio(self) -> float:
+        """Above 1, it grew."""
         return self.new / self.old
 
 
 def refuse_other_machine(machine: dict[str, Any], old: Result, path: object) -> None:
-    """Raises `RequestError` when the older result is of another machine; says what differs."""
+    """Compares the facts that times depend on.
+
+    Raises:
+        RequestError: the older result is of another machine; says what differs.
+    """
     differing = [name for name in SAME_MACHINE if name in old.machine and machine.get(name) != old.machine[name]]
     if differing:
         facts = "; ".join(f"{name}: {old.machine[name]} then, {machine.get(name)} now" for name in differing)
@@ -55,7 +61,11 @@ def refuse_other_machine(machine: dict[str, Any], old: Result, path: object) -> 
 
 
 def refuse_other_settings(settings: dict[str, Any], scenario: str, old: Result, path: object) -> None:
-    """Raises `RequestError` when the older result did other work."""
+    """Compares what was asked for.
+
+    Raises:
+        RequestError: the older result did other work.
+    """
     then = old.settings | {"scenario": old.scenario}
     now = settings | {"scenario": scenario}
     for name in (*SAME_SETTINGS, "scenario"):

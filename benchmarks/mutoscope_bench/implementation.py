@@ -7,16 +7,15 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass, replace
-from fractions import Fraction
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-import msgspec
 import numpy as np
+from mutoscope.bundle.bundle import Bundle
+from mutoscope.bundle.interface import interface_of
 from mutoscope.errors import RequestError
 from mutoscope.planning.plan import Plan
-from mutoscope.values.frame_rates import parse_frame_rate
 from numpy.typing import NDArray
 
 from .measuring import Run
@@ -40,18 +39,12 @@ class Work:
     runtime: dict[str, Any]  # fields of `RuntimeOptions` that were given
 
     def to_dict(self) -> dict[str, Any]:
+        """As JSON has it; `work_of` is the way back."""
         return asdict(self)
 
     def planned(self) -> Plan:
         """The plan again, for what takes one, such as the writer of videos."""
-        return msgspec.convert(self.plan, Plan, dec_hook=_frame_rate)
-
-
-def _frame_rate(kind: type, value: Any) -> Any:
-    """The only type of a plan that JSON lacks."""
-    if kind is Fraction:
-        return parse_frame_rate(value)
-    raise NotImplementedError(f"a plan has no {kind}")
+        return Plan.from_dict(self.plan)
 
 
 @dataclass(frozen=True)
@@ -63,6 +56,13 @@ class Variant:
 
     def __str__(self) -> str:
         return f"{self.implementation} {self.precision}"
+
+
+def text_width(bundle: Bundle) -> int:
+    """D of a prompt as the denoiser takes it."""
+    manifest = bundle.manifest
+    parts = manifest.graphs_of(manifest.experts[0].role, manifest.precisions()[0])
+    return int(interface_of(parts).inputs["prompt_embeds"].shape[-1])
 
 
 class Implementation(ABC):
@@ -122,10 +122,6 @@ def batch_plans(work: Work) -> Iterator[tuple[int, Path]]:
         yield work.plan["seed"] + index, file.with_name(f"{file.stem}-{index}{file.suffix}")
 
 
-def with_seed(plan: Plan, seed: int) -> Plan:
-    return replace(plan, seed=seed)
-
-
 def needs_checkpoint(work: Work) -> str | None:
     """Why a peer that reads checkpoints cannot work without one."""
     if work.checkpoint is None:
@@ -134,7 +130,11 @@ def needs_checkpoint(work: Work) -> str | None:
 
 
 def work_of(values: Mapping[str, Any]) -> Work:
-    """The work again, from what a process was given."""
+    """The work again, from what a process was given.
+
+    Raises:
+        RequestError: a field is missing or unknown.
+    """
     try:
         return Work(**values)
     except TypeError as error:

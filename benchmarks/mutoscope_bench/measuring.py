@@ -73,15 +73,13 @@ class Worker:
 
     def close(self) -> None:
         """Lets it end. Closing it again does nothing."""
-        if self._process.returncode is not None:
-            return
-        with suppress(BrokenPipeError):
+        if self._process.stdout is not None and not self._process.stdout.closed:
             self._process.communicate()
 
     def kill(self) -> None:
         """Ends it whatever it does."""
         self._process.kill()
-        self._process.wait()
+        self.close()
 
     def _answer(self) -> Answer:
         assert self._process.stdout is not None
@@ -147,6 +145,7 @@ class PeakMemory:
             time.sleep(0.02)
 
     def so_far(self) -> Answer:
+        """Both peaks in bytes, `peak_rss_bytes` and `peak_anonymous_bytes`."""
         return {"peak_rss_bytes": peak_memory_bytes(), "peak_anonymous_bytes": self._anonymous}
 
     def restart(self) -> None:

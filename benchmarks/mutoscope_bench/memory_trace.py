@@ -27,10 +27,12 @@ class MemoryTrace:
         self._thread: threading.Thread | None = None
 
     def start(self, pid: int) -> None:
+        """Watches the process `pid` from now on."""
         self._thread = threading.Thread(target=self._watch, args=(pid, time.monotonic()), daemon=True)
         self._thread.start()
 
     def stop(self) -> None:
+        """Ends watching; `points` and `device_bytes` stay."""
         self._done.set()
         if self._thread is not None:
             self._thread.join()
@@ -44,6 +46,7 @@ class MemoryTrace:
 
     @property
     def device_bytes(self) -> int | None:
+        """The most that all GPUs held more than at first; `None` where nothing tells it."""
         return self._device_most
 
     def _watch(self, pid: int, started: float) -> None:

@@ -16,7 +16,8 @@ class _Memory(ctypes.Structure):
 
 
 @cache
-def _library() -> Any:
+def open_library() -> Any:
+    """NVIDIA's management library, or `None` where there is no driver."""
     try:
         library = ctypes.CDLL("nvml.dll" if sys.platform == "win32" else "libnvidia-ml.so.1")
     except OSError:
@@ -26,7 +27,7 @@ def _library() -> Any:
 
 @cache
 def _devices() -> tuple[Any, ...]:
-    library = _library()
+    library = open_library()
     count = ctypes.c_uint(0)
     if library is None or library.nvmlDeviceGetCount_v2(ctypes.byref(count)):
         return ()
@@ -39,10 +40,11 @@ def _devices() -> tuple[Any, ...]:
 
 
 def gpu_names() -> list[str]:
+    """The names of all NVIDIA GPUs; none where the driver is not there."""
     names = []
     for device in _devices():
         name = ctypes.create_string_buffer(96)
-        if _library().nvmlDeviceGetName(device, name, ctypes.c_uint(96)) == 0:
+        if open_library().nvmlDeviceGetName(device, name, ctypes.c_uint(96)) == 0:
             names.append(name.value.decode(errors="replace"))
     return names
 
@@ -50,7 +52,7 @@ def gpu_names() -> list[str]:
 def driver_version() -> str | None:
     """Such as "580.95.05"; `None` without a GPU."""
     version = ctypes.create_string_buffer(80)
-    if not _devices() or _library().nvmlSystemGetDriverVersion(version, ctypes.c_uint(80)):
+    if not _devices() or open_library().nvmlSystemGetDriverVersion(version, ctypes.c_uint(80)):
         return None
     return version.value.decode(errors="replace")
 
@@ -59,7 +61,7 @@ def used_bytes() -> int | None:
     """Of all GPUs, by all programs; `None` without a GPU."""
     total, memory = 0, _Memory()
     for device in _devices():
-        if _library().nvmlDeviceGetMemoryInfo(device, ctypes.byref(memory)) == 0:
+        if open_library().nvmlDeviceGetMemoryInfo(device, ctypes.byref(memory)) == 0:
             total += memory.used
     return total if _devices() else None
 
@@ -69,7 +71,7 @@ def energy_j() -> float | None:
     total = 0.0
     for device in _devices():
         millijoules = ctypes.c_ulonglong(0)
-        if _library().nvmlDeviceGetTotalEnergyConsumption(device, ctypes.byref(millijoules)):
+        if open_library().nvmlDeviceGetTotalEnergyConsumption(device, ctypes.byref(millijoules)):
             return None  # older than Volta
         total += millijoules.value / 1000
     return total if _devices() else None

@@ -46,4 +46,5 @@ class Options:
 
     @property
     def batch(self) -> int:
+        """How many videos a clip makes in the scenario."""
         return BATCH if self.scenario == "Offline" else 1

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import atexit
 import hashlib
 import time
 from collections.abc import Iterator
+from contextlib import ExitStack
 from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
@@ -13,21 +15,31 @@ from typing import IO, Any
 import numpy as np
 from mutoscope import Pipeline
 from mutoscope.bundle.bundle import Bundle
+from mutoscope.bundle.contract import DECODE, DENOISE
 from mutoscope.output.encoders import silence
+from mutoscope.output.frames import Frames
 from mutoscope.output.video import write_video
 from mutoscope.planning.execution import Execution
 from mutoscope.planning.plan import Plan
-from mutoscope.request import RuntimeOptions
+from mutoscope.request import RuntimeOptions, VideoRequest
+from mutoscope.running.decode import decode
+from mutoscope.running.denoise import StepEvent
 from mutoscope.running.loaded import LoadedGraphs
-from mutoscope.running.stages import Frames, StepEvent, decode
+from mutoscope_engines.backends import JOINED_BY
 from mutoscope_engines.session import Tensor
 from numpy.typing import NDArray
 
 from .implementation import Implementation, Work, batch_plans, decode_latents, forward_feeds
 from .measuring import Answer, Run
+from .stages import STAGES
+
+_loaded = ExitStack()  # what a process of the benchmark loads, it holds until it ends
+atexit.register(_loaded.close)
 
 
 class Ours(Implementation):
+    """Mutoscope with one backend, or with the fastest of several."""
+
     variants = ()  # those of the bundle
 
     def __init__(self, backend: str) -> None:
@@ -42,19 +54,21 @@ class Ours(Implementation):
         return None
 
     def cannot(self, work: Work, precision: str) -> str | None:
-        there = Bundle.open(work.bundle, verify=False).manifest.precisions("denoiser")
+        there = Bundle.open(work.bundle, verify=False).manifest.precisions()
         return None if precision in there else f"the bundle has no graphs in {precision}; it has {', '.join(there)}"
 
     def load(self, work: Work, precision: str) -> Run:
-        options = work.runtime | {"backend": self._backend, "precision": precision, "threads": work.threads}
-        return {"clip": _load_clip, "forward": _load_forward, "decode": _load_decode}[work.kind](work, options)
+        given = {"precision": precision, "threads": work.threads}
+        load = {"clip": _load_clip, "forward": _load_forward, "decode": _load_decode}[work.kind]
+        options = RuntimeOptions.from_dict(work.runtime | given)  # whose backends a peer may have added to
+        return load(work, replace(options, backend=tuple(self._backend.split(JOINED_BY))))
 
 
-def _load_clip(work: Work, options: dict[str, Any]) -> Run:
+def _load_clip(work: Work, options: RuntimeOptions) -> Run:
     """The way of `mutoscope generate`: frames go to the encoder as they are decoded."""
     silence()
-    pipeline = Pipeline.load(work.bundle, **options)
-    pipeline.preload(**work.request)
+    pipeline = _loaded.enter_context(Pipeline(Bundle.open(work.bundle), options))
+    pipeline.preload(VideoRequest.from_dict(work.request))
     output = _Output(work)
 
     def run() -> Answer:
@@ -71,7 +85,7 @@ def _clip(pipeline: Pipeline, work: Work, seed: int, file: Path, output: _Output
     marks: list[float] = []
 
     def on_stage(stage: str) -> None:
-        if stage == "denoiser":
+        if stage == DENOISE:
             marks.append(time.perf_counter())
 
     def on_step(event: StepEvent) -> None:
@@ -87,18 +101,13 @@ def _clip(pipeline: Pipeline, work: Work, seed: int, file: Path, output: _Output
             output.take(chunk)
             yield chunk
 
-    request = work.request | {"seed": seed}
-    with pipeline.stream(**request, on_step=on_step, on_stage=on_stage) as stream:
-        write_video(file, watched(stream), stream.plan)
+    request = VideoRequest.from_dict(work.request | {"seed": seed})
+    with pipeline.stream(request, on_step=on_step, on_stage=on_stage) as stream:
+        write_video(file, watched(stream), stream.plan.header)
     elapsed = time.perf_counter() - started
     seconds = stream.times.seconds
-    stages = {
-        "text_encoder": seconds["text_encoder"],
-        "denoiser": seconds["denoiser"],
-        "decode": seconds["vae_decoder"],
-        "first_frame": first_frame[0],
-        "encode": elapsed - sum(seconds.values()),
-    }
+    stages = {name: seconds[stage.of_runtime] for name, stage in STAGES.items() if stage.of_runtime}
+    stages |= {"first_frame": first_frame[0], "encode": elapsed - sum(seconds.values())}
     return {"stages": stages, "steps": [later - earlier for earlier, later in pairwise(marks)]}
 
 
@@ -129,29 +138,32 @@ class _Output:
             self.sha256 = self._hash.hexdigest()
 
 
-def _graphs(work: Work, options: dict[str, Any]) -> tuple[LoadedGraphs, Plan]:
+def _graphs(work: Work, options: RuntimeOptions) -> tuple[LoadedGraphs, Plan]:
     """What the stages run on, all of it kept loaded, and a plan for this backend."""
-    runtime = RuntimeOptions(**options)
-    with Pipeline.load(work.bundle, **options) as pipeline:
-        plan = pipeline.plan(**work.request)
-    bundle = Bundle.open(work.bundle, verify=False)
-    execution = Execution.choose(runtime, bundle)
-    longer = replace(plan, keep_loaded=True, max_sequence_length=work.text_tokens or plan.max_sequence_length)
-    return LoadedGraphs(bundle, execution), longer
+    bundle = Bundle.open(work.bundle)
+    with Pipeline(bundle, options) as pipeline:
+        plan = pipeline.plan(VideoRequest.from_dict(work.request))
+    execution = Execution.choose(options, bundle)
+    lengths = plan.conditions.lengths | ({"L": work.text_tokens} if work.text_tokens else {})
+    conditions, memory = replace(plan.conditions, lengths=lengths), replace(plan.memory, keep_loaded=True)
+    graphs = LoadedGraphs(bundle, execution)
+    _loaded.callback(graphs.close)
+    return graphs, replace(plan, conditions=conditions, memory=memory)
 
 
-def _load_forward(work: Work, options: dict[str, Any]) -> Run:
+def _load_forward(work: Work, options: RuntimeOptions) -> Run:
     """The denoiser's graph; with these matrices its next state is the guided velocity and nothing else."""
     graphs, plan = _graphs(work, options)
-    rows, weights = plan.state_rows, np.asarray(plan.guidance_weights, np.float32)
+    rows, weights = plan.schedule.state_rows, np.asarray(plan.guidance.weights, np.float32)
     unfed: dict[str, Any] = {
         **forward_feeds(work),
-        "state": np.zeros((rows, *plan.latents_shape), np.float32),
+        "state": np.zeros((rows, *plan.geometry.latents_shape), np.float32),
         "solver_a": np.zeros((rows, rows), np.float32),
         "solver_b": np.eye(1, rows, dtype=np.float32)[0],
     }
-    borrowed = graphs.use("denoiser", replace(plan, branches_per_call=len(weights)))
-    call = borrowed.__enter__()  # for the life of this process
+    together = replace(plan.memory.options[DENOISE], branches_per_call=len(weights))
+    memory = replace(plan.memory, options=plan.memory.options | {DENOISE: together})
+    call = _loaded.enter_context(graphs.use("denoiser", replace(plan, memory=memory)))
 
     def run() -> Answer:
         started = time.perf_counter()
@@ -170,9 +182,9 @@ def _load_forward(work: Work, options: dict[str, Any]) -> Run:
     return run
 
 
-def _load_decode(work: Work, options: dict[str, Any]) -> Run:
+def _load_decode(work: Work, options: RuntimeOptions) -> Run:
     graphs, plan = _graphs(work, options)
-    graphs.preload(plan, ("vae_decoder",))
+    graphs.preload(plan, (DECODE,))
     latents = decode_latents(work)
     output = _Output(work)
 

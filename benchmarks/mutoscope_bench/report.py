@@ -16,21 +16,21 @@ from . import svg
 from .cases import CASES
 from .implementations import OURS
 from .report_style import STYLE
-from .result import STAGES, RatioRow, Result, Row, Series
+from .result import RatioRow, Result, Row, Series
+from .stages import STAGES
 from .table import by_implementation, compared_of_ours, main_row, ratios_of, seconds_text
 
 # The stretches of a whole run, in the order in which they happen, and how a reader knows them.
-_STRETCHES = {
-    "text_encoder": "text encoding",
-    "denoiser": "denoising",
-    "decode": "decoding",
-    "encode": "encoding the file",
-}
+_STRETCHES = {name: stage.stretch for name, stage in STAGES.items() if stage.stretch}
 _LINE_KINDS = 9  # colours of the style sheet for peers
 
 
 def write_report(path: Path, result: Result) -> None:
-    """Raises `OutputError` where the file cannot be written."""
+    """Writes the page.
+
+    Raises:
+        OutputError: the file cannot be written.
+    """
     try:
         path.write_text(html(result), encoding="utf-8", newline="\n")
     except OSError as error:
@@ -256,9 +256,8 @@ def _details(result: Result, case: str, rows: Sequence[Row]) -> str:
 
 def _glossary(rows: Sequence[Row]) -> str:
     there = {row.stage for row in rows}
-    return "; ".join(
-        f"<em>{stage.replace('_', ' ')}</em>, {escape(meaning)}" for stage, meaning in STAGES.items() if stage in there
-    )
+    meanings = {name: stage.meaning for name, stage in STAGES.items() if name in there}
+    return "; ".join(f"<em>{name.replace('_', ' ')}</em>, {escape(text)}" for name, text in meanings.items())
 
 
 def _foot(result: Result) -> str:

@@ -1,5 +1,7 @@
 """The style sheet of the report: light, dark and on paper. Colours of ours are blue, those of others are not."""
 
+from __future__ import annotations
+
 _PEERS = ["#c2410c", "#a16207", "#4d7c0f", "#0f766e", "#7e22ce", "#be185d", "#57534e", "#b91c1c", "#0369a1"]
 _PEERS_DARK = ["#fb923c", "#facc15", "#a3e635", "#2dd4bf", "#c084fc", "#f472b6", "#a8a29e", "#f87171", "#38bdf8"]
 _OURS = ["#1d4ed8", "#3b82f6", "#1e3a8a", "#60a5fa"]

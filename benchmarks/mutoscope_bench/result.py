@@ -13,28 +13,9 @@ from typing import Any
 import msgspec
 from mutoscope.errors import OutputError, RequestError
 
-from .statistics import percentile, spread
+from .timing import percentile, spread
 
 SCHEMA_VERSION = 1
-
-# In the order in which they happen; `forward` is of cases that are one network alone, `decode` also of such.
-STAGES = {
-    "import": "importing the libraries, in a fresh process",
-    "load_cold": "loading the model, its files not in the page cache",
-    "load_warm": "loading the model, its files in the page cache",
-    "first_run": "the first run after loading: warms up, and compiles where something is compiled",
-    "text_encoder": "encoding the prompt",
-    "step": "one denoising step",
-    "denoiser": "all denoising steps",
-    "decode": "latents to frames",
-    "first_frame": "from the request to the first frame in hand",
-    "encode": "frames into a file",
-    "whole_run": "from the request to the finished file",
-    "batch": "all videos of a batch, from the request to the last finished file",
-    "forward": "one forward of the denoiser, all guidance branches",
-}
-
-MAIN_STAGES = ("whole_run", "batch", "forward", "decode")  # that are the whole work of a case
 
 
 class _Part(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -99,6 +80,8 @@ class Noise(_Part, frozen=True):
 
 
 class Result(_Part, frozen=True):
+    """Everything that a run of the benchmark found, and what it ran on."""
+
     schema_version: int
     mutoscope: str
     started: str  # ISO 8601, UTC
@@ -129,7 +112,11 @@ def _rounded(value: float) -> float:
 
 
 def write_result(path: Path, result: Result) -> None:
-    """Raises `OutputError` where the file cannot be written."""
+    """Writes the result as JSON.
+
+    Raises:
+        OutputError: the file cannot be written.
+    """
     content = msgspec.json.format(msgspec.json.encode(result), indent=1)
     try:
         path.write_bytes(content + b"\n")
@@ -138,7 +125,11 @@ def write_result(path: Path, result: Result) -> None:
 
 
 def read_result(path: Path) -> Result:
-    """Raises `RequestError` for what is no result of this version."""
+    """Reads what `write_result` wrote.
+
+    Raises:
+        RequestError: the file is no result, or one of another version.
+    """
     try:
         content = path.read_bytes()
     except OSError as error:

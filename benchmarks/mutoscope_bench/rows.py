@@ -20,9 +20,7 @@ from .measuring import Answer, Worker
 from .memory_trace import MemoryTrace
 from .options import BATCH
 from .result import RatioRow, Row, Series, figures
-from .statistics import paired_ratio
-
-MAIN_STAGE = {"clip": "whole_run", "forward": "forward", "decode": "decode"}
+from .timing import paired_ratio
 
 
 @dataclass
@@ -40,10 +38,12 @@ class Runs:
 
     @property
     def first(self) -> Answer:
+        """The answer of the first run, with the times of loading."""
         return self.worker.first
 
 
 def elapsed_s(runs: Runs) -> list[float]:
+    """Seconds of each run after the first."""
     return [answer["elapsed_s"] for answer in runs.answers]
 
 
@@ -85,6 +85,7 @@ def _whole(runs: Runs, main_stage: str) -> dict[str, Any]:
 
 
 def series_of(case: str, runs: Runs) -> Series:
+    """What plots over time show of one variant."""
     steps = [answer["steps"] for answer in runs.answers if answer.get("steps")]
     return Series(
         case=case,

@@ -29,6 +29,8 @@ class Part:
 
 @dataclass(frozen=True)
 class Bar:
+    """A row of a bar chart."""
+
     label: str
     parts: tuple[Part, ...]
     value: str  # what is written behind it
@@ -39,6 +41,8 @@ class Bar:
 
 @dataclass(frozen=True)
 class Line:
+    """A line of a plot. `kind` is a class of the style sheet."""
+
     label: str
     points: tuple[tuple[float, float], ...]
     kind: str
@@ -88,10 +92,9 @@ def lines(
     y_title: str,
     y_text: Callable[[float], str],
     log_x: bool = False,
-    height: int = 250,
 ) -> str:
     """Lines over an axis that may be logarithmic; the other begins at zero."""
-    left, right, top, bottom = 76, 14, 24, 42
+    height, left, right, top, bottom = 250, 76, 14, 24, 42
     values = [point for row in rows for point in row.points if not log_x or point[0] > 0]
     least, most = min(x for x, _ in values), max(x for x, _ in values)
     if most <= least:

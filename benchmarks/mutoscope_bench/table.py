@@ -10,14 +10,8 @@ from mutoscope.values.byte_sizes import format_bytes
 from .cases import CASES
 from .comparison import Change
 from .implementations import OURS
-from .result import MAIN_STAGES, RatioRow, Result, Row
-
-# The stages that a table shows, in this order, where any row has them, and what a column is called.
-_COLUMNS = {
-    "whole_run": "whole run", "batch": "batch", "forward": "forward", "decode": "decode", "text_encoder": "text",
-    "step": "step", "encode": "encode", "first_frame": "1st frame", "first_run": "1st run", "load_warm": "load",
-    "load_cold": "cold load", "import": "import",
-}  # fmt: skip
+from .result import RatioRow, Result, Row
+from .stages import COLUMNS, MAIN_STAGES, STAGES
 
 
 def describe(result: Result) -> str:
@@ -54,6 +48,7 @@ def main_row(rows: Iterable[Row]) -> Row | None:
 
 
 def by_implementation(rows: Iterable[Row]) -> dict[tuple[str, str | None], list[Row]]:
+    """The rows of each implementation and precision, in the order in which they first come."""
     grouped: dict[tuple[str, str | None], list[Row]] = {}
     for row in rows:
         grouped.setdefault((row.implementation, row.precision), []).append(row)
@@ -100,13 +95,14 @@ def _case(result: Result, name: str) -> str:
 
 def _times(result: Result, name: str, rows: Sequence[Row]) -> str:
     stages = {row.stage for row in rows}
-    columns = {stage: title for stage, title in _COLUMNS.items() if stage in stages}
+    columns = [stage for stage in COLUMNS if stage in stages]
     ours = compared_of_ours(result, name)
     ratios = {} if ours is None else {
         (ratio.against, ratio.against_precision): ratio for ratio in ratios_of(result, ours)
     }  # fmt: skip
     throughput = any(row.videos_per_s for row in rows)
-    heads = ["", "", *columns.values(), *(["videos/s"] if throughput else []), "+-", "peak RSS", "error", "PSNR"]
+    stage_heads = [STAGES[stage].column for stage in columns]
+    heads = ["", "", *stage_heads, *(["videos/s"] if throughput else []), "+-", "peak RSS", "error", "PSNR"]
     if ratios:
         heads.append(f"ours ({ours.precision if ours else ''}) is faster by")
     lines = []

@@ -13,11 +13,13 @@ from .measuring import Run, serve
 
 
 def load(spec: dict[str, Any]) -> Run:
+    """Loads the model of `spec`; what it returns runs it, or does nothing where only loading is measured."""
     run = _implementation(spec).load(work_of(spec["work"]), spec["precision"])
     return dict if spec.get("load_only") else run  # a run that does nothing
 
 
 def prepare(spec: dict[str, Any]) -> None:
+    """Imports the libraries and makes what must be there before loading."""
     implementation = _implementation(spec)
     exec(implementation.import_statement, {})
     implementation.prepare(work_of(spec["work"]))

@@ -1,5 +1,7 @@
 """A result made by hand: two implementations of one case, ours four times as fast."""
 
+from __future__ import annotations
+
 from typing import Any
 
 import msgspec

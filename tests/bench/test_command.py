@@ -1,5 +1,7 @@
 """`mutoscope bench`: what is refused before anything is measured, and the exit code of a regression."""
 
+from __future__ import annotations
+
 from collections.abc import Callable
 from pathlib import Path
 
@@ -7,7 +9,7 @@ import pytest
 from mutoscope.cli import main
 from mutoscope.errors import OutputError
 from mutoscope_bench import command as bench
-from mutoscope_bench import machine
+from mutoscope_bench import machine_facts
 from mutoscope_bench.result import Result, read_result, write_result
 
 from tests.bench.results import MACHINE, result
@@ -26,7 +28,7 @@ def measured(monkeypatch: pytest.MonkeyPatch) -> list[bench.Options]:
         return measured
 
     monkeypatch.setattr(bench, "run", run)
-    monkeypatch.setattr(machine, "describe", lambda: MACHINE)
+    monkeypatch.setattr(machine_facts, "describe", lambda: MACHINE)
     return given
 
 
@@ -55,7 +57,7 @@ def test_parameters_of_a_request_and_of_a_pipeline_are_passed_on(measured: list[
     assert main(["bench", "--num-inference-steps", "4", "--threads", "1", "--memory-limit", "8GB"]) == 0
     (options,) = measured
     assert options.request == {"num_inference_steps": 4}
-    assert (options.threads, options.runtime) == (1, {"memory_limit": "8GB"})
+    assert (options.threads, options.runtime) == (1, {"memory_limit": 8_000_000_000})
 
 
 def test_a_comparison_takes_the_cases_of_the_peers_and_a_bundle_its_own_clip(measured: list[bench.Options]) -> None:

@@ -1,5 +1,7 @@
 """The regression gate, both ways."""
 
+from __future__ import annotations
+
 import msgspec
 import pytest
 from mutoscope.errors import RequestError

@@ -1,5 +1,7 @@
 """Workers that fail, and peaks that are counted anew."""
 
+from __future__ import annotations
+
 import os
 import subprocess
 import sys

@@ -1,5 +1,7 @@
 """The JSON is what docs/benchmarking.md says, and nothing else is taken for it."""
 
+from __future__ import annotations
+
 import json
 import re
 from pathlib import Path
@@ -7,7 +9,8 @@ from pathlib import Path
 import msgspec
 import pytest
 from mutoscope.errors import RequestError
-from mutoscope_bench.result import STAGES, RatioRow, Result, Row, Series, read_result, write_result
+from mutoscope_bench.result import RatioRow, Result, Row, Series, read_result, write_result
+from mutoscope_bench.stages import STAGES
 
 from tests.bench.results import result
 

@@ -1,5 +1,7 @@
 """Real libraries on CPUs of older classes than this one: what they find there, and that int8 is as exact on each."""
 
+from __future__ import annotations
+
 import os
 import subprocess
 import sys

@@ -1,5 +1,7 @@
 """What decides whether memory grew."""
 
+from __future__ import annotations
+
 import pytest
 
 from benchmarks.decode_memory import FRAMES, KEPT, OURS, THEIRS, growth, passes

@@ -1,9 +1,11 @@
 """The checkpoint of real size that an export is measured with, small."""
 
+from __future__ import annotations
+
 from pathlib import Path
 
 import pytest
-from mutoscope_export.checkpoint.checkpoint import open_checkpoint
+from mutoscope_export.opening import open_checkpoint
 
 from benchmarks import export_memory
 

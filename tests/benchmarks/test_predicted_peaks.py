@@ -1,14 +1,15 @@
 """Peaks of whole runs from the figures of engines, by hand."""
 
+from __future__ import annotations
+
 import json
 from pathlib import Path
 from typing import Any
 
 import pytest
-from mutoscope.bundle.manifest import TILED
-from mutoscope.planning.footprints import GRAPHS
+from mutoscope.bundle.contract import TILED
 
-from benchmarks.predicted_peaks import peaks, read
+from benchmarks.predicted_peaks import DECODER, peaks, read
 
 SHAPES = "480x832x81"
 
@@ -24,7 +25,7 @@ def engines(file: Path, rows: list[dict[str, Any]], **facts: Any) -> Path:
 def files(tmp_path: Path) -> list[Path]:
     encoder = {"role": "text_encoder", "activation_bytes": 300}
     denoiser = {"role": "denoiser", "activation_bytes": 5000}
-    decoder = [{"role": role, "weight_bytes": 7, "activation_bytes": 90} for role in GRAPHS["vae_decoder"]]
+    decoder = [{"role": role, "weight_bytes": 7, "activation_bytes": 90} for role in DECODER]
     tiles = [{"role": role, "tiles": "3 of 8x8", "weight_bytes": 7, "activation_bytes": 20} for role in TILED]
     return [
         engines(tmp_path / "a.json", [encoder | {"weight_bytes": 1200}], blocks=2),

@@ -1,5 +1,7 @@
 """The judge must be right about rendered truth before it may judge a model."""
 
+from __future__ import annotations
+
 import hashlib
 import json
 from dataclasses import replace

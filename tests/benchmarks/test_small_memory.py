@@ -1,5 +1,7 @@
 """What the measurement of real sizes rests on: networks that cost nothing, and a limit that holds."""
 
+from __future__ import annotations
+
 import subprocess
 import sys
 from pathlib import Path
@@ -36,7 +38,7 @@ def test_the_bundle_made_of_such_networks_is_whole_and_can_be_planned(
     monkeypatch.setattr(small_memory, "NETWORKS", networks)
     small_memory.make_bundle(tmp_path / "bundle")
     Bundle.open(tmp_path / "bundle")  # every hash agrees
-    with mutoscope.Pipeline.load(tmp_path / "bundle", backend="onnxruntime", tile="208x208") as pipeline:
+    with mutoscope.Pipeline.load(tmp_path / "bundle", backend="onnxruntime", tile=(208, 208)) as pipeline:
         assert pipeline.plan(small_memory.PROMPT, **small_memory.REQUEST).decoder_tiles > 1
 
 

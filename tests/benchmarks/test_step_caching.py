@@ -1,5 +1,7 @@
 """What is compared with what, and what an interrupted run keeps; the programs themselves are stood in for."""
 
+from __future__ import annotations
+
 import copy
 import json
 from pathlib import Path

@@ -1,5 +1,7 @@
 """The step in torch: what it says without a GPU."""
 
+from __future__ import annotations
+
 import sys
 
 import pytest

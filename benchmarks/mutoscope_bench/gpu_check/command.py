@@ -6,9 +6,10 @@ import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
-from mutoscope.commands.arguments import Parser, add_bundle, no_such
+from mutoscope.commands.arguments import Parser, add_bundle, as_type
 from mutoscope.errors import BackendUnavailableError, RequestError
 from mutoscope.terminal import tell
+from mutoscope.values.parameters import HEIGHT_WIDTH, no_such
 from mutoscope_engines.device.cuda import cuda_unavailable_because
 
 from .part import PARTS, Facts, parts_named
@@ -19,6 +20,7 @@ FAILED = 1  # the exit code of a part that failed
 
 
 def main(argv: Sequence[str]) -> int:
+    """`mutoscope gpu-check`. Returns the exit code."""
     arguments = _parser().parse(argv)
     if arguments.steps <= WARM_UP_STEPS:
         raise RequestError(f"--steps must be more than {WARM_UP_STEPS}: the first are not timed; got {arguments.steps}")
@@ -60,7 +62,8 @@ def _parser() -> Parser:
     parser.add_argument(
         "--steps", type=int, metavar="N", default=20, help=f"of denoising, more than {WARM_UP_STEPS} (default: 20)"
     )
-    parser.add_argument("--tile", metavar="HxW", help="decode in tiles of at most this many pixels on the GPU")
+    tile = "decode in tiles of at most this many pixels on the GPU"
+    parser.add_argument("--tile", type=as_type(HEIGHT_WIDTH), metavar="HxW", help=tile)
     for name in ("height", "width", "num-frames"):
         parser.add_argument(f"--{name}", type=int, metavar="N", help="of the video (default: the bundle's)")
     parser.add_argument(

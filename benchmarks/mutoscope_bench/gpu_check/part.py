@@ -47,9 +47,9 @@ def _parts() -> Iterator[Part]:
         yield Part(f"build:{name}", "the bundle's engines for this GPU", f"{videos}:build", 7200, {"backend": name})
     yield Part("cpu", "the video on the CPU, to compare with", f"{videos}:on_cpu", 7200)
     for name, graphs in product(GPU_BACKENDS, ("on", "off")):
-        spec = {"backend": name, "cuda_graphs": graphs}
         purpose = f"the video with {name}, CUDA graphs {graphs}"
-        yield Part(f"video:{name}:{graphs}", purpose, f"{videos}:on_gpu", 1800, spec)
+        video = {"backend": name, "cuda_graphs": graphs == "on"}
+        yield Part(f"video:{name}:{graphs}", purpose, f"{videos}:on_gpu", 1800, video)
 
 
 PARTS = {part.name: part for part in _parts()}

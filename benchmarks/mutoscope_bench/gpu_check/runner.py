@@ -19,7 +19,7 @@ from mutoscope.errors import OutputError
 from mutoscope.version import __version__
 from mutoscope_engines.system.child_python import child_python
 
-from ..machine import PACKAGES, describe
+from ..machine_facts import PACKAGES, describe
 from .part import Facts, Part
 
 GPU_PACKAGES = (*PACKAGES, "cuda-core", "cuda-bindings", "nvidia-cuda-runtime", "nvidia-cublas", "nvidia-cudnn-cu13")
@@ -64,7 +64,11 @@ def run(check: Check, tell: Callable[[str, Facts], object]) -> Facts:
 
 
 def write(path: Path, result: Facts) -> None:
-    """Whole or not at all. Raises `OutputError` where it cannot be written."""
+    """Writes the file whole or not at all.
+
+    Raises:
+        OutputError: it cannot be written.
+    """
     partial = path.with_name(path.name + ".partial")
     try:
         partial.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8", newline="\n")

@@ -15,7 +15,6 @@ import numpy as np
 from mutoscope_engines.backends import load_backend
 from mutoscope_engines.cache.engine_cache import EngineCache
 from mutoscope_engines.cache.identity import EngineIdentity, ShapeRange, content_of
-from mutoscope_engines.cache.process import compile_in_process
 from mutoscope_engines.chain import Chain
 from mutoscope_engines.device.cuda import CudaDevice, compute_capability
 from mutoscope_engines.errors import MutoscopeError
@@ -23,6 +22,7 @@ from mutoscope_engines.session import Session, SessionOptions
 from mutoscope_engines.targets import find_target
 from mutoscope_engines.tensorrt.kernel_cache import KernelCache
 from mutoscope_engines.tensorrt.library import LIBRARIES
+from mutoscope_engines.tensorrt.process import compile_in_process
 
 from .part import TENSORRT, Facts, NotRunError
 
@@ -39,6 +39,11 @@ ATTENTION: Shapes = {"queries": (1, TOKENS, WIDTH), "keys": (1, TOKENS, WIDTH), 
 
 
 def refuse_unavailable(backend: str) -> None:
+    """Asks the backend whether it can run here.
+
+    Raises:
+        NotRunError: it cannot; says why.
+    """
     if reason := load_backend(backend).unavailable_because():
         raise NotRunError(reason)
 
@@ -77,6 +82,7 @@ class Engines:
         return KernelCache(EngineCache(self._folder / "engines", key_path=key), identity.digest, key_path=key)
 
     def kept_bytes(self) -> int:
+        """Bytes of compiled kernels that sessions have left in the folder."""
         return sum(path.stat().st_size for path in self._folder.rglob("*.kernels"))
 
     def _build(self, name: str, shapes: Shapes) -> tuple[bytes, EngineIdentity]:

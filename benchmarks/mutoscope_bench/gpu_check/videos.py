@@ -10,8 +10,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from mutoscope import Pipeline, StepEvent
+from mutoscope import Pipeline, RuntimeOptions, StepEvent, VideoRequest
+from mutoscope.builtin import bundle_path
+from mutoscope.bundle.bundle import Bundle
 from mutoscope.commands.build import main as build_command
+from mutoscope.values.parameters import HEIGHT_WIDTH
 from mutoscope_engines.device.cuda import CudaDevice, compute_capability
 
 from ..cases import PROMPT, SEED
@@ -29,10 +32,15 @@ def build(spec: dict[str, Any]) -> Facts:
     """`mutoscope build` for this GPU, at the size that will be made."""
     refuse_unavailable(spec["backend"])
     with Pipeline.load(spec["bundle"], backend="onnxruntime") as pipeline:
-        plan = pipeline.plan(PROMPT, **spec["request"])
+        frames, height, width, _ = pipeline.plan(VideoRequest(prompt=PROMPT, **spec["request"])).header.shape
     command = ["--json", "--backend", spec["backend"], "--target", f"sm{compute_capability()}"]
-    command += ["--precision", _precision(spec), "--shapes", f"{plan.height}x{plan.width}x{plan.num_frames}"]
-    command += ["--tile", spec["tile"]] if spec["tile"] else []
+    command += [
+        "--precision",
+        _precision(spec),
+        "--shapes",
+        f"{height}x{width}x{frames}",
+    ]
+    command += ["--tile", HEIGHT_WIDTH.write(spec["tile"])] if spec["tile"] else []
     command += [spec["bundle"]] if spec["bundle"] else []
     with redirect_stdout(StringIO()) as built:
         build_command(command)
@@ -40,12 +48,14 @@ def build(spec: dict[str, Any]) -> Facts:
 
 
 def on_cpu(spec: dict[str, Any]) -> Facts:
+    """A video by ONNX Runtime in float32, whose frames `on_gpu` is compared with."""
     facts, frames = _generate(spec, None, backend="onnxruntime", precision="fp32")
     np.save(Path(spec["folder"]) / FRAMES, frames)
     return facts
 
 
 def on_gpu(spec: dict[str, Any]) -> Facts:
+    """The same video on the GPU: its times, its memory, and how far its frames are from those of the CPU."""
     refuse_unavailable(spec["backend"])
     probe = CudaDevice()
     facts, frames = _generate(
@@ -76,7 +86,9 @@ def _generate(spec: dict[str, Any], probe: CudaDevice | None, **options: Any) ->
             free[when] = probe.free_bytes()
 
     look("before")
-    with Pipeline.load(spec["bundle"], **options) as pipeline:
+    chosen = RuntimeOptions.from_dict(options)
+    request = VideoRequest(prompt=PROMPT, seed=SEED, num_inference_steps=spec["steps"], **spec["request"])
+    with Pipeline(Bundle.open(spec["bundle"] or bundle_path()), chosen) as pipeline:
         for video in ("first", "second"):
             times = [time.perf_counter()]
 
@@ -86,9 +98,7 @@ def _generate(spec: dict[str, Any], probe: CudaDevice | None, **options: Any) ->
             def begin(stage: str, video: str = video) -> None:
                 look(f"{video}, before {stage}")
 
-            stream = pipeline.stream(
-                PROMPT, seed=SEED, num_inference_steps=spec["steps"], on_step=note, on_stage=begin, **spec["request"]
-            )
+            stream = pipeline.stream(request, on_step=note, on_stage=begin)
             with stream:
                 frames = np.concatenate(list(stream))
             look(f"after the {video}")

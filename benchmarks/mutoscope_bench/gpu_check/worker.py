@@ -34,6 +34,7 @@ def answer(function: str, spec: dict[str, Any]) -> Facts:
 
 
 def main() -> None:
+    """Answers on standard output, as JSON, for the part that the first argument names."""
     faulthandler.enable()
     answers = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)  # what libraries print is no answer

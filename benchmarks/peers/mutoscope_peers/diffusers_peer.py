@@ -8,6 +8,7 @@ from __future__ import annotations
 import hashlib
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -23,12 +24,13 @@ from mutoscope_bench.implementation import (
     decode_latents,
     forward_feeds,
     needs_checkpoint,
-    with_seed,
 )
 from mutoscope_bench.measuring import Answer, Run
 
 
 class Eager(Implementation):
+    """Diffusers as it runs by default, on the CPU."""
+
     name = "diffusers"
     variants = ("fp32", "bf16")
     import_statement = "import torch; from diffusers import AutoencoderKLWan, WanPipeline, WanTransformer3DModel"
@@ -83,7 +85,7 @@ def _load_clip(work: Work, dtype: Any, compiled: bool) -> Run:
     from diffusers import WanPipeline
 
     silence()
-    pipeline = WanPipeline.from_pretrained(work.checkpoint, torch_dtype={"vae": torch.float32, "default": dtype})
+    pipeline = WanPipeline.from_pretrained(work.checkpoint, dtype={"vae": torch.float32, "default": dtype})
     pipeline.set_progress_bar_config(disable=True)
     if compiled:
         pipeline.transformer.compile()
@@ -111,7 +113,7 @@ def _load_clip(work: Work, dtype: Any, compiled: bool) -> Run:
         ).frames[0]  # fmt: skip
         frames = np.rint(frames * 255).astype(np.uint8)
         made = time.perf_counter()
-        write_video(file, iter([frames]), with_seed(plan, seed))
+        write_video(file, [frames], replace(plan, seed=seed).header)
         ended = time.perf_counter()
         begun = [marks["text_encoder"][1], *steps]
         return {

@@ -13,6 +13,8 @@ from mutoscope_bench.measuring import Run
 
 
 class OpenVinoGenAi(Implementation):
+    """OpenVINO's own pipeline, which makes videos with LTX-Video alone and says so."""
+
     name = "openvino-genai"
     variants = ("default",)
     import_statement = "from mutoscope_engines.telemetry import openvino; openvino(); import openvino_genai"

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 from mutoscope.bundle.bundle import Bundle
-from mutoscope.running.stages import HostTensor
+from mutoscope.running.decode import HostTensor
 from mutoscope_bench.implementation import Implementation, Work
 from mutoscope_bench.measuring import Run
 from mutoscope_engines.backends import BACKENDS
@@ -39,6 +39,8 @@ _BACKEND = "openvino-as-it-is"
 
 
 class OpenVino(Implementation):
+    """Our graphs in OpenVINO with its default settings, without what our backend changes."""
+
     name = "openvino"
     variants = tuple(_PRECISIONS)
     import_statement = "import mutoscope, tokenizers, av; from mutoscope_engines.telemetry import openvino; openvino()"
@@ -48,7 +50,7 @@ class OpenVino(Implementation):
 
     def cannot(self, work: Work, precision: str) -> str | None:
         graph, _ = _PRECISIONS[precision]
-        there = Bundle.open(work.bundle, verify=False).manifest.precisions("denoiser")
+        there = Bundle.open(work.bundle, verify=False).manifest.precisions()
         if graph not in there:
             return f"the bundle has no graphs in {graph}; it has {', '.join(there)}"
         if work.kind == "decode" and graph != "fp32":

@@ -17,9 +17,10 @@ from typing import Any
 
 import msgspec
 import numpy as np
-from mutoscope.bundle.bundle import Bundle, Graph, GraphTensor, write_manifest
-from mutoscope.bundle.manifest import sized
+from mutoscope.bundle.bundle import Bundle, write_manifest
+from mutoscope.bundle.manifest import Graph, GraphTensor
 from mutoscope_bench.cases import MODELS, RandomModel
+from mutoscope_engines.symbols import sized
 from numpy.typing import NDArray
 
 Feeds = dict[str, NDArray[Any]]
@@ -47,14 +48,14 @@ def make_denoiser(folder: Path, config: Mapping[str, int], sizes: Mapping[str, i
 
 def _make_denoiser(folder: Path, config: Mapping[str, int], sizes: Mapping[str, int]) -> None:
     from diffusers import WanTransformer3DModel
-    from mutoscope_export.checkpoint.random_checkpoint import random_checkpoint
+    from mutoscope_export.families.wan.random_checkpoint import random_checkpoint
 
-    random_checkpoint(folder, **config)
+    random_checkpoint(folder, **dict[str, Any](config))
     transformer = WanTransformer3DModel.from_pretrained(folder / "transformer").eval()
     written = write_graphs("denoiser", transformer, {precision: folder / precision for precision in PRECISIONS})
     feeds = random_feeds(written["fp32"][0].inputs, sizes)
     feeds |= {name: np.asarray(value, np.float32) for name, value in ONLY_VELOCITY.items()}
-    np.savez(folder / "feeds.npz", **feeds)
+    np.savez(folder / "feeds.npz", **dict[str, Any](feeds))
 
 
 def write_graphs(
@@ -71,14 +72,14 @@ def write_graphs(
     Returns: by precision what a bundle says of the graph, or of its parts.
     """
     from mutoscope_export.export import trace_source, write_form
-    from mutoscope_export.families.wan import NARROWED
+    from mutoscope_export.families.wan.precision_policy import CALIBRATED
     from mutoscope_export.graphs.weight_files import WeightFolder
 
     source = _source(role, list(folders))
     traced = trace_source(source, network)
     made = {}
     for form in (form for form in source.forms if form.precision in folders):
-        passes = (*(calibrated if form.precision in NARROWED else ()), *form.passes)
+        passes = (*(calibrated if form.precision in CALIBRATED else ()), *form.passes)
         destination = WeightFolder(folders[form.precision])
         made[form.precision] = write_form(source, replace(form, passes=passes, cut=cut), network, traced, destination)
     return made
@@ -86,9 +87,9 @@ def write_graphs(
 
 def _source(role: str, precisions: Sequence[str]) -> Any:
     """How the family makes a graph."""
-    from mutoscope_export.families.wan import sources
+    from mutoscope_export.families.wan.graph_sources import text_to_video
 
-    (source,) = (source for source in sources(precisions) if source.role == role)
+    (source,) = (source for source in text_to_video(precisions) if source.role == role)
     return source
 
 
@@ -118,12 +119,12 @@ def make_model(name: str, folder: Path) -> None:
 
 def _checkpoint(model: RandomModel, folder: Path) -> Path:
     import torch
-    from mutoscope_export.checkpoint.random_checkpoint import random_checkpoint
+    from mutoscope_export.families.wan.random_checkpoint import random_checkpoint
 
     shutil.rmtree(folder, ignore_errors=True)
     return random_checkpoint(
         folder, latent_channels=model.latent_channels, text_width=model.text_width, vae_config=model.vae,
-        dtype=getattr(torch, model.dtype), **model.transformer,
+        dtype=getattr(torch, model.dtype), **dict[str, Any](model.transformer),
     )  # fmt: skip
 
 
@@ -140,15 +141,15 @@ def _export(checkpoint: Path, bundle: Path, model: RandomModel) -> None:
 
 def replace_denoisers(bundle: Path, checkpoint: Path) -> None:
     """The graphs of the checkpoint's transformer, not compared with it, in place of those that the bundle has."""
-    from mutoscope_export.checkpoint.checkpoint import open_checkpoint
     from mutoscope_export.export import trace_source, write_form
     from mutoscope_export.graphs.weight_files import WeightFolder
+    from mutoscope_export.opening import open_checkpoint
 
     opened = Bundle.open(bundle, verify=False)
     folder = bundle / "denoiser"
     shutil.rmtree(folder)
     destination, network = WeightFolder(folder), open_checkpoint(checkpoint).load("transformer")
-    source = _source("denoiser", opened.manifest.precisions("denoiser"))
+    source = _source("denoiser", opened.manifest.precisions())
     traced = trace_source(source, network)
     graphs = [graph for graph in opened.manifest.graphs if graph.role != "denoiser"]
     for form in source.forms:

@@ -63,6 +63,8 @@ _VAE = (
 
 
 class StableDiffusionCpp(Implementation):
+    """stable-diffusion.cpp, which runs Wan in GGML on the CPU."""
+
     name = "stable-diffusion.cpp"
     variants = ("q8_0",)  # eight bits, as our int8; its wider types are slower
     import_statement = "import stable_diffusion_cpp"
@@ -132,6 +134,7 @@ def _files(work: Work) -> tuple[Path, Path]:
 
 
 def renamed(name: str, rules: tuple[tuple[str, Any], ...]) -> str:
+    """A weight's name in GGML. `rules` are regular expressions with what replaces them, applied in turn."""
     for pattern, replacement in rules:
         name = re.sub(pattern, replacement, name)
     return name
@@ -143,7 +146,7 @@ def write_renamed(checkpoint: Path) -> None:
         ("transformer", _TRANSFORMER, "wan-transformer.safetensors"),
         ("vae", _VAE, "wan-vae.safetensors"),
     ):
-        tensors = {}
+        tensors: dict[str, Any] = {}
         for file in sorted((checkpoint / component).glob("*.safetensors")):
             tensors |= {renamed(name, rules): tensor for name, tensor in _loaded(file).items()}
         _save(tensors, checkpoint.parent / target)

@@ -1,5 +1,7 @@
 """`mutoscope gpu-check`: what it says where there is no GPU, what it refuses, and its exit code."""
 
+from __future__ import annotations
+
 import ctypes
 import json
 from types import SimpleNamespace
@@ -42,7 +44,7 @@ def test_what_it_advises_without_a_gpu_is_no_backend_of_the_cpu(monkeypatch, cap
     """For it checks none. No driver, one for CUDA 12.4, and one that finds no GPU."""
 
     def version(out: Any) -> int:
-        out._obj.value = found
+        out.contents.value = found
         return 0
 
     def load(name: str) -> Any:

@@ -1,5 +1,7 @@
 """Parts in processes of their own: one that fails, dies or hangs hides nothing of the others."""
 
+from __future__ import annotations
+
 import json
 import subprocess
 import sys

@@ -1,5 +1,7 @@
 """The parts with small graphs, over a device of host memory and a library that pretends; and the graphs themselves."""
 
+from __future__ import annotations
+
 import ctypes
 from collections.abc import Callable
 from pathlib import Path

@@ -1,9 +1,11 @@
 """The bundle's video on a pretended GPU, compared with the CPU's."""
 
+from __future__ import annotations
+
 import numpy as np
 import pytest
-from mutoscope.planning import execution
 from mutoscope_bench.gpu_check import sessions, videos
+from mutoscope_engines.testing import only_backends
 
 from tests.engines.pretended import TensorRtOnHost
 
@@ -15,10 +17,10 @@ def test_the_video_of_a_gpu_is_timed_and_compared_with_that_of_the_cpu(tmp_path,
     on_cpu = videos.on_cpu(spec)
     assert on_cpu["plan"]["precision"] == "fp32" and on_cpu["free_bytes"] == {}
     backend = TensorRtOnHost()
-    monkeypatch.setattr(execution, "choose_backend", lambda *_: (backend, "fp32", []))
     monkeypatch.setattr(videos, "refuse_unavailable", lambda name: None)
     monkeypatch.setattr(videos, "CudaDevice", lambda: backend.on_host)
-    facts = videos.on_gpu(spec | {"backend": "tensorrt-rtx", "cuda_graphs": "on"})
+    with only_backends(backend):
+        facts = videos.on_gpu(spec | {"backend": "tensorrt-rtx", "cuda_graphs": True})
     assert facts["against_cpu"]["largest"] <= 1
     for video in ("first", "second"):
         assert len(facts[video]["first_steps_s"]) == 3 and facts[video]["step_median_s"] > 0
@@ -38,7 +40,7 @@ def test_engines_are_built_for_the_gpu_and_the_size_of_the_video(tmp_path, monke
     monkeypatch.setattr(videos, "compute_capability", lambda: 75)
     monkeypatch.setattr(sessions, "compute_capability", lambda: 75)
     monkeypatch.setattr(videos, "refuse_unavailable", lambda name: None)
-    spec = {"backend": "tensorrt-rtx", "bundle": None, "precision": None, "tile": "176x176", "request": SIZE}
+    spec = {"backend": "tensorrt-rtx", "bundle": None, "precision": None, "tile": (176, 176), "request": SIZE}
     assert videos.build(spec) == {"engines": []}
     assert " ".join(given[0]) == (
         "--json --backend tensorrt-rtx --target sm75 --precision fp16 --shapes 32x32x5 --tile 176x176"

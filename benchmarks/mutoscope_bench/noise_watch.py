@@ -13,7 +13,7 @@ import psutil
 from mutoscope_engines.system.machine import usable_cores
 
 from .result import Noise
-from .statistics import spread
+from .timing import spread
 
 # Beyond these, differences of a few percent cannot be told from chance.
 MOST_PULSE_SPREAD = 0.1
@@ -32,11 +32,13 @@ class NoiseWatch:
         self._begun: tuple[float, float, float] | None = None
 
     def before(self, pids: Iterable[int]) -> None:
+        """Call it when a round begins, with the processes that will run."""
         self._pulses.append(_pulse())
         busy = _busy_s()
         self._begun = None if busy is None else (time.monotonic(), busy, _taken_s(pids))
 
     def after(self, pids: Iterable[int]) -> None:
+        """Call it when the round has ended, with the same processes."""
         busy = _busy_s()
         if self._begun is None or busy is None:
             return

@@ -1,5 +1,7 @@
 """A real tiny clip beside a peer that was made up: rows, ratios, errors, and what cannot be measured."""
 
+from __future__ import annotations
+
 import hashlib
 import os
 import statistics
@@ -13,7 +15,7 @@ from mutoscope_bench.cases import PROMPT, SEED
 from mutoscope_bench.implementations import PEERS
 from mutoscope_bench.options import Options
 from mutoscope_bench.result import Result, read_result, write_result
-from mutoscope_bench.session import run
+from mutoscope_bench.run import run
 from mutoscope_engines.onnxruntime.cpu import OnnxRuntimeCpu
 
 PEER = """

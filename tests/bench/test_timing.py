@@ -1,10 +1,12 @@
 """The figures against NumPy and against what they are defined as."""
 
+from __future__ import annotations
+
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from mutoscope_bench.statistics import paired_ratio, percentile, slowed_beyond_noise, spread
+from mutoscope_bench.timing import paired_ratio, percentile, slowed_beyond_noise, spread
 
 SECONDS = st.lists(st.floats(1e-4, 1e4), min_size=1, max_size=30)
 

@@ -1,5 +1,7 @@
 """Says what a measurement ran on. Names no host, user or path. Knows nothing of what was measured."""
 
+from __future__ import annotations
+
 import platform
 from collections.abc import Sequence
 from importlib import metadata

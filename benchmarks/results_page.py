@@ -1,0 +1,344 @@
+"""Writes the page of all measured figures from the committed results, so that no figure on it is typed.
+
+    python -m benchmarks.results_page        # writes docs/results.md
+
+Knows which figure is read from which file. Measures nothing.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+from .results_figures import (
+    Result,
+    activations,
+    compiler_memory,
+    decoder_activations,
+    followed,
+    lost_and_gained,
+    peaks_by_length,
+    peaks_by_tiles,
+    predicted,
+    quieter_forward,
+    stages_of_export,
+    times,
+    turns,
+    within_limit,
+    wrong_shapes,
+)
+
+REPOSITORY = Path(__file__).parents[1]
+RESULTS = REPOSITORY / "benchmarks/results"
+PAGE = REPOSITORY / "docs/results.md"
+
+CPU = ("onnxruntime", "openvino", "diffusers")
+ENGINE = ("tensorrt-rtx-cu13",)
+ORT = ("onnxruntime",)
+EXPORT = ("torch", "onnx", "onnxruntime")
+
+
+@dataclass(frozen=True)
+class Row:
+    """One line of the page: `read` makes its figures from the contents of `files`, in their order."""
+
+    what: str
+    files: tuple[str, ...]
+    read: Callable[..., str]
+    packages: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Section:
+    title: str
+    text: str
+    rows: tuple[Row, ...]
+
+
+ONNX, OPENVINO, BOTH = "mutoscope onnxruntime", "mutoscope openvino", "mutoscope onnxruntime+openvino"
+EAGER, COMPILED, BF16_HINT = "diffusers, fp32", "diffusers-compiled, fp32", "openvino, bf16 hint"
+CLIP = ("default-clip", "whole_run")
+FORWARD = ("wan-1.3b-width", "forward")
+VAE = ("wan-vae", "decode")
+ENGINES = "engine_memory/"
+
+SECTIONS = (
+    Section(
+        "Quality of the built-in model",
+        "Each prompt gets a seed that training never drew. A judge that sees only the frames decides what they show: "
+        "[the built-in model](built-in-model.md#the-judge).",
+        (
+            Row("aspects of the prompt shown, fp32", ("prompt_following.json",), followed, ORT),
+            Row("wrong shapes, fp32", ("prompt_following.json",), wrong_shapes, ORT),
+            Row("aspects of the prompt shown, int8", ("prompt_following_int8.json",), followed, ORT),
+            Row(
+                "prompts of 96 lost and gained against fp32",
+                ("quantisation_quality.json",),
+                lost_and_gained(
+                    **{
+                        "bf16": "bf16",
+                        "fp8": "fp8: and self-attention products",
+                        "int8-static": "int8-static: and self-attention projections",
+                    }
+                ),
+                ORT,
+            ),
+            Row(
+                "reconstruction of 64 unseen clips by its VAE, PSNR",
+                ("builtin_training.json",),
+                lambda result: f"{result['vae_reconstruction_psnr_db']:.1f} dB",
+                (),
+            ),
+        ),
+    ),
+    Section(
+        "Speed on a CPU",
+        "A CPU [restricted to AVX2](decisions/0021-int8-on-every-cpu.md#how-a-cpu-passes-for-an-older-one). Times are "
+        "medians. Ours and a peer take turns; a ratio above 1 means that ours is faster, and the range in brackets is "
+        "that of the rounds.",
+        (
+            Row(
+                "built-in clip (96x96, 17 frames, 20 steps), prompt to MP4",
+                ("bench_avx2.json",),
+                times(*CLIP, f"{OPENVINO}, fp32", "openvino, fp32", EAGER),
+                CPU,
+            ),
+            Row(
+                "the same, in turns",
+                ("bench_avx2.json",),
+                turns(*CLIP, f"{OPENVINO}, fp32", "openvino, fp32", EAGER),
+                CPU,
+            ),
+            Row(
+                "built-in clip, prompt to MP4, other settings of ours",
+                ("bench_avx2.json",),
+                times(*CLIP, f"{ONNX}, fp32", f"{ONNX}, int8", f"{BOTH}, int8"),
+                (*ORT, "openvino"),
+            ),
+            Row(
+                "one forward at the width of Wan 2.1 1.3B (2 blocks, 1280 tokens, 2 branches)",
+                ("bench_avx2.json",),
+                times(*FORWARD, f"{ONNX}, int8", "openvino, fp32", EAGER),
+                CPU,
+            ),
+            Row(
+                "the same, in turns",
+                ("bench_avx2.json",),
+                turns(*FORWARD, f"{ONNX}, int8", "openvino, fp32", EAGER),
+                CPU,
+            ),
+            Row(
+                "decoding 5 frames of 256x256 with the VAE of Wan 2.1",
+                ("bench_avx2.json",),
+                times(*VAE, f"{ONNX}, fp32", f"{OPENVINO}, fp32", BF16_HINT, EAGER),
+                CPU,
+            ),
+            Row("the same, in turns", ("bench_avx2.json",), turns(*VAE, f"{ONNX}, fp32", BF16_HINT, EAGER), CPU),
+        ),
+    ),
+    Section(
+        "Memory on a CPU",
+        "",
+        (
+            Row(
+                "peak memory of decoding at 128x128",
+                ("decode_memory.json",),
+                peaks_by_length,
+                ("onnxruntime", "diffusers"),
+            ),
+            Row("peak memory of decoding 9 frames of 512x512", ("decode_tiles.json",), peaks_by_tiles, ORT),
+            Row(
+                "`mutoscope generate` with Wan 2.1 1.3B and UMT5-XXL in int8 (random weights), 256x256, 17 frames, "
+                "under a limit that the kernel enforces",
+                ("small_memory_run.json",),
+                within_limit,
+                ORT,
+            ),
+        ),
+    ),
+    Section(
+        "Engines for RTX 40, compiled without a GPU",
+        "Read from the compiler's log. No engine has run on a GPU. Engines for the other targets are in "
+        "`benchmarks/results/engine_memory/`.",
+        (
+            Row(
+                "activations of the denoiser, Wan 2.1 1.3B, bf16",
+                (ENGINES + "1.3b_bf16_rtx40.json",),
+                activations(("480x832x81", 1), ("480x832x81", 2), ("720x1280x81", 1), ("720x1280x81", 2)),
+                ENGINE,
+            ),
+            Row(
+                "the same, fp8",
+                (ENGINES + "1.3b_fp8_rtx40.json",),
+                activations(("480x832x81", 1), ("480x832x81", 2), ("720x1280x81", 1), ("720x1280x81", 2)),
+                ENGINE,
+            ),
+            Row(
+                "activations of the VAE's next chunk, bf16, whole and in tiles",
+                (ENGINES + "vae_bf16_rtx40.json",),
+                decoder_activations,
+                ENGINE,
+            ),
+            Row(
+                "memory of the machine while the denoiser of 1.3B is compiled",
+                tuple(
+                    ENGINES + name
+                    for name in (
+                        "1.3b_bf16_rtx40.json",
+                        "1.3b_fp8_rtx40.json",
+                        "1.3b_parts_bf16_rtx40.json",
+                        "1.3b_parts_fp8_rtx40.json",
+                    )
+                ),
+                compiler_memory,
+                ENGINE,
+            ),
+            Row(
+                "the same for 14B",
+                (ENGINES + "14b_parts_bf16_rtx40.json", ENGINES + "14b_parts_fp8_rtx40.json"),
+                compiler_memory,
+                ENGINE,
+            ),
+        ),
+    ),
+    Section(
+        "Predicted peaks of GPU memory, RTX 40, 480x832, 81 frames",
+        "Computed from the engines above, with one stage after the other on the GPU. Not measured. Each figure is "
+        "the weights, activations, inputs and outputs of the largest stage, with all stages in brackets. The text "
+        "encoder's weights can be [streamed](gpu.md#memory) from host memory.",
+        tuple(
+            Row(
+                f"Wan 2.1 {model}, {precision}, {branches} branch{'es' if branches > 1 else ''}, decoder: {decoder}",
+                ("predicted_peaks.json",),
+                predicted(model, precision, parts, branches, decoder),
+                ENGINE,
+            )
+            for model, precision, parts, branches, decoder in (
+                ("1.3B", "bf16", 1, 2, "2 of 480x472"),
+                ("1.3B", "bf16", 1, 2, "6 of 296x352"),
+                ("1.3B", "fp8", 1, 2, "6 of 296x352"),
+                ("14B", "bf16", 10, 1, "2 of 480x472"),
+                ("14B", "fp8", 14, 1, "2 of 480x472"),
+                ("14B", "fp8", 14, 2, "2 of 480x472"),
+            )
+        ),
+    ),
+    Section(
+        "Memory of an export",
+        "The denoiser alone, with random weights in a bfloat16 checkpoint. Memory that the system cannot reclaim, at "
+        "its peak while the graph is written and while it is compared with its PyTorch module.",
+        (
+            Row("Wan 2.1 1.3B to fp32", ("export_memory_wan13b.json",), stages_of_export, EXPORT),
+            Row("Wan 2.1 14B to bf16, in parts", ("export_memory_wan14b.json",), stages_of_export, EXPORT),
+        ),
+    ),
+    Section(
+        "Measured with an older version",
+        "These figures are of code that has changed since. The decoder then ran on all frames of a chunk at once (now "
+        "two at a time), int8 weights had [other scales](decisions/0021-int8-on-every-cpu.md), and waiting threads "
+        "spun. `bf16-cpu` needs an export, because the built-in bundle does not hold it.",
+        (
+            Row(
+                "built-in clip, prompt to MP4, on a CPU with AVX512-BF16",
+                ("bench.json",),
+                times(*CLIP, f"{OPENVINO}, bf16-cpu", f"{BOTH}, int8", f"{ONNX}, fp32", BF16_HINT, EAGER, COMPILED),
+                CPU,
+            ),
+            Row(
+                "the same, in turns",
+                ("bench.json",),
+                turns(*CLIP, f"{OPENVINO}, bf16-cpu", BF16_HINT, EAGER, COMPILED),
+                CPU,
+            ),
+            Row(
+                "one forward at the width of Wan 2.1 1.3B there",
+                ("bench_width.json",),
+                times(*FORWARD, f"{ONNX}, int8", BF16_HINT),
+                (*ORT, "openvino"),
+            ),
+            Row(
+                "the same, in a noisy hour",
+                ("bench_parts.json",),
+                times(*FORWARD, f"{ONNX}, int8", BF16_HINT, "diffusers-compiled, bf16"),
+                CPU,
+            ),
+            Row(
+                "one forward of all 30 blocks, 192 tokens, in a noisy hour",
+                ("bench_parts.json",),
+                times("wan-1.3b", "forward", f"{ONNX}, int8", EAGER, "diffusers, bf16", "stable-diffusion.cpp, q8_0"),
+                ("onnxruntime", "diffusers", "stable-diffusion-cpp-python"),
+            ),
+            Row(
+                "decoding 5 frames of 256x256 with the VAE of Wan 2.1",
+                ("bench.json",),
+                times(*VAE, f"{OPENVINO}, bf16-cpu", f"{ONNX}, fp32", BF16_HINT, EAGER),
+                CPU,
+            ),
+            Row(
+                "one forward at the width of Wan 2.1 1.3B on a CPU with AMX",
+                ("cpu_profile.json",),
+                quieter_forward,
+                (*ORT, "openvino"),
+            ),
+            Row(
+                "prompts of 96 lost and gained against fp32, int8",
+                ("quantisation_quality.json",),
+                lost_and_gained(int8="int8"),
+                ORT,
+            ),
+        ),
+    ),
+)
+
+HEAD = """\
+# Results
+
+`python -m benchmarks.results_page` reads every figure here from the named file in `benchmarks/results/`, and a test
+compares this page with those files. The model is the built-in one, or Wan 2.1 at its real size with random weights.
+[Benchmarking](benchmarking.md) describes how `mutoscope bench` measures, and [benchmarks](../benchmarks/README.md) what
+the other scripts measure.
+"""
+
+
+def load(name: str) -> Result:
+    result: Result = json.loads((RESULTS / name).read_text("utf-8"))
+    return result
+
+
+def machine(result: Result) -> str:
+    """The CPU, its cores, the instructions it was restricted to and whether it was quiet, as far as the result says."""
+    known = result.get("machine")
+    if known is None:
+        return "not recorded"
+    told = [known["cpu"], f"{known['cores']} cores"]
+    if known.get("cpu_class"):
+        told.append(known["cpu_class"])
+    if not result.get("noise", {"quiet": True})["quiet"]:
+        told.append("not quiet")
+    return ", ".join(told)
+
+
+def versions(result: Result, packages: Iterable[str]) -> str:
+    return ", ".join(f"{name} {result['machine']['packages'][name]}" for name in packages) or "not recorded"
+
+
+def line(row: Row) -> str:
+    results = [load(name) for name in row.files]
+    names = ", ".join(f"`{name}`" for name in row.files)
+    cells = (row.what, row.read(*results), names, machine(results[0]), versions(results[0], row.packages))
+    return f"| {' | '.join(cells)} |"
+
+
+def page() -> str:
+    told = [HEAD]
+    for section in SECTIONS:
+        told += [f"## {section.title}\n", *([f"{section.text}\n"] if section.text else [])]
+        told += ["| what | result | file | machine | measured with |", "|---|---|---|---|---|"]
+        told += [*map(line, section.rows), ""]
+    return "\n".join(told)
+
+
+if __name__ == "__main__":
+    PAGE.write_text(page(), "utf-8")
