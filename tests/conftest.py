@@ -1,5 +1,7 @@
 """Small random checkpoints, and bundles exported from them, shared by all tests of a run."""
 
+from __future__ import annotations
+
 import signal
 from contextlib import suppress
 from pathlib import Path
@@ -13,12 +15,14 @@ for load in (telemetry.onnxruntime, telemetry.openvino):  # before a test import
 
 # A shell starts what runs in its background with SIGINT ignored, and so would be what the tests of Ctrl-C start.
 signal.signal(signal.SIGINT, signal.default_int_handler)
+if hasattr(signal, "SIGHUP"):  # and `nohup` starts everything with that one ignored
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 
 @pytest.fixture(scope="session")
 def wan_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A small random checkpoint of the structure of Wan 2.1. Not to be written to."""
-    from mutoscope_export.checkpoint.random_checkpoint import random_checkpoint
+    from mutoscope_export.families.wan.random_checkpoint import random_checkpoint
 
     return random_checkpoint(tmp_path_factory.mktemp("wan") / "small-wan", vae_config={"num_res_blocks": 0})
 

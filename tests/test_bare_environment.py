@@ -1,5 +1,7 @@
 """An installation with the core dependencies alone: what importing it costs, and a video without network."""
 
+from __future__ import annotations
+
 import json
 import os
 import shutil

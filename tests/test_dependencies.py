@@ -1,5 +1,7 @@
 """What pyproject.toml promises of versions was tried: `.ci/versions` installs what these constraints say."""
 
+from __future__ import annotations
+
 import json
 import tomllib
 from pathlib import Path

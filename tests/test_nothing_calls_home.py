@@ -3,6 +3,8 @@
 A library that is taken in gets a row here for each way in which a user gets to it.
 """
 
+from __future__ import annotations
+
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -61,7 +63,7 @@ WAYS = {
         leaves=[TORCH_LEAVES],
     ),
     "build": Way(
-        command("build --target sm89 --shapes 32x32x5 --branches 1"),
+        command("build --target sm89 --shapes 32x32x5 --branches-per-call 1"),
         ["tensorrt_rtx"],
         leaves=["home/.cache/mutoscope/engines/*", "home/.local/share/mutoscope/engine.key"],
     ),

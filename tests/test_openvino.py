@@ -1,5 +1,7 @@
 """A whole video through OpenVINO, against the same in float32 through ONNX Runtime."""
 
+from __future__ import annotations
+
 from pathlib import Path
 
 import numpy as np
@@ -40,18 +42,18 @@ def test_beside_an_int8_denoiser_the_decoder_runs_where_and_in_what_is_fastest(
 ) -> None:
     monkeypatch.setattr(openvino_cpu, "cpu_class", lambda: cpu_class)
     videos, plans = [], []
-    for backend in ("onnxruntime", "onnxruntime+openvino"):
+    for backend in ("onnxruntime", ("onnxruntime", "openvino")):
         with Pipeline.load(wan_bundle, backend=backend, precision="int8", threads=2) as pipeline:
             video = pipeline.generate("a red circle", **REQUEST)
         videos.append(video.frames.astype(np.float64))
-        plans.append({stage: what.split()[:3] for stage, what in video.plan.stages.items()})
+        plans.append({stage: what.split()[:3] for stage, what in video.plan.placements.stages.items()})
     alone, together = videos
     assert plans[0] == {
-        "text_encoder": ["int8", "by", "onnxruntime"],
-        "denoiser": ["int8", "by", "onnxruntime"],
-        "vae_decoder": ["fp32", "by", "onnxruntime"],
+        "condition": ["int8", "by", "onnxruntime"],
+        "denoise": ["int8", "by", "onnxruntime"],
+        "decode": ["fp32", "by", "onnxruntime"],
     }
-    assert plans[1] == plans[0] | {"vae_decoder": [precision, "by", "openvino"]}
+    assert plans[1] == plans[0] | {"decode": [precision, "by", "openvino"]}
     difference = np.linalg.norm(together - alone) / np.linalg.norm(alone - alone.mean())
     assert least < difference < most
 
@@ -68,8 +70,8 @@ def test_the_decoder_runs_where_the_denoiser_does(
     wan_bundle: Path, monkeypatch: pytest.MonkeyPatch, cpu_class: CpuClass, precision: str, backend: str
 ) -> None:
     monkeypatch.setattr(openvino_cpu, "cpu_class", lambda: cpu_class)
-    with Pipeline.load(wan_bundle, backend="onnxruntime+openvino", precision=precision) as pipeline:
-        assert all(backend in what for what in pipeline.plan("a red circle").stages.values())
+    with Pipeline.load(wan_bundle, backend=("onnxruntime", "openvino"), precision=precision) as pipeline:
+        assert all(backend in what for what in pipeline.plan("a red circle").placements.stages.values())
 
 
 def test_one_pipeline_makes_videos_of_several_sizes(wan_bundle: Path) -> None:

@@ -1,5 +1,7 @@
 """Rules that keep the files the same on every system; no linter of ours knows them."""
 
+from __future__ import annotations
+
 import ast
 import subprocess
 from collections.abc import Iterator

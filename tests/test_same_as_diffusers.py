@@ -1,5 +1,7 @@
 """The whole of Mutoscope against the whole of Diffusers: same checkpoint, prompt, seed and options, same video."""
 
+from __future__ import annotations
+
 import math
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,8 +14,13 @@ import onnx
 import pytest
 import torch
 from diffusers import WanPipeline
-from mutoscope_export.checkpoint.random_checkpoint import MAX_SEQUENCE_LENGTH, SCHEDULER_OPTIONS, random_checkpoint
-from mutoscope_export.export import export_checkpoint
+from mutoscope_export.export import ExportOptions, export_checkpoint
+from mutoscope_export.families.wan.random_checkpoint import (
+    MAX_SEQUENCE_LENGTH,
+    SCHEDULER_OPTIONS,
+    VAE_2_2,
+    random_checkpoint,
+)
 from numpy.typing import NDArray
 
 Frames = NDArray[np.uint8]
@@ -30,15 +37,15 @@ SCHEDULERS = {
 CHECKPOINTS: dict[str, dict[str, Any]] = {
     "small": {},
     "Wan 2.2's VAE, three heads, in shards, for Euler": {
-        "vae": "2.2", "num_attention_heads": 3, "attention_head_dim": 16, "num_layers": 1, "seed": 1,
+        "num_attention_heads": 3, "attention_head_dim": 16, "num_layers": 1,
         "scheduler": "FlowMatchEulerDiscreteScheduler", "max_shard_size": "40KB",
         "vae_config": {
-            "num_res_blocks": 0, "dim_mult": [1, 2, 2], "temperal_downsample": [True, False],
+            **VAE_2_2, "num_res_blocks": 0, "dim_mult": [1, 2, 2], "temperal_downsample": [True, False],
             "scale_factor_spatial": 8, "scale_factor_temporal": 2,
         },
     },
     "stored in bfloat16, flat patches, for DPM-Solver++": {
-        "dtype": torch.bfloat16, "patch_size": (1, 1, 2), "cross_attn_norm": False, "num_layers": 1, "seed": 2,
+        "dtype": torch.bfloat16, "patch_size": (1, 1, 2), "cross_attn_norm": False, "num_layers": 1,
         "latent_channels": 6, "scheduler": "DPMSolverMultistepScheduler",
         "vae_config": {
             "num_res_blocks": 0, "dim_mult": [1, 2], "temperal_downsample": [True],
@@ -137,7 +144,7 @@ def test_frames_decoded_in_tiles_are_those_of_the_whole_and_of_diffusers(
 ) -> None:
     request = DEFAULTS | {"height": 96, "width": 80, "num_frames": 9, "guidance_scale": 1.0}
     whole = subjects[name].ours.generate(**request)
-    with mutoscope.Pipeline.load(subjects[name].bundle, tile="72x72") as pipeline:
+    with mutoscope.Pipeline.load(subjects[name].bundle, tile=(72, 72)) as pipeline:
         tiled = pipeline.generate(**request)
     assert (whole.plan.decoder_tiles, tiled.plan.decoder_tiles) == (1, 4)
     apart = np.abs(tiled.frames.astype(int) - whole.frames)
@@ -160,7 +167,7 @@ def test_cached_steps_are_those_of_diffusers_taylorseer_in_its_lite_mode(subject
         transformer.disable_cache()
     whole = subjects[SMALL].reference_frames(**request)
     video = subjects[SMALL].ours.generate(**request, cache_interval=2)
-    assert len(video.plan.timesteps) == 7
+    assert len(video.plan.schedule.timesteps) == 7
     assert psnr_db(video.frames, expected) >= MIN_PSNR_DB > psnr_db(video.frames, whole)
 
 
@@ -194,7 +201,7 @@ def test_int8_stays_close_to_fp32(subjects: dict[str, Subject]) -> None:
 
 def test_a_compact_bundle_gives_the_same_frames(subjects: dict[str, Subject], tmp_path: Path) -> None:
     full = subjects[BFLOAT16]
-    compact = export_checkpoint(full.checkpoint, tmp_path / "compact", compact=True)
+    compact = export_checkpoint(full.checkpoint, tmp_path / "compact", options=ExportOptions(compact=True))
     graphs = [onnx.load(path, load_external_data=False).graph for path in compact.root.glob("denoiser/*.onnx")]
     stored = [tensor for graph in graphs for tensor in graph.initializer]
     large = [tensor for tensor in stored if tensor.name.startswith("transformer.") and math.prod(tensor.dims) >= 256]
