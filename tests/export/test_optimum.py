@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import os
+import shutil
 import subprocess
 import sys
+from collections.abc import Callable
+from importlib.metadata import distribution
 from pathlib import Path
 
 import mutoscope
@@ -11,21 +15,34 @@ import pytest
 from mutoscope_export.errors import ExportError
 
 pytest.importorskip("optimum.commands.optimum_cli", reason="optimum is not installed")
-NAMESPACE = Path(__file__).parents[2] / "export/optimum"
+DISTRIBUTION = Path(__file__).parents[2] / "distributions/optimum_mutoscope"
+INSTALLED = Path(str(distribution("optimum").locate_file("optimum")))
+
+Run = Callable[..., subprocess.CompletedProcess[str]]
 
 
-def run(*arguments: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "optimum.commands.optimum_cli", "export", "mutoscope", *arguments]
-    return subprocess.run(command, capture_output=True, text=True)
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Run:
+    """Runs the command from a copy of Optimum with our file in its folder, as pip puts it there."""
+    site = tmp_path_factory.mktemp("site")
+    for folder in (INSTALLED, DISTRIBUTION / "optimum"):
+        shutil.copytree(folder, site / "optimum", dirs_exist_ok=True, ignore=shutil.ignore_patterns("__pycache__"))
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(site), os.environ.get("PYTHONPATH", "")])}
+
+    def run(*arguments: str) -> subprocess.CompletedProcess[str]:
+        command = [sys.executable, "-m", "optimum.commands.optimum_cli", "export", "mutoscope", *arguments]
+        return subprocess.run(command, capture_output=True, text=True, env=environment)
+
+    return run
 
 
-def test_optimum_lists_the_command_with_its_arguments() -> None:
+def test_optimum_lists_the_command_with_its_arguments(run: Run) -> None:
     shown = run("--help")
     assert shown.returncode == 0, shown.stderr
     assert all(name in shown.stdout for name in ("--model", "bundle", "mutoscope export"))
 
 
-def test_a_checkpoint_becomes_a_bundle_that_generates(wan_checkpoint: Path, tmp_path: Path) -> None:
+def test_a_checkpoint_becomes_a_bundle_that_generates(run: Run, wan_checkpoint: Path, tmp_path: Path) -> None:
     exported = run("--model", str(wan_checkpoint), str(tmp_path / "bundle"), "--precision", "fp32", "--json")
     assert exported.returncode == 0, exported.stderr
     with mutoscope.Pipeline.load(tmp_path / "bundle", precision="fp32") as pipeline:
@@ -33,11 +50,15 @@ def test_a_checkpoint_becomes_a_bundle_that_generates(wan_checkpoint: Path, tmp_
     assert video.frames.shape == (5, 32, 32, 3)
 
 
-def test_a_refused_checkpoint_gives_the_exit_code_and_the_message_of_mutoscope(tmp_path: Path) -> None:
+def test_a_refused_checkpoint_gives_the_exit_code_and_the_message_of_mutoscope(run: Run, tmp_path: Path) -> None:
     refused = run("--model", str(tmp_path), str(tmp_path / "bundle"))
     assert refused.returncode == ExportError.exit_code
     assert "model_index.json" in refused.stderr
 
 
 def test_the_folders_of_optimum_stay_a_namespace() -> None:
-    assert [file.name for file in NAMESPACE.rglob("*.py")] == ["register_mutoscope.py"]
+    assert [file.name for file in DISTRIBUTION.rglob("*.py")] == ["register_mutoscope.py"]
+
+
+def test_mutoscope_itself_has_no_package_of_that_name() -> None:
+    assert not any(file.parts[0] == "optimum" for file in distribution("mutoscope").files or ())
