@@ -174,7 +174,7 @@ export_to(Path(sys.argv[1]), overwrite=True)
     for count in (renames, again):
         done = subprocess.run([sys.executable, "-c", code, str(destination), str(count)], cwd=root)
         assert done.returncode == -signal.SIGKILL
-    with pytest.raises(RequestError, match="is a bundle already; pass --overwrite"):
+    with pytest.raises(RequestError, match="is already a bundle; pass --overwrite"):
         export_to(destination)
     arrived = renames == 7  # all of the new one, and the old one is about to go
     assert content(tmp_path) == {f"bundle/{name}": text for name, text in (NEW if arrived else OLD).items()}

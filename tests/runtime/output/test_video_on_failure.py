@@ -187,7 +187,7 @@ def test_without_pyav_arrays_can_still_be_written(tmp_path: Path, monkeypatch: p
     monkeypatch.setitem(sys.modules, "av", None)
     write_video(tmp_path / "out.npy", chunked(scene()), make_header())
     for name in ("out.mp4", "out.gif", "frames"):
-        with pytest.raises(OutputError, match=r"no PyAV here with .* what can be written: npy"):
+        with pytest.raises(OutputError, match=r"the installed PyAV does not have it; available codecs: npy"):
             check_output(tmp_path / name)
         with pytest.raises(OutputError, match="no PyAV here"):
             write_video(tmp_path / name, chunked(scene()), make_header())
