@@ -57,9 +57,9 @@ def _parser() -> Parser:
     parser = Parser(
         "build",
         "Compiles every graph of a bundle into engines for GPUs. The default compiler needs no GPU.",
-        epilog="The bundle must contain graphs in the chosen precision; the built-in bundle has bf16. Engines are stored "
-        "in the folder MUTOSCOPE_CACHE (default: ~/.cache/mutoscope), up to MUTOSCOPE_CACHE_GB gigabytes (default: 64). "
-        "Engines in the cache are not built again. After Ctrl-C, finished engines stay in the cache.",
+        epilog="The bundle must contain graphs in the chosen precision; the built-in bundle has bf16. Engines are "
+        "stored in the folder MUTOSCOPE_CACHE (default: ~/.cache/mutoscope), up to MUTOSCOPE_CACHE_GB gigabytes "
+        "(default: 64). Engines in the cache are not built again. After Ctrl-C, finished engines stay in the cache.",
     )
     add_bundle(parser)
     parser.add_argument(

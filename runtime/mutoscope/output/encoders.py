@@ -74,7 +74,8 @@ def check_encoder(codec: str) -> None:
         there = [name for name, encoder in ENCODERS.items() if is_available(encoder.name)]
         raise OutputError(
             f"{codec} needs the encoder {ENCODERS[codec].name}, and the installed PyAV does not have it; available "
-            f"codecs: {', '.join([*there, 'npy'])}. Choose one of these and an ending for it, or install another build of PyAV"
+            f"codecs: {', '.join([*there, 'npy'])}. Choose one of these and an ending for it, or install "
+            "another build of PyAV"
         )
 
 
