@@ -28,7 +28,7 @@ COMMANDS = {
     "verify": ("mutoscope.commands.verify:main", "check every file in a bundle", ""),
     "doctor": ("mutoscope.commands.doctor:main", "report what this machine and installation support", ""),
     "bench": ("mutoscope_bench.command:main", "measure speed on this machine, also against other software", ""),
-    "build": ("mutoscope.commands.build:main", "compile a bundle into engines for GPUs", ""),
+    "build": ("mutoscope.commands.build:main", "compile a bundle into engines for GPUs; needs no GPU", ""),
     "gpu-check": ("mutoscope_bench.gpu_check.command:main", "test Mutoscope on this machine's GPU", ""),
     "export": ("mutoscope_export.cli:main", "convert a model checkpoint into a bundle", "export"),
 }
@@ -44,8 +44,8 @@ USAGE = "\n".join(
         "",
         *(f"  {name:<{max(map(len, COMMANDS))}}  {purpose}" for name, (_, purpose, _) in COMMANDS.items()),
         "",
-        "A bundle is a folder with one exported model. Run mutoscope COMMAND --help for the options of a command,",
-        "and mutoscope --version for the version.",
+        "A bundle is a folder with one exported model.",
+        "mutoscope COMMAND --help explains a command. mutoscope --version prints the version.",
     ]
 )
 

@@ -154,7 +154,7 @@ def test_a_graph_in_the_top_folder_is_refused(make_bundle) -> None:
         for graph in bundle.manifest.graphs
     ]
     write_manifest(bundle.root, msgspec.structs.replace(bundle.manifest, graphs=tuple(moved)))
-    assert "outside of a folder for graphs" in refusal(bundle.root)
+    assert "is a graph and must be in a subfolder" in refusal(bundle.root)
 
 
 def test_a_manifest_that_is_a_link_out_of_the_folder_is_refused(make_bundle) -> None:

@@ -213,7 +213,7 @@ def test_what_does_not_fit_however_short_is_refused_with_the_limit_that_would_do
 
 def test_what_a_shorter_video_would_make_fit_is_refused_with_the_longest_that_does(bundle) -> None:
     limit = 150_000
-    with pytest.raises(RequestError, match=r"denoising takes at least .*, or num_frames=\d+$") as refusal:
+    with pytest.raises(RequestError, match=r"denoising needs at least .*, or num_frames=\d+$") as refusal:
         planned(bundle, 241, limit)
     longest = int(str(refusal.value).rpartition("=")[2])
     assert planned(bundle, longest, limit).peak_bytes <= limit
