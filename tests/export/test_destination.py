@@ -233,7 +233,7 @@ def test_what_the_system_said_is_told_with_what_to_do(tmp_path: Path, error: OSE
 
 def test_a_destination_that_is_not_a_bundle_is_never_replaced(tmp_path: Path) -> None:
     fill(tmp_path, {"notes/thesis.txt": "years of work"})
-    for place, message in (("notes", "is not empty and no bundle"), ("notes/thesis.txt", "is a file")):
+    for place, message in (("notes", "has files and is not a bundle"), ("notes/thesis.txt", "is a file")):
         with pytest.raises(RequestError, match=message):
             export_to(tmp_path / place, overwrite=True)
     assert content(tmp_path) == {"notes/thesis.txt": "years of work"}
