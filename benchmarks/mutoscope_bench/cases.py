@@ -70,20 +70,20 @@ CASES = {
     for case in (
         Case(DEFAULT_CLIP, "clip", "the bundle's default clip, from the prompt to a finished MP4"),
         Case(
-            "wan-1.3b-width", "forward", "one forward at the width of Wan 2.1 1.3B: 2 blocks, 1280 tokens, 2 branches",
+            "wan-1.3b-width", "forward", "one forward pass as wide as Wan 2.1 1.3B: 2 blocks, 1280 tokens, 2 branches",
             "wan-1.3b-width", {"height": 256, "width": 256, "num_frames": 17}, text_tokens=512,
         ),
         Case(
-            "wan-1.3b", "forward", "one forward of a whole Wan 2.1 1.3B: 30 blocks, 192 tokens (128x128x9), 2 branches",
+            "wan-1.3b", "forward", "one forward pass of Wan 2.1 1.3B: 30 blocks, 192 tokens (128x128x9), 2 branches",
             "wan-1.3b", {"height": 128, "width": 128, "num_frames": 9}, text_tokens=512,
             left_out={
-                "diffusers-compiled": "compiling 30 blocks takes longer than this whole case; see wan-1.3b-width",
+                "diffusers-compiled": "compiling 30 blocks takes longer than the rest of this case; see wan-1.3b-width",
             },
         ),
         Case(
-            "wan-vae", "decode", "the Wan 2.1 VAE at real width: 5 frames of 256x256, the first chunk and a next one",
+            "wan-vae", "decode", "the Wan 2.1 VAE at its real width: 5 frames of 256x256 in two chunks",
             "wan-1.3b-width", {"height": 256, "width": 256, "num_frames": 5},
-            left_out={"diffusers-compiled": "compiling the decoder, anew for each kind of chunk, takes minutes"},
+            left_out={"diffusers-compiled": "the decoder compiles again for each kind of chunk, for minutes"},
         ),
         Case(
             # Of mlcommons/inference, text_to_video: 20 steps, guidance 4 (its second network's 3 has no counterpart),

@@ -66,42 +66,46 @@ def main(argv: Sequence[str]) -> int:
 def _parser() -> Parser:
     parser = Parser(
         "bench",
-        "Measures how long everything takes here, stage by stage, each implementation in processes of its own.",
-        epilog=f"Without a flag: the built-in model's default clip, in about a minute. Where nothing else is said, the "
-        f"prompt is {PROMPT!r} and the seed {SEED}. With --against, and neither BUNDLE nor --case: "
-        f"{', '.join(COMPARED)}. Cases: "
+        "Measures the time of each stage on this machine, for Mutoscope and for other software.",
+        epilog="Without flags, measures the default clip of the built-in model, in about a minute. The default prompt "
+        f"is {PROMPT!r}, the default seed {SEED}. --against without BUNDLE and --case measures the cases "
+        f"{', '.join(COMPARED)}. All cases: "
         + "; ".join(f"{case.name} ({case.purpose})" for case in CASES.values())
-        + ". Exit code 1 of --compare: something got slower. docs/benchmarking.md says what the figures mean.",
+        + ". With --compare, exit code 1 means that something got slower. docs/benchmarking.md explains the figures.",
     )
     add_bundle(parser)
-    parser.add_argument("--case", nargs="+", metavar="NAME", default=[], help="what to measure, of the cases below")
-    peers = f"what to compare with: {', '.join(PEERS)}, or {ALL}"
+    parser.add_argument("--case", nargs="+", metavar="NAME", default=[], help="cases to measure, from the list below")
+    peers = f"software to compare with: {', '.join(PEERS)}, or {ALL}"
     parser.add_argument("--against", metavar="PEER,...", default="", help=peers)
     backends = (
-        f"what executes our graphs: {', '.join(BACKENDS)}, or the fastest of several, such as "
-        f"onnxruntime{JOINED_BY}openvino (default: {AUTO}, of all)"
+        f"inference engines for Mutoscope: {', '.join(BACKENDS)}, or several joined as in "
+        f"onnxruntime{JOINED_BY}openvino for the fastest of them (default: {AUTO}, the fastest of all)"
     )
     parser.add_argument("--backend", nargs="+", metavar="NAME", default=[AUTO], help=backends)
-    precisions = "precisions of our denoiser (default: all that the bundle has and the backend runs)"
+    precisions = "precisions of Mutoscope's denoiser (default: all in the bundle that the backend supports)"
     parser.add_argument("--precision", nargs="+", metavar="NAME", default=[], help=precisions)
     scenarios = "; ".join(f"{name}, {what}" for name, what in SCENARIOS.items())
     parser.add_argument(
         "--scenario", metavar="{" + ",".join(SCENARIOS) + "}", default="SingleStream",
-        help=f"MLPerf's: {scenarios} (default: SingleStream)",
+        help=f"MLPerf scenario: {scenarios} (default: SingleStream)",
     )  # fmt: skip
-    rounds = "runs of each after a warm-up; a slow comparison stops after three (default: 5)"
+    rounds = "timed runs of each measurement after a warm-up; slow comparisons stop after three (default: 5)"
     parser.add_argument("--rounds", type=int, metavar="N", default=5, help=rounds)
-    parser.add_argument("--quick", action="store_true", help="tiny sizes and one run: shows that it works, no more")
-    checkpoint = "what BUNDLE was exported from, for peers that read checkpoints"
+    parser.add_argument(
+        "--quick", action="store_true", help="use tiny sizes and one run, only to see that everything works"
+    )
+    checkpoint = "the checkpoint of BUNDLE, for peers that read checkpoints"
     parser.add_argument("--checkpoint", type=Path, metavar="FOLDER", help=checkpoint)
-    models = "keep models with random weights there, and take those that are there (default: made anew)"
+    models = "keep the random-weight models in this folder and reuse them (default: generate them for each run)"
     parser.add_argument("--models", type=Path, metavar="FOLDER", help=models)
     parser.add_argument(
-        "--json", type=Path, metavar="FILE", help="write the result; docs/benchmarking.md has its schema"
+        "--json", type=Path, metavar="FILE", help="write the result as JSON; docs/benchmarking.md explains its fields"
     )
-    parser.add_argument("--html", type=Path, metavar="FILE", help="write a report to look at")
-    parser.add_argument("--compare", type=Path, metavar="OLD.json", help="tell what got slower since, on this machine")
-    parser.add_argument("--quiet", action="store_true", help="no progress line")
+    parser.add_argument("--html", type=Path, metavar="FILE", help="write a report with charts")
+    parser.add_argument(
+        "--compare", type=Path, metavar="OLD.json", help="list what got slower since an older result of this machine"
+    )
+    parser.add_argument("--quiet", action="store_true", help="show no progress line")
     add_fields(parser, VideoRequest)
     add_fields(parser, RuntimeOptions, skip=["backend", "precision"])
     return parser

@@ -8,8 +8,8 @@ from typing import Any
 
 BATCH = 4  # videos of the scenario Offline
 SCENARIOS = {
-    "SingleStream": "one video after the other: the latency of one",
-    "Offline": f"{BATCH} videos at once: how many a second",
+    "SingleStream": "one video at a time, for latency",
+    "Offline": f"{BATCH} videos at once, for throughput",
 }
 
 

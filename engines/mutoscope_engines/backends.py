@@ -81,7 +81,7 @@ def _refuse_unknown(names: Sequence[str]) -> None:
     for name in names:
         if name not in BACKENDS:
             raise BackendUnavailableError(
-                f"no backend is called {name!r}; there are: {', '.join(BACKENDS)}, or {AUTO!r} by itself"
+                f"there is no backend {name!r}; there are: {', '.join(BACKENDS)}, or {AUTO!r} by itself"
             )
 
 

@@ -10,10 +10,11 @@ from contextlib import suppress
 from pathlib import Path
 
 from mutoscope.bundle.bundle import Bundle
-from mutoscope.commands.arguments import Parser, as_type
+from mutoscope.commands.arguments import Parser, as_type, one_of
 from mutoscope.errors import RequestError
 from mutoscope.terminal import tell
 from mutoscope.values.parameters import BYTES, HEIGHT_WIDTH_FRAMES
+from mutoscope_engines.precisions import ON_GPU, PRECISIONS
 
 
 def main(argv: Sequence[str]) -> int:
@@ -100,38 +101,54 @@ def _lines(file: Path | None) -> list[str] | None:
 
 
 def _parser() -> Parser:
-    parser = Parser("export", "Turns a checkpoint into a bundle, and checks every graph against its network.")
-    parser.add_argument("checkpoint", help="a folder in the Diffusers layout, or a hub id")
-    parser.add_argument("bundle", type=Path, help="the folder to write")
+    parser = Parser(
+        "export", "Converts a model checkpoint into a bundle, and compares every graph with the PyTorch network."
+    )
+    parser.add_argument(
+        "checkpoint",
+        metavar="CHECKPOINT",
+        help="folder in the Diffusers layout, or a Hugging Face hub id such as Wan-AI/Wan2.1-T2V-1.3B-Diffusers",
+    )
+    parser.add_argument("bundle", metavar="BUNDLE", type=Path, help="folder to write the bundle to")
+    on_cpu = [name for name in PRECISIONS if name not in ON_GPU]
     parser.add_argument(
         "--precision",
         nargs="+",
+        type=one_of("precision", list(PRECISIONS)),
+        metavar="NAME",
         default=["fp32"],
-        help="of the denoiser: fp32, int8, bf16-cpu on CPUs; bf16, fp16, fp8, int8-static on GPUs",
+        help=f"precisions of the denoiser: {', '.join(on_cpu)} for CPUs; {', '.join(ON_GPU)} for GPUs (default: fp32)",
     )
-    parser.add_argument("--overwrite", action="store_true", help="replace a bundle that is there")
+    parser.add_argument("--overwrite", action="store_true", help="replace an existing bundle")
     parser.add_argument(
-        "--compact", action="store_true", help="store weights that lose nothing by it in half precision; same frames"
+        "--compact", action="store_true", help="store weights in half precision where that is exact; same frames"
     )
     parser.add_argument(
         "--part-size",
         type=as_type(BYTES),
         metavar="SIZE",
-        help="write denoiser and text encoder for GPUs in parts of at most so much, such as 4GB, or of one block; each "
-        "becomes an engine: less host memory to build, some more of the GPU's to run; 8GB when not given",
+        help="for GPUs, split denoiser and text encoder into parts of at most this size, such as 4GB, or of one block. "
+        "Smaller parts need less host memory to build and slightly more GPU memory to run (default: 8GB)",
     )
     parser.add_argument(
         "--calibration-prompts",
         type=Path,
         metavar="FILE",
-        help="for fp8 and int8-static: one prompt a line, of what will be asked for",
+        help="for fp8 and int8-static: text file of typical prompts, one per line (default: the checkpoint's own, or 8 "
+        "varied ones)",
     )
     parser.add_argument(
         "--calibration-size",
         type=as_type(HEIGHT_WIDTH_FRAMES),
         metavar="HxWxT",
-        help="for these: the size of use, when it is not the default",
+        help="for fp8 and int8-static: height x width x frames of the calibration videos, such as 480x832x81 (default: "
+        "the model's default size)",
     )
-    parser.add_argument("--calibration-steps", type=int, metavar="N", help="for these: of each denoising run")
-    parser.add_argument("--json", action="store_true", help="print what was made as one JSON object")
+    parser.add_argument(
+        "--calibration-steps",
+        type=int,
+        metavar="N",
+        help="for fp8 and int8-static: denoising steps for each calibration video (default: the model's default)",
+    )
+    parser.add_argument("--json", action="store_true", help="print a summary of the bundle as one JSON object")
     return parser

@@ -22,6 +22,7 @@ from mutoscope.bundle.checks import impossible_defaults
 from mutoscope.bundle.contract import DECODE, stage_of
 from mutoscope.bundle.manifest import FORMAT_VERSION, Graph, GraphTensor, Manifest, Preview, Provenance
 from mutoscope.errors import RequestError
+from mutoscope.values.parameters import no_such
 from mutoscope.version import __version__
 from mutoscope_engines.backends import choose_backend
 
@@ -270,7 +271,8 @@ def _made_with() -> str:
 
 
 def _checked_precisions(given: Sequence[str], known: Sequence[str]) -> list[str]:
-    unknown = [precision for precision in given if precision not in known]
-    if unknown or not given or isinstance(given, str):
-        raise RequestError(f"precisions must be some of: {', '.join(known)}; got {given!r}")
+    if not given or isinstance(given, str):
+        raise RequestError(f"precisions must be a list of some of: {', '.join(known)}; got {given!r}")
+    if unknown := [precision for precision in given if precision not in known]:
+        raise RequestError(no_such("precision", unknown[0], known))
     return list(dict.fromkeys(given))

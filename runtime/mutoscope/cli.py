@@ -24,13 +24,13 @@ from .version import __version__
 # Name to "module:function", what it is for, and the extra of the distribution that it needs, if any.
 COMMANDS = {
     "generate": ("mutoscope.commands.generate:main", "make a video from a prompt", ""),
-    "inspect": ("mutoscope.commands.inspect:main", "show what a bundle holds", ""),
-    "verify": ("mutoscope.commands.verify:main", "check every file of a bundle", ""),
-    "doctor": ("mutoscope.commands.doctor:main", "show what this machine and installation can do", ""),
-    "bench": ("mutoscope_bench.command:main", "measure how fast it is here, alone or beside others", ""),
-    "build": ("mutoscope.commands.build:main", "compile a bundle for GPUs; needs none", ""),
-    "gpu-check": ("mutoscope_bench.gpu_check.command:main", "try on this GPU what only a GPU can show", ""),
-    "export": ("mutoscope_export.cli:main", "turn a checkpoint into a bundle", "export"),
+    "inspect": ("mutoscope.commands.inspect:main", "show the contents of a bundle", ""),
+    "verify": ("mutoscope.commands.verify:main", "check every file in a bundle", ""),
+    "doctor": ("mutoscope.commands.doctor:main", "report what this machine and installation support", ""),
+    "bench": ("mutoscope_bench.command:main", "measure speed on this machine, also against other software", ""),
+    "build": ("mutoscope.commands.build:main", "compile a bundle into engines for GPUs; needs no GPU", ""),
+    "gpu-check": ("mutoscope_bench.gpu_check.command:main", "test Mutoscope on this machine's GPU", ""),
+    "export": ("mutoscope_export.cli:main", "convert a model checkpoint into a bundle", "export"),
 }
 
 # By name, as no system has all: `kill`, a lost terminal or connection, and Ctrl-Break on Windows.
@@ -40,11 +40,12 @@ USAGE = "\n".join(
     [
         "usage: mutoscope COMMAND ...",
         "",
-        "Makes videos from prompts, with no PyTorch, no network and no server.",
+        "Makes videos from text prompts, without PyTorch, a network or a server.",
         "",
         *(f"  {name:<{max(map(len, COMMANDS))}}  {purpose}" for name, (_, purpose, _) in COMMANDS.items()),
         "",
-        "mutoscope COMMAND --help says more. mutoscope --version names the version.",
+        "A bundle is a folder with one exported model.",
+        "mutoscope COMMAND --help explains a command. mutoscope --version prints the version.",
     ]
 )
 

@@ -28,40 +28,45 @@ BACKEND_NAMES = names(JOINED_BY, ("onnxruntime", "openvino"))
 class VideoRequest:
     """One video. Names and meanings are those of Diffusers' `WanPipeline`."""
 
-    TITLE: ClassVar[str] = "the video"
+    TITLE: ClassVar[str] = "video"
 
     prompt: str = field(metadata=about("what the video shows"))
-    negative_prompt: str | None = parameter("what it should not show; used with guidance only", unit="TEXT")
+    negative_prompt: str | None = parameter("what the video should not show; used only with guidance", unit="TEXT")
     height: int | None = parameter("height of the video", unit="PIXELS")
     width: int | None = parameter("width of the video", unit="PIXELS")
-    num_frames: int | None = parameter("length of the video", unit="FRAMES")
-    num_inference_steps: int | None = parameter("denoising steps; more is slower and finer", unit="STEPS")
+    num_frames: int | None = parameter("length of the video in frames", unit="FRAMES")
+    num_inference_steps: int | None = parameter(
+        "denoising steps; more steps take longer and give finer detail", unit="STEPS"
+    )
     guidance_scale: float | None = parameter(
         "how closely to follow the prompt; 1 or less turns guidance off", unit="SCALE"
     )
-    seed: int | None = parameter("the noise to start from; drawn at random when not given", unit="N")
+    seed: int | None = parameter(
+        "seed of the initial noise; the same seed gives the same video (default: random)", unit="N"
+    )
     fps: Fraction | int | float | None = parameter(
         "frames per second of playback, such as 24, 12.5 or 24000/1001", unit="RATE", form=RATE
     )
     scheduler: str | None = parameter(
-        "the solver; lcm for few-step models that return to noise after each step", choices=tuple(SCHEDULERS)
+        "denoising solver; lcm suits few-step models trained to add new noise after each step",
+        choices=tuple(SCHEDULERS),
     )
-    flow_shift: float | None = parameter(
-        "shift of the noise levels towards noise; higher suits larger videos", unit="SHIFT"
-    )
+    flow_shift: float | None = parameter("shift of the noise schedule; larger videos need higher values", unit="SHIFT")
     sigmas: Sequence[float] | None = parameter(
-        "noise levels, one a step, before the shift, such as 1,0.75,0.5,0.25; when not given, the bundle's, or evenly "
-        "spaced where it has none",
+        "the noise level of each step before the shift, such as 1,0.75,0.5,0.25 (default: the bundle's levels, or "
+        "evenly spaced ones)",
         unit="LEVEL,...",
         form=LEVELS,
     )
     cache_interval: int = parameter(
-        "run the network at least every N steps once 30 % of the steps are done, and extrapolate in between; "
-        "1: at every step",
+        "after the first 30 % of the steps, extrapolate some steps but run the network at least every N steps; "
+        "1 runs it at every step",
         1,
         unit="N",
     )
-    max_sequence_length: int | None = parameter("text tokens the network sees, padding included", unit="TOKENS")
+    max_sequence_length: int | None = parameter(
+        "length of the encoded prompt in tokens, including padding", unit="TOKENS"
+    )
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> VideoRequest:
@@ -116,41 +121,41 @@ def make_request(request: VideoRequest | str | None, given: RequestFields) -> Vi
 class RuntimeOptions:
     """How to run, for the life of a pipeline."""
 
-    TITLE: ClassVar[str] = "how to run"
+    TITLE: ClassVar[str] = "execution"
 
     precision: str | None = parameter(
-        "precision of the denoiser, of those in the bundle; when not given, the one that suits what runs it best",
+        "precision of the denoiser; the bundle must contain it (default: the best one for the backend)",
         unit="NAME",
     )
     branches_per_call: int | None = parameter(
-        "with guidance, 2: both branches in one call of the network, 1: one call each, with less memory; when not "
-        "given, 2 where they fit",
+        "with guidance, compute both branches in one call of the network (2) or in two calls with less memory (1) "
+        "(default: 2 if memory allows)",
         unit="1|2",
     )
     tile: tuple[int, int] | None = parameter(
-        "decode in tiles of at most this many pixels, such as 480x480: the same frames with less memory, but only once "
-        "the last tile begins; when not given, whole where that fits",
+        "decode in tiles of at most this many pixels, such as 480x480: the same frames with less memory, but none of "
+        "them before the last tile (default: no tiles if memory allows)",
         unit="HxW",
         form=HEIGHT_WIDTH,
     )
     backend: str | tuple[str, ...] | Backend = parameter(
-        f"what executes the graphs; of several, such as onnxruntime{JOINED_BY}openvino, and with {ANY_BACKEND} of all, "
-        "the fastest that run here",
+        f"inference engine; name several, such as onnxruntime{JOINED_BY}openvino, to use the fastest of them, or "
+        f"{ANY_BACKEND} to use the fastest available",
         ANY_BACKEND,
         choices=(ANY_BACKEND, *BACKENDS),
         form=BACKEND_NAMES,
     )
     threads: int | None = parameter(
-        "CPU threads, at most one for each core that this process may use; as many when not given", unit="N"
+        "CPU threads (default and maximum: the number of cores that this process may use)", unit="N"
     )
     memory_limit: int | None = parameter(
-        "memory that graphs may take, such as 8GB; on a GPU all that is free when not given. On the CPU, where what a "
-        "graph takes while it runs is not known beforehand, it holds weights, inputs and outputs alone",
+        "memory limit for the graphs, such as 8GB (default on a GPU: all free memory). On the CPU it covers only "
+        "weights, inputs and outputs, because the memory for intermediate results is not known in advance",
         unit="SIZE",
         form=BYTES,
     )
     cuda_graphs: bool = parameter(
-        "whether a GPU replays each step as one captured graph", True, unit="on|off", form=ON_OFF
+        "replay each denoising step as one CUDA graph on a GPU", True, unit="on|off", form=ON_OFF
     )
 
     @classmethod
@@ -196,9 +201,9 @@ def make_options(given: RuntimeFields) -> RuntimeOptions:
 class OutputOptions:
     """How to write the video."""
 
-    TITLE: ClassVar[str] = "the file"
+    TITLE: ClassVar[str] = "output file"
 
-    codec: str = parameter("how to compress; auto goes by the file's ending", AUTO, choices=CODECS)
+    codec: str = parameter("video codec; auto chooses one by the file's ending", AUTO, choices=CODECS)
 
 
 class OutputFields(TypedDict, total=False):

@@ -20,7 +20,7 @@ def test_every_limit_has_a_plan_within_it_or_a_reason(tmp_path, monkeypatch, cap
     output = tmp_path / "predicted.json"
     assert predicted_memory.main([*ARGUMENTS, "--limits", "10MB", "70MB", "1GB", "--output", str(output)]) == 0
     small, medium, large = json.loads(output.read_text())["limits"].values()
-    assert "encoding the prompt takes at least" in small["refused"]
+    assert "encoding the prompt needs at least" in small["refused"]
     assert medium["peak_bytes"] <= 70 * 10**6 and not medium["keep_loaded"]
     assert large["peak_bytes"] > medium["peak_bytes"] and large["keep_loaded"]
     assert [line.split()[0] for line in capsys.readouterr().out.splitlines()] == ["10MB", "70MB", "1GB"]

@@ -69,9 +69,9 @@ def test_of_several_names_no_other_is_taken(pretend) -> None:
     for names in ("slower_than_slow+slow", "slow+slower_than_slow"):
         assert choose_backend(names, ["fp32"])[0].name == "slow"
     assert choose_backend("slow+fast", ["fp32"])[0].name == "fast"
-    with pytest.raises(BackendUnavailableError, match="no backend is called 'solw'"):
+    with pytest.raises(BackendUnavailableError, match="there is no backend 'solw'"):
         choose_backend("fast+solw", ["fp32"])
-    with pytest.raises(BackendUnavailableError, match="no backend is called 'auto'"):
+    with pytest.raises(BackendUnavailableError, match="there is no backend 'auto'"):
         choose_backend("auto+slow", ["fp32"])
 
 

@@ -174,7 +174,7 @@ export_to(Path(sys.argv[1]), overwrite=True)
     for count in (renames, again):
         done = subprocess.run([sys.executable, "-c", code, str(destination), str(count)], cwd=root)
         assert done.returncode == -signal.SIGKILL
-    with pytest.raises(RequestError, match="is a bundle already; pass --overwrite"):
+    with pytest.raises(RequestError, match="is already a bundle; pass --overwrite"):
         export_to(destination)
     arrived = renames == 7  # all of the new one, and the old one is about to go
     assert content(tmp_path) == {f"bundle/{name}": text for name, text in (NEW if arrived else OLD).items()}
@@ -233,7 +233,7 @@ def test_what_the_system_said_is_told_with_what_to_do(tmp_path: Path, error: OSE
 
 def test_a_destination_that_is_not_a_bundle_is_never_replaced(tmp_path: Path) -> None:
     fill(tmp_path, {"notes/thesis.txt": "years of work"})
-    for place, message in (("notes", "is not empty and no bundle"), ("notes/thesis.txt", "is a file")):
+    for place, message in (("notes", "has files and is not a bundle"), ("notes/thesis.txt", "is a file")):
         with pytest.raises(RequestError, match=message):
             export_to(tmp_path / place, overwrite=True)
     assert content(tmp_path) == {"notes/thesis.txt": "years of work"}

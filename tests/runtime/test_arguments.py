@@ -44,7 +44,8 @@ def taken(action: argparse.Action) -> str:
     """A value that the flag takes."""
     if action.metavar is not None and "{" in action.metavar:
         return str(action.metavar).strip("{}").split(",")[0]
-    samples = {"calibration_size": "8x8x9", "shapes": "8x8x9", "tile": "8x8", "memory_limit": "3GB", "part_size": "3GB"}
+    samples = {"calibration_size": "8x8x9", "shapes": "8x8x9", "tile": "8x8", "precision": "fp32"}
+    samples |= {"memory_limit": "3GB", "part_size": "3GB"}
     return samples.get(action.dest, "on" if action.metavar == "on|off" else "3")
 
 
@@ -86,8 +87,8 @@ FIELDS = [field for kind in (VideoRequest, RuntimeOptions, BuildOptions) for fie
     ("message", "told"),
     [
         (
-            "What fits: memory_limit=8_130_000_000, or num_frames=17",
-            "What fits: --memory-limit 8.13GB, or --num-frames 17",
+            "This would fit: memory_limit=8_130_000_000, or num_frames=17",
+            "This would fit: --memory-limit 8.13GB, or --num-frames 17",
         ),
         ("tile=(24, 32) must be multiples of 8", "--tile 24x32 must be multiples of 8"),
         ("height must be a multiple of 16; got 33", "--height must be a multiple of 16; got 33"),

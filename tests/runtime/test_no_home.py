@@ -22,7 +22,7 @@ def no_home(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_doctor_does_not_fail(capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(["doctor", "--json"]) == 0
     facts = json.loads(capsys.readouterr().out)
-    assert facts["engines"]["state"].startswith("not usable: there is no place for the engine cache")
+    assert facts["engines"]["state"].startswith("not usable: there is no folder for the engine cache")
     assert facts["bundle"]["state"] == "verified"
 
 
@@ -31,6 +31,6 @@ def test_build_says_what_to_set(capsys: pytest.CaptureFixture[str], monkeypatch:
     monkeypatch.setenv("MUTOSCOPE_CACHE", "/engines")
     assert cli.main(["build", "--target", "rtx40"]) == 4
     first, second = capsys.readouterr().err.splitlines()
-    assert first.startswith("mutoscope: error: there is no place for the engine cache: this user has no home folder")
-    assert second.startswith("mutoscope: error: there is no place for the key that signs engines")
+    assert first.startswith("mutoscope: error: there is no folder for the engine cache: this user has no home folder")
+    assert second.startswith("mutoscope: error: there is no folder for the key that signs engines")
     assert "Set HOME or XDG_DATA_HOME to" in second

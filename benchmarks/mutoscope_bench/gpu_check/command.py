@@ -50,27 +50,34 @@ def main(argv: Sequence[str]) -> int:
 def _parser() -> Parser:
     parser = Parser(
         "gpu-check",
-        "Tries on your GPU all that only a GPU can show, and writes one JSON.",
-        epilog="Each part runs in a process of its own, with a time limit, and the JSON is written after each. Parts: "
+        "Tests Mutoscope on this machine's GPU and writes one JSON file.",
+        epilog="Each part runs in its own process, with a time limit. The JSON file is updated after each part. Parts: "
         + "; ".join(f"{part.name} ({part.purpose})" for part in PARTS.values())
-        + ". Exit code 1: a part failed; 4: there is no GPU.",
+        + ". Exit code 1 means that a part failed, 4 that there is no usable GPU.",
     )
     add_bundle(parser)
-    parser.add_argument("--part", nargs="+", metavar="NAME", default=[], help="only these, such as device or video")
-    precision = "of the denoiser, on the GPU (default: bf16, and fp16 where the GPU has no bfloat16)"
+    parser.add_argument(
+        "--part", nargs="+", metavar="NAME", default=[], help="run only these parts, such as device or video"
+    )
+    precision = "precision of the denoiser (default: bf16, or fp16 on a GPU without bfloat16)"
     parser.add_argument("--precision", metavar="NAME", help=precision)
     parser.add_argument(
-        "--steps", type=int, metavar="N", default=20, help=f"of denoising, more than {WARM_UP_STEPS} (default: 20)"
+        "--steps", type=int, metavar="N", default=20, help=f"denoising steps, more than {WARM_UP_STEPS} (default: 20)"
     )
-    tile = "decode in tiles of at most this many pixels on the GPU"
+    tile = "decode on the GPU in tiles of at most this many pixels, such as 480x480"
     parser.add_argument("--tile", type=as_type(HEIGHT_WIDTH), metavar="HxW", help=tile)
-    for name in ("height", "width", "num-frames"):
-        parser.add_argument(f"--{name}", type=int, metavar="N", help="of the video (default: the bundle's)")
+    for name, what in (("height", "height"), ("width", "width"), ("num-frames", "length")):
+        parser.add_argument(f"--{name}", type=int, metavar="N", help=f"{what} of the video (default: the bundle's)")
     parser.add_argument(
-        "--time-limit", type=int, metavar="SECONDS", help="of every part (default: each has its own, up to two hours)"
+        "--time-limit",
+        type=int,
+        metavar="SECONDS",
+        help="time limit for each part (default: set by the part, at most two hours)",
     )
     default = Path("gpu-check.json")
-    parser.add_argument("--output", type=Path, metavar="FILE", default=default, help=f"the JSON (default: {default})")
+    parser.add_argument(
+        "--output", type=Path, metavar="FILE", default=default, help=f"JSON file to write (default: {default})"
+    )
     return parser
 
 

@@ -32,22 +32,26 @@ class Part:
 
 def _parts() -> Iterator[Part]:
     device, sessions, videos = (f"{__package__}.{module}" for module in ("device", "sessions", "videos"))
-    yield Part("card", "what the driver says of the GPU", f"{device}:card", 60)
-    yield Part("device", "memory, copies, captures, replays, faults and threads", f"{device}:device", 120)
+    yield Part("card", "what the driver reports about the GPU", f"{device}:card", 60)
+    yield Part("device", "memory, copies, CUDA graphs, errors and threads", f"{device}:device", 120)
     for name in GPU_BACKENDS:
-        smallest = "the smallest graph: run, captured, replayed"
+        smallest = "run, capture and replay a minimal graph"
         yield Part(f"session:{name}", smallest, f"{sessions}:session", 300, {"backend": name})
     for name in TENSORRT:
         spec = {"backend": name}
-        kept = "what it compiles for this GPU, kept for the next start"
+        kept = "compile kernels and reuse them at the next start"
         yield Part(f"kernels:{name}", kept, f"{sessions}:kernels", 300, spec)
-        yield Part(f"chain:{name}", "two graphs, one after the other", f"{sessions}:chain", 300, spec)
-        yield Part(f"attention:{name}", "one attention in bf16 and in FP8", f"{sessions}:attention", 600, spec)
+        yield Part(f"chain:{name}", "run two graphs in sequence", f"{sessions}:chain", 300, spec)
+        yield Part(
+            f"attention:{name}", "run one attention layer in bf16 and in FP8", f"{sessions}:attention", 600, spec
+        )
     for name in TENSORRT:
-        yield Part(f"build:{name}", "the bundle's engines for this GPU", f"{videos}:build", 7200, {"backend": name})
-    yield Part("cpu", "the video on the CPU, to compare with", f"{videos}:on_cpu", 7200)
+        yield Part(
+            f"build:{name}", "build the bundle's engines for this GPU", f"{videos}:build", 7200, {"backend": name}
+        )
+    yield Part("cpu", "make the video on the CPU, as the reference", f"{videos}:on_cpu", 7200)
     for name, graphs in product(GPU_BACKENDS, ("on", "off")):
-        purpose = f"the video with {name}, CUDA graphs {graphs}"
+        purpose = f"make the video with {name}, CUDA graphs {graphs}"
         video = {"backend": name, "cuda_graphs": graphs == "on"}
         yield Part(f"video:{name}:{graphs}", purpose, f"{videos}:on_gpu", 1800, video)
 

@@ -40,10 +40,10 @@ class EngineCatalogue:
 
     def _miss(self, wanted: EngineIdentity) -> str:
         capabilities = ", ".join(f"sm{number}" for number in wanted.compute_capabilities)
-        said = f"no engine in {self.folder} serves {capabilities} in {wanted.precision}"
+        said = f"no engine in {self.folder} fits this GPU ({capabilities}) in {wanted.precision}"
         misses = [(record.identity.misses(wanted), record.report.graph) for record in self.records]
         if not misses:
-            return f"{said}: this installation has built none. {BUILD_IT}"
+            return f"{said}: this installation has not built any. {BUILD_IT}"
         nearest, graph = min(misses, key=lambda miss: ("files" in miss[0], len(miss[0])))
         parts = "; ".join(f"{component}: {why}" for component, why in nearest.items())
-        return f"{said}; the nearest, of a {graph}, differs in {parts}. {BUILD_IT}"
+        return f"{said}; the closest one, for the {graph}, differs in {parts}. {BUILD_IT}"

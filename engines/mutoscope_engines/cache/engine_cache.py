@@ -210,8 +210,8 @@ class EngineCache:
             return False
         if not is_ours(facts, without=0o022):
             raise EngineError(
-                f"others than this user may write to {self.folder}, where engines lie, which are executable code. "
-                f"Make it your own (chmod 700), or name another with MUTOSCOPE_CACHE"
+                f"other users may write to {self.folder}, and the engines in it are executable code. "
+                f"Make the folder yours alone (chmod 700), or set MUTOSCOPE_CACHE to another folder"
             )
         return True
 

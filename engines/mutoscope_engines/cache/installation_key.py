@@ -54,7 +54,9 @@ def read_key(path: Path) -> bytes | None:
     with file:
         facts = os.fstat(file.fileno())
         if not stat.S_ISREG(facts.st_mode) or not is_ours(facts, without=0o077):
-            raise EngineError(f"the key {path} is not this user's alone (mode 600). {_REMEDY}")
+            raise EngineError(
+                f"the key {path} must be a file of this user that no one else may open (mode 600). {_REMEDY}"
+            )
         key = file.read(KEY_BYTES + 1)
     if len(key) != KEY_BYTES:
         raise EngineError(f"the key {path} is damaged. {_REMEDY}")

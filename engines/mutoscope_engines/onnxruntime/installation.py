@@ -40,7 +40,7 @@ def unusable_because(module: str, names: Sequence[str] = BUILDS) -> str | None:
     except DAMAGED as error:
         if not builds and found:  # pip takes it for installed, and would not install it
             return (
-                "onnxruntime-gpu is not installed, only the package that stands for it under the name onnxruntime; "
+                "onnxruntime-gpu is not installed, only the empty package named onnxruntime that requires it; "
                 "run: pip install --force-reinstall --no-deps onnxruntime-gpu"
             )
         if not builds:

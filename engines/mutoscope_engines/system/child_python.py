@@ -15,7 +15,7 @@ def child_python(*arguments: str) -> list[str]:
     """
     if getattr(sys, "frozen", False):
         raise BackendUnavailableError(
-            "this needs a process of a Python interpreter, which a frozen program does not have; run it from Mutoscope "
-            "as it is installed in Python"
+            "this needs a Python interpreter, and a frozen program has none; run it from a Mutoscope that is installed "
+            "in Python"
         )
     return [sys.executable, *arguments]

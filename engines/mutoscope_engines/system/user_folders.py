@@ -38,7 +38,7 @@ def _of_user(find: Callable[..., Path], what: str, variables: str) -> Path:
         folder = Path("~")
     if not folder.is_absolute():
         raise BackendUnavailableError(
-            f"there is no place for {what}: this user has no home folder. "
+            f"there is no folder for {what}: this user has no home folder. "
             f"Set {variables} to the absolute path of a folder that only this user can write to"
         )
     return folder

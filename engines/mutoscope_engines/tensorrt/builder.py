@@ -145,8 +145,8 @@ def _log(trt: Any) -> Any:
         def count(self, what: str) -> int:
             if what not in self._counts:
                 raise EngineError(
-                    f"the compiler's log does not state its {what!r}, so that the engine cannot be judged; "
-                    "install the version of the library that this Mutoscope names"
+                    f"the compiler's log has no {what!r}, so the engine's memory cannot be checked; "
+                    "install the version of the library that Mutoscope requires"
                 )
             return self._counts[what]
 

@@ -97,12 +97,10 @@ class TensorRT:
         """
         if not self.builds_for_other_gpus:
             if reason := cuda_unavailable_because():
-                raise BackendUnavailableError(
-                    f"{self.name} compiles on the GPU itself, and {reason}; or use tensorrt-rtx"
-                )
+                raise BackendUnavailableError(f"{self.name} needs a GPU to compile: {reason}; or use tensorrt-rtx")
             if list(compute_capabilities) != [here := compute_capability()]:
                 raise BackendUnavailableError(
-                    f"{self.name} compiles for the GPU of this machine alone, which is the target sm{here}"
+                    f"{self.name} compiles only for the GPU of this machine; choose the target sm{here}"
                 )
             return
         known = {name: value for name, value in self.module.ComputeCapability.__members__.items() if name[:2] == "SM"}

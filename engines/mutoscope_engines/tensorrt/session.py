@@ -150,7 +150,7 @@ class TensorRtSlot(Slot):
 
     def __init__(self, session: TensorRtSession, context: Any, shapes: Shapes, places: DevicePlaces) -> None:
         if context is None:
-            raise _refusal(session.trt, "has no room to run", kind=OutOfMemoryError)
+            raise _refusal(session.trt, "could not reserve memory to run", kind=OutOfMemoryError)
         super().__init__(session.device, session.inputs, shapes, places.inputs)
         self._device, self._context, self._trt = session.device, context, session.trt
         for name, shape in shapes.items():
@@ -178,7 +178,9 @@ class TensorRtSlot(Slot):
         except RuntimeError as error:
             raise ShapeError(f"the engine does not take {dict(shapes)} together: {error}") from error
         if unsettled:
-            raise ShapeError(f"the engine does not take {dict(shapes)} together: {', '.join(unsettled)} stay open")
+            raise ShapeError(
+                f"the engine does not take {dict(shapes)} together: {', '.join(unsettled)} have no definite shape"
+            )
 
     def launch(self) -> dict[str, DeviceTensor]:
         scratch, version = self._device.scratch(self._scratch_bytes)
@@ -219,7 +221,7 @@ def _refusal(
     if "CUDA driver" in said:  # too old for the library's CUDA
         advice = "update the NVIDIA driver"
     if kind is OutOfMemoryError:
-        return out_of_memory(f"using an engine, which {what}", said, on_device=True)
+        return out_of_memory(f"using an engine: it {what}", said, on_device=True)
     return kind(f"the engine {what}: {said}; {advice}")
 
 

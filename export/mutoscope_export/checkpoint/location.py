@@ -62,7 +62,7 @@ def download(hub_id: str, patterns: Sequence[str], *, revision: str | None = Non
     except Exception as error:  # the hub's client raises errors of several libraries
         cause = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise ExportError(
-            f"{hub_id} is no folder here, and could not be had from the hub: {cause}. "
+            f"{hub_id} is not a folder here and could not be downloaded from the hub: {cause}. "
             "Check the name and the network, or download it elsewhere and name the folder"
         ) from error
     finally:

@@ -95,7 +95,7 @@ class ActivationRange:
         largest = float(magnitudes.max())
         if not isfinite(largest):
             raise ExportError(
-                "the reference computes NaN or infinity, for which there is no range. Get the checkpoint again"
+                "the checkpoint's network computes NaN or infinity, so calibration fails. Get the checkpoint again"
             )
         self.largest = max(self.largest, largest)
         self.total += float(magnitudes.sum(dtype=torch.float64))

@@ -97,7 +97,7 @@ def calibrated(
     try:
         found = [policy.layers(reference.layer_names, policy.step_names[-1]) for policy in policies]
     except ValueError as error:
-        raise ExportError(f"{opened.name} has no form in eight bits: {error}") from error
+        raise ExportError(f"{opened.name} cannot be quantized to 8 bits: {error}") from error
     watched = QuantizedLayers(
         tuple(dict.fromkeys(name for layers in found for name in layers.linears)),
         tuple(dict.fromkeys(name for layers in found for name in layers.attentions)),
@@ -122,7 +122,7 @@ def passes_of(policy: QuantizationPolicy, layers: QuantizedLayers, ranges: Range
 
 def quality_table(precision: str, report: Mapping[str, Any]) -> str:
     """The figures of a precision's report for a terminal."""
-    names = (f"{precision} up to this step", "linears", "attentions", "relative L2 of one forward")
+    names = (f"{precision} up to this step", "linears", "attentions", "relative L2 of one forward pass")
     rows = [
         (step["step"], str(step["linears"]), str(step["attentions"]), f"{step['relative_l2']:.2%}")
         for step in report["steps"]
@@ -130,7 +130,7 @@ def quality_table(precision: str, report: Mapping[str, Any]) -> str:
     lines = [format_table(names, rows)]
     lines.append(f"the graph is in {precision} up to: {report['policy']}")
     worst = ", ".join(f"{name} {error:.1%}" for name, error in report["worst_layers"].items())
-    lines.append(f"layers with the largest error of their own: {worst}")
+    lines.append(f"layers with the largest errors: {worst}")
     lines += [
         f"{precision} does not suit the {entry['what']} of {entry['layer']}: its largest magnitude is "
         f"{entry['largest_over_mean']:.0f} times the mean"

@@ -32,32 +32,39 @@ TARGETS = names(",", ("rtx40", "rtx50"))
 class BuildOptions:
     """What to build."""
 
-    TITLE: ClassVar[str] = "the engines"
+    TITLE: ClassVar[str] = "engines"
 
     target: str | tuple[str, ...] = field(
-        metadata=about("rtx20, rtx30, rtx40, rtx50, gb10 or smNN; several with commas", form=TARGETS)
+        metadata=about(
+            "GPUs to build for: rtx20, rtx30, rtx40, rtx50, gb10 or a compute capability such as sm80; separate "
+            "several with commas",
+            form=TARGETS,
+        )
     )
     precision: str | None = parameter(
-        "of the denoiser; the other graphs take its base. When not given, bf16, and fp16 for rtx20", choices=ON_GPU
+        "precision of the denoiser; the other graphs use bf16, or fp16 with fp16 (default: bf16, or fp16 for rtx20)",
+        choices=ON_GPU,
     )
     shapes: tuple[int, int, int] | None = parameter(
-        "the largest video, such as 480x832x81; when not given, the bundle's default size",
+        "largest video to support: height x width x frames, such as 480x832x81 (default: the bundle's default size)",
         unit="HxWxT",
         form=HEIGHT_WIDTH_FRAMES,
     )
     branches_per_call: int | None = parameter(
-        "guidance branches in one call of the network, 2 when not given; 1 takes less memory", unit="1|2"
+        "guidance branches in one call of the network; 1 needs less memory (default: 2)", unit="1|2"
     )
     tile: tuple[int, int] | None = parameter(
-        "decode in tiles of at most this many pixels, such as 480x480, with less memory; when not given, whole",
+        "decode in tiles of at most this many pixels, such as 480x480, to need less memory (default: no tiles)",
         unit="HxW",
         form=HEIGHT_WIDTH,
     )
-    exact_size: bool = parameter("engines for that size alone, which take less memory while they run", False)
-    weight_streaming: bool = parameter(
-        "engines whose weights can stay in host memory, for small GPUs; no CUDA graphs", False
+    exact_size: bool = parameter(
+        "build for the largest size only, not for smaller ones; needs less memory at run time", False
     )
-    backend: str = parameter("what compiles", "tensorrt-rtx", choices=tuple(LIBRARIES))
+    weight_streaming: bool = parameter(
+        "let weights stay in host memory, for GPUs with little memory; turns CUDA graphs off", False
+    )
+    backend: str = parameter("compiler", "tensorrt-rtx", choices=tuple(LIBRARIES))
 
 
 @dataclass(frozen=True)
@@ -154,7 +161,7 @@ def _groups(
     targets = sorted(set(map(find_target, named)), key=lambda target: target.compute_capability)
     if len(targets) > 1 and not library.builds_for_other_gpus:
         raise TargetError(
-            f"{library.name} builds for the GPU of this machine alone; got {', '.join(named)}. Name one target"
+            f"{library.name} builds only for the GPU of this machine; got {', '.join(named)}. Name one target"
         )
     for target in targets:
         if precision is not None and precision not in target.precisions:

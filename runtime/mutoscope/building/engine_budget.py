@@ -62,10 +62,10 @@ def check_budget(graph: Graph, symbols: Mapping[str, int], geometry: Geometry, c
     budget = budget_bytes(graph, symbols, geometry, compiled)
     if compiled.activation_bytes > budget:
         raise EngineError(
-            f"the engine of the {graph.name} in {graph.precision} for {where} takes "
-            f"{compiled.activation_bytes / 1e9:.2f} GB beside its weights; as export writes graphs, and with attention "
-            f"fused, it takes at most {budget / 1e9:.2f} GB. It was not kept. Export the bundle again with this "
-            "Mutoscope; if it was, report it"
+            f"the engine of the {graph.name} in {graph.precision} for {where} needs "
+            f"{compiled.activation_bytes / 1e9:.2f} GB besides its weights, and at most {budget / 1e9:.2f} GB is "
+            "expected with fused attention. The engine was discarded. Export the bundle again with this version of "
+            "Mutoscope; if that does not help, report it"
         )
 
 

@@ -76,9 +76,14 @@ class Bundle:
     def _folder_of(self, graph: Graph) -> Path:
         folder = self.path(graph.file).parent
         if folder == self.root:
-            raise BundleError(f"{graph.file} in {self.root} is a graph outside of a folder for graphs; refused")
+            raise BundleError(
+                f"{graph.file} in {self.root} is a graph and must be in a subfolder; refused. Export the bundle again"
+            )
         if elsewhere := [name for name in graph.weights if self.path(name).parent != folder]:
-            raise BundleError(f"{elsewhere[0]} in {self.root} has weights of {graph.file}, not beside it; refused")
+            raise BundleError(
+                f"{elsewhere[0]} in {self.root} has weights of {graph.file} and must be in the same folder; refused. "
+                "Export the bundle again"
+            )
         return folder
 
     def _refuse_unlisted_in(self, folder: Path) -> None:

@@ -33,8 +33,8 @@ def decode_manifest(content: bytes) -> Manifest:
         raise BundleError(f"{MANIFEST} is damaged: {error!r}. Copy or export the bundle again") from error
     if version != FORMAT_VERSION:
         raise BundleError(
-            f"the bundle has format version {version}, this Mutoscope reads {FORMAT_VERSION}. Export it again: "
-            "mutoscope export CHECKPOINT BUNDLE --overwrite; or install the version that wrote it"
+            f"the bundle has format version {version}, this Mutoscope reads {FORMAT_VERSION}. Export it again, "
+            "with overwrite: mutoscope export CHECKPOINT BUNDLE; or install the version of Mutoscope that wrote it"
         )
     try:
         manifest = msgspec.json.decode(content, type=Manifest)

@@ -24,6 +24,7 @@ class Parser(argparse.ArgumentParser):
     def __init__(self, command: str, description: str, **options: Any) -> None:
         super().__init__(prog=f"mutoscope {command}", description=description, allow_abbrev=False, **options)
         self.register("action", None, _Store)  # what `add_argument` takes where it is told no action
+        self.register("type", int, _whole_number)
         self.given: dict[str, Any] = {}  # value by destination, of the flags met so far
 
     def parse(self, argv: Sequence[str]) -> argparse.Namespace:
@@ -80,7 +81,7 @@ def add_bundle(parser: Parser, *flags: str) -> None:
         *(flags or ("bundle",)),
         metavar="BUNDLE",
         type=Path,
-        help="folder of a bundle (default: the built-in one)",
+        help="folder of the bundle (default: the built-in demonstration bundle)",
         **keywords,
     )
 
@@ -128,6 +129,17 @@ def as_type(form: Form) -> Callable[[str], Any]:
     return convert
 
 
+def one_of(what: str, known: Sequence[str]) -> Callable[[str], str]:
+    """For `add_argument`, where a flag that is no field of a dataclass takes one of the known names."""
+
+    def convert(text: str) -> str:
+        if text not in known:
+            raise argparse.ArgumentTypeError(no_such(what, text, known))
+        return text
+
+    return convert
+
+
 def flag_of(parameter: str) -> str:
     """The flag of a parameter, such as `--num-frames` of `num_frames`."""
     return "--" + parameter.replace("_", "-")
@@ -155,6 +167,13 @@ def in_flags(message: str, parameters: Iterable[Field[Any]]) -> str:
         if "_" in name:
             message = re.sub(rf"(?<![\w./\\'-]){name}\b(?![/\\']|\.\w)", flag, message)
     return message
+
+
+def _whole_number(text: str) -> int:
+    try:
+        return int(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"must be a whole number; got {text!r}") from None
 
 
 def _metavar(field: Field[Any]) -> str:

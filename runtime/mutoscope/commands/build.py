@@ -42,7 +42,10 @@ def main(argv: Sequence[str]) -> int:
                 note(_said(report, built))
     removed = cache.trim(keep=[job.identity.digest for job in jobs])
     if removed and not arguments.quiet:
-        note(f"note: {removed} engines, the least recently used, went to stay in {format_bytes(cache.limit_bytes)}")
+        note(
+            f"note: deleted the {removed} least recently used engines to keep the cache within "
+            f"{format_bytes(cache.limit_bytes)}"
+        )
     if arguments.report:
         tell(_table(reports))
     if arguments.json:
@@ -53,14 +56,16 @@ def main(argv: Sequence[str]) -> int:
 def _parser() -> Parser:
     parser = Parser(
         "build",
-        "Compiles every graph of a bundle for GPUs. Needs no GPU.",
-        epilog="The bundle needs graphs in the precision; the built-in one has bf16. Engines lie in MUTOSCOPE_CACHE "
-        "(default: ~/.cache/mutoscope), up to MUTOSCOPE_CACHE_GB (64). One that is there is not built again. "
-        "Ctrl-C keeps those that are finished.",
+        "Compiles every graph of a bundle into engines for GPUs. The default compiler needs no GPU.",
+        epilog="The bundle must contain graphs in the chosen precision; the built-in bundle has bf16. Engines are "
+        "stored in the folder MUTOSCOPE_CACHE (default: ~/.cache/mutoscope), up to MUTOSCOPE_CACHE_GB gigabytes "
+        "(default: 64). Engines in the cache are not built again. After Ctrl-C, finished engines stay in the cache.",
     )
     add_bundle(parser)
-    parser.add_argument("--report", action="store_true", help="print a table of memory, size and time")
-    parser.add_argument("--json", action="store_true", help="print the same as one JSON object")
+    parser.add_argument(
+        "--report", action="store_true", help="print a table of each engine's memory, size and build time"
+    )
+    parser.add_argument("--json", action="store_true", help="print the same facts as one JSON object")
     parser.add_argument("--quiet", action="store_true", help="print nothing but errors to standard error")
     add_fields(parser, BuildOptions)
     return parser
@@ -69,7 +74,7 @@ def _parser() -> Parser:
 def _said(report: EngineReport, built: bool) -> str:
     what = f"{report.graph} {report.precision} for {report.target}"
     if not built:
-        return f"{what} was built before"
+        return f"{what} is already in the cache"
     return f"{what} built in {report.build_s:.1f} s, {format_bytes(report.activation_bytes)} of activations"
 
 

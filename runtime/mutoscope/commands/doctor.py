@@ -37,9 +37,9 @@ CPU_FLAGS = (
 
 def main(argv: Sequence[str]) -> int:
     """`mutoscope doctor`. Returns the exit code."""
-    parser = Parser("doctor", "Shows what this machine and installation can do.")
+    parser = Parser("doctor", "Reports what this machine and this installation support.")
     add_bundle(parser)
-    parser.add_argument("--json", action="store_true", help="print one JSON object")
+    parser.add_argument("--json", action="store_true", help="print the report as one JSON object")
     arguments = parser.parse(argv)
     facts = {
         "mutoscope": __version__,
@@ -112,7 +112,7 @@ def _engines() -> dict[str, Any]:
 
 def _encoders() -> dict[str, str]:
     return {
-        codec: f"{encoder.name}, {'ready' if is_available(encoder.name) else 'not here'}"
+        codec: f"{encoder.name}, {'ready' if is_available(encoder.name) else 'not available'}"
         for codec, encoder in ENCODERS.items()
     }
 

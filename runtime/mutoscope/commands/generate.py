@@ -70,20 +70,24 @@ def _parser() -> Parser:
     parser = Parser(
         "generate",
         "Makes a video from a prompt.",
-        epilog="Where no default is shown, the bundle has one; --explain shows every value and computes nothing. "
-        "A prompt that begins with a dash comes last, after --. An existing file is replaced.",
+        epilog="Where no default is shown, the bundle sets it; --explain prints every value. An existing output file "
+        "is replaced. Put a prompt that begins with a dash last, after --.",
     )
-    parser.add_argument("prompt", metavar="PROMPT", help="what the video shows, in quotes")
+    parser.add_argument("prompt", metavar="PROMPT", help="what the video should show, in quotes")
     parser.add_argument(
         "-o",
         "--output",
         metavar="PATH",
         default="out.mp4",
-        help=f"the ending chooses the format: {ENDINGS}, or / for a folder of PNGs (default: out.mp4)",
+        help=f"output file; its ending sets the format: {ENDINGS}, or / for a folder of PNGs (default: out.mp4)",
     )
     add_bundle(parser, "--bundle")
-    parser.add_argument("--explain", action="store_true", help="print the plan and stop; nothing is computed")
-    parser.add_argument("--json", action="store_true", help="print one JSON object: plan, times, memory, output")
+    parser.add_argument(
+        "--explain", action="store_true", help="print every setting and the expected memory, and make no video"
+    )
+    parser.add_argument(
+        "--json", action="store_true", help="print one JSON object: settings, times, memory and output file"
+    )
     parser.add_argument("--quiet", action="store_true", help="print nothing but errors to standard error")
     add_fields(parser, VideoRequest, skip=["prompt"])
     add_fields(parser, RuntimeOptions)

@@ -19,9 +19,9 @@ from .arguments import Parser, add_bundle
 
 def main(argv: Sequence[str]) -> int:
     """`mutoscope inspect`. Returns the exit code."""
-    parser = Parser("inspect", "Shows what a bundle holds; reads its manifest and opens no graph.")
+    parser = Parser("inspect", "Shows the contents of a bundle. Reads only its manifest.")
     add_bundle(parser)
-    parser.add_argument("--json", action="store_true", help="print one JSON object: path, hash and manifest")
+    parser.add_argument("--json", action="store_true", help="print path, hash and manifest as one JSON object")
     arguments = parser.parse(argv)
     bundle = Bundle.open(arguments.bundle or bundle_path(), verify=False)
     if arguments.json:

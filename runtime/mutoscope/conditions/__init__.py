@@ -33,8 +33,8 @@ def load_conditions(bundle: Bundle) -> tuple[Condition, ...]:
     for about in bundle.manifest.conditionings:
         if about.name not in known:
             raise BundleError(
-                f"the bundle follows {about.name!r}, which is no parameter of a request; those are: "
-                f"{', '.join(known)}. Install a newer Mutoscope"
+                f"the bundle needs the parameter {about.name!r}, and this version of Mutoscope does not have it; it "
+                f"has: {', '.join(known)}. Install a newer Mutoscope"
             )
         module, _, name = CONDITIONS[type(about).__name__].partition(":")
         loaded.append(getattr(import_module(module), name)(about, bundle))

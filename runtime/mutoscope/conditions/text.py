@@ -80,8 +80,8 @@ class TextCondition(Condition):
     def __init__(self, about: TextConditioning, bundle: Bundle) -> None:
         if about.cleaning not in CLEANINGS:
             raise BundleError(
-                f"the bundle cleans its {about.name} by {about.cleaning!r}; this Mutoscope knows: "
-                f"{', '.join(CLEANINGS)}. Install a newer one"
+                f"the bundle needs the text cleaning {about.cleaning!r} for its {about.name}, and this version of "
+                f"Mutoscope does not have it; it has: {', '.join(CLEANINGS)}. Install a newer Mutoscope"
             )
         self._about = about
         self._clean = CLEANINGS[about.cleaning]

@@ -73,8 +73,9 @@ def check_encoder(codec: str) -> None:
     if codec in ENCODERS and not is_available(ENCODERS[codec].name):
         there = [name for name, encoder in ENCODERS.items() if is_available(encoder.name)]
         raise OutputError(
-            f"there is no PyAV here with {ENCODERS[codec].name}, which writes {codec}; what can be written: "
-            f"{', '.join([*there, 'npy'])}. Choose one of these and a fitting ending, or install another PyAV"
+            f"{codec} needs the encoder {ENCODERS[codec].name}, and the installed PyAV does not have it; available "
+            f"codecs: {', '.join([*there, 'npy'])}. Choose one of these and an ending for it, or install "
+            "another build of PyAV"
         )
 
 

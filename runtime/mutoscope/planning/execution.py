@@ -137,16 +137,16 @@ def planned_memory(execution: Execution, bundle: Bundle, sizes: Sizes, num_frame
         return plan_memory(asked, limit, execution.host_limit_bytes)
     except HostMemoryError as error:
         raise RequestError(
-            f"{STAGES[error.stage]} keeps at least {format_bytes(error.host_bytes)} of features and frames in host "
-            f"memory for this video in tiles, and there are {format_bytes(execution.host_limit_bytes)}. "
-            "Ask for a smaller height, width or num_frames, or raise memory_limit until it is decoded whole"
+            f"{STAGES[error.stage]} in tiles needs at least {format_bytes(error.host_bytes)} of host memory for this "
+            f"video, and {format_bytes(execution.host_limit_bytes)} is available. "
+            "Ask for a smaller height, width or num_frames, or raise memory_limit until it needs no tiles"
         ) from error
     except DoesNotFitError as error:
         counts = [count for count in lengths.counts if count < num_frames]
         fitting = bisect_left(counts, True, key=lambda frames: least_limit_bytes(stages(frames)) > limit)
         shorter = f", or num_frames={counts[fitting - 1]}" if fitting else ""
         raise RequestError(
-            f"{STAGES[error.stage]} takes at least {format_bytes(error.option.least_bytes)} for this video, and "
-            f"{format_bytes(limit)} are allowed. What fits: "
+            f"{STAGES[error.stage]} needs at least {format_bytes(error.option.least_bytes)} for this video, and the "
+            f"limit is {format_bytes(limit)}. This would fit: "
             f"memory_limit={rounded_up(least_limit_bytes(asked)):_}{shorter}"
         ) from error

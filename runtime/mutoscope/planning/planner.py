@@ -90,7 +90,7 @@ def settle_conditions(
     followed = {name for text in manifest.texts for name in (text.name, text.negative)}
     for name in {"prompt", "negative_prompt"} - followed:
         if given := getattr(request, name):
-            raise RequestError(f"this model follows no {name}; got {given[:60]!r}. Leave it out")
+            raise RequestError(f"this model takes no {name}; got {given[:60]!r}. Leave it out")
     guided = is_guided(guidance.scale)
     settled = tuple(each.settle(request, manifest.defaults, guided=guided) for each in conditions)
     plan = ConditionsPlan(

@@ -128,7 +128,7 @@ def tile_window(tile: object, geometry: Geometry) -> tuple[int, int]:
     scale, least = geometry.vae_scale_factor_spatial, 2 * geometry.vae_decoder_halo + 1
     if min(height, width) < least * scale or height % scale or width % scale:
         raise RequestError(
-            f"tile={(height, width)} must be multiples of {scale} and at least {least * scale}, because "
-            f"{geometry.vae_decoder_halo * scale} pixels at every inner side are computed twice"
+            f"tile={(height, width)} must be multiples of {scale} and at least {least * scale}, because tiles "
+            f"share {geometry.vae_decoder_halo * scale} pixels on each inner side"
         )
     return height // scale, width // scale

@@ -79,7 +79,7 @@ def _lcm(options: Config, count: int) -> Schedule:
     """State: the sample, and the noise to which each step but the last returns from the clean sample it predicts."""
     if count > MAX_STATE_ROWS:  # before their matrices, which grow with the cube of the steps
         raise ScheduleError(
-            f"lcm with {count} steps keeps {count} states, and denoisers take {MAX_STATE_ROWS}; "
+            f"lcm needs a row of solver state for each of its {count} steps, and denoisers take {MAX_STATE_ROWS} rows; "
             f"ask for at most {MAX_STATE_ROWS} steps"
         )
     timesteps, sigmas = euler_levels(options, count)

@@ -46,9 +46,12 @@ def cached(schedule: Schedule, interval: int) -> Schedule:
     if len(computed) == len(schedule.steps):
         return schedule
     if schedule.noise_rows > 1:
-        raise ScheduleError(f"cache_interval must be 1 with {schedule.name}, whose every step begins from new noise")
+        raise ScheduleError(f"cache_interval must be 1 with {schedule.name}: each of its steps adds new noise")
     if schedule.state_rows == MAX_STATE_ROWS:
-        raise ScheduleError(f"cache_interval needs a state row, and this schedule has all {MAX_STATE_ROWS}")
+        raise ScheduleError(
+            f"cache_interval must be 1 with {schedule.name} at {len(schedule.steps)} steps: this schedule already uses "
+            f"all {MAX_STATE_ROWS} rows of solver state"
+        )
     return replace(schedule, steps=_folded(schedule, computed), state_rows=schedule.state_rows + 1)
 
 

@@ -25,8 +25,8 @@ def text(name: str, value: Any) -> str:
         return value.encode("utf-16-le", "surrogatepass").decode("utf-16-le")
     except UnicodeDecodeError as error:
         raise RequestError(
-            f"{name} is no valid Unicode at character {error.start // 2 + 1}: {value[:60]!r}. "
-            "Pass it as UTF-8 text; a lone surrogate stands for a byte that is none"
+            f"{name} is not valid Unicode at character {error.start // 2 + 1}: {value[:60]!r}. "
+            "Pass it as UTF-8 text; a lone surrogate is a byte that could not be decoded"
         ) from None
 
 

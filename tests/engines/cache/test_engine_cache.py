@@ -79,7 +79,7 @@ def test_a_slot_that_is_left_without_publishing_leaves_nothing(cache: EngineCach
         slot.partial.write_bytes(b"half an eng")
         raise KeyboardInterrupt
     assert list(cache.folder.iterdir()) == []
-    with pytest.raises(EngineMissingError, match="has built none"):
+    with pytest.raises(EngineMissingError, match="has not built any"):
         load(cache, WANTED)
 
 

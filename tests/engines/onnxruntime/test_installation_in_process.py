@@ -40,7 +40,7 @@ def test_two_builds_in_one_folder_are_refused_though_one_can_be_imported(reason)
     ("packages", "told"),
     [
         ({"onnxruntime": "onnxruntime/__init__.py"}, "onnxruntime==1.2 is damaged (No module named"),
-        ({"onnxruntime": "onnxruntime-1.2.dist-info/METADATA"}, "only the package that stands for it"),
+        ({"onnxruntime": "onnxruntime-1.2.dist-info/METADATA"}, "only the empty package named onnxruntime"),
         ({}, "onnxruntime is not installed; run: pip install onnxruntime"),
     ],
 )

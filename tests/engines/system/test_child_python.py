@@ -17,7 +17,7 @@ from mutoscope_engines.system.child_python import child_python
 from mutoscope_engines.tensorrt.process import compile_in_process
 
 ROOT = Path(__file__).parents[3]
-ADVICE = "a frozen program does not have; run it from Mutoscope as it is installed in Python"
+ADVICE = "a frozen program has none; run it from a Mutoscope that is installed in Python"
 
 
 @pytest.fixture

@@ -100,7 +100,7 @@ def test_the_engine_of_a_graph_is_found_and_runs(backend, build, sum_and_product
 
 
 def test_without_an_engine_the_next_step_is_to_build_one(backend, sum_and_product) -> None:
-    with pytest.raises(BackendUnavailableError, match=r"has built none\. Build it") as refusal:
+    with pytest.raises(BackendUnavailableError, match=r"has not built any\. Build it") as refusal:
         backend.open(sum_and_product, options(sum_and_product, 2, 3))
     assert refusal.value.exit_code == 4
 
@@ -145,7 +145,7 @@ def test_a_plan_reads_each_record_once_for_all_graphs_and_sizes(backend, build, 
 def test_a_snapshot_does_not_see_what_is_built_later_and_the_backend_does(backend, build, sum_and_product) -> None:
     before = backend.snapshot()
     build()
-    with pytest.raises(BackendUnavailableError, match="has built none"):
+    with pytest.raises(BackendUnavailableError, match="has not built any"):
         before.figures(sum_and_product, wanted(sum_and_product, 2, 2))
     assert backend.figures(sum_and_product, wanted(sum_and_product, 2, 2)).weight_bytes == 400
 

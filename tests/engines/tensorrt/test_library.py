@@ -64,7 +64,7 @@ def test_the_classic_library_compiles_for_the_gpu_of_its_machine_alone(monkeypat
     monkeypatch.setattr(tensorrt_library, "compute_capability", lambda: 89)
     config = object()  # which it tells nothing
     LIBRARIES["tensorrt"].set_targets(config, [89])
-    with pytest.raises(BackendUnavailableError, match="which is the target sm89"):
+    with pytest.raises(BackendUnavailableError, match="choose the target sm89"):
         LIBRARIES["tensorrt"].set_targets(config, [120])
     monkeypatch.setattr(tensorrt_library, "cuda_unavailable_because", lambda: "there is no NVIDIA driver; install one")
     with pytest.raises(BackendUnavailableError, match="no NVIDIA driver; install one; or use tensorrt-rtx"):

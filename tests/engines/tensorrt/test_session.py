@@ -96,7 +96,12 @@ OUT_OF_MEMORY = "[executionContext.cpp::enqueueV3] Error Code 2: OutOfMemory (Re
         ("deserialize_cuda_engine", "version tag does not match", EngineError, "does not load: version tag.*build it"),
         ("deserialize_cuda_engine", OLD_DRIVER, EngineError, "cudaError 35.*; update the NVIDIA driver"),
         ("deserialize_cuda_engine", OUT_OF_MEMORY, OutOfMemoryError, "not load: .*OutOfMemory.*lower memory_limit"),
-        ("create_execution_context", "cannot", OutOfMemoryError, "no room to run: cannot; lower memory_limit"),
+        (
+            "create_execution_context",
+            "cannot",
+            OutOfMemoryError,
+            "it could not reserve memory to run: cannot; lower memory_limit",
+        ),
         ("set_input_shape", "not in profile", ShapeError, r"does not take 'a' in shape \(2, 2\): not in profile"),
         ("set_tensor_address", "misaligned", GraphError, "does not take the address of 'a': misaligned"),
         ("update_device_memory_size_for_shapes", "unresolved", GraphError, "what memory it needs .*: unresolved"),

@@ -145,5 +145,5 @@ def test_passes_name_the_layers_of_the_step(exported: Exported, again: tuple[Ref
 
 
 def test_a_network_too_shallow_is_refused(wan_checkpoint: Path, exported: Exported) -> None:
-    with pytest.raises(ExportError, match="has no form in eight bits: of 2 blocks, 1 at each end"):
+    with pytest.raises(ExportError, match="cannot be quantized to 8 bits: of 2 blocks, 1 at each end"):
         quantize(open_checkpoint(wan_checkpoint), exported.bundle.manifest, ["fp8"], OPTIONS, lambda stage: None)

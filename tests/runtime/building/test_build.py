@@ -83,7 +83,7 @@ def test_the_command_takes_only_precisions_of_gpus_and_says_so(capsys: pytest.Ca
         ({"target": "rtx60"}, TargetError, "there are: rtx20, rtx30"),
         ({"target": ("rtx20", "rtx40"), "precision": "bf16"}, TargetError, "rtx20 has no bf16; it has: fp16"),
         ({"target": "rtx30", "precision": "fp8"}, TargetError, "rtx30 has no fp8; it has: bf16, fp16, int8-static"),
-        ({"target": ("rtx40", "rtx50"), "backend": "tensorrt"}, TargetError, "GPU of this machine alone"),
+        ({"target": ("rtx40", "rtx50"), "backend": "tensorrt"}, TargetError, "only for the GPU of this machine"),
         ({"target": "rtx40", "precision": "fp8"}, BundleError, "it has: bf16, fp16"),
         ({"target": "rtx40,rtx50"}, RequestError, r"such as target=\('rtx40', 'rtx50'\); got 'rtx40,rtx50'"),
         ({"target": "rtx40", "shapes": "64x96x9"}, RequestError, r"such as shapes=\(64, 96, 9\); got '64x96x9'"),
@@ -184,7 +184,7 @@ def test_every_graph_is_built_once_and_found_by_content(
     assert cli.main(command) == 0
     second = capsys.readouterr()
     assert second.out == first.out
-    assert second.err.count("was built before") == len(ROLES)
+    assert second.err.count("is already in the cache") == len(ROLES)
 
     assert cli.main(["doctor", str(bundle.root), "--json"]) == 0
     shown = json.loads(capsys.readouterr().out)["engines"]
@@ -214,7 +214,7 @@ def test_an_engine_that_writes_its_scores_to_memory_is_not_kept(
     command = ["build", str(bundle.root), "--target", "rtx40", "--shapes", LARGEST, "--branches-per-call", "1"]
     assert cli.main(command) == EngineError.exit_code
     said = capsys.readouterr().err
-    assert "with attention fused, it takes at most 0.26 GB" in said
+    assert "at most 0.26 GB is expected with fused attention" in said
     assert [record.report.graph for record in cache.catalogue().records] == ["text_encoder"]  # built before it
 
 

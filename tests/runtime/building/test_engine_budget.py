@@ -41,7 +41,7 @@ def test_a_denoiser_with_fused_attention_passes():
 
 @pytest.mark.parametrize("activation_bytes", [1.50e9, 7.38e9, 32760**2 * 12 * 2])  # as before; stock; the scores
 def test_a_denoiser_with_anything_larger_in_memory_fails_with_both_numbers(activation_bytes: float):
-    with pytest.raises(EngineError, match=rf"takes {activation_bytes / 1e9:.2f} GB .* at most 1\.21 GB"):
+    with pytest.raises(EngineError, match=rf"needs {activation_bytes / 1e9:.2f} GB .* at most 1\.21 GB"):
         check("denoiser", activation_bytes)
 
 

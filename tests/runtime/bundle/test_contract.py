@@ -151,7 +151,7 @@ def test_data_that_names_what_nothing_has_is_refused(edit: Callable[[Document], 
 
 @pytest.mark.parametrize("version", [1, 2, 3, 5, None])
 def test_a_bundle_of_another_format_is_refused_with_the_export_to_run(version: object) -> None:
-    assert "mutoscope export CHECKPOINT BUNDLE --overwrite" in refusal(lambda d: d.update(format_version=version))
+    assert "with overwrite: mutoscope export CHECKPOINT BUNDLE" in refusal(lambda d: d.update(format_version=version))
 
 
 def test_frames_and_latent_frames_follow_from_the_calls_of_the_decoder() -> None:

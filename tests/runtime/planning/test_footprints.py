@@ -204,7 +204,7 @@ def test_without_figures_of_its_own_a_backend_takes_weights_as_large_as_the_bund
 def test_what_does_not_fit_however_short_is_refused_with_the_limit_that_would_do(bundle) -> None:
     stages = stages_of(bundle, everywhere(engines(on_device=True), "fp32"), SIZES, (1,))
     least = min(option.peak_bytes for option in stages[-1].options)  # of the decoder, which takes more than the others
-    complaint = r"decoding takes at least .* What fits: memory_limit=[0-9_]+$"
+    complaint = r"decoding needs at least .* This would fit: memory_limit=[0-9_]+$"
     with pytest.raises(RequestError, match=complaint) as refusal:
         planned(bundle, 1, least - 1, on_device=True)
     named = int(str(refusal.value).rpartition("=")[2])
@@ -213,7 +213,7 @@ def test_what_does_not_fit_however_short_is_refused_with_the_limit_that_would_do
 
 def test_what_a_shorter_video_would_make_fit_is_refused_with_the_longest_that_does(bundle) -> None:
     limit = 150_000
-    with pytest.raises(RequestError, match=r"denoising takes at least .*, or num_frames=\d+$") as refusal:
+    with pytest.raises(RequestError, match=r"denoising needs at least .*, or num_frames=\d+$") as refusal:
         planned(bundle, 241, limit)
     longest = int(str(refusal.value).rpartition("=")[2])
     assert planned(bundle, longest, limit).peak_bytes <= limit

@@ -110,7 +110,7 @@ def test_a_prompt_that_is_too_long_is_refused_with_its_length_and_the_limit(job)
 def test_a_prompt_with_bytes_that_are_no_utf8_is_refused_and_a_whole_pair_is_mended(job) -> None:
     for name in ("prompt", "negative_prompt"):
         text = b"a caf\xe9".decode("utf-8", "surrogateescape")  # as the shell's arguments come in
-        with pytest.raises(RequestError, match=f"^{name} is no valid Unicode at character 6: .*UTF-8"):
+        with pytest.raises(RequestError, match=f"^{name} is not valid Unicode at character 6: .*UTF-8"):
             job(**{name: text})
     assert job("a red \ud83d\udd34").plan.conditions.prompt == "a red \U0001f534"
 

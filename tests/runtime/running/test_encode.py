@@ -90,7 +90,7 @@ def test_a_bundle_without_a_prompt_runs_no_encoder(
     bundle = make_bundle(conditionings=(FPS,), graphs=graphs(ends), demonstration=None)
     with load(bundle) as pipeline:
         video = pipeline.generate("", fps=30, seed=1)
-        with pytest.raises(RequestError, match=r"this model follows no prompt; got 'a dog'. Leave it out"):
+        with pytest.raises(RequestError, match=r"this model takes no prompt; got 'a dog'. Leave it out"):
             pipeline.plan("a dog")
     assert ("open", "text_encoder") not in backend.log
     assert (video.frames.shape, list(video.plan.memory.options)) == ((9, 32, 48, 3), ["denoise", "decode"])

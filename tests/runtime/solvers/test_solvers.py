@@ -234,9 +234,11 @@ def test_a_config_that_says_nothing_of_sigmas_in_so_many_words_gives_even_levels
 
 def test_more_steps_of_lcm_than_there_are_states_are_refused() -> None:
     assert build_schedule("lcm", {}, MAX_STATE_ROWS).noise_rows == MAX_STATE_ROWS
-    with pytest.raises(ScheduleError, match=r"lcm with 9 steps keeps 9 states, .*ask for at most 8 steps"):
+    with pytest.raises(
+        ScheduleError, match=r"lcm needs a row of solver state for each of its 9 steps, .*ask for at most 8 steps"
+    ):
         build_schedule("lcm", {}, 9)
-    with pytest.raises(ScheduleError, match="lcm with 100000 steps"):  # whose matrices no memory would hold
+    with pytest.raises(ScheduleError, match="each of its 100000 steps"):  # whose matrices no memory would hold
         build_schedule("lcm", {}, 100_000)
 
 

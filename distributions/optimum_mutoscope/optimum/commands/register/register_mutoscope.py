@@ -22,10 +22,12 @@ class MutoscopeExportCommand(BaseOptimumCLICommand):
     @staticmethod
     def parse_args(parser: argparse.ArgumentParser) -> None:
         """Adds the arguments to the parser that Optimum made for this command."""
-        parser.add_argument("-m", "--model", required=True, help="a folder in the Diffusers layout, or a hub id")
-        parser.add_argument("bundle", help="the folder to write")
         parser.add_argument(
-            "options", nargs=argparse.REMAINDER, help="after the bundle, any flag that `mutoscope export --help` lists"
+            "-m", "--model", required=True, help="folder in the Diffusers layout, or a Hugging Face hub id"
+        )
+        parser.add_argument("bundle", help="folder to write the bundle to")
+        parser.add_argument(
+            "options", nargs=argparse.REMAINDER, help="any flags of `mutoscope export`, after the bundle"
         )
 
     def run(self) -> None:
