@@ -346,12 +346,12 @@ def test_the_command_line_tells_errors_by_exit_code_and_in_words(
 ) -> None:
     nowhere, bundle = str(tmp_path / "nowhere"), str(tmp_path / "bundle")
     for arguments, code, message in (
-        ([], 2, "required: checkpoint, bundle"),
+        ([], 2, "required: CHECKPOINT, BUNDLE"),
         ([nowhere, bundle], 3, "nowhere"),
         (
             [str(wan_checkpoint), bundle, "--precision", "fp7"],
             2,
-            "some of: fp32, int8, bf16, bf16-cpu, fp16, fp8, int8-static",
+            "no precision 'fp7'; did you mean fp8? There are: fp32, int8, bf16-cpu, bf16, fp16, int8-static, fp8",
         ),
         ([nowhere, bundle, "--over"], 2, "no flag '--over'; did you mean --overwrite?"),
     ):
@@ -385,7 +385,7 @@ def test_the_command_line_reports_stages_to_a_terminal_and_prints_one_object(
     def exported(checkpoint: str, destination: Path, **options: Any) -> Bundle:
         assert (checkpoint, options["precisions"], options["overwrite"]) == ("some/model", ["int8", "fp32"], True)
         if options["on_progress"]:
-            options["on_progress"]("write denoiser", None)
+            options["on_progress"]("write denoiser")
         return Bundle.open(destination, verify=False)
 
     monkeypatch.setattr(export, "export_checkpoint", exported)
