@@ -56,8 +56,8 @@ def make_checkpoint(model: str, folder: Path, max_shard_size: str = "4GB") -> No
 
 def load(spec: dict[str, Any]) -> Run:
     """An export, told by the stages that have to do with the denoiser."""
-    from mutoscope_export.export import ExportOptions, export_checkpoint
-    from mutoscope_export.graphs.parts import DEFAULT_PART_BYTES
+    from mutoscope_export.export import export_checkpoint
+    from mutoscope_export.options import ExportOptions
 
     def run() -> Answer:
         stages: list[Answer] = []
@@ -76,9 +76,7 @@ def load(spec: dict[str, Any]) -> Run:
         export_checkpoint(
             spec["checkpoint"],
             spec["bundle"],
-            precisions=spec["precisions"],
-            options=ExportOptions(part_bytes=spec["part_bytes"] or DEFAULT_PART_BYTES),
-            overwrite=True,
+            ExportOptions(precision=tuple(spec["precisions"]), part_size=spec["part_bytes"], overwrite=True),
             on_progress=began,
         )
         return {"stages": [row for row in stages if row["stage"].endswith("transformer") or "denoiser" in row["stage"]]}

@@ -27,10 +27,11 @@ import numpy as np
 import onnx_ir as ir
 import torch
 from mutoscope.bundle.bundle import Bundle, write_manifest
-from mutoscope_bench.difference import psnr_db, relative_l2
+from mutoscope_bench.difference import psnr_db
 from mutoscope_bench.machine_facts import describe
 from mutoscope_engines.backends import load_backend
 from mutoscope_engines.chain import Chain
+from mutoscope_engines.difference import relative_l2
 from mutoscope_engines.session import Session, SessionOptions
 from mutoscope_export.demo.grammar import calibration_prompts
 from mutoscope_export.export import export_checkpoint
@@ -38,9 +39,10 @@ from mutoscope_export.families.family import Recording
 from mutoscope_export.graphs.trace import GRAPH_FILE, Pass
 from mutoscope_export.graphs.weight_files import WeightFolder
 from mutoscope_export.opening import open_checkpoint
+from mutoscope_export.options import ExportOptions
 from mutoscope_export.passes.in_float32 import InFloat32
 from mutoscope_export.passes.in_turn import out_of_turn
-from mutoscope_export.quantization.calibration import ActivationRange, CalibrationOptions, Ranges, plan_calibration
+from mutoscope_export.quantization.calibration import ActivationRange, Ranges, plan_calibration
 from mutoscope_export.quantization.quantize import calibrated, passes_of
 from numpy.typing import NDArray
 
@@ -237,7 +239,7 @@ def with_denoiser(base: Bundle, passes: Sequence[Pass], root: Path) -> Path:
     return root
 
 
-def rows(checkpoint: Path, work: Path, count: int, options: CalibrationOptions) -> Iterator[dict[str, Any]]:
+def rows(checkpoint: Path, work: Path, count: int, options: ExportOptions) -> Iterator[dict[str, Any]]:
     """One a candidate: float32, bfloat16, int8, then the static forms step by step."""
     opened = open_checkpoint(checkpoint)
     base, names, ranges = prepared(checkpoint, work, options)
@@ -260,10 +262,12 @@ def rows(checkpoint: Path, work: Path, count: int, options: CalibrationOptions) 
             yield row | baseline.compare(changed(passes_of(policy, layers, ranges)))
 
 
-def prepared(checkpoint: Path, work: Path, options: CalibrationOptions) -> tuple[Bundle, list[str], Ranges]:
+def prepared(checkpoint: Path, work: Path, options: ExportOptions) -> tuple[Bundle, list[str], Ranges]:
     """What takes longest before the first clip, found in `work` or put there: base bundle, names of layers, ranges."""
     if not (work / "base").exists():
-        export_checkpoint(checkpoint, work / "base", precisions=("fp32", "int8", "bf16"), on_progress=_say)
+        export_checkpoint(
+            checkpoint, work / "base", ExportOptions(precision=("fp32", "int8", "bf16")), on_progress=_say
+        )
     base, file = Bundle.open(work / "base"), work / "ranges.pt"
     if not file.exists():
         opened = open_checkpoint(checkpoint)
@@ -331,7 +335,7 @@ def main() -> None:
     parser.add_argument("--output", type=Path, help="the result as JSON; the table goes into docs/quantisation.md, too")
     arguments = parser.parse_args()
     prompts = calibration_prompts()[: arguments.calibration_prompts] if arguments.calibration_prompts else None
-    options = CalibrationOptions(prompts=prompts, num_inference_steps=arguments.calibration_steps)
+    options = ExportOptions(calibration_prompts=prompts, calibration_steps=arguments.calibration_steps)
     weights = open_checkpoint(arguments.checkpoint).sha256_of_files()
     digest = next(digest for name, digest in weights.items() if name.startswith("transformer/diff"))
     result: dict[str, Any] = {"machine": describe(), "transformer_sha256": digest, "count": arguments.count, "rows": []}

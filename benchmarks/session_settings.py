@@ -129,7 +129,7 @@ def builtin_graphs(root: Path, folder: Path) -> Iterator[dict[str, Any]]:
     defaults, geometry = manifest.defaults, manifest.geometry
     sizes = {
         "B": 2, "L": manifest.symbol_ranges["L"][1], "K": 4,
-        "F": (defaults.num_frames - 1) // geometry.vae_scale_factor_temporal + 1,
+        "F": manifest.frames.latent_frames(defaults.num_frames),
         "h": defaults.height // geometry.vae_scale_factor_spatial,
         "w": defaults.width // geometry.vae_scale_factor_spatial,
     }  # fmt: skip

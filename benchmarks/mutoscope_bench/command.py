@@ -17,8 +17,9 @@ from mutoscope.progress import Progress
 from mutoscope.request import RuntimeOptions, VideoRequest
 from mutoscope.terminal import tell
 from mutoscope.values import checks
-from mutoscope.values.parameters import no_such
 from mutoscope_engines.backends import AUTO, BACKENDS, JOINED_BY
+from mutoscope_engines.names import no_such
+from mutoscope_engines.precisions import PRECISIONS
 
 from . import comparison, machine_facts
 from .cases import CASES, COMPARED, DEFAULT_CLIP, PROMPT, SEED
@@ -123,6 +124,7 @@ def _options(arguments: argparse.Namespace) -> Options:
         ("case", cases, list(CASES)),
         ("peer", against, [*PEERS, ALL]),
         ("backend", [each for name in arguments.backend for each in name.split(JOINED_BY)], [AUTO, *BACKENDS]),
+        ("precision", arguments.precision, list(PRECISIONS)),
         ("scenario", [arguments.scenario], list(SCENARIOS)),
     ):
         for name in names:

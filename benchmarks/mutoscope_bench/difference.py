@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from mutoscope_engines.difference import relative, squares
 from numpy.typing import NDArray
 
 
@@ -26,32 +26,16 @@ def difference(given: NDArray[Any], expected: NDArray[Any]) -> Difference:
     """
     if given.shape != expected.shape:
         return Difference(None, None)
-    off, norm = _squares(zip(given, expected, strict=True))
+    off, norm = squares(zip(given, expected, strict=True))
     psnr = round(_psnr_db(off / expected.size), 2) if expected.dtype == np.uint8 and off else None
-    return Difference(float(f"{math.sqrt(off / norm):.4g}") if norm else None, psnr)
-
-
-def relative_l2(pairs: Iterable[tuple[NDArray[Any], NDArray[Any]]]) -> float:
-    """Of pairs of given and expected arrays: L2 of all differences over that of all that was expected; not rounded."""
-    off, norm = _squares(pairs)
-    return math.sqrt(off / norm)
+    return Difference(float(f"{relative(off, norm):.4g}") if norm else None, psnr)
 
 
 def psnr_db(given: NDArray[Any], expected: NDArray[Any]) -> float:
     """Of frames in levels 0 to 255, all together; infinite for equal ones, and not rounded."""
-    off, _ = _squares(zip(given, expected, strict=True))
+    off, _ = squares(zip(given, expected, strict=True))
     return _psnr_db(off / expected.size)
 
 
 def _psnr_db(mean_squared_error: float) -> float:
     return 10 * math.log10(255**2 / mean_squared_error) if mean_squared_error else math.inf
-
-
-def _squares(pairs: Iterable[tuple[NDArray[Any], NDArray[Any]]]) -> tuple[float, float]:
-    """The sums of the squares of the differences and of what was expected."""
-    off = norm = 0.0
-    for given, expected in pairs:
-        wanted = expected.astype(np.float64)
-        off += float(np.square(given - wanted).sum())
-        norm += float(np.square(wanted).sum())
-    return off, norm

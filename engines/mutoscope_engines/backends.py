@@ -9,6 +9,7 @@ from itertools import dropwhile, islice
 from pathlib import Path
 
 from .errors import BackendUnavailableError
+from .names import no_such
 from .onnxruntime.installation import unusable_because
 from .session import Backend, Session, SessionOptions
 
@@ -80,9 +81,7 @@ def backends_named(name: str | Backend) -> Iterator[Backend]:
 def _refuse_unknown(names: Sequence[str]) -> None:
     for name in names:
         if name not in BACKENDS:
-            raise BackendUnavailableError(
-                f"there is no backend {name!r}; there are: {', '.join(BACKENDS)}, or {AUTO!r} by itself"
-            )
+            raise BackendUnavailableError(f"{no_such('backend', name, list(BACKENDS))}, or {AUTO!r} by itself")
 
 
 def choose_backend(

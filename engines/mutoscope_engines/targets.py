@@ -9,6 +9,7 @@ import re
 from dataclasses import dataclass
 
 from .errors import TargetError
+from .names import no_such
 from .precisions import PRECISIONS
 
 
@@ -45,7 +46,7 @@ def find_target(name: str) -> Target:
     """The target of this name: one of `TARGETS`, or "sm" with a compute capability, such as "sm80" for an A100.
 
     Raises:
-        TargetError: there is none of this name; lists those there are.
+        TargetError: there is none of this name; names the nearest and lists those there are.
     """
     if name in TARGETS:
         return TARGETS[name]
@@ -53,7 +54,5 @@ def find_target(name: str) -> Target:
     if number and (capability := int(number[1])) >= 75:
         named = (target for target in TARGETS.values() if target.compute_capability == capability)
         return next(named, Target(name, capability))
-    raise TargetError(
-        f"there is no target {name!r}; there are: {', '.join(TARGETS)}, "
-        "or smNN with a compute capability of 75 or more, such as sm80"
-    )
+    known = no_such("target", name, list(TARGETS))
+    raise TargetError(f"{known}, or smNN with a compute capability of 75 or more, such as sm80")

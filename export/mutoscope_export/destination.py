@@ -83,7 +83,9 @@ def _refuse(destination: Path, overwrite: bool, hidden: list[Path]) -> None:
     if found and MANIFEST not in found:
         raise RequestError(f"{destination} has files and is not a bundle; name another folder")
     if found and not overwrite:
-        raise RequestError(f"{destination} is already a bundle; pass --overwrite to replace it, or name another folder")
+        raise RequestError(
+            f"{destination} is already a bundle; pass overwrite=True to replace it, or name another folder"
+        )
 
 
 def _exchange(folder: Path, destination: Path, leaving: Path, previous: Path, hidden: list[Path]) -> None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import gc
 import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from importlib.metadata import version
 from itertools import groupby
 from pathlib import Path, PurePath
@@ -22,9 +22,10 @@ from mutoscope.bundle.checks import impossible_defaults
 from mutoscope.bundle.contract import DECODE, stage_of
 from mutoscope.bundle.manifest import FORMAT_VERSION, Graph, GraphTensor, Manifest, Preview, Provenance
 from mutoscope.errors import RequestError
-from mutoscope.values.parameters import no_such
+from mutoscope.values import checks
 from mutoscope.version import __version__
 from mutoscope_engines.backends import choose_backend
+from mutoscope_engines.names import no_such
 
 from .checkpoint.checkpoint import OVERRIDES, UNKNOWN
 from .checkpoint.tokenizer import write_tokenizer
@@ -33,14 +34,14 @@ from .errors import ExportError
 from .families.decoding import decode
 from .families.family import Form, GraphSource
 from .graphs.network_type import TRACED
-from .graphs.parts import DEFAULT_PART_BYTES, Blocks
+from .graphs.parts import Blocks
 from .graphs.trace import NETWORK, SymbolicValue, dynamic_shapes, trace, write_graph
 from .graphs.weight_files import WeightFolder
 from .opening import OpenedCheckpoint, open_checkpoint
+from .options import ExportOptions
 from .parity import Sample, compare, compare_with_own_class, record
 from .passes.half_weights import half_weights
 from .preview import fit_preview
-from .quantization.calibration import CalibrationOptions
 from .quantization.quantize import quantize
 
 REPORT = "export_report.json"
@@ -48,31 +49,11 @@ REPORT = "export_report.json"
 OnProgress = Callable[[str], None]
 
 
-@dataclass(frozen=True)
-class ExportOptions:
-    """How the graphs of a bundle are stored, cut and calibrated.
-
-    Attributes:
-        compact: store weights that are exact in half precision so: half the size, and the same frames.
-        part_bytes: the most that one graph of the denoiser or the text encoder for GPUs may weigh; a larger one is
-            written in parts of whole blocks, each of which becomes an engine. Host memory while building grows with
-            it, and parts pass on hidden states, which take device memory.
-        calibration: what the ranges of fp8 and int8-static are taken from; at the checkpoint's defaults where nothing
-            else is said.
-    """
-
-    compact: bool = False
-    part_bytes: int = DEFAULT_PART_BYTES
-    calibration: CalibrationOptions = field(default_factory=CalibrationOptions)
-
-
 def export_checkpoint(
     checkpoint: str | Path,
     destination: str | Path,
-    *,
-    precisions: Sequence[str] = ("fp32",),
-    overwrite: bool = False,
     options: ExportOptions | None = None,
+    *,
     on_progress: OnProgress | None = None,
 ) -> Bundle:
     """Writes the bundle of a checkpoint.
@@ -82,26 +63,27 @@ def export_checkpoint(
 
     Args:
         checkpoint: a folder in the Diffusers layout, or a hub id.
-        destination: the bundle's folder; must not exist, or be empty, or with `overwrite` be a bundle.
-        precisions: of the denoiser; the first one that a backend supports is what it runs by default.
-        options: how graphs are stored, cut and calibrated; the defaults of `ExportOptions` when omitted.
+        destination: the bundle's folder; must not exist, or be empty, or with `options.overwrite` be a bundle.
+        options: which graphs the bundle has, and how they are stored, divided and calibrated; the defaults of
+            `ExportOptions` when omitted. Of `options.precision` the first that a backend supports is what it runs by
+            default.
         on_progress: told the stage that begins.
 
     Raises:
         BackendUnavailableError: ONNX Runtime, through which graphs are compared, is not there or damaged.
         ExportError: the checkpoint is refused, a graph differs from its network, or the disk is full.
-        RequestError: a precision or destination that cannot be served.
+        RequestError: an option or destination that cannot be served.
     """
     say, options = on_progress or (lambda stage: None), options or ExportOptions()
     choose_backend("onnxruntime", ["fp32"])  # every graph is compared through it
-    with new_bundle(Path(destination), overwrite=overwrite) as folder:
+    with new_bundle(Path(destination), overwrite=options.overwrite) as folder:
         say("open checkpoint")
         opened = open_checkpoint(checkpoint)
-        sources = _sources(opened, precisions, options)
+        sources = _sources(opened, options)
         manifest = _describe(opened, folder, say)
         calibrated: Mapping[str, Any] = {}
-        if static := [precision for precision in precisions if precision in opened.description.policies]:
-            quantization = quantize(opened, manifest, static, options.calibration, say)
+        if static := [precision for precision in options.precision if precision in opened.description.policies]:
+            quantization = quantize(opened, manifest, static, options, say)
             sources, calibrated = [quantization.applied(source) for source in sources], quantization.reports
         graphs, compared = _export_graphs(opened, sources, folder, say)
         say("preview")
@@ -113,11 +95,11 @@ def export_checkpoint(
     return Bundle.open(destination, verify=False)
 
 
-def _sources(opened: OpenedCheckpoint, precisions: Sequence[str], options: ExportOptions) -> list[GraphSource]:
-    sources = opened.family.sources(opened, _checked_precisions(precisions, opened.description.precisions))
+def _sources(opened: OpenedCheckpoint, options: ExportOptions) -> list[GraphSource]:
+    sources = opened.family.sources(opened, _checked_precisions(options.precision, opened.description.precisions))
     if options.compact:
         sources = [replace(source, forms=tuple(map(_compact, source.forms))) for source in sources]
-    most = options.part_bytes
+    most = checks.byte_count("part_size", options.part_size)
     return [replace(source, forms=tuple(_in_parts(form, most) for form in source.forms)) for source in sources]
 
 
@@ -272,7 +254,7 @@ def _made_with() -> str:
 
 def _checked_precisions(given: Sequence[str], known: Sequence[str]) -> list[str]:
     if not given or isinstance(given, str):
-        raise RequestError(f"precisions must be a list of some of: {', '.join(known)}; got {given!r}")
+        raise RequestError(f"precision must be a tuple of some of: {', '.join(known)}; got {given!r}")
     if unknown := [precision for precision in given if precision not in known]:
         raise RequestError(no_such("precision", unknown[0], known))
     return list(dict.fromkeys(given))

@@ -20,6 +20,7 @@ import onnx_ir as ir
 import torch
 from mutoscope.bundle.manifest import Graph
 from mutoscope_engines.backends import load_backend
+from mutoscope_engines.difference import relative_l2
 from mutoscope_engines.precisions import base_precision
 from mutoscope_engines.session import SessionOptions
 from numpy.typing import NDArray
@@ -198,17 +199,15 @@ def compare_with_own_class(
 
 
 def difference(given: NDArray[Any], expected: NDArray[Any]) -> dict[str, float]:
-    """`max_abs`, and `relative_l2`: the norm of the difference over the norm of what is expected.
+    """`max_abs`, the largest difference of a value, and `relative_l2`.
 
     Raises:
         ExportError: they differ in shape or type.
     """
     if given.shape != expected.shape or given.dtype != expected.dtype:
         raise ExportError(f"the graph gives {given.dtype} {given.shape}, its network {expected.dtype} {expected.shape}")
-    wanted = expected.astype(np.float64)
-    off = given.astype(np.float64) - wanted
-    norm = float(np.linalg.norm(wanted)) or 1.0
-    return {"max_abs": float(np.abs(off).max(initial=0.0)), "relative_l2": float(np.linalg.norm(off)) / norm}
+    off = np.abs(given.astype(np.float64) - expected)
+    return {"max_abs": float(off.max(initial=0.0)), "relative_l2": relative_l2([(given, expected)])}
 
 
 def _refuse_beyond(

@@ -15,10 +15,11 @@ from contextlib import contextmanager
 from importlib import import_module
 from typing import NoReturn
 
+from mutoscope_engines.names import no_such
+
 from .errors import SMALLER_VIDEO, BackendUnavailableError, MutoscopeError, OutOfMemoryError, RequestError
 from .output.standard_streams import usable_streams
 from .terminal import note, tell
-from .values.parameters import no_such
 from .version import __version__
 
 # Name to "module:function", what it is for, and the extra of the distribution that it needs, if any.

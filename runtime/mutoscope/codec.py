@@ -13,10 +13,11 @@ from operator import or_
 from typing import Any, TypeVar, get_args, get_type_hints
 
 import msgspec
+from mutoscope_engines.names import no_such
 
 from .errors import RequestError
 from .values.frame_rates import parse_frame_rate, plain_frame_rate
-from .values.parameters import Form, no_such
+from .values.parameters import Form
 
 Record = TypeVar("Record")
 
@@ -88,9 +89,11 @@ def from_text(field: Field[Any], hint: Any, text: str) -> Any:
 
 
 def as_text(field: Field[Any], value: Any) -> str:
-    """A value as the command line takes it: what `from_text` reads."""
+    """A value as the command line takes it: what `from_text` reads, several names with spaces between them."""
     form: Form | None = field.metadata.get("form")
-    return str(value) if form is None else form.write(value)
+    if form is None:
+        return " ".join(value) if isinstance(value, tuple) else str(value)
+    return form.write(value)
 
 
 def refuse_other_choices(field: Field[Any], value: Any) -> None:

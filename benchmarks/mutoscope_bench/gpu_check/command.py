@@ -6,11 +6,13 @@ import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
-from mutoscope.commands.arguments import Parser, add_bundle, as_type
+from mutoscope.commands.arguments import Parser, add_bundle, as_type, one_of
 from mutoscope.errors import BackendUnavailableError, RequestError
 from mutoscope.terminal import tell
-from mutoscope.values.parameters import HEIGHT_WIDTH, no_such
+from mutoscope.values.parameters import HEIGHT_WIDTH
 from mutoscope_engines.device.cuda import cuda_unavailable_because
+from mutoscope_engines.names import no_such
+from mutoscope_engines.precisions import PRECISIONS
 
 from .part import PARTS, Facts, parts_named
 from .runner import Check, run
@@ -60,7 +62,7 @@ def _parser() -> Parser:
         "--part", nargs="+", metavar="NAME", default=[], help="run only these parts, such as device or video"
     )
     precision = "precision of the denoiser (default: bf16, or fp16 on a GPU without bfloat16)"
-    parser.add_argument("--precision", metavar="NAME", help=precision)
+    parser.add_argument("--precision", type=one_of("precision", list(PRECISIONS)), metavar="NAME", help=precision)
     parser.add_argument(
         "--steps", type=int, metavar="N", default=20, help=f"denoising steps, more than {WARM_UP_STEPS} (default: 20)"
     )

@@ -17,6 +17,7 @@ from mutoscope_engines.cache.engine_cache import EngineCache
 from mutoscope_engines.cache.identity import EngineIdentity, ShapeRange, content_of
 from mutoscope_engines.chain import Chain
 from mutoscope_engines.device.cuda import CudaDevice, compute_capability
+from mutoscope_engines.difference import relative_l2
 from mutoscope_engines.errors import MutoscopeError
 from mutoscope_engines.session import Session, SessionOptions
 from mutoscope_engines.targets import find_target
@@ -100,8 +101,7 @@ def _random(shapes: Shapes, seed: int = 0) -> dict[str, Any]:
 
 
 def _error(given: Any, wanted: Any) -> float:
-    """L2 of the difference over that of what was expected."""
-    return float(f"{np.linalg.norm(given - wanted) / np.linalg.norm(wanted):.3g}")
+    return float(f"{relative_l2([(given, wanted)]):.3g}")
 
 
 def _refuse_large(error: float) -> float:

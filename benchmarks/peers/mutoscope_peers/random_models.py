@@ -135,8 +135,9 @@ def _small(model: RandomModel) -> RandomModel:
 
 def _export(checkpoint: Path, bundle: Path, model: RandomModel) -> None:
     from mutoscope_export.export import export_checkpoint
+    from mutoscope_export.options import ExportOptions
 
-    export_checkpoint(checkpoint, bundle, precisions=model.precisions)
+    export_checkpoint(checkpoint, bundle, ExportOptions(precision=model.precisions))
 
 
 def replace_denoisers(bundle: Path, checkpoint: Path) -> None:

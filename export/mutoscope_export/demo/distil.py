@@ -25,7 +25,8 @@ from diffusers import UniPCMultistepScheduler, WanPipeline
 from torch import Tensor
 from transformers import T5Tokenizer
 
-from ..export import ExportOptions, export_checkpoint
+from ..export import export_checkpoint
+from ..options import ExportOptions
 from .grammar import PHRASINGS, all_scenes, sample_scenes
 from .make import CHECKPOINT, FLOW_SHIFT, OVERRIDES
 from .renderer import HEIGHT, NUM_FRAMES, WIDTH
@@ -173,8 +174,8 @@ def main() -> None:
     defaults = OVERRIDES["defaults"] | {"num_inference_steps": STUDENT_STEPS, "guidance_scale": 1.0}
     overrides = json.dumps(OVERRIDES | {"defaults": defaults}, indent=1) + "\n"
     (checkpoint / "mutoscope.json").write_text(overrides, encoding="utf-8", newline="\n")
-    options, precisions = ExportOptions(compact=True), ("fp32", "int8")
-    export_checkpoint(checkpoint, arguments.work / "bundle", precisions=precisions, overwrite=True, options=options)
+    options = ExportOptions(precision=("fp32", "int8"), overwrite=True, compact=True)
+    export_checkpoint(checkpoint, arguments.work / "bundle", options)
 
 
 if __name__ == "__main__":

@@ -17,7 +17,8 @@ from typing import Any
 import torch
 from diffusers import AutoencoderKLWan, UniPCMultistepScheduler, WanPipeline
 
-from ..export import ExportOptions, export_checkpoint
+from ..export import export_checkpoint
+from ..options import ExportOptions
 from .grammar import DESCRIPTION, calibration_prompts, prompt_pattern
 from .renderer import FPS, HEIGHT, NUM_FRAMES, WIDTH
 from .train_denoiser import train_denoiser
@@ -93,9 +94,7 @@ def main() -> None:
     export_checkpoint(
         arguments.checkpoint,
         arguments.bundle,
-        precisions=("fp32", "int8", "bf16"),
-        overwrite=True,
-        options=ExportOptions(compact=True),
+        ExportOptions(precision=("fp32", "int8", "bf16"), overwrite=True, compact=True),
         on_progress=_say,
     )
     unseen = render_pool(64, arguments.seed + 2)

@@ -20,13 +20,10 @@ import onnx_ir as ir
 from onnx_ir.passes.common import RemoveUnusedNodesPass
 
 from mutoscope_export.graphs.edit import Tape, constant
+from mutoscope_export.options import DEFAULT_PART_BYTES
 
 Nodes = set[ir.Node]
 Cut = Callable[[ir.Graph], list[Nodes]]  # the nodes of every part but the last, which has the rest
-
-
-# A compiler for GPUs takes two to three times the weights in host memory, and 32 GB are common.
-DEFAULT_PART_BYTES = 8 * 10**9
 
 
 def made_of(*names: str) -> Cut:

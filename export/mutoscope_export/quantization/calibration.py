@@ -13,17 +13,19 @@ from typing import Any
 
 import msgspec
 import torch
-from mutoscope.bundle.manifest import Manifest
+from mutoscope.bundle.manifest import MAX_STEPS, Manifest
 from mutoscope.errors import RequestError
+from mutoscope.values import checks
 from torch import Tensor, nn
 
 from ..errors import ExportError
 from ..families.family import Calibration, Call, Recording, Reference
 from ..families.policy import QuantizedLayers
 from ..graphs.number_formats import NumberFormat
+from ..options import PROMPTS, ExportOptions
 from .layer_watch import watch
 
-PROMPTS = (
+DEFAULT_PROMPTS = (
     "a cat walks over wet grass in the morning, close-up, shallow depth of field",
     "an aerial view of a coast road at sunset, cars with their lights on, waves against the rocks",
     "two people dance in a crowded market street in the rain, handheld camera",
@@ -36,19 +38,8 @@ PROMPTS = (
 MARGIN = 1.1  # for magnitudes that calibration did not meet
 
 
-@dataclass(frozen=True)
-class CalibrationOptions:
-    """What the caller wants calibrated otherwise than at the checkpoint's own defaults; `None` leaves it so."""
-
-    prompts: Sequence[str] | None = None
-    height: int | None = None
-    width: int | None = None
-    num_frames: int | None = None
-    num_inference_steps: int | None = None
-
-
 def plan_calibration(
-    options: CalibrationOptions, manifest: Manifest, own_prompts: Sequence[str] | None = None
+    options: ExportOptions, manifest: Manifest, own_prompts: Sequence[str] | None = None
 ) -> Calibration:
     """What to run: at the size of use, with prompts that the model understands.
 
@@ -57,24 +48,29 @@ def plan_calibration(
         own_prompts: those that the authors of the checkpoint name for this.
 
     Raises:
-        RequestError: no prompts, or a size that the networks do not take.
+        RequestError: no prompts or steps, or a size that the networks do not take.
     """
-    given = {name: value for name, value in vars(options).items() if name != "prompts" and value is not None}
-    request = msgspec.structs.replace(manifest.defaults, **given)
-    geometry = manifest.geometry
-    sizes = {"height": geometry.sizes(0), "width": geometry.sizes(1), "num_frames": manifest.frames.counts}
-    for name, allowed in sizes.items():
-        if (value := getattr(request, name)) not in allowed:
-            raise RequestError(
-                f"the {name} of the calibration is {value}; the networks take {allowed[0]} to {allowed[-1]} in steps "
-                f"of {allowed.step}"
-            )
-    if request.num_inference_steps < 1:
-        raise RequestError(f"the calibration has {request.num_inference_steps} steps; name at least 1")
-    prompts = [prompt.strip() for prompt in options.prompts or own_prompts or PROMPTS if prompt.strip()]
-    if not prompts or (options.prompts is not None and not options.prompts):
-        raise RequestError("the calibration has no prompts; name some, one a line, or leave the choice to export")
-    return Calibration(tuple(prompts), request)
+    given: dict[str, int] = {}
+    if options.calibration_size is not None:
+        size = checks.video_size("calibration_size", options.calibration_size, manifest.sizes)
+        given |= zip(manifest.sizes, size, strict=True)
+    if options.calibration_steps is not None:
+        given["num_inference_steps"] = checks.whole(
+            "calibration_steps", options.calibration_steps, minimum=1, maximum=MAX_STEPS
+        )
+    return Calibration(
+        _prompts(options.calibration_prompts, own_prompts), msgspec.structs.replace(manifest.defaults, **given)
+    )
+
+
+def _prompts(given: Sequence[str] | None, own: Sequence[str] | None) -> tuple[str, ...]:
+    if isinstance(given, str):
+        raise RequestError(f"calibration_prompts must be {PROMPTS.in_python}; got one text, {given!r}")
+    found = (own or DEFAULT_PROMPTS) if given is None else given
+    prompts = tuple(prompt.strip() for prompt in found if prompt.strip())
+    if not prompts:
+        raise RequestError("calibration_prompts has no prompt; give at least one, or leave the choice to export")
+    return prompts
 
 
 @dataclass

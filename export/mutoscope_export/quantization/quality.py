@@ -6,12 +6,13 @@ and a network of any size can be measured. Knows nothing of models, files or pro
 
 from __future__ import annotations
 
-import math
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
+from mutoscope_engines.difference import relative, relative_l2
+from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -48,7 +49,7 @@ def measure(network: nn.Module, policy: QuantizationPolicy, ranges: Ranges, up_t
                     "step": step,
                     "linears": len(layers.linears),
                     "attentions": len(layers.attentions),
-                    "relative_l2": _relative_l2(given, exact),
+                    "relative_l2": relative_l2(zip(map(_array, given), map(_array, exact), strict=True)),
                 }
             )
             if step == up_to:
@@ -56,6 +57,10 @@ def measure(network: nn.Module, policy: QuantizationPolicy, ranges: Ranges, up_t
         unfit = [*_unfit(network, policy.layers(names, up_to), ranges, policy.number_format.outlier_bound)]
     by_error = sorted(worst.items(), key=lambda item: -item[1])
     return {"steps": steps, "worst_layers": dict(by_error[:WORST]), "unfit": unfit}
+
+
+def _array(tensor: Tensor) -> NDArray[Any]:
+    return tensor.cpu().numpy()
 
 
 def _calls(network: nn.Module, recordings: Sequence[Recording]) -> Iterator[dict[str, Tensor]]:
@@ -96,12 +101,12 @@ class _FakeQuantization:
         return quantized
 
     def _count(self, name: str, quantized: Tensor, exact: Tensor) -> None:
-        squares = self._squares[name]
+        squares = self._squares[name]  # summed where the network is: what layers give is large
         squares[0] += float((quantized - exact).square().sum())
         squares[1] += float(exact.square().sum())
 
     def errors(self) -> dict[str, float]:
-        return {name: (off / (whole or 1.0)) ** 0.5 for name, (off, whole) in self._squares.items()}
+        return {name: relative(*squares) for name, squares in self._squares.items()}
 
 
 _NEAREST: Mapping[NumberFormat, Callable[[Tensor], Tensor]] = {
@@ -137,9 +142,3 @@ def _outliers(network: nn.Module, layers: QuantizedLayers, ranges: Ranges) -> It
     for name in layers.attentions:
         for part, activation in zip(("queries", "keys", "values"), ranges.attentions[name], strict=True):
             yield name, part, activation.largest / max(activation.mean, TINY)
-
-
-def _relative_l2(given: Sequence[Tensor], exact: Sequence[Tensor]) -> float:
-    off = sum(float((one - other).double().square().sum()) for one, other in zip(given, exact, strict=True))
-    whole = sum(float(one.double().square().sum()) for one in exact)
-    return math.sqrt(off / (whole or 1.0))

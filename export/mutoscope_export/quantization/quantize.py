@@ -19,9 +19,10 @@ from ..families.family import Calibration, Form, GraphSource, Recording, Referen
 from ..families.policy import QuantizationPolicy, QuantizedLayers
 from ..graphs.trace import Pass, SymbolicValue
 from ..opening import OpenedCheckpoint
+from ..options import ExportOptions
 from ..passes.fp8_attention import AttentionScales, Fp8Attention
 from ..passes.static_quantization import StaticQuantization
-from .calibration import MARGIN, CalibrationOptions, Ranges, calibrate, plan_calibration
+from .calibration import MARGIN, Ranges, calibrate, plan_calibration
 from .quality import measure
 
 
@@ -55,7 +56,7 @@ def quantize(
     opened: OpenedCheckpoint,
     manifest: Manifest,
     precisions: Sequence[str],
-    options: CalibrationOptions,
+    options: ExportOptions,
     say: Callable[[str], None],
 ) -> Quantization:
     """Runs the reference on every prompt of the calibration; `manifest` has all but its graphs.

@@ -16,7 +16,6 @@ from ..bundle.contract import TILED
 from ..bundle.manifest import MAX_BRANCHES, Graph, Manifest
 from ..planning.tiles import tile_window, window_within
 from ..values import checks
-from ..values.parameters import HEIGHT_WIDTH_FRAMES
 
 FREE_SYMBOLS = ("B", "K")  # guidance on or off, any solver: also where the size of the video is exact
 # TensorRT-RTX fuses attention in FP8 only where no video that an engine takes has fewer tokens; measured at 8, 16, 17
@@ -56,19 +55,16 @@ class LargestVideo:
             RequestError: a size that the model cannot make; names the nearest it can.
         """
         geometry, defaults = manifest.geometry, manifest.defaults
-        height, width, frames = defaults.height, defaults.width, defaults.num_frames
+        height, width, num_frames = defaults.height, defaults.width, defaults.num_frames
         if shapes is not None:
-            height, width, frames = checks.pixels("shapes", shapes, HEIGHT_WIDTH_FRAMES)
-        row, column = geometry.size_multiples
-        height = checks.size("the height of shapes", height, row, geometry.max_patches)
-        width = checks.size("the width of shapes", width, column, geometry.max_patches)
+            height, width, num_frames = checks.video_size("shapes", shapes, manifest.sizes)
         window = (height // geometry.vae_scale_factor_spatial, width // geometry.vae_scale_factor_spatial)
         if tile is not None:
             window = window_within(window, tile_window(tile, geometry), geometry.vae_decoder_halo)
         return cls(
             height=height,
             width=width,
-            num_frames=checks.frames("the length of shapes", frames, manifest.frames.counts),
+            num_frames=num_frames,
             branches=checks.whole(
                 "branches_per_call", MAX_BRANCHES if branches is None else branches, minimum=1, maximum=MAX_BRANCHES
             ),

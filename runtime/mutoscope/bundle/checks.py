@@ -50,9 +50,8 @@ def decode_manifest(content: bytes) -> Manifest:
 
 def impossible_defaults(manifest: Manifest) -> Iterator[str]:
     """Why a request that says nothing but its prompt could not be served; nothing where it can."""
-    defaults, geometry = manifest.defaults, manifest.geometry
-    allowed = {"height": geometry.sizes(0), "width": geometry.sizes(1), "num_frames": manifest.frames.counts}
-    for name, sizes in allowed.items():
+    defaults = manifest.defaults
+    for name, sizes in manifest.sizes.items():
         if (given := getattr(defaults, name)) not in sizes:
             yield f"the default {name} is {given}; its networks take {sizes[0]} to {sizes[-1]} in steps of {sizes.step}"
     try:
@@ -126,8 +125,13 @@ def _twice(what: str, names: list[str]) -> Iterator[str]:
 
 
 def _wrong_frames(manifest: Manifest) -> Iterator[str]:
-    frames, (patch, *_) = manifest.frames, manifest.geometry.patch_size
-    first, following = frames.frames_per_call
+    frames, geometry = manifest.frames, manifest.geometry
+    patch, (first, following), latents = geometry.patch_size[0], frames.frames_per_call, frames.latents_per_call[1]
+    if following != latents * geometry.vae_scale_factor_temporal:
+        yield (
+            f"vae_scale_factor_temporal is {geometry.vae_scale_factor_temporal}, but the decoder makes {following} "
+            f"frames from {latents} latent frames"
+        )
     if frames.most < frames.first:
         yield f"frames.most is {frames.most}, less than frames.first, {frames.first}"
     elif frames.first < first or (frames.first - first) % following or frames.step % following:

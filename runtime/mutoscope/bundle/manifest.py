@@ -73,20 +73,15 @@ class Geometry(_Record, frozen=True):
 
     latent_channels: Positive
     vae_scale_factor_spatial: Positive
-    vae_scale_factor_temporal: Positive
+    vae_scale_factor_temporal: Positive  # follows from `Frames`, which the code reads; the two must agree
     patch_size: tuple[Positive, Positive, Positive]
     max_patches: Positive  # per axis: the length of the rotary tables
     # Latent pixels around a window of the features on which the frames of that window depend.
     vae_decoder_halo: Annotated[int, msgspec.Meta(ge=0, le=1 << 10)]
 
-    @property
-    def size_multiples(self) -> tuple[int, int]:
-        """What height and width must be multiples of: the pixels of one patch."""
-        return self.vae_scale_factor_spatial * self.patch_size[1], self.vae_scale_factor_spatial * self.patch_size[2]
-
     def sizes(self, axis: int) -> range:
-        """Every height (axis 0) or width (axis 1), in pixels, that a video may have."""
-        multiple = self.size_multiples[axis]
+        """Every height (axis 0) or width (axis 1), in pixels, that a video may have: whole patches."""
+        multiple = self.vae_scale_factor_spatial * self.patch_size[1 + axis]
         return range(multiple, multiple * self.max_patches + 1, multiple)
 
 
@@ -246,6 +241,11 @@ class Manifest(_Record, frozen=True):
     files: dict[str, FileRecord]
     preview: Preview | None = None
     demonstration: Demonstration | None = None
+
+    @property
+    def sizes(self) -> dict[str, range]:
+        """Every height, width and num_frames that a video may have, in this order."""
+        return {"height": self.geometry.sizes(0), "width": self.geometry.sizes(1), "num_frames": self.frames.counts}
 
     @property
     def symbol_ranges(self) -> dict[str, tuple[int, int]]:

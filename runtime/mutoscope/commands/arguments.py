@@ -10,10 +10,12 @@ from dataclasses import MISSING, Field, fields
 from pathlib import Path
 from typing import Any, NoReturn, get_type_hints
 
+from mutoscope_engines.names import no_such
+
 from ..codec import as_text, from_text
 from ..errors import RequestError
 from ..terminal import tell
-from ..values.parameters import Form, no_such
+from ..values.parameters import Form
 
 
 class Parser(argparse.ArgumentParser):
@@ -89,6 +91,7 @@ def add_bundle(parser: Parser, *flags: str) -> None:
 def add_fields(parser: Parser, kind: type[Any], *, skip: Sequence[str] = ()) -> None:
     """One flag for each field of a dataclass, with its type, help, choices and unit, under the kind's title.
 
+    A field that is a tuple of names, without a form of its own, takes one or more values after its flag.
     A flag that is not given leaves nothing behind, so that the default stays written in the dataclass alone.
     """
     hints = get_type_hints(kind)
@@ -102,10 +105,12 @@ def add_fields(parser: Parser, kind: type[Any], *, skip: Sequence[str] = ()) -> 
             )
         else:
             default = "" if field.default in (None, MISSING) else f" (default: {as_text(field, field.default)})"
+            several = hints[field.name] == tuple[str, ...] and field.metadata["form"] is None
             group.add_argument(
                 flag_of(field.name),
                 dest=field.name,
-                type=_converter(field, hints[field.name]),
+                nargs="+" if several else None,
+                type=_converter(field, str if several else hints[field.name]),
                 metavar=_metavar(field),
                 default=argparse.SUPPRESS,
                 help=(field.metadata["help"] + default).replace("%", "%%"),
@@ -114,7 +119,8 @@ def add_fields(parser: Parser, kind: type[Any], *, skip: Sequence[str] = ()) -> 
 
 def given(namespace: argparse.Namespace, kind: type[Any]) -> dict[str, Any]:
     """The fields of a dataclass that were given on the command line."""
-    return {field.name: getattr(namespace, field.name) for field in fields(kind) if hasattr(namespace, field.name)}
+    found = {field.name: getattr(namespace, field.name) for field in fields(kind) if hasattr(namespace, field.name)}
+    return {name: tuple(value) if isinstance(value, list) else value for name, value in found.items()}
 
 
 def as_type(form: Form) -> Callable[[str], Any]:
@@ -178,7 +184,7 @@ def _whole_number(text: str) -> int:
 
 def _metavar(field: Field[Any]) -> str:
     choices = field.metadata.get("choices")
-    return "{" + ",".join(choices) + "}" if choices else field.metadata.get("unit") or field.name.upper()
+    return field.metadata.get("unit") or ("{" + ",".join(choices) + "}" if choices else field.name.upper())
 
 
 def _converter(field: Field[Any], hint: Any) -> Callable[[str], Any]:

@@ -14,6 +14,7 @@ from ..bundle.bundle import Bundle
 from ..bundle.manifest import Graph, GraphTensor
 from ..terminal import format_facts, tell
 from ..values.byte_sizes import format_bytes
+from ..values.checks import multiples
 from .arguments import Parser, add_bundle
 
 
@@ -67,13 +68,7 @@ def _facts(bundle: Bundle) -> dict[str, Any]:
 def _limits(bundle: Bundle) -> dict[str, str]:
     """What a request may ask for; the plan holds it to that."""
     manifest = bundle.manifest
-    height, width = manifest.geometry.size_multiples
-    counts, patches = manifest.frames.counts, manifest.geometry.max_patches
-    limits = {
-        "height": f"a multiple of {height}, at most {height * patches}",
-        "width": f"a multiple of {width}, at most {width * patches}",
-        "num_frames": f"{counts.start} more than a multiple of {counts.step}, at most {counts[-1]}",
-    }
+    limits = {name: f"{multiples(allowed)}, at most {allowed[-1]}" for name, allowed in manifest.sizes.items()}
     for text in manifest.texts:
         limits[f"tokens of the {text.name}"] = f"at most {text.max_sequence_length}"
     return limits

@@ -12,6 +12,7 @@ from importlib import import_module
 from pathlib import Path
 
 import numpy as np
+from mutoscope_engines.names import no_such
 
 from ..errors import MutoscopeError, OutputError, RequestError
 from . import AUTO, CODECS, ENDINGS, FORMATS, Format
@@ -107,7 +108,7 @@ def _resolve(path: Path | str, codec: str) -> tuple[Format, str, Path]:
     if codec == AUTO:
         return kind, kind.codecs[0], target
     if codec not in CODECS:
-        raise OutputError(f"no codec is called {codec!r}; there are: {', '.join(CODECS)}")
+        raise OutputError(no_such("codec", codec, CODECS))
     if codec not in kind.codecs:
         homes = ", ".join(name or "a folder" for name, other in FORMATS.items() if codec in other.codecs)
         what = ending or "a folder"

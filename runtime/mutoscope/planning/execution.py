@@ -12,6 +12,7 @@ from functools import partial
 from itertools import takewhile
 
 from mutoscope_engines.backends import JOINED_BY, backends_named, choose_backend
+from mutoscope_engines.names import no_such
 from mutoscope_engines.session import Backend, SessionOptions
 from mutoscope_engines.system.machine import memory_bytes
 
@@ -65,7 +66,7 @@ class Execution:
             named = JOINED_BY.join(checks.names("backend", named, BACKEND_NAMES))
         there = bundle.manifest.precisions()
         if options.precision is not None and options.precision not in there:
-            raise RequestError(f"precision must be one of the bundle's: {', '.join(there)}; got {options.precision!r}")
+            raise RequestError(no_such("precision", options.precision, there, of="in the bundle"))
         backend, precision, refusals = choose_backend(
             named, there if options.precision is None else [options.precision], partial(lacking, bundle)
         )

@@ -113,10 +113,10 @@ def plan_geometry(request: VideoRequest, manifest: Manifest) -> GeometryPlan:
         RequestError: a size or frame rate that the model cannot make; names the nearest that it can.
     """
     defaults, geometry = manifest.defaults, manifest.geometry
-    rows, columns = geometry.size_multiples
-    height = checks.size("height", _either(request.height, defaults.height), rows, geometry.max_patches)
-    width = checks.size("width", _either(request.width, defaults.width), columns, geometry.max_patches)
-    num_frames = checks.frames("num_frames", _either(request.num_frames, defaults.num_frames), manifest.frames.counts)
+    height, width, num_frames = (
+        checks.size(name, _either(getattr(request, name), getattr(defaults, name)), allowed)
+        for name, allowed in manifest.sizes.items()
+    )
     latents_shape = (
         geometry.latent_channels,
         manifest.frames.latent_frames(num_frames),

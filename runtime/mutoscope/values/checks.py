@@ -6,6 +6,7 @@ Knows names and ranges. Knows nothing of defaults, or of how the values belong t
 from __future__ import annotations
 
 import operator
+from collections.abc import Mapping
 from fractions import Fraction
 from numbers import Real
 from typing import Any
@@ -14,7 +15,7 @@ from mutoscope_engines.system.machine import usable_cores
 
 from ..errors import RequestError
 from .frame_rates import parse_frame_rate
-from .parameters import BYTES, LEVELS, ON_OFF, RATE, Form
+from .parameters import BYTES, HEIGHT_WIDTH_FRAMES, LEVELS, ON_OFF, RATE, Form
 
 
 def text(name: str, value: Any) -> str:
@@ -127,26 +128,32 @@ def threads(name: str, value: Any) -> int:
         ) from None
 
 
-def size(name: str, value: Any, multiple: int, max_patches: int) -> int:
-    """Pixels: a multiple of `multiple`, at most `max_patches` of it."""
-    pixels = whole(name, value, minimum=1, maximum=multiple * max_patches)
-    if pixels % multiple:
-        allowed = range(multiple, multiple * max_patches + 1, multiple)
-        raise RequestError(
-            f"{name} must be a multiple of {multiple}; got {pixels}; nearest: {_nearest(pixels, allowed)}"
-        )
-    return pixels
+def size(name: str, value: Any, allowed: range) -> int:
+    """Pixels or frames: one of the numbers that a model allows.
+
+    Raises:
+        RequestError: it is none of them; names the nearest.
+    """
+    number = whole(name, value, minimum=1, maximum=allowed[-1])
+    if number not in allowed:
+        raise RequestError(f"{name} must be {multiples(allowed)}; got {number}; nearest: {_nearest(number, allowed)}")
+    return number
 
 
-def frames(name: str, value: Any, allowed: range) -> int:
-    """One of the counts that the model allows."""
-    count = whole(name, value, minimum=1, maximum=allowed[-1])
-    if count not in allowed:
-        raise RequestError(
-            f"{name} must be {allowed.start} more than a multiple of {allowed.step}; got {count}; "
-            f"nearest: {_nearest(count, allowed)}"
-        )
-    return count
+def video_size(name: str, value: Any, allowed: Mapping[str, range]) -> tuple[int, ...]:
+    """(height, width, num_frames), each one of the numbers that a model allows; `allowed` is in this order.
+
+    Raises:
+        RequestError: these are no three whole numbers, or one of them is not allowed.
+    """
+    found = zip(("height", "width", "length"), pixels(name, value, HEIGHT_WIDTH_FRAMES), allowed.values(), strict=True)
+    return tuple(size(f"the {what} of {name}", number, numbers) for what, number, numbers in found)
+
+
+def multiples(allowed: range) -> str:
+    """Which numbers these are, in words, without the largest."""
+    more = "" if allowed.start == allowed.step else f"{allowed.start} more than "
+    return f"{more}a multiple of {allowed.step}"
 
 
 def _nearest(value: int, allowed: range) -> str:

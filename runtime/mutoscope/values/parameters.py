@@ -5,9 +5,8 @@ Knows fields and forms. Knows no parameter.
 
 from __future__ import annotations
 
-import difflib
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from fractions import Fraction
 from typing import Any
@@ -58,13 +57,6 @@ def parameter(
 ) -> Any:
     """A field that is a parameter with a default; what has none is a `field` with `about` as its metadata."""
     return field(default=default, metadata=about(help, choices=choices, unit=unit, form=form))
-
-
-def no_such(what: str, name: str, known: Sequence[str]) -> str:
-    """Says that a name is unknown, which is the nearest, and which there are."""
-    nearest = difflib.get_close_matches(name, known, 1)
-    meant = f"; did you mean {nearest[0]}?" if nearest else "."
-    return f"there is no {what} {name!r}{meant} There are: {', '.join(known)}"
 
 
 def _pixels(count: int) -> Callable[[str], tuple[int, ...] | None]:

@@ -27,5 +27,5 @@ def test_more_threads_than_usable_cores_are_refused_with_the_reason(asked: objec
 )
 def test_no_length_is_named_that_the_model_cannot_make(asked: int, allowed: range, nearest: str) -> None:
     with pytest.raises(RequestError) as refusal:
-        checks.frames("num_frames", asked, allowed)
+        checks.size("num_frames", asked, allowed)
     assert str(refusal.value).endswith(f"nearest: {nearest}")

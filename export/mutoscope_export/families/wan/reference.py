@@ -33,7 +33,7 @@ def reference(checkpoint: Checkpoint, described: Description, calibration: Calib
     prompts = _encoded_prompts(checkpoint, calibration, device, prompt.max_sequence_length)
     transformer = checkpoint.load("transformer").float().to(device)
     pipeline = _pipeline(checkpoint, transformer=transformer)
-    pipeline.vae_scale_factor_temporal = described.geometry.vae_scale_factor_temporal
+    _, pipeline.vae_scale_factor_temporal = described.frames.frames_per_call
     pipeline.vae_scale_factor_spatial = described.geometry.vae_scale_factor_spatial
     request = calibration.request
 
