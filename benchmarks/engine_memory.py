@@ -28,11 +28,12 @@ import msgspec
 from mutoscope.building.engine_shapes import smallest_in_fp8
 from mutoscope.bundle.contract import ROLES, TILED
 from mutoscope.bundle.manifest import Graph
-from mutoscope.commands.arguments import as_type
+from mutoscope.commands.arguments import as_type, one_of
 from mutoscope.planning.footprints import buffer_bytes
 from mutoscope.planning.tiles import num_tiles, window_within
 from mutoscope.values.parameters import BYTES
 from mutoscope_bench.machine_facts import describe
+from mutoscope_engines.precisions import ON_GPU
 from mutoscope_engines.symbols import sized
 from mutoscope_peers.random_models import write_graphs
 
@@ -176,16 +177,21 @@ def _write_in_process(*arguments: Any) -> dict[str, Any]:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument(
-        "--role", nargs="+", metavar="ROLE", choices=ROLES, default=["denoiser"],
+        "--role", nargs="+", metavar="ROLE", type=one_of("role", list(ROLES)), default=["denoiser"],
         help=f"{', '.join(ROLES)} (default: denoiser)",
     )  # fmt: skip
-    parser.add_argument("--model", choices=tuple(TRANSFORMERS), default="1.3B", help="of the denoiser")
+    parser.add_argument(
+        "--model",
+        type=one_of("model", list(TRANSFORMERS)),
+        default="1.3B",
+        help=f"of the denoiser: {' or '.join(TRANSFORMERS)}",
+    )
     parser.add_argument("--blocks", type=int, help="of the denoiser and the text encoder; all when not given")
     parser.add_argument("--part-size", type=as_type(BYTES), help="in parts of at most so much")
     parser.add_argument("--shapes", nargs="+", default=["480x832x81"], metavar="HxWxT")
     parser.add_argument("--tile", nargs="+", default=[WHOLE], metavar="HxW", help=f"of the VAE's decoder; or {WHOLE}")
     parser.add_argument("--branches", nargs="+", type=int, choices=(1, 2), default=[1])
-    parser.add_argument("--precision", choices=("bf16", "fp16", "fp8", "int8-static"), default="bf16")
+    parser.add_argument("--precision", type=one_of("precision", ON_GPU), default="bf16", help=", ".join(ON_GPU))
     parser.add_argument("--target", default="rtx40")
     parser.add_argument("--workspace", type=Path, help="folder for the graphs and engines; default: a temporary one")
     parser.add_argument("--output", type=Path)

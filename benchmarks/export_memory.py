@@ -21,9 +21,10 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from mutoscope.commands.arguments import as_type
+from mutoscope.commands.arguments import as_type, one_of
 from mutoscope.values.parameters import BYTES
 from mutoscope_bench.measuring import Answer, PeakMemory, Run, measure_once, serve
+from mutoscope_engines.precisions import PRECISIONS
 
 from .real_sizes import LATENT_CHANNELS, TRANSFORMERS, UMT5_XXL, make_network
 from .reporting import write_result
@@ -57,7 +58,7 @@ def make_checkpoint(model: str, folder: Path, max_shard_size: str = "4GB") -> No
 def load(spec: dict[str, Any]) -> Run:
     """An export, told by the stages that have to do with the denoiser."""
     from mutoscope_export.export import export_checkpoint
-    from mutoscope_export.options import ExportOptions
+    from mutoscope_export.options import DEFAULT_PART_BYTES, ExportOptions
 
     def run() -> Answer:
         stages: list[Answer] = []
@@ -76,7 +77,9 @@ def load(spec: dict[str, Any]) -> Run:
         export_checkpoint(
             spec["checkpoint"],
             spec["bundle"],
-            ExportOptions(precision=tuple(spec["precisions"]), part_size=spec["part_bytes"], overwrite=True),
+            ExportOptions(
+                precision=tuple(spec["precisions"]), part_size=spec["part_bytes"] or DEFAULT_PART_BYTES, overwrite=True
+            ),
             on_progress=began,
         )
         return {"stages": [row for row in stages if row["stage"].endswith("transformer") or "denoiser" in row["stage"]]}
@@ -88,8 +91,10 @@ def main() -> None:
     """Runs what the command line asks for."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--workspace", type=Path, help="folder for the checkpoint and the bundle")
-    parser.add_argument("--model", choices=tuple(TRANSFORMERS), default="1.3B")
-    parser.add_argument("--precision", nargs="+", default=["fp32"])
+    parser.add_argument(
+        "--model", type=one_of("model", list(TRANSFORMERS)), default="1.3B", help=" or ".join(TRANSFORMERS)
+    )
+    parser.add_argument("--precision", nargs="+", type=one_of("precision", list(PRECISIONS)), default=["fp32"])
     parser.add_argument("--part-size", type=as_type(BYTES), help="as of `mutoscope export`")
     parser.add_argument("--output", type=Path)
     parser.add_argument("--worker", type=json.loads, help=argparse.SUPPRESS)

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from mutoscope.bundle.bundle import Bundle
+from mutoscope.commands.arguments import one_of
 from mutoscope.commands.next_steps import on_the_command_line
 from mutoscope.conditions import load_conditions
 from mutoscope.errors import BackendUnavailableError, RequestError
@@ -27,6 +28,7 @@ from mutoscope.request import VideoRequest
 from mutoscope.values.byte_sizes import format_bytes
 from mutoscope.values.parameters import BYTES
 from mutoscope_bench.cases import PROMPT
+from mutoscope_engines.precisions import ON_GPU
 from mutoscope_engines.session import SessionOptions
 from mutoscope_engines.targets import find_target
 from mutoscope_engines.tensorrt.backend import TensorRtBackend
@@ -39,7 +41,9 @@ def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.predicted_memory", description=__doc__.splitlines()[0])
     parser.add_argument("--bundle", type=Path, required=True, help="for which there are engines in the cache")
     parser.add_argument("--target", required=True, help="that they were built for, such as rtx40")
-    parser.add_argument("--precision", default="bf16", help="of the denoiser (default: bf16)")
+    parser.add_argument(
+        "--precision", type=one_of("precision", ON_GPU), default="bf16", help="of the denoiser (default: bf16)"
+    )
     parser.add_argument("--guidance-scale", type=float, help="above 1 both branches are computed")
     parser.add_argument("--limits", nargs="+", default=list(LIMITS), help="of memory")
     for name in ("height", "width", "num-frames"):

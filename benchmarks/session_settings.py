@@ -19,6 +19,7 @@ from typing import Any
 
 import numpy as np
 from mutoscope.bundle.bundle import Bundle
+from mutoscope.commands.arguments import one_of
 from mutoscope_bench.measuring import Answer, MeasurementError, PeakMemory, Run, Worker, measure_once, serve
 from mutoscope_engines.backends import load_backend
 from mutoscope_engines.onnx_file import read_onnx_file
@@ -197,7 +198,7 @@ def main() -> None:
     """Runs what the command line asks for."""
     parser = arguments(__doc__, default_rounds=2)
     parser.add_argument(
-        "--setting", nargs="+", metavar="NAME", choices=SETTINGS, default=list(SETTINGS),
+        "--setting", nargs="+", metavar="NAME", type=one_of("setting", list(SETTINGS)), default=list(SETTINGS),
         help=f"{'; '.join(SETTINGS)} (default: all)",
     )  # fmt: skip
     parser.add_argument("--busy", type=int, default=0, metavar="PROCESSES", help="other programs that want a core each")

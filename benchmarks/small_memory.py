@@ -33,6 +33,7 @@ import msgspec
 import numpy as np
 from mutoscope.bundle.bundle import TOKENIZER, Bundle, write_manifest
 from mutoscope.bundle.manifest import Draw, Geometry, Graph
+from mutoscope.commands.arguments import one_of
 from mutoscope.values.parameters import BYTES
 from mutoscope_bench import page_cache
 from mutoscope_bench.cases import PROMPT
@@ -236,7 +237,9 @@ def main() -> None:
     parser.add_argument("--worker", type=json.loads, help=argparse.SUPPRESS)
     parser.add_argument("--workspace", type=Path, help="folder for the bundle; made there where it is missing")
     parser.add_argument("--limit", nargs="+", default=["8GB"], help="of memory, for whole runs")
-    parser.add_argument("--part", nargs="+", choices=PARTS, default=PARTS, help="what to measure")
+    parser.add_argument(
+        "--part", nargs="+", type=one_of("part", PARTS), default=PARTS, help=f"what to measure: {', '.join(PARTS)}"
+    )
     given = parser.parse_args()
     if given.worker:
         return serve(partial(load_pipeline if "options" in given.worker else load_session, given.worker))

@@ -31,7 +31,8 @@ def wan_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def wan_bundle(wan_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The bundle of `wan_checkpoint`, in fp32, int8, bf16 and bf16-cpu. Not to be written to."""
     from mutoscope_export.export import export_checkpoint
+    from mutoscope_export.options import ExportOptions
 
     destination = tmp_path_factory.mktemp("wan") / "bundle"
-    export_checkpoint(wan_checkpoint, destination, precisions=("fp32", "int8", "bf16", "bf16-cpu"))
+    export_checkpoint(wan_checkpoint, destination, ExportOptions(precision=("fp32", "int8", "bf16", "bf16-cpu")))
     return destination

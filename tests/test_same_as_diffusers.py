@@ -14,13 +14,14 @@ import onnx
 import pytest
 import torch
 from diffusers import WanPipeline
-from mutoscope_export.export import ExportOptions, export_checkpoint
+from mutoscope_export.export import export_checkpoint
 from mutoscope_export.families.wan.random_checkpoint import (
     MAX_SEQUENCE_LENGTH,
     SCHEDULER_OPTIONS,
     VAE_2_2,
     random_checkpoint,
 )
+from mutoscope_export.options import ExportOptions
 from numpy.typing import NDArray
 
 Frames = NDArray[np.uint8]
@@ -201,7 +202,7 @@ def test_int8_stays_close_to_fp32(subjects: dict[str, Subject]) -> None:
 
 def test_a_compact_bundle_gives_the_same_frames(subjects: dict[str, Subject], tmp_path: Path) -> None:
     full = subjects[BFLOAT16]
-    compact = export_checkpoint(full.checkpoint, tmp_path / "compact", options=ExportOptions(compact=True))
+    compact = export_checkpoint(full.checkpoint, tmp_path / "compact", ExportOptions(compact=True))
     graphs = [onnx.load(path, load_external_data=False).graph for path in compact.root.glob("denoiser/*.onnx")]
     stored = [tensor for graph in graphs for tensor in graph.initializer]
     large = [tensor for tensor in stored if tensor.name.startswith("transformer.") and math.prod(tensor.dims) >= 256]

@@ -38,6 +38,7 @@ def measured(monkeypatch: pytest.MonkeyPatch) -> list[bench.Options]:
         (["--case", "wan-vea"], "did you mean wan-vae?"),
         (["--against", "diffuser"], "did you mean diffusers?"),
         (["--backend", "onnx"], "there is no backend 'onnx'"),
+        (["--precision", "fp23"], "there is no precision 'fp23'; did you mean fp32?"),
         (["--scenario", "Server"], "there is no scenario 'Server'"),
         (["--rounds", "0"], "rounds must be 1 to"),
         (["--json", "none/a.json"], "there is no folder none"),

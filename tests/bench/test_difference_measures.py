@@ -6,7 +6,7 @@ import math
 
 import numpy as np
 import pytest
-from mutoscope_bench.difference import difference, psnr_db, relative_l2
+from mutoscope_bench.difference import difference, psnr_db
 
 
 def test_psnr_of_equal_clips_is_infinite_and_of_a_step_of_one_48_db() -> None:
@@ -14,8 +14,3 @@ def test_psnr_of_equal_clips_is_infinite_and_of_a_step_of_one_48_db() -> None:
     assert psnr_db(clip, clip) == math.inf
     assert psnr_db(clip + np.uint8(1), clip) == pytest.approx(48.13, abs=0.01)
     assert difference(clip + np.uint8(1), clip).psnr_db == 48.13
-
-
-def test_relative_l2_is_of_all_arrays_together() -> None:
-    exact = [np.array([3.0], np.float32), np.array([4.0], np.float32)]
-    assert relative_l2([(exact[0] + 1, exact[0]), (exact[1], exact[1])]) == pytest.approx(0.2)  # 1 over 5

@@ -24,6 +24,11 @@ def test_a_capability_that_has_a_name_is_that_target():
     assert find_target("sm89") is TARGETS["rtx40"]
 
 
+def test_an_unknown_target_is_refused_with_the_nearest():
+    with pytest.raises(TargetError, match=r"there is no target 'rtx4'; did you mean rtx40\? There are: rtx20"):
+        find_target("rtx4")
+
+
 @pytest.mark.parametrize("name", ["rtx10", "sm61", "sm", "sm089", "SM89", "cpu", ""])
 def test_an_unknown_target_is_refused_with_those_there_are(name: str):
     with pytest.raises(TargetError, match="rtx20, rtx30, rtx40, rtx50, gb10, or smNN"):

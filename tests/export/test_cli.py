@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import subprocess
 import sys
 from pathlib import Path
 
@@ -33,3 +34,17 @@ def test_a_terminal_that_takes_nothing_costs_no_export(monkeypatch: pytest.Monke
 def test_an_impossible_flag_is_refused_before_the_checkpoint_is_read(flag: str, value: str, refusal: str) -> None:
     with pytest.raises(RequestError, match=refusal):
         main(["no-such-checkpoint", "bundle", flag, value])
+
+
+def test_help_waits_for_neither_torch_nor_onnx() -> None:
+    code = "import sys; import mutoscope.cli as c; c.main(['export', '--help']); print(sorted(sys.modules))"
+    told = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    assert "--part-size SIZE" in told and "(default: 8GB)" in told and "(default: fp32)" in told
+    for heavy in ("torch", "onnx_ir", "onnx", "diffusers", "transformers"):
+        assert f"'{heavy}'" not in told
+
+
+def test_what_the_export_refuses_is_told_in_flags(tmp_path: Path) -> None:
+    (tmp_path / "manifest.json").write_text("{}")
+    with pytest.raises(RequestError, match="is already a bundle; pass --overwrite to replace it"):
+        main(["no-such-checkpoint", str(tmp_path)])

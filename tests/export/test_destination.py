@@ -174,7 +174,7 @@ export_to(Path(sys.argv[1]), overwrite=True)
     for count in (renames, again):
         done = subprocess.run([sys.executable, "-c", code, str(destination), str(count)], cwd=root)
         assert done.returncode == -signal.SIGKILL
-    with pytest.raises(RequestError, match="is already a bundle; pass --overwrite"):
+    with pytest.raises(RequestError, match="is already a bundle; pass overwrite=True to replace"):
         export_to(destination)
     arrived = renames == 7  # all of the new one, and the old one is about to go
     assert content(tmp_path) == {f"bundle/{name}": text for name, text in (NEW if arrived else OLD).items()}
@@ -241,7 +241,7 @@ def test_a_destination_that_is_not_a_bundle_is_never_replaced(tmp_path: Path) ->
 
 def test_a_bundle_is_only_replaced_on_demand(tmp_path: Path) -> None:
     fill(tmp_path / "bundle", OLD)
-    with pytest.raises(RequestError, match="pass --overwrite"):
+    with pytest.raises(RequestError, match="pass overwrite=True to replace"):
         export_to(tmp_path / "bundle")
     assert content(tmp_path / "bundle") == OLD
 

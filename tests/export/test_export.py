@@ -26,7 +26,8 @@ from mutoscope_engines.symbols import sized
 from mutoscope_export import export
 from mutoscope_export.cli import main
 from mutoscope_export.errors import ExportError
-from mutoscope_export.export import ExportOptions, export_checkpoint
+from mutoscope_export.export import export_checkpoint
+from mutoscope_export.options import ExportOptions
 from mutoscope_export.parity import Sample, compare_with_own_class
 
 WAN_ROLES = tuple(role for role in ROLES if role != "denoiser_low")  # it has one expert
@@ -153,8 +154,8 @@ def test_networks_for_gpus_are_written_in_parts_of_a_given_size_and_compared_so(
     wan_bundle: Path, wan_checkpoint: Path, tmp_path: Path
 ) -> None:
     (whole,) = Bundle.open(wan_bundle).manifest.graphs_of("denoiser", "bf16")
-    options, precisions = ExportOptions(part_bytes=1), ("fp32", "bf16")
-    manifest = export_checkpoint(wan_checkpoint, tmp_path / "parts", precisions=precisions, options=options).manifest
+    options = ExportOptions(precision=("fp32", "bf16"), part_size=1)
+    manifest = export_checkpoint(wan_checkpoint, tmp_path / "parts", options).manifest
     first, second = parts = manifest.graphs_of("denoiser", "bf16")
     assert all(0 < part.weight_bytes < whole.weight_bytes for part in parts)  # a block each, whatever it weighs
     assert {tensor.name for part in parts for tensor in part.inputs} >= {tensor.name for tensor in whole.inputs}
@@ -294,8 +295,8 @@ def test_a_graph_that_differs_from_its_network_prevents_publishing(
 @pytest.mark.parametrize("precisions", [("fp32", "fp7"), (), "fp32"])
 def test_an_unknown_precision_is_refused_with_the_list(wan_checkpoint: Path, tmp_path: Path, precisions: Any) -> None:
     known = "fp32, int8, bf16, bf16-cpu, fp16, fp8, int8-static"
-    with pytest.raises(RequestError, match=f"precision 'fp7'.*: {known}|precisions must be a list of some of: {known}"):
-        export_checkpoint(wan_checkpoint, tmp_path / "bundle", precisions=precisions)
+    with pytest.raises(RequestError, match=f"precision 'fp7'.*: {known}|precision must be a tuple of some of: {known}"):
+        export_checkpoint(wan_checkpoint, tmp_path / "bundle", ExportOptions(precision=precisions))
     assert_nothing_was_left(tmp_path)
 
 
@@ -382,10 +383,10 @@ def test_ctrl_c_kill_and_a_closed_terminal_end_the_command_with_130_and_leave_no
 def test_the_command_line_reports_stages_to_a_terminal_and_prints_one_object(
     wan_bundle: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, terminal: bool
 ) -> None:
-    def exported(checkpoint: str, destination: Path, **options: Any) -> Bundle:
-        assert (checkpoint, options["precisions"], options["overwrite"]) == ("some/model", ["int8", "fp32"], True)
-        if options["on_progress"]:
-            options["on_progress"]("write denoiser")
+    def exported(checkpoint: str, destination: Path, options: ExportOptions, *, on_progress: Any) -> Bundle:
+        assert (checkpoint, options) == ("some/model", ExportOptions(precision=("int8", "fp32"), overwrite=True))
+        if on_progress:
+            on_progress("write denoiser")
         return Bundle.open(destination, verify=False)
 
     monkeypatch.setattr(export, "export_checkpoint", exported)

@@ -24,6 +24,7 @@ from mutoscope_export.errors import ExportError
 from mutoscope_export.export import export_checkpoint
 from mutoscope_export.families import FAMILIES
 from mutoscope_export.opening import open_checkpoint
+from mutoscope_export.options import ExportOptions
 from numpy.typing import NDArray
 
 from tests.export.second_line.random_checkpoint import random_checkpoint
@@ -66,7 +67,7 @@ def line(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Line]:
     with pytest.MonkeyPatch.context() as patch:
         for pipeline, module in ROW.items():
             patch.setitem(FAMILIES, pipeline, module)
-        export_checkpoint(checkpoint, folder / "bundle", precisions=PRECISIONS)
+        export_checkpoint(checkpoint, folder / "bundle", ExportOptions(precision=PRECISIONS))
         yield Line(checkpoint, folder / "bundle")
 
 

@@ -17,6 +17,7 @@ from mutoscope.cli import COMMANDS
 from mutoscope.commands.arguments import Parser, add_fields, given, in_flags
 from mutoscope.errors import RequestError
 from mutoscope.request import OutputOptions, RuntimeOptions, VideoRequest
+from mutoscope_export.options import ExportOptions
 
 POSITIONAL = {"generate": ["a prompt"], "export": ["checkpoint", "bundle"]}
 
@@ -45,7 +46,7 @@ def taken(action: argparse.Action) -> str:
     if action.metavar is not None and "{" in action.metavar:
         return str(action.metavar).strip("{}").split(",")[0]
     samples = {"calibration_size": "8x8x9", "shapes": "8x8x9", "tile": "8x8", "precision": "fp32"}
-    samples |= {"memory_limit": "3GB", "part_size": "3GB"}
+    samples |= {"memory_limit": "3GB", "part_size": "3GB", "calibration_prompts": __file__}
     return samples.get(action.dest, "on" if action.metavar == "on|off" else "3")
 
 
@@ -69,10 +70,9 @@ def test_the_commands_have_the_flags_that_are_tried() -> None:
 
 def test_precisions_of_an_export_are_added_up() -> None:
     parser = parser_of("export")
-    assert parser.parse(["c", "b", "--precision", "bf16", "--precision", "fp8", "int8"]).precision == [
-        "bf16", "fp8", "int8",
-    ]  # fmt: skip
-    assert parser.parse(["c", "b"]).precision == ["fp32"]  # the same parser, another command line
+    namespace = parser.parse(["c", "b", "--precision", "bf16", "--precision", "fp8", "int8"])
+    assert given(namespace, ExportOptions) == {"precision": ("bf16", "fp8", "int8")}
+    assert given(parser.parse(["c", "b"]), ExportOptions) == {}  # the same parser, another command line
 
 
 def test_the_short_name_of_a_flag_counts_as_the_flag() -> None:

@@ -70,7 +70,7 @@ class _Store(argparse.Action):
             if self.dest in parser.given:
                 before = parser.given[self.dest]
                 if self.nargs != "+":
-                    parser.error(f"{flag} is given twice, as {before!s} and as {values!s}; give it once")
+                    parser.error(f"{flag} is given twice, as {before!s:.80} and as {values!s:.80}; give it once")
                 values = [*before, *values]
             parser.given[self.dest] = values
         setattr(namespace, self.dest, values)

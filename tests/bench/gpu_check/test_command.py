@@ -63,6 +63,7 @@ def test_what_it_advises_without_a_gpu_is_no_backend_of_the_cpu(monkeypatch, cap
     [
         (["--steps", "3"], "--steps must be more than 3: the first are not timed; got 3"),
         (["--time-limit", "0"], "--time-limit must be 1 or more seconds; got 0"),
+        (["--precision", "bf61"], "there is no precision 'bf61'; did you mean bf16?"),
         (["--part", "devise"], "there is no part 'devise'; did you mean device?"),
     ],
 )

@@ -19,7 +19,8 @@ from mutoscope_export.errors import ExportError
 from mutoscope_export.families.family import Call, Recording, Reference
 from mutoscope_export.families.policy import QuantizedLayers
 from mutoscope_export.opening import open_checkpoint
-from mutoscope_export.quantization.calibration import PROMPTS, CalibrationOptions, calibrate, plan_calibration
+from mutoscope_export.options import ExportOptions
+from mutoscope_export.quantization.calibration import DEFAULT_PROMPTS, calibrate, plan_calibration
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -100,9 +101,9 @@ def test_it_records_what_the_network_got_in_an_early_a_middle_and_a_late_step_of
 
 
 def test_calibration_is_at_the_checkpoints_defaults_with_the_prompts_of_its_authors() -> None:
-    planned = plan_calibration(CalibrationOptions(), MANIFEST)
-    assert (planned.prompts, planned.request) == (PROMPTS, DEFAULTS)
-    assert plan_calibration(CalibrationOptions(), MANIFEST, ["a red ring"]).prompts == ("a red ring",)
+    planned = plan_calibration(ExportOptions(), MANIFEST)
+    assert (planned.prompts, planned.request) == (DEFAULT_PROMPTS, DEFAULTS)
+    assert plan_calibration(ExportOptions(), MANIFEST, ["a red ring"]).prompts == ("a red ring",)
     assert planned.to_dict()["negative_prompt"] == "blurry" and planned.to_dict()["num_frames"] == 9
 
 
@@ -114,27 +115,32 @@ def test_the_built_in_model_is_calibrated_with_prompts_that_it_understands() -> 
 
 
 def test_options_take_the_place_of_defaults_and_blank_lines_are_no_prompts() -> None:
-    options = CalibrationOptions(prompts=["a fox", " ", "a cat\n"], height=128, num_inference_steps=4)
+    options = ExportOptions(
+        calibration_prompts=["a fox", " ", "a cat\n"], calibration_size=(128, 96, 5), calibration_steps=4
+    )
     planned = plan_calibration(options, MANIFEST, ["a dog"])
     assert planned.prompts == ("a fox", "a cat")
-    assert planned.request == msgspec.structs.replace(DEFAULTS, height=128, num_inference_steps=4)
+    assert planned.request == msgspec.structs.replace(DEFAULTS, height=128, num_frames=5, num_inference_steps=4)
 
 
 @pytest.mark.parametrize(
     ("options", "complaint"),
     [
         (
-            CalibrationOptions(height=65),
-            "height of the calibration is 65; the networks take 32 to 2048 in steps of 32",
+            ExportOptions(calibration_size=(65, 96, 9)),
+            "the height of calibration_size must be a multiple of 32; got 65; nearest: 64, 96",
         ),
         (
-            CalibrationOptions(num_frames=8),
-            "num_frames of the calibration is 8; .* take 1 to 253 in steps of 4",
+            ExportOptions(calibration_size=(64, 96, 8)),
+            "the length of calibration_size must be 1 more than a multiple of 4; got 8; nearest: 5, 9",
         ),
-        (CalibrationOptions(num_inference_steps=0), "has 0 steps; name at least 1"),
-        (CalibrationOptions(prompts=["", " "]), "no prompts; name some"),
+        (ExportOptions(calibration_size=(64, 96)), "calibration_size must be .*height, width, num_frames"),  # type: ignore[arg-type]
+        (ExportOptions(calibration_steps=0), "calibration_steps must be a whole number from 1 to 1000; got 0"),
+        (ExportOptions(calibration_prompts=["", " "]), "calibration_prompts has no prompt; give at least one"),
+        (ExportOptions(calibration_prompts=[]), "calibration_prompts has no prompt; give at least one"),
+        (ExportOptions(calibration_prompts="a fox"), "must be a sequence of prompts; got one text, 'a fox'"),
     ],
 )
-def test_what_cannot_be_run_is_refused(options: CalibrationOptions, complaint: str) -> None:
+def test_what_cannot_be_run_is_refused(options: ExportOptions, complaint: str) -> None:
     with pytest.raises(RequestError, match=complaint):
         plan_calibration(options, MANIFEST)

@@ -22,15 +22,16 @@ from mutoscope_export.families.family import Reference
 from mutoscope_export.families.wan.precision_policy import CALIBRATED
 from mutoscope_export.families.wan.random_checkpoint import random_checkpoint
 from mutoscope_export.opening import open_checkpoint
+from mutoscope_export.options import ExportOptions
 from mutoscope_export.passes.in_float32 import InFloat32
-from mutoscope_export.quantization.calibration import CalibrationOptions, Ranges, plan_calibration
+from mutoscope_export.quantization.calibration import Ranges, plan_calibration
 from mutoscope_export.quantization.quality import measure
 from mutoscope_export.quantization.quantize import calibrated, passes_of, quality_table, quantize
 
 from benchmarks.quantisation_quality import velocity
 
 PROMPTS = ["a red circle", "the blue square moving"]
-OPTIONS = CalibrationOptions(prompts=PROMPTS, height=32, width=48, num_frames=9, num_inference_steps=3)
+OPTIONS = ExportOptions(calibration_prompts=PROMPTS, calibration_size=(32, 48, 9), calibration_steps=3)
 
 
 @dataclass(frozen=True)

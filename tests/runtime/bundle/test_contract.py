@@ -139,6 +139,10 @@ def test_a_graph_that_does_not_keep_the_contract_is_refused(edit: Callable[[Docu
         (lambda d: d["draws"].append({"input": "x", "shape": ["*"]}), "shapes of its graphs and draws name *"),
         (lambda d: d["conditionings"][0].update(symbol="8"), "`$.conditionings[0].symbol`"),
         (lambda d: d["frames"].update(step=3), "are no whole calls of a decoder that gives 1 frames and then 4 each"),
+        (
+            lambda d: d["geometry"].update(vae_scale_factor_temporal=8),
+            "vae_scale_factor_temporal is 8, but the decoder makes 4 frames from 1 latent frames",
+        ),
         (lambda d: d["frames"].update(most=0), "`$.frames.most`"),
         (lambda d: d["defaults"].update(num_frames=18), "the default num_frames is 18; its networks take 1 to 253"),
         (lambda d: d["defaults"].update(height=100), "the default height is 100; its networks take 32 to 2048"),

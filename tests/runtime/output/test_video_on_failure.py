@@ -126,7 +126,7 @@ def test_a_gif_faster_than_players_play_is_refused(tmp_path: Path) -> None:
         ("out.avi", "auto", r"'\.avi'.*\.mp4, \.mov, \.mkv, \.webm, \.gif, \.webp, \.png, \.npy.*folder of PNGs"),
         ("out.mp4", "vp9", r"\.mp4 cannot hold vp9; it holds h264 or av1, and vp9 goes into \.mkv, \.webm"),
         ("frames", "av1", r"a folder cannot hold av1; .* \.mp4, \.mkv, \.webm"),
-        ("out.mp4", "mpeg2", "no codec is called 'mpeg2'; there are: auto, h264"),
+        ("out.mp4", "mpeg2", "there is no codec 'mpeg2'. There are: auto, h264"),
         ("missing/out.mp4", "auto", "no folder .*missing"),
         ("folder.mp4", "auto", r"is a folder; name a file in it, .*folder\.mp4/video\.mp4"),
         ("taken", "auto", "not an empty folder"),

@@ -87,7 +87,7 @@ def test_an_unknown_option_of_save_is_refused(backend, pipeline, tmp_path: Path)
     [
         ({"threads": 0}, "threads must be a whole number"),
         ({"branches_per_call": 3}, "branches_per_call must be a whole number"),
-        ({"precision": "int8"}, "precision must be one of the bundle's: fp32; got 'int8'"),
+        ({"precision": "int8"}, "there is no precision 'int8' in the bundle. There are: fp32"),
         ({"tile": (16, 24)}, r"tile=\(16, 24\) must be multiples of 8 and at least 24"),
     ],
 )

@@ -37,7 +37,7 @@ from mutoscope.errors import RequestError
         ({"seed": 2**64}, "seed must be a whole number from -9223372036854775808 to 18446744073709551615"),
         ({"max_sequence_length": 25}, "max_sequence_length must be a whole number from 1 to 24; got 25"),
         ({"negative_prompt": ["a"]}, "negative_prompt must be one string; got list"),
-        ({"precision": "int8"}, "precision must be one of the bundle's: fp32; got 'int8'"),
+        ({"precision": "int8"}, "there is no precision 'int8' in the bundle. There are: fp32"),
         ({"threads": 0}, "threads must be a whole number from 1 to "),
         ({"memory_limit": "7.5GiB"}, "memory_limit must be a number of bytes, such as memory_limit=8_053_063_680; got"),
         ({"memory_limit": "much"}, "such as memory_limit=8_000_000_000; got 'much'"),
