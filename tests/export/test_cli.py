@@ -27,6 +27,7 @@ def test_a_terminal_that_takes_nothing_costs_no_export(monkeypatch: pytest.Monke
         ("--precision", "bf61", "there is no precision 'bf61'; did you mean bf16[?] There are: fp32, int8, "),
         ("--calibration-steps", "many", "must be a whole number; got 'many'"),
         ("--calibration-size", "big", "must be height x width x frames, such as 480x832x81; got 'big'"),
+        ("--calibration-prompts", "no-such-file", "the prompts in no-such-file cannot be read: .* name a text file"),
         ("--part-size", "4", "must be a size with its unit, such as 8GB"),
         ("--overwrit", "now", "there is no flag '--overwrit'; did you mean --overwrite[?]"),
     ],
@@ -37,9 +38,14 @@ def test_an_impossible_flag_is_refused_before_the_checkpoint_is_read(flag: str, 
 
 
 def test_help_waits_for_neither_torch_nor_onnx() -> None:
-    code = "import sys; import mutoscope.cli as c; c.main(['export', '--help']); print(sorted(sys.modules))"
+    code = (
+        "import atexit, sys, mutoscope.cli\natexit.register(lambda: print(sorted(sys.modules)))\n"
+        "mutoscope.cli.main(['export', '--help'])"
+    )
     told = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
-    assert "--part-size SIZE" in told and "(default: 8GB)" in told and "(default: fp32)" in told
+    words = " ".join(told.split())
+    assert "--part-size SIZE" in words and "(default: 8GB)" in words and "(default: fp32)" in words
+    assert "'mutoscope_export.options'" in told
     for heavy in ("torch", "onnx_ir", "onnx", "diffusers", "transformers"):
         assert f"'{heavy}'" not in told
 
