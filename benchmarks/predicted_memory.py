@@ -28,7 +28,7 @@ from mutoscope.request import VideoRequest
 from mutoscope.values.byte_sizes import format_bytes
 from mutoscope.values.parameters import BYTES
 from mutoscope_bench.cases import PROMPT
-from mutoscope_engines.precisions import ON_GPU
+from mutoscope_engines.precisions import PRECISIONS
 from mutoscope_engines.session import SessionOptions
 from mutoscope_engines.targets import find_target
 from mutoscope_engines.tensorrt.backend import TensorRtBackend
@@ -42,7 +42,10 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--bundle", type=Path, required=True, help="for which there are engines in the cache")
     parser.add_argument("--target", required=True, help="that they were built for, such as rtx40")
     parser.add_argument(
-        "--precision", type=one_of("precision", ON_GPU), default="bf16", help="of the denoiser (default: bf16)"
+        "--precision",
+        type=one_of("precision", list(PRECISIONS)),
+        default="bf16",
+        help="of the denoiser (default: bf16)",
     )
     parser.add_argument("--guidance-scale", type=float, help="above 1 both branches are computed")
     parser.add_argument("--limits", nargs="+", default=list(LIMITS), help="of memory")
