@@ -101,7 +101,7 @@ def test_the_shortest_video_calls_only_the_first_graphs(backend: FakeBackend, lo
 @pytest.mark.parametrize(
     ("num_frames", "said"),
     [
-        (12, "num_frames must be 8 more than a multiple of 8; got 12; nearest: 8, 16"),
+        (12, "num_frames must be a multiple of 8; got 12; nearest: 8, 16"),
         (1, "nearest: 8, 16"),
         (47, "nearest: 40, 48"),
         (49, "from 1 to 48; got 49"),
