@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable
 from typing import TextIO
 
 from .bundle.contract import STAGES
-from .output.frames import Frames
+from .making import Observer
 from .running.denoise import StepEvent
 
 
-class Progress:
+class Progress(Observer):
     """Redraws one line, and takes it away at the end of the `with`. Writes nothing where there is no terminal.
 
     Args:
@@ -22,6 +22,7 @@ class Progress:
     """
 
     def __init__(self, stream: TextIO, *, quiet: bool = False, clock: Callable[[], float] = time.monotonic) -> None:
+        self.quiet = quiet
         self._stream = stream
         self._shown = not quiet and stream.isatty()
         self._clock = clock
@@ -40,24 +41,20 @@ class Progress:
         self._draw(stage)
 
     def on_stage(self, stage: str) -> None:
-        """For `Pipeline.stream`."""
+        """For `make_file`."""
         self.start(STAGES[stage])
 
     def on_step(self, event: StepEvent) -> None:
-        """For `Pipeline.stream`."""
+        """For `make_file`."""
         self._advance(event.step, event.total)
 
     def tick(self) -> None:
         """Says how long what was started last has taken, where nothing can be counted."""
         self._draw(f"{self._stage} {_duration(self._clock() - self._stage_started)}")
 
-    def watch(self, chunks: Iterable[Frames], num_frames: int) -> Iterator[Frames]:
-        """The same chunks, each counted towards `T` once the writer has taken it and asks for the next."""
-        done = 0
-        for chunk in chunks:
-            yield chunk
-            done += len(chunk)
-            self._advance(done, num_frames)
+    def on_frames(self, done: int, total: int) -> None:
+        """For `make_file`."""
+        self._advance(done, total)
 
     def clear(self) -> None:
         """Takes the line away, so that something else can be printed."""

@@ -3,22 +3,20 @@
 from __future__ import annotations
 
 import argparse
-import hashlib
 import json
 import sys
 import time
 from collections.abc import Sequence
-from pathlib import Path
-from typing import Any
+from dataclasses import asdict
 
-from mutoscope_engines.system.file_hash import file_sha256
 from mutoscope_engines.system.machine import peak_memory_bytes
 
 from ..builtin import bundle_path
 from ..bundle.bundle import Bundle
+from ..making import make_file
 from ..output import ENDINGS
 from ..output.encoders import silence
-from ..output.video import check_output, write_video
+from ..output.video import check_output
 from ..pipeline import Pipeline
 from ..planning.plan import Plan
 from ..progress import Progress
@@ -31,12 +29,12 @@ def main(argv: Sequence[str]) -> int:
     """`mutoscope generate`. Returns the exit code."""
     arguments = _parser().parse(argv)
     request = VideoRequest(**given(arguments, VideoRequest))
-    output = given(arguments, OutputOptions)
+    output = OutputOptions(**given(arguments, OutputOptions))
     if not arguments.explain:
-        check_output(arguments.output, **output)
+        check_output(arguments.output, **asdict(output))
     silence()
     started = time.perf_counter()
-    with Progress(sys.stderr, quiet=arguments.quiet) as progress:
+    with _Progress(sys.stderr, quiet=arguments.quiet) as progress:
         progress.start("checking the bundle")
         bundle = Bundle.open(arguments.bundle or bundle_path())
         with Pipeline(bundle, RuntimeOptions(**given(arguments, RuntimeOptions))) as pipeline:
@@ -44,26 +42,25 @@ def main(argv: Sequence[str]) -> int:
             progress.clear()
             if arguments.explain:
                 return _explain(pipeline.plan(request), arguments)
-            with pipeline.stream(request, on_step=progress.on_step, on_stage=progress.on_stage) as stream:
-                _tell_notes(stream.plan, arguments)
-                writing = time.perf_counter()
-                header = stream.plan.header
-                chunks = progress.watch(stream, header.num_frames)
-                path = write_video(arguments.output, chunks, header, **output)
-            write_s = time.perf_counter() - writing - sum(stream.times.seconds.values())
+            made = make_file(pipeline, request, arguments.output, output, progress)
     total_s = time.perf_counter() - started
     if not arguments.quiet:
-        note(f"wrote {path}, seed {stream.plan.seed}, in {total_s:.1f} s")
+        note(f"wrote {made.file.path}, seed {made.plan.seed}, in {total_s:.1f} s")
     if arguments.json:
-        times = {"load": load_s, **stream.times.seconds, "write": write_s, "total": total_s}
+        times = {"load": load_s, **made.times_s, "total": total_s}
         facts = {
-            "plan": stream.plan.to_dict(),
+            "plan": made.plan.to_dict(),
             "times_s": {stage: round(seconds, 4) for stage, seconds in times.items()},
             "peak_memory_bytes": peak_memory_bytes(),
-            "output": _identity(path),
+            "output": made.file.to_dict(),
         }
         tell(json.dumps(facts))
     return 0
+
+
+class _Progress(Progress):
+    def on_plan(self, plan: Plan) -> None:
+        _tell_notes(plan, quiet=self.quiet)
 
 
 def _parser() -> Parser:
@@ -96,22 +93,12 @@ def _parser() -> Parser:
 
 
 def _explain(plan: Plan, arguments: argparse.Namespace) -> int:
-    _tell_notes(plan, arguments)
+    _tell_notes(plan, quiet=arguments.quiet)
     tell(json.dumps({"plan": plan.to_dict()}) if arguments.json else plan.describe())
     return 0
 
 
-def _tell_notes(plan: Plan, arguments: argparse.Namespace) -> None:
-    if not arguments.quiet:
+def _tell_notes(plan: Plan, *, quiet: bool) -> None:
+    if not quiet:
         for text in plan.notes:
             note(f"note: {text}")
-
-
-def _identity(path: Path) -> dict[str, Any]:
-    """Path, hash and size. A folder's hash is that of what `sha256sum *` prints in it."""
-    if not path.is_dir():
-        return {"path": str(path), "sha256": file_sha256(path), "bytes": path.stat().st_size}
-    files = sorted(file for file in path.iterdir() if not file.name.startswith("."))  # a killed run leaves such
-    listing = "".join(f"{file_sha256(file)}  {file.name}\n" for file in files)
-    size = sum(file.stat().st_size for file in files)
-    return {"path": str(path), "sha256": hashlib.sha256(listing.encode()).hexdigest(), "bytes": size}

@@ -20,9 +20,15 @@ from .destination import find_place, publish, refusal, remove, temporary_name
 from .encoders import check_encoder
 from .file_names import refuse_reserved
 from .frames import Frames, VideoHeader, checked
+from .written import WrittenFile, size_and_sha256
 
 
 def write_video(path: Path | str, chunks: Iterable[Frames], header: VideoHeader, *, codec: str = AUTO) -> Path:
+    """Like `write_file`; gives the path alone."""
+    return write_file(path, chunks, header, codec=codec).path
+
+
+def write_file(path: Path | str, chunks: Iterable[Frames], header: VideoHeader, *, codec: str = AUTO) -> WrittenFile:
     """Writes frames as they come; no more than a chunk is held in memory, whatever the length of the video.
 
     A file of that name is replaced, once the new one is whole; a folder that has anything in it is refused. A link
@@ -41,7 +47,7 @@ def write_video(path: Path | str, chunks: Iterable[Frames], header: VideoHeader,
         RequestError: the header is none.
     """
     if not isinstance(header, VideoHeader):
-        raise RequestError(f"write_video takes a VideoHeader, such as plan.header; got {type(header).__name__}")
+        raise RequestError(f"the header must be a VideoHeader, such as plan.header; got {type(header).__name__}")
     kind, codec, target = _resolve(path, codec)
     place = find_place(target, is_folder=kind is FORMATS[""])
     module, _, function = kind.writer.partition(":")
@@ -50,6 +56,7 @@ def write_video(path: Path | str, chunks: Iterable[Frames], header: VideoHeader,
     source = _Source(checked(chunks, header))
     try:
         write(temporary, iter(source), header, codec)
+        size, sha256 = size_and_sha256(temporary)
         _publish(temporary, place)
     except Exception as error:
         # What failed after the source, such as closing the file, only followed from it.
@@ -59,11 +66,11 @@ def write_video(path: Path | str, chunks: Iterable[Frames], header: VideoHeader,
         raise cause from error
     finally:
         remove(temporary)
-    return target
+    return WrittenFile(path=target, bytes=size, sha256=sha256, content_sha256=sha256)
 
 
 def check_output(path: Path | str, codec: str = AUTO) -> None:
-    """Whether `write_video` could write there, found out before any work is done.
+    """Whether `write_file` could write there, found out before any work is done.
 
     Raises:
         OutputError: it could not.

@@ -1,0 +1,44 @@
+"""What is known of a file once it is written: place, size and hashes. Knows nothing of formats."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from mutoscope_engines.system.file_hash import file_sha256
+
+
+@dataclass(frozen=True, kw_only=True)
+class WrittenFile:
+    """A finished file, or a folder of pictures."""
+
+    path: Path
+    bytes: int
+    sha256: str
+    """Of the file. Of a folder: of what `sha256sum *` prints in it."""
+    content_sha256: str
+    """The same before any signature, so that equal videos have equal ones."""
+
+    def to_dict(self) -> dict[str, Any]:
+        """As JSON has it; the path as it was given."""
+        return {
+            "path": str(self.path),
+            "sha256": self.sha256,
+            "content_sha256": self.content_sha256,
+            "bytes": self.bytes,
+        }
+
+
+def size_and_sha256(path: Path) -> tuple[int, str]:
+    """Bytes and hash of a file, or of the files in a folder.
+
+    Raises:
+        OSError: it cannot be read.
+    """
+    if not path.is_dir():
+        return path.stat().st_size, file_sha256(path)
+    files = sorted(file for file in path.iterdir() if not file.name.startswith("."))  # a killed run leaves such
+    listing = "".join(f"{file_sha256(file)}  {file.name}\n" for file in files)
+    return sum(file.stat().st_size for file in files), hashlib.sha256(listing.encode()).hexdigest()
