@@ -34,8 +34,7 @@ def make_network(component: str, config: dict[str, Any]) -> Any:
     owners = [
         (module, name)
         for module in network.modules()
-        for name, there in module._parameters.items()
-        if there is not None
+        for name, _ in module.named_parameters(recurse=False, remove_duplicate=False)
     ]
     tables = torch.nn.Embedding
     widest = max(getattr(module, name).numel() for module, name in owners if not isinstance(module, tables))

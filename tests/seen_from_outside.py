@@ -14,7 +14,6 @@ import shutil
 import subprocess
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cache
 from ipaddress import ip_address
 from pathlib import Path
 
@@ -99,7 +98,6 @@ def _require() -> None:
         pytest.skip(f"what reaches the network cannot be checked here: {reason}")
 
 
-@cache
 def _unavailable_because() -> str | None:
     if missing := [name for name in _PROGRAMS if shutil.which(name) is None]:
         return f"{', '.join(missing)} is not installed (Debian: apt-get install strace iproute2 util-linux)"

@@ -15,8 +15,7 @@ from pathlib import Path
 import onnxruntime
 import pytest
 
-from tests import seen_from_outside
-from tests.seen_from_outside import watch
+from tests.seen_from_outside import REQUIRED, watch
 
 PROMPT = "a red circle moving right on a black background"
 SMALL = "--height 32 --width 32 --num-frames 5 --num-inference-steps 1"
@@ -121,7 +120,7 @@ def test_the_watcher_tells_this_machine_from_others(code: str, loopback: bool, r
 def test_where_it_cannot_be_checked_ci_fails_and_others_skip(
     required: str, outcome: type[BaseException], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(seen_from_outside, "_unavailable_because", lambda: "no strace")
-    monkeypatch.setenv(seen_from_outside.REQUIRED, required)
-    with pytest.raises(outcome, match="no strace"):
+    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.setenv(REQUIRED, required)
+    with pytest.raises(outcome, match="unshare, ip, strace is not installed"):
         watch(["true"], tmp_path)

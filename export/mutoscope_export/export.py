@@ -9,7 +9,6 @@ import gc
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from importlib.metadata import version
 from itertools import groupby
 from pathlib import Path, PurePath
 from typing import Any
@@ -18,24 +17,21 @@ import msgspec
 import onnx_ir as ir
 import torch
 from mutoscope.bundle.bundle import Bundle, write_manifest
-from mutoscope.bundle.checks import impossible_defaults
 from mutoscope.bundle.contract import DECODE, stage_of
-from mutoscope.bundle.manifest import FORMAT_VERSION, Graph, GraphTensor, Manifest, Preview, Provenance
+from mutoscope.bundle.manifest import Graph, GraphTensor, Manifest, Preview
 from mutoscope.errors import RequestError
 from mutoscope.values import checks
-from mutoscope.version import __version__
 from mutoscope_engines.backends import choose_backend
 from mutoscope_engines.names import no_such
 
-from .checkpoint.checkpoint import OVERRIDES, UNKNOWN
 from .checkpoint.tokenizer import write_tokenizer
+from .declaration import declared_graph, declared_manifest
 from .destination import new_bundle
-from .errors import ExportError
 from .families.decoding import decode
 from .families.family import Form, GraphSource
 from .graphs.network_type import TRACED
 from .graphs.parts import Blocks
-from .graphs.trace import NETWORK, SymbolicValue, dynamic_shapes, trace, write_graph
+from .graphs.trace import NETWORK, SymbolicValue, WrittenGraph, dynamic_shapes, trace, write_graph
 from .graphs.weight_files import WeightFolder
 from .opening import OpenedCheckpoint, open_checkpoint
 from .options import ExportOptions
@@ -80,7 +76,10 @@ def export_checkpoint(
         say("open checkpoint")
         opened = open_checkpoint(checkpoint)
         sources = _sources(opened, options)
-        manifest = _describe(opened, folder, say)
+        manifest = declared_manifest(opened, say)
+        for text in manifest.texts:
+            say(text.tokenizer)
+            write_tokenizer(opened.tokenizer(PurePath(text.tokenizer).stem), folder / text.tokenizer)
         calibrated: Mapping[str, Any] = {}
         if static := [precision for precision in options.precision if precision in opened.description.policies]:
             quantization = quantize(opened, manifest, static, options, say)
@@ -88,7 +87,7 @@ def export_checkpoint(
         graphs, compared = _export_graphs(opened, sources, folder, say)
         say("preview")
         preview = _fit_preview(opened, sources, manifest)
-        report = {"made_with": _made_with(), "calibrated": calibrated, **compared}
+        report = {"made_with": manifest.provenance.exported_by, "calibrated": calibrated, **compared}
         (folder / REPORT).write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8", newline="\n")
         say("publish")
         write_manifest(folder, msgspec.structs.replace(manifest, graphs=tuple(graphs), preview=preview))
@@ -101,38 +100,6 @@ def _sources(opened: OpenedCheckpoint, options: ExportOptions) -> list[GraphSour
         sources = [replace(source, forms=tuple(map(_compact, source.forms))) for source in sources]
     most = checks.byte_count("part_size", options.part_size)
     return [replace(source, forms=tuple(_in_parts(form, most) for form in source.forms)) for source in sources]
-
-
-def _describe(opened: OpenedCheckpoint, folder: Path, say: OnProgress) -> Manifest:
-    """The manifest without its graphs; writes the tokenizers, and refuses what is wrong before a network is loaded."""
-    described, overrides = opened.description, opened.overrides
-    manifest = Manifest(
-        format_version=FORMAT_VERSION,
-        family=opened.family.NAME,
-        provenance=Provenance(
-            checkpoint=opened.name,
-            license=opened.license(),
-            attribution=overrides.attribution or UNKNOWN,
-            exported_by=_made_with(),
-            files=opened.sha256_of_files(lambda name: say(f"hash {name}")),
-        ),
-        geometry=described.geometry,
-        frames=described.frames,
-        conditionings=described.conditionings,
-        experts=described.experts,
-        draws=described.draws,
-        defaults=described.defaults,
-        scheduler=dict(described.scheduler),
-        graphs=(),
-        files={},
-        demonstration=overrides.demonstration,
-    )
-    if wrong := "; ".join(impossible_defaults(manifest)):
-        raise ExportError(f"{opened.name} is refused: {wrong}. Set others under defaults in {OVERRIDES} in its folder")
-    for text in manifest.texts:
-        say(text.tokenizer)
-        write_tokenizer(opened.tokenizer(PurePath(text.tokenizer).stem), folder / text.tokenizer)
-    return manifest
 
 
 def _export_graphs(
@@ -201,32 +168,29 @@ def write_form(source: GraphSource, form: Form, model: Any, traced: ir.Model, de
     written = write_graph(
         traced, destination, name=form.file, network_type=form.network_type, passes=form.passes, cut=form.cut
     )
-    inputs, outputs = source.inputs(model), source.outputs(model)
-    declared = {tensor.name: tensor for tensor in _declared((*inputs, *outputs), form)}
+    whole = declared_graph(source, form, model)
+    declared = {tensor.name: tensor for tensor in (*whole.inputs, *whole.outputs)}
 
     def tensors(values: Sequence[SymbolicValue]) -> tuple[GraphTensor, ...]:
-        return tuple(declared.get(value[0]) or _declared([value], form)[0] for value in values)
+        return tuple(
+            declared.get(name) or GraphTensor(name=name, dtype=dtype, shape=shape) for name, dtype, shape in values
+        )
 
-    return [
-        Graph(
-            role=source.role,
-            precision=form.precision,
+    def stored(graph: WrittenGraph, **interface: Any) -> Graph:
+        return msgspec.structs.replace(
+            whole,
             file=f"{source.role}/{graph.file}",
             weights=tuple(f"{source.role}/{file}" for file in graph.weights.files),
             weight_bytes=graph.weights.num_bytes,
-            inputs=tensors(graph.inputs) if len(written) > 1 else _declared(inputs, form),
-            outputs=tensors(graph.outputs) if len(written) > 1 else _declared(outputs, form),
-            part=number if len(written) > 1 else 0,
+            **interface,
         )
+
+    if len(written) == 1:
+        return [stored(written[0])]
+    return [
+        stored(graph, part=number, inputs=tensors(graph.inputs), outputs=tensors(graph.outputs))
         for number, graph in enumerate(written, start=1)
     ]
-
-
-def _declared(values: Sequence[SymbolicValue], form: Form) -> tuple[GraphTensor, ...]:
-    return tuple(
-        GraphTensor(name=name, dtype=form.network_type if dtype == NETWORK else dtype, shape=shape)
-        for name, dtype, shape in values
-    )
 
 
 def _compact(form: Form) -> Form:
@@ -245,11 +209,6 @@ def _fit_preview(opened: OpenedCheckpoint, sources: Sequence[GraphSource], manif
         manifest.geometry.latent_channels,
         manifest.frames.latents_per_call,
     )
-
-
-def _made_with() -> str:
-    libraries = ", ".join(f"{name} {version(name)}" for name in ("torch", "diffusers", "transformers", "onnxscript"))
-    return f"mutoscope {__version__} with {libraries}"
 
 
 def _checked_precisions(given: Sequence[str], known: Sequence[str]) -> list[str]:

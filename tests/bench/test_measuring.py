@@ -8,14 +8,21 @@ import sys
 import tempfile
 from pathlib import Path
 
+import psutil
 import pytest
-from mutoscope_bench.measuring import MeasurementError, Worker, _timed
+from mutoscope_bench.measuring import MeasurementError, Worker
 
 WORKER = """
 import json, os, sys
 from mutoscope_bench.measuring import serve
 
 spec = json.loads(sys.argv[2])
+
+if spec["fails"] == "finds no file of the system":
+    from pathlib import Path
+
+    Path.exists = lambda path: False
+    Path.read_text = lambda *_: (_ for _ in ()).throw(FileNotFoundError())
 
 def load():
     runs = 0
@@ -108,7 +115,11 @@ def test_pages_of_files_are_not_counted_as_anonymous(tmp_path: Path) -> None:
     assert by_file < 20_000_000 and by_array > 60_000_000
 
 
-def test_what_is_resident_is_told_without_proc(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_is_resident_and_its_peak_are_told_without_proc(small_worker: str) -> None:
     """As on Windows and macOS, whose processes psutil knows too."""
-    monkeypatch.setattr(Path, "exists", lambda path: False)
-    assert _timed(dict)["rss_bytes"] > 10_000_000
+    pids: list[int] = []
+    worker = Worker(small_worker, {"fails": "finds no file of the system"}, on_start=pids.append)
+    answer = worker.run()
+    assert answer["rss_bytes"] == pytest.approx(psutil.Process(pids[0]).memory_info().rss, rel=0.1)
+    assert answer["peak_rss_bytes"] >= 0.9 * answer["rss_bytes"]
+    worker.close()

@@ -19,7 +19,8 @@ from mutoscope_bench.implementation import Implementation, Work, text_width
 from mutoscope_bench.implementations import PEERS, load_implementation
 from mutoscope_export.families.wan.random_checkpoint import random_checkpoint
 from mutoscope_peers.random_models import replace_denoisers
-from mutoscope_peers.stable_diffusion_cpp_peer import _TRANSFORMER, _VAE, renamed
+from mutoscope_peers.stable_diffusion_cpp_peer import write_renamed
+from safetensors.torch import load_file
 
 Make = Any
 
@@ -106,20 +107,22 @@ def test_every_peer_of_the_table_is_there_and_named_so() -> None:
     assert {name: load_implementation(name).name for name in PEERS} == {name: name for name in PEERS}
 
 
-def test_the_names_for_stable_diffusion_cpp_are_those_that_diffusers_renames_back() -> None:
+def test_the_names_for_stable_diffusion_cpp_are_those_that_diffusers_renames_back(tmp_path: Path) -> None:
     """Diffusers reads the authors' files; what it makes of our names must be its own again."""
     transformer = WanTransformer3DModel(
         num_attention_heads=2, attention_head_dim=12, num_layers=2, ffn_dim=8, freq_dim=8, text_dim=8, in_channels=4,
         out_channels=4,
     )  # fmt: skip
     vae = AutoencoderKLWan(base_dim=8, z_dim=4, num_res_blocks=2)
-    for network, rules, back in (
-        (transformer, _TRANSFORMER, convert_wan_transformer_to_diffusers),
-        (vae, _VAE, convert_wan_vae_to_diffusers),
+    transformer.save_pretrained(tmp_path / "checkpoint/transformer", max_shard_size="20KB")  # several files
+    vae.save_pretrained(tmp_path / "checkpoint/vae")
+    write_renamed(tmp_path / "checkpoint")
+    for network, file, back in (
+        (transformer, "wan-transformer.safetensors", convert_wan_transformer_to_diffusers),
+        (vae, "wan-vae.safetensors", convert_wan_vae_to_diffusers),
     ):
         own = network.state_dict()
-        given = {renamed(name, rules): tensor for name, tensor in own.items()}
-        returned = back(given)
+        returned = back(load_file(tmp_path / file))
         assert set(returned) == set(own)
         assert all(torch_equal(returned[name], own[name]) for name in own)
 

@@ -177,6 +177,6 @@ def test_code_that_goes_by_the_table_finds_the_fake_alone_for_a_while() -> None:
     with only_backends(one, other):
         assert list(BACKENDS) == ["one", "other"]
         assert choose_backend("auto", ["fp32"])[0] is other
-        with pytest.raises(BackendUnavailableError, match="there are: one, other"):
+        with pytest.raises(BackendUnavailableError, match="There are: one, other"):
             choose_backend("onnxruntime", ["fp32"])
     assert table == BACKENDS

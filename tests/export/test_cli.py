@@ -3,22 +3,38 @@
 from __future__ import annotations
 
 import io
+import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
+from mutoscope.bundle.bundle import Bundle
 from mutoscope.errors import RequestError
-from mutoscope_export.cli import _Progress, main
+from mutoscope_export import export
+from mutoscope_export.cli import main
 
 
-@pytest.mark.skipif(not Path("/dev/full").exists(), reason="there is no device that is always full")
-def test_a_terminal_that_takes_nothing_costs_no_export(monkeypatch: pytest.MonkeyPatch) -> None:
-    with open("/dev/full", "wb", buffering=0) as full:
-        monkeypatch.setattr(sys, "stderr", io.TextIOWrapper(full, write_through=True))
-        progress = _Progress()
-        progress("reading the checkpoint")
-        progress("write denoiser fp32")
+@pytest.mark.skipif(not hasattr(os, "openpty"), reason="this system has no pseudoterminals")
+def test_a_terminal_that_is_closed_meanwhile_costs_no_export(
+    wan_bundle: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    ours, theirs = os.openpty()
+
+    def exported(*_: object, on_progress: Any, **__: object) -> Bundle:
+        on_progress("open checkpoint")
+        assert os.read(ours, 100).endswith(b" s  open checkpoint\r\n")
+        os.close(ours)
+        on_progress("write denoiser fp32")
+        on_progress("publish")
+        return Bundle.open(wan_bundle, verify=False)
+
+    monkeypatch.setattr(export, "export_checkpoint", exported)
+    with open(theirs, "wb", buffering=0) as terminal:
+        monkeypatch.setattr(sys, "stderr", io.TextIOWrapper(terminal, write_through=True))
+        assert main(["some/model", "bundle"]) == 0
+    assert capsys.readouterr().out.endswith(f"{wan_bundle}\n")
 
 
 @pytest.mark.parametrize(

@@ -13,10 +13,10 @@ import msgspec
 import pytest
 from mutoscope.bundle.checks import decode_manifest
 from mutoscope.bundle.contract import DECODE, DENOISE
-from mutoscope.bundle.manifest import FileRecord, Frames, Graph, Manifest
+from mutoscope.bundle.manifest import FileRecord, Frames, Manifest
 from mutoscope.errors import BundleError
 from mutoscope_engines.precisions import PRECISIONS
-from mutoscope_export import export
+from mutoscope_export.declaration import declared_graph, declared_manifest
 from mutoscope_export.families.wan.random_checkpoint import VAE_2_2, random_checkpoint
 from mutoscope_export.opening import open_checkpoint
 
@@ -45,17 +45,10 @@ def declared(folder: Path, num_frames: int = 1, **sizes: Any) -> Manifest:
     checkpoint = random_checkpoint(folder / "checkpoint", **sizes)
     (checkpoint / "mutoscope.json").write_text(json.dumps({"defaults": {"num_frames": num_frames}}))
     opened = open_checkpoint(checkpoint)
-    (folder / "bundle").mkdir()
-    manifest = export._describe(opened, folder / "bundle", lambda stage: None)
+    manifest = declared_manifest(opened)
     models = {component: opened.load(component) for component in opened.networks}
     graphs = [
-        Graph(
-            role=source.role,
-            precision=form.precision,
-            file=f"{source.role}/{form.file}",
-            inputs=export._declared(source.inputs(models[source.component]), form),
-            outputs=export._declared(source.outputs(models[source.component]), form),
-        )
+        declared_graph(source, form, models[source.component])
         for source in opened.family.sources(opened, opened.description.precisions)
         for form in source.forms
     ]

@@ -25,8 +25,10 @@ from mutoscope.errors import RequestError
 from mutoscope_engines.symbols import sized
 from mutoscope_export import export
 from mutoscope_export.cli import main
+from mutoscope_export.declaration import declared_manifest
 from mutoscope_export.errors import ExportError
 from mutoscope_export.export import export_checkpoint
+from mutoscope_export.opening import open_checkpoint
 from mutoscope_export.options import ExportOptions
 from mutoscope_export.parity import Sample, compare_with_own_class
 
@@ -305,8 +307,7 @@ def described(checkpoint: Path, folder: Path, overrides: Any) -> Any:
     copy = folder / "copy"
     shutil.copytree(checkpoint, copy)
     (copy / "mutoscope.json").write_text(json.dumps(overrides))
-    (folder / "made").mkdir()
-    return export._describe(export.open_checkpoint(copy), folder / "made", lambda stage: None)
+    return declared_manifest(open_checkpoint(copy))
 
 
 def test_a_checkpoint_may_bring_defaults_of_its_own(wan_checkpoint: Path, tmp_path: Path) -> None:
@@ -370,10 +371,11 @@ def test_ctrl_c_kill_and_a_closed_terminal_end_the_command_with_130_and_leave_no
     monkeypatch: pytest.MonkeyPatch,
     number: signal.Signals,
 ) -> None:
-    def interrupted(*_: Any) -> None:
+    def interrupted(_: Any, file: Path) -> None:
+        file.write_text("half a tokenizer")
         os.kill(os.getpid(), number)
 
-    monkeypatch.setattr(export, "_describe", interrupted)
+    monkeypatch.setattr(export, "write_tokenizer", interrupted)
     assert mutoscope.cli.main(["export", str(wan_checkpoint), str(tmp_path / "bundle")]) == 130
     assert capsys.readouterr().err == "mutoscope: interrupted\n"
     assert_nothing_was_left(tmp_path)

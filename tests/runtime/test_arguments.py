@@ -38,7 +38,7 @@ def parser_of(command: str) -> Parser:
 
 
 def flags(parser: Parser) -> list[argparse.Action]:
-    return [action for action in parser._actions if action.option_strings and action.nargs != 0]  # noqa: SLF001
+    return [action for action in parser._actions if action.option_strings and action.nargs != 0]  # noqa: SLF001 argparse lists them nowhere else
 
 
 def taken(action: argparse.Action) -> str:

@@ -133,7 +133,7 @@ def _files(work: Work) -> tuple[Path, Path]:
     return folder / "wan-transformer.safetensors", folder / "wan-vae.safetensors"
 
 
-def renamed(name: str, rules: tuple[tuple[str, Any], ...]) -> str:
+def _renamed(name: str, rules: tuple[tuple[str, Any], ...]) -> str:
     """A weight's name in GGML. `rules` are regular expressions with what replaces them, applied in turn."""
     for pattern, replacement in rules:
         name = re.sub(pattern, replacement, name)
@@ -148,7 +148,7 @@ def write_renamed(checkpoint: Path) -> None:
     ):
         tensors: dict[str, Any] = {}
         for file in sorted((checkpoint / component).glob("*.safetensors")):
-            tensors |= {renamed(name, rules): tensor for name, tensor in _loaded(file).items()}
+            tensors |= {_renamed(name, rules): tensor for name, tensor in _loaded(file).items()}
         _save(tensors, checkpoint.parent / target)
 
 

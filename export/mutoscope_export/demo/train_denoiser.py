@@ -55,8 +55,7 @@ class TextToLatents(nn.Module):
 
     def __init__(self, tokenizer: T5Tokenizer) -> None:
         super().__init__()
-        config = UMT5Config(**text_encoder_config(len(tokenizer)))
-        config._attn_implementation = "eager"
+        config = UMT5Config(**text_encoder_config(len(tokenizer)), attn_implementation="eager")
         self.text_encoder = UMT5EncoderModel(config)
         self.transformer = WanTransformer3DModel(**CONFIG)
 

@@ -88,6 +88,20 @@ def reconstruction_psnr(vae: AutoencoderKLWan, clips: NDArray[np.uint8]) -> floa
     return psnr(float(torch.cat(errors).mean()))
 
 
+def weighted_errors(
+    error: torch.Tensor, original: torch.Tensor, shape_weight: float
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Means of the squared and of the absolute error, where a pixel near the shape counts `1 + shape_weight` times.
+
+    Args:
+        error: of a reconstruction, f32 `[B, 3, T, H, W]`, which is added to values in -1..1.
+        original: the clips, f32 `[B, 3, T, H, W]` in -1..1; what is not their plain background is the shape.
+        shape_weight: 0 counts every pixel once.
+    """
+    weights = 1 + shape_weight * _near_shape(original)
+    return (weights * error.square()).mean(), (weights * error.abs()).mean()
+
+
 def train_vae(
     folder: Path, *, steps: int, device: str, seed: int = 0, start_from: AutoencoderKLWan | None = None
 ) -> AutoencoderKLWan:
@@ -117,8 +131,7 @@ def train_vae(
             decoded = vae.decode(posterior.sample()).sample
         # The decoder clamps, which stops gradients outside -1..1; flat areas in range carry it back.
         error = decoded.float() - original
-        weights = 1 + shape_weight * _near_shape(original)
-        squared, absolute = (weights * error.square()).mean(), (weights * error.abs()).mean()
+        squared, absolute = weighted_errors(error, original, shape_weight)
         divergence = posterior.kl().float().mean() / posterior.mean[0].numel()
         loss = 4 * squared + absolute + KL_WEIGHT * divergence
         return {"loss": loss, "squared": error.square().mean().detach(), "kl": divergence.detach()}

@@ -29,7 +29,7 @@ from mutoscope_export.demo.muon import orthogonalise
 from mutoscope_export.demo.renderer import draw_trajectory, render
 from mutoscope_export.demo.text import MAX_SEQUENCE_LENGTH, build_tokenizer
 from mutoscope_export.demo.train_denoiser import encode_clips
-from mutoscope_export.demo.train_vae import _near_shape
+from mutoscope_export.demo.train_vae import SHAPE_WEIGHT, weighted_errors
 from mutoscope_export.demo.training import Training, TrainingSchedule, read_record
 from torch import nn
 from transformers import AutoTokenizer
@@ -146,13 +146,18 @@ def test_a_vae_that_was_not_wholly_saved_is_not_taken_for_finished(tmp_path, mon
     assert not list(tmp_path.rglob("finished"))
 
 
-@pytest.mark.parametrize(("width", "share"), [(1, 81 / 576), (4, 144 / 576)])
-def test_near_a_shape_means_up_to_four_pixels_beside_it(width, share):
+@pytest.mark.parametrize("width", [1, 4])
+@pytest.mark.parametrize(("shape_weight", "near"), [(SHAPE_WEIGHT, 5.0), (0.0, 1.0)])
+def test_errors_up_to_four_pixels_beside_a_shape_count_more(width, shape_weight, near):
+    """How much a pixel counts is how fast the mean grows with the error there."""
     clip = torch.full((1, 3, 2, 24, 24), -0.9)
     clip[:, 1, 0, 10 : 10 + width, 10 : 10 + width] = 0.5
-    near = _near_shape(clip)
-    assert near.shape == (1, 1, 2, 24, 24)
-    assert (near[0, 0, 0].mean().item(), near[0, 0, 1].sum().item()) == (pytest.approx(share), 0)
+    counts = torch.ones_like(clip)
+    counts[:, :, 0, 6 : 14 + width, 6 : 14 + width] = near
+    error = torch.full_like(clip, 0.5, requires_grad=True)  # where both grow alike
+    for mean in weighted_errors(error, clip, shape_weight):
+        (growth,) = torch.autograd.grad(mean, error, retain_graph=True)
+        torch.testing.assert_close(growth * error.numel(), counts)
 
 
 @pytest.mark.parametrize("length", [1, 99, 500, 501])

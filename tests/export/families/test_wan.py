@@ -11,7 +11,7 @@ import torch
 from diffusers import FlowMatchEulerDiscreteScheduler
 from mutoscope.bundle.manifest import Manifest
 from mutoscope.solvers.solvers import build_schedule
-from mutoscope_export import export
+from mutoscope_export.declaration import declared_manifest
 from mutoscope_export.opening import open_checkpoint
 from numpy.typing import NDArray
 
@@ -23,10 +23,10 @@ Network = Callable[[Array, float], Array]
 
 
 @pytest.fixture
-def manifest(copy: Path, tmp_path: Path) -> Manifest:
+def manifest(copy: Path) -> Manifest:
     """Of a checkpoint for WanDMDPipeline, whose own scheduler is another."""
     edit(copy / "model_index.json", lambda index: index.update(_class_name="WanDMDPipeline"))
-    return export._describe(open_checkpoint(copy), tmp_path, lambda stage: None)
+    return declared_manifest(open_checkpoint(copy))
 
 
 def velocity(sample: Array, timestep: float) -> Array:

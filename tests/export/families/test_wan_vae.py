@@ -239,7 +239,9 @@ def test_the_first_graphs_hold_a_third_of_the_causal_weights_and_no_weight_is_in
         used = {node.input[1] for node in graph.node if node.op_type == "Conv"}
         sizes[name.partition("_")[2]] += sum(np.prod(weights[weight]) for weight in used)
     kernels = [
-        m.weight for m in [vae.post_quant_conv, *vae.decoder.modules()] if isinstance(m, torch.nn.modules.conv._ConvNd)
+        m.weight
+        for m in [vae.post_quant_conv, *vae.decoder.modules()]
+        if isinstance(m, torch.nn.Conv2d | torch.nn.Conv3d)
     ]
     over_time = [kernel for kernel in kernels if kernel.ndim == 5 and kernel.shape[2] == 3]
     time_only = [kernel for kernel in over_time if kernel.shape[3] == 1]

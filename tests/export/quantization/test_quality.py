@@ -12,7 +12,7 @@ from mutoscope_export.families.family import Recording
 from mutoscope_export.families.policy import QuantizationPolicy, QuantizationStep
 from mutoscope_export.graphs.number_formats import E4M3, INT8
 from mutoscope_export.quantization.calibration import ActivationRange, Ranges
-from mutoscope_export.quantization.quality import _outliers, fake_quantized, measure, quantized_weight
+from mutoscope_export.quantization.quality import fake_quantized, measure, quantized_weight
 from torch import Tensor, nn
 
 POLICY = QuantizationPolicy(
@@ -107,14 +107,14 @@ def test_int8_names_what_e4m3_still_suits(network: Network) -> None:
 
 def test_a_weight_with_one_value_far_above_the_others_of_its_channel_is_named() -> None:
     network = Network()
-    network.blocks[1]["a"] = nn.Linear(10_000, 32)
+    network.blocks[1]["a"], network.blocks[1]["b"] = nn.Linear(32, 10_000), nn.Linear(10_000, 32)
     network.requires_grad_(False)
-    weight = network.blocks[1]["a"].weight
+    weight = network.blocks[1]["b"].weight
     weight[5] = 1e-6
     weight[5, 0] = 1.0  # the mean is 1e-6 + 1e-4
-    layers = POLICY.layers([name for name, _ in network.named_modules()], "b")
-    (found,) = (entry for entry in _outliers(network, layers, ranges()) if entry[2] > 7168)
-    assert found == ("blocks.1.a", "weight", pytest.approx(1 / (1e-6 + 1e-4), rel=1e-3))
+    (entry,) = measure(network, POLICY, ranges(), "b")["unfit"]
+    ratio = pytest.approx(1 / (1e-6 + 1e-4), rel=1e-3)
+    assert entry == {"layer": "blocks.1.b", "what": "weight", "largest_over_mean": ratio, "bound": 7168}
 
 
 def test_the_worst_layers_come_first(network: Network) -> None:

@@ -112,9 +112,9 @@ def _bias_by_distance(attention: UMT5Attention, max_distance: int) -> Tensor:
     P counts from -max_distance to max_distance; all beyond share the bias of the ends. Looking it up keeps the
     logarithm of the bucketing, whose rounding decides at powers of two, out of the graph.
     """
-    buckets = attention._relative_position_bucket(torch.arange(-max_distance, max_distance + 1))
-    bias: Tensor = attention.relative_attention_bias.weight.detach().float()
-    return bias[buckets].T.contiguous()
+    bias: Tensor = attention.compute_bias(max_distance + 1, max_distance + 1)[0].detach().float()
+    before, after = bias[:, -1], bias[:, 0]  # as the last query sees all keys, and as the first one does
+    return torch.cat([before, after[:, 1:]], dim=1)
 
 
 def _rms_norm(norm: UMT5LayerNorm, x: Tensor) -> Tensor:
