@@ -12,7 +12,7 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 
 from mutoscope_engines.chain import Chain
-from mutoscope_engines.session import Backend, Feeds, Session, SessionOptions, Tensor, TensorSpec
+from mutoscope_engines.session import Backend, EngineWanted, Feeds, Session, SessionOptions, Tensor, TensorSpec
 
 from ..bundle.bundle import Bundle
 from ..bundle.contract import STAGES, stage_of
@@ -82,20 +82,29 @@ class LoadedGraphs:
         """The graph of a role, with the options of each part."""
         where = self.execution.placements[stage_of(role)]
         graphs = self.bundle.manifest.graphs_of(role, where.precision)
-        symbols = plan.sizes.symbols(role, plan.branches_per_call, plan.decoder_window)
-        streamed = plan.streamed_bytes(role)
+        option = plan.option_of(role)
+        symbols = plan.sizes.symbols(role, option.branches_per_call, plan.decoder_window)
+        wanted = [wanted_engine(self.bundle, graph, symbols) for graph in graphs]
+        streamed = self._streamed_bytes(option.streamed_bytes, where.backend, graphs, wanted)
+        session = replace(self.execution.session, runs_once=plan.runs_once(role))
         return [
-            (
-                graph,
-                replace(
-                    self.execution.session,
-                    engine=wanted_engine(self.bundle, graph, symbols),
-                    streamed_weight_bytes=streamed and math.ceil(streamed * self._share(graph, graphs)),
-                    runs_once=plan.runs_once(role),
-                ),
-            )
-            for graph in graphs
+            (graph, replace(session, engine=engine, streamed_weight_bytes=count))
+            for graph, engine, count in zip(graphs, wanted, streamed, strict=True)
         ]
+
+    def _streamed_bytes(
+        self, total: int, backend: Backend, graphs: Sequence[Graph], wanted: Sequence[EngineWanted]
+    ) -> list[int]:
+        """What each part streams of the bytes that its graph is to stream: in proportion to what it can."""
+        if len(graphs) == 1 or not total:
+            return [total] * len(graphs)
+        now = backend.snapshot()
+        can = [
+            now.figures(self.bundle.path(graph.file), engine).streamable_bytes
+            for graph, engine in zip(graphs, wanted, strict=True)
+        ]
+        # Where no part can any more, each is asked all the same, so that the backend says what it lacks.
+        return [math.ceil(total * (each / sum(can))) if any(can) else total for each in can]
 
     def _acquire(self, key: _Key, backend: Backend, parts: _Parts) -> Session:
         """A session with one more user: one that is open, or that another thread opens now, or a new one."""
@@ -136,9 +145,6 @@ class LoadedGraphs:
                 _refuse_disagreement(sessions[-1], graph)
             opened.pop_all()
         return sessions[0] if len(sessions) == 1 else Chain(sessions)
-
-    def _share(self, graph: Graph, graphs: Sequence[Graph]) -> float:
-        return self.bundle.size_of(graph) / sum(map(self.bundle.size_of, graphs))
 
     def preload(self, plan: Plan, stages: Sequence[str] = tuple(STAGES)) -> None:
         """Opens the graphs of stages; they stay open only where the plan says `keep_loaded`."""
