@@ -19,7 +19,7 @@ import numpy as np
 import onnx_ir as ir
 from onnx_ir.passes.common import RemoveUnusedNodesPass
 
-from mutoscope_export.graphs.edit import Tape, constant
+from .edit import Tape, constant
 
 Nodes = set[ir.Node]
 Cut = Callable[[ir.Graph], list[Nodes]]  # the nodes of every part but the last, which has the rest
