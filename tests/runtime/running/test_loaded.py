@@ -16,7 +16,7 @@ from mutoscope_engines.onnxruntime.cpu import OnnxRuntimeCpu
 from mutoscope_engines.session import EngineWanted, Figures
 from mutoscope_engines.testing import FakeBackend
 
-from tests.bundles import graphs, interfaces, onnx_file, tensors
+from tests.bundles import graphs, in_parts, interfaces, onnx_file, tensors
 from tests.runtime.running.functions import PROMPT
 
 MB = 10**6
@@ -85,18 +85,6 @@ def test_a_session_that_is_not_what_its_manifest_says_is_refused_and_closed(
     assert said in str(refusal.value)
     assert refusal.value.exit_code == 3
     assert (backend.open_sessions, backend.log.count(("run", "denoiser"))) == (0, 0)
-
-
-def in_parts(make_bundle: Callable[..., Bundle]) -> Bundle:
-    """A bundle whose denoiser has two parts."""
-    ends = interfaces()
-    inputs, outputs = ends["denoiser"]
-    handed_on = tensors(hidden=(1,))
-    parts = [
-        Graph(role="denoiser", precision="fp32", file=f"denoiser/{part}.onnx", part=part, inputs=takes, outputs=gives)
-        for part, takes, gives in ((1, inputs[:3], handed_on), (2, inputs[:2] + inputs[3:] + handed_on, outputs))
-    ]
-    return make_bundle(graphs=(*graphs({role: each for role, each in ends.items() if role != "denoiser"}), *parts))
 
 
 def test_where_the_second_part_of_a_graph_is_refused_the_first_is_closed_with_it(
