@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import msgspec
@@ -75,6 +75,18 @@ def graphs(ends: dict[str, Ends], precision: str = "fp32") -> tuple[Graph, ...]:
         Graph(role=role, precision=precision, file=f"{role}/model.onnx", inputs=inputs, outputs=outputs)
         for role, (inputs, outputs) in ends.items()
     )
+
+
+def in_parts(make_bundle: Callable[..., Any]) -> Any:
+    """A bundle, as `make_bundle` makes it, whose denoiser has two parts."""
+    ends = interfaces()
+    inputs, outputs = ends["denoiser"]
+    handed_on = tensors(hidden=(1,))
+    parts = [
+        Graph(role="denoiser", precision="fp32", file=f"denoiser/{part}.onnx", part=part, inputs=takes, outputs=gives)
+        for part, takes, gives in ((1, inputs[:3], handed_on), (2, inputs[:2] + inputs[3:] + handed_on, outputs))
+    ]
+    return make_bundle(graphs=(*graphs({role: each for role, each in ends.items() if role != "denoiser"}), *parts))
 
 
 def in_precision(graph: Graph, precision: str) -> Graph:

@@ -1,4 +1,4 @@
-"""Opens a checkpoint: finds it, judges it, and has its family describe it, before any weight is read.
+"""Opens a checkpoint: finds it, validates it, and has its family describe it, before any weight is read.
 
 Knows the order, and the table of families. Knows nothing of any model line.
 """
@@ -12,9 +12,9 @@ import msgspec
 from mutoscope.bundle.manifest import Defaults
 
 from .checkpoint.checkpoint import INDEX, OVERRIDES, Checkpoint, read_json
-from .checkpoint.judging import judged
 from .checkpoint.location import download, locate
 from .checkpoint.stored_weights import names_of_weights, refuse_link_to_nothing, refuse_other_weights
+from .checkpoint.validation import validated
 from .errors import ExportError
 from .families import FAMILIES, load_family
 from .families.family import Description, Family
@@ -56,7 +56,7 @@ def _open_checkpoint(checkpoint: str | Path) -> OpenedCheckpoint:
     if pipeline not in tuple(FAMILIES):  # compared, not hashed: JSON may hold a list here
         raise ExportError(f"{name} is a checkpoint for {pipeline!r}; supported: {', '.join(FAMILIES)}")
     family = load_family(str(pipeline))
-    found = judged(root, name, index, family.PIPELINES[str(pipeline)])
+    found = validated(root, name, index, family.PIPELINES[str(pipeline)])
     opened = OpenedCheckpoint(**vars(found), family=family, description=_described(family, found))
     if on_hub:
         wanted = [

@@ -392,7 +392,7 @@ def test_the_command_line_reports_stages_to_a_terminal_and_prints_one_object(
         return Bundle.open(destination, verify=False)
 
     monkeypatch.setattr(export, "export_checkpoint", exported)
-    monkeypatch.setattr(sys.stderr, "isatty", lambda: terminal)
+    monkeypatch.setattr("sys.stderr.isatty", lambda: terminal)
     assert main(["some/model", str(wan_bundle), "--precision", "int8", "fp32", "--overwrite", "--json"]) == 0
     printed = capsys.readouterr()
     facts = json.loads(printed.out)

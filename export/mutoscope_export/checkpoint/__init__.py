@@ -1,1 +1,1 @@
-"""A trained model as its authors publish it: found, judged and opened."""
+"""A trained model as its authors publish it: found, validated and opened."""

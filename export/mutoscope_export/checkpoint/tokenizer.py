@@ -1,4 +1,4 @@
-"""The tokenizer of a checkpoint: loaded as its pipeline loads it, judged, and written for the runtime.
+"""The tokenizer of a checkpoint: loaded as its pipeline loads it, validated, and written for the runtime.
 
 Knows tokenizer files, transformers' classes and the `tokenizers` library. Knows nothing of prompts or models.
 """
@@ -84,7 +84,7 @@ class TokenizerSettings:
 
 
 def settings_of(tokenizer: Any, folder: Path, rows: int) -> TokenizerSettings:
-    """The settings of a tokenizer, once it is judged.
+    """The settings of a tokenizer, once it is validated.
 
     Args:
         folder: that it was loaded from.

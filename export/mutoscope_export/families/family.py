@@ -123,19 +123,19 @@ class Recording:
 
 @dataclass(frozen=True)
 class Reference:
-    """The checkpoint's own network in float32, and whole denoising runs with it, one for each prompt.
+    """The checkpoint's own denoisers in float32, and whole denoising runs with them, one for each prompt.
 
-    `steps` makes of the calls that the network got in one run its steps, in order.
+    `networks` has them by the role of their graph. `steps` turns the calls of one network in one run into the steps
+    that it made, in order.
     """
 
-    network: nn.Module
+    networks: Mapping[str, nn.Module]
     runs: Sequence[Callable[[], object]]
     steps: Callable[[Sequence[Call]], list[Recording]]
 
-    @property
-    def layer_names(self) -> list[str]:
-        """Of all modules in the network, in its order."""
-        return [name for name, _ in self.network.named_modules()]
+    def layer_names(self, role: str) -> list[str]:
+        """The names of all modules in a network, in its order."""
+        return [name for name, _ in self.networks[role].named_modules()]
 
 
 class Family(Protocol):
@@ -160,7 +160,7 @@ class Family(Protocol):
         ...
 
     def reference(self, checkpoint: Checkpoint, described: Description, calibration: Calibration) -> Reference:
-        """Denoising runs as the family's authors make them, to be watched for ranges; loads the denoiser.
+        """Denoising runs as the family's authors make them, to watch for ranges; loads the denoisers.
 
         Asked only of a family that describes `policies`.
         """

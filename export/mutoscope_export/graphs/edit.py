@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import onnx_ir as ir
 
-from mutoscope_export.graphs.number_formats import Array
+from .number_formats import Array
 
 Change = Callable[[Array], Array]
 

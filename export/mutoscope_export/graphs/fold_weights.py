@@ -10,7 +10,7 @@ from __future__ import annotations
 import onnx_ir as ir
 from onnx_ir.passes.common import RemoveUnusedNodesPass
 
-from mutoscope_export.graphs.edit import Derived, converted, initializer, laid_out, size_of
+from .edit import Derived, converted, initializer, laid_out, size_of
 
 
 def fold_weights(model: ir.Model) -> bool:

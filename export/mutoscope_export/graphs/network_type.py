@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import onnx_ir as ir
 import torch
 
-from mutoscope_export.graphs.edit import converted
+from .edit import converted
 
 TRACED = torch.float64
 _PLACEHOLDER = ir.DataType.DOUBLE

@@ -19,8 +19,8 @@ import numpy as np
 import onnx_ir as ir
 from onnx_ir.passes.common import RemoveUnusedNodesPass
 
-from mutoscope_export.graphs.edit import Tape, constant
-from mutoscope_export.options import DEFAULT_PART_BYTES
+from ..options import DEFAULT_PART_BYTES
+from .edit import Tape, constant
 
 Nodes = set[ir.Node]
 Cut = Callable[[ir.Graph], list[Nodes]]  # the nodes of every part but the last, which has the rest

@@ -24,11 +24,11 @@ from onnx_ir.passes.common import ClearMetadataAndDocStringPass, InlinePass
 from onnxscript.optimizer import optimize_ir
 from torch import Tensor
 
-from mutoscope_export.errors import ExportError
-from mutoscope_export.graphs.fold_weights import fold_weights
-from mutoscope_export.graphs.network_type import NetworkType
-from mutoscope_export.graphs.parts import Cut, take_apart
-from mutoscope_export.graphs.weight_files import StoredWeights, WeightFolder
+from ..errors import ExportError
+from .fold_weights import fold_weights
+from .network_type import NetworkType
+from .parts import Cut, take_apart
+from .weight_files import StoredWeights, WeightFolder
 
 OPSET = 23
 IR_VERSION = 10

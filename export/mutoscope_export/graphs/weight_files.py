@@ -16,7 +16,7 @@ from typing import Any, cast
 
 import onnx_ir as ir
 
-from mutoscope_export.graphs.edit import size_of
+from .edit import size_of
 
 SUFFIX = ".data"
 _INLINE_BYTES = 1024  # up to this size a tensor stays in the graph

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import onnx_ir as ir
 
-from mutoscope_export.graphs.edit import Tape
+from ..graphs.edit import Tape
 
 DOMAIN, VERSION = "com.microsoft", 1
 

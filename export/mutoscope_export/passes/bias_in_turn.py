@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import onnx_ir as ir
 
-from mutoscope_export.graphs.edit import input_of, producer_of
-from mutoscope_export.passes.in_turn import waits_for
+from ..graphs.edit import input_of, producer_of
+from .in_turn import waits_for
 
 
 def bias_in_turn(model: ir.Model) -> bool:

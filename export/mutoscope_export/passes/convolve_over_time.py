@@ -10,8 +10,8 @@ from __future__ import annotations
 import onnx_ir as ir
 from onnx_ir.passes.common import RemoveUnusedNodesPass
 
-from mutoscope_export.graphs.edit import Tape, initializer, input_of, laid_out, producer_of, size_of, weight_of
-from mutoscope_export.graphs.number_formats import Array
+from ..graphs.edit import Tape, initializer, input_of, laid_out, producer_of, size_of, weight_of
+from ..graphs.number_formats import Array
 
 
 def convolve_over_time(model: ir.Model) -> bool:

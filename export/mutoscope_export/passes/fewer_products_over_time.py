@@ -12,9 +12,9 @@ import numpy as np
 import onnx_ir as ir
 from onnx_ir.passes.common import RemoveUnusedNodesPass
 
-from mutoscope_export.graphs.edit import Tape, exact, initializer, input_of, lazy, size_of, weight_of
-from mutoscope_export.graphs.number_formats import Array
-from mutoscope_export.passes.convolve_over_time import count_of_windows, windowed_frames
+from ..graphs.edit import Tape, exact, initializer, input_of, lazy, size_of, weight_of
+from ..graphs.number_formats import Array
+from .convolve_over_time import count_of_windows, windowed_frames
 
 TAPS = 3
 # By product: which two of four frames, how they are added, and the taps of its kernel.

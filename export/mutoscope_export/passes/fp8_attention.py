@@ -16,9 +16,9 @@ import numpy as np
 import onnx_ir as ir
 from onnx_ir.passes.common import RemoveUnusedNodesPass
 
-from mutoscope_export.graphs.edit import Tape, constant
-from mutoscope_export.graphs.number_formats import E4M3
-from mutoscope_export.passes.static_quantization import quantize_dequantize
+from ..graphs.edit import Tape, constant
+from ..graphs.number_formats import E4M3
+from .static_quantization import quantize_dequantize
 
 PROBABILITY_SCALE = 1 / E4M3.largest  # softmax gives at most 1
 

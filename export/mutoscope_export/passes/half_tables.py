@@ -9,8 +9,8 @@ from __future__ import annotations
 import numpy as np
 import onnx_ir as ir
 
-from mutoscope_export.graphs.edit import Tape, exact, initializer, lazy, size_of, weight_of
-from mutoscope_export.graphs.number_formats import HALVES, Array
+from ..graphs.edit import Tape, exact, initializer, lazy, size_of, weight_of
+from ..graphs.number_formats import HALVES, Array
 
 _ROWS = 4096  # looked at at once, so that no copy of a table is made
 

@@ -13,8 +13,8 @@ from functools import partial
 import numpy as np
 import onnx_ir as ir
 
-from mutoscope_export.graphs.edit import Tape, exact, initializer, lazy, size_of
-from mutoscope_export.graphs.number_formats import HALVES, Array
+from ..graphs.edit import Tape, exact, initializer, lazy, size_of
+from ..graphs.number_formats import HALVES, Array
 
 _SMALLEST_SIZE = 256  # elements
 _WIDER = (ir.DataType.FLOAT, ir.DataType.BFLOAT16)  # than float16, the second in range alone

@@ -13,8 +13,8 @@ from dataclasses import dataclass
 
 import onnx_ir as ir
 
-from mutoscope_export.graphs.edit import read_through
-from mutoscope_export.graphs.number_formats import HALVES
+from ..graphs.edit import read_through
+from ..graphs.number_formats import HALVES
 
 
 @dataclass(frozen=True)

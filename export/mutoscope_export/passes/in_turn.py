@@ -14,7 +14,7 @@ import numpy as np
 import onnx_ir as ir
 from onnx_ir.passes.common import RemoveUnusedNodesPass
 
-from mutoscope_export.graphs.edit import Tape, constant
+from ..graphs.edit import Tape, constant
 
 _WAITS = ".in_turn"
 

@@ -12,8 +12,8 @@ import numpy as np
 import onnx_ir as ir
 from onnx_ir.passes.common import RemoveUnusedNodesPass
 
-from mutoscope_export.graphs.edit import Tape, constant, initializer, input_of, lazy, producer_of, size_of, weight_of
-from mutoscope_export.graphs.number_formats import HALVES
+from ..graphs.edit import Tape, constant, initializer, input_of, lazy, producer_of, size_of, weight_of
+from ..graphs.number_formats import HALVES
 
 
 def norm_from_half(model: ir.Model) -> bool:

@@ -13,8 +13,8 @@ from itertools import pairwise
 
 import onnx_ir as ir
 
-from mutoscope_export.graphs.edit import Tape, input_of, only_user_of, producer_of
-from mutoscope_export.passes.in_turn import waits_for
+from ..graphs.edit import Tape, input_of, only_user_of, producer_of
+from .in_turn import waits_for
 
 _SIDE_BY_SIDE = 3  # queries, keys and values; what more layers read, several blocks read
 _FINISHING = ("Add", "Cast", "RMSNormalization", "RotaryEmbedding")

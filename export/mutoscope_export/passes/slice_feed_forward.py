@@ -13,8 +13,8 @@ from dataclasses import dataclass
 import onnx_ir as ir
 from onnx_ir.passes.common import RemoveUnusedNodesPass
 
-from mutoscope_export.graphs.edit import Tape, input_of, only_user_of, producer_of, size_of
-from mutoscope_export.passes.in_turn import waits_for
+from ..graphs.edit import Tape, input_of, only_user_of, producer_of, size_of
+from .in_turn import waits_for
 
 _ON_EACH_ELEMENT = ("Add", "Cast", "Gelu", "Mul", "QuantizeLinear", "DequantizeLinear")
 

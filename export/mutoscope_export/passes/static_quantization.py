@@ -16,9 +16,9 @@ import numpy as np
 import onnx_ir as ir
 from onnx_ir.passes.common import RemoveUnusedNodesPass
 
-from mutoscope_export.errors import ExportError
-from mutoscope_export.graphs.edit import Tape, constant, initializer, lazy, size_of, weight_of
-from mutoscope_export.graphs.number_formats import Array, NumberFormat
+from ..errors import ExportError
+from ..graphs.edit import Tape, constant, initializer, lazy, size_of, weight_of
+from ..graphs.number_formats import Array, NumberFormat
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ from __future__ import annotations
 import onnx_ir as ir
 from onnx_ir.passes.common import RemoveUnusedNodesPass
 
-from mutoscope_export.graphs.edit import Tape, initializer, input_of, lazy, size_of, weight_of
+from ..graphs.edit import Tape, initializer, input_of, lazy, size_of, weight_of
 
 
 def without_float32_gemm(model: ir.Model) -> bool:

@@ -6,7 +6,7 @@ Knows the order. The arithmetic is in `passes/`, the ranges come from `calibrati
 from __future__ import annotations
 
 import gc
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -28,28 +28,37 @@ from .quality import measure
 
 @dataclass(frozen=True)
 class Quantization:
-    """What calibration found, and what follows from it for the graph of each precision."""
+    """What calibration found, and what follows from it for the graphs of the denoisers.
 
-    passes: Mapping[str, tuple[Pass, ...]]
-    recordings: Sequence[Recording]
+    Attributes:
+        passes: by role and precision.
+        recordings: by role.
+        reports: by precision; of several denoisers, by precision and role, such as "fp8 of denoiser_low".
+    """
+
+    passes: Mapping[str, Mapping[str, tuple[Pass, ...]]]
+    recordings: Mapping[str, Sequence[Recording]]
     reports: Mapping[str, Mapping[str, Any]]
 
     def applied(self, source: GraphSource) -> GraphSource:
         """The source of a quantized graph with its passes, compared on what was recorded: for that the scales hold."""
-        if all(form.precision not in self.passes for form in source.forms):
+        passes = self.passes.get(source.role, {})
+        if all(form.precision not in passes for form in source.forms):
             return source
+        recordings = self.recordings[source.role]
         return replace(
             source,
-            forms=tuple(map(self._with_passes, source.forms)),
+            forms=tuple(_with_passes(form, passes.get(form.precision, ())) for form in source.forms),
             examples=lambda model: [
-                _recorded(example, self.recordings[index % len(self.recordings)], source.inputs(model))
+                _recorded(example, recordings[index % len(recordings)], source.inputs(model))
                 for index, example in enumerate(source.examples(model))
             ],
         )
 
-    def _with_passes(self, form: Form) -> Form:
-        """Before a pass that stores weights otherwise."""
-        return replace(form, passes=(*self.passes.get(form.precision, ()), *form.passes))
+
+def _with_passes(form: Form, passes: Sequence[Pass]) -> Form:
+    """Before a pass that stores weights otherwise."""
+    return replace(form, passes=(*passes, *form.passes))
 
 
 def quantize(
@@ -68,26 +77,29 @@ def quantize(
     policies = {name: opened.description.policies[name] for name in precisions}
     calibration = plan_calibration(options, manifest, opened.overrides.calibration_prompts)
     reference, ranges = calibrated(opened, calibration, say)
-    passes, reports = {}, {}
+    passes: dict[str, dict[str, tuple[Pass, ...]]] = {role: {} for role in ranges}
+    reports = {}
     for name, policy in policies.items():
-        say(f"measure the quality of {name}")
-        passes[name] = passes_of(policy, policy.layers(reference.layer_names, policy.default), ranges)
-        reports[name] = {
-            "policy": policy.default,
-            "calibration": calibration.to_dict(),
-            "margin": MARGIN,
-            "largest": _largest(ranges),
-            **measure(reference.network, policy, ranges, policy.default),
-        }
+        for role, found in ranges.items():
+            subject = name if len(ranges) == 1 else f"{name} of {role}"
+            say(f"measure the quality of {subject}")
+            passes[role][name] = passes_of(policy, policy.layers(reference.layer_names(role), policy.default), found)
+            reports[subject] = {
+                "policy": policy.default,
+                "calibration": calibration.to_dict(),
+                "margin": MARGIN,
+                "largest": _largest(found),
+                **measure(reference.networks[role], policy, found, policy.default),
+            }
     del reference
     gc.collect()
-    return Quantization(passes, ranges.recordings, reports)
+    return Quantization(passes, {role: found.recordings for role, found in ranges.items()}, reports)
 
 
 def calibrated(
     opened: OpenedCheckpoint, calibration: Calibration, say: Callable[[str], None]
-) -> tuple[Reference, Ranges]:
-    """The reference, still in memory, and the ranges of all layers that some step of a policy quantizes.
+) -> tuple[Reference, dict[str, Ranges]]:
+    """The reference, still in memory, and by role the ranges of all layers that some step of a policy quantizes.
 
     Raises:
         ExportError: there are none.
@@ -96,14 +108,19 @@ def calibrated(
     reference = opened.family.reference(opened, opened.description, calibration)
     policies = opened.description.policies.values()
     try:
-        found = [policy.layers(reference.layer_names, policy.step_names[-1]) for policy in policies]
+        watched = {role: _quantized_by_any(policies, reference.layer_names(role)) for role in reference.networks}
     except ValueError as error:
         raise ExportError(f"{opened.name} cannot be quantized to 8 bits: {error}") from error
-    watched = QuantizedLayers(
+    return reference, calibrate(reference, watched, say)
+
+
+def _quantized_by_any(policies: Iterable[QuantizationPolicy], names: Sequence[str]) -> QuantizedLayers:
+    """Those of a network's layers that the last step of some policy quantizes."""
+    found = [policy.layers(names, policy.step_names[-1]) for policy in policies]
+    return QuantizedLayers(
         tuple(dict.fromkeys(name for layers in found for name in layers.linears)),
         tuple(dict.fromkeys(name for layers in found for name in layers.attentions)),
     )
-    return reference, calibrate(reference, watched, say)
 
 
 def passes_of(policy: QuantizationPolicy, layers: QuantizedLayers, ranges: Ranges) -> tuple[Pass, ...]:

@@ -17,7 +17,7 @@ from mutoscope_engines.session import Backend, SessionOptions
 from mutoscope_engines.system.machine import memory_bytes
 
 from ..bundle.bundle import Bundle
-from ..bundle.contract import DENOISE, STAGES
+from ..bundle.contract import DENOISE, STAGES, stage_of
 from ..bundle.manifest import MAX_BRANCHES
 from ..errors import BackendUnavailableError, RequestError
 from ..request import BACKEND_NAMES, RuntimeOptions
@@ -138,7 +138,7 @@ def planned_memory(execution: Execution, bundle: Bundle, sizes: Sizes, num_frame
         return plan_memory(asked, limit, execution.host_limit_bytes)
     except HostMemoryError as error:
         raise RequestError(
-            f"{STAGES[error.stage]} in tiles needs at least {format_bytes(error.host_bytes)} of host memory for this "
+            f"{_doing(error.stage)} in tiles needs at least {format_bytes(error.host_bytes)} of host memory for this "
             f"video, and {format_bytes(execution.host_limit_bytes)} is available. "
             "Ask for a smaller height, width or num_frames, or raise memory_limit until it needs no tiles"
         ) from error
@@ -147,7 +147,12 @@ def planned_memory(execution: Execution, bundle: Bundle, sizes: Sizes, num_frame
         fitting = bisect_left(counts, True, key=lambda frames: least_limit_bytes(stages(frames)) > limit)
         shorter = f", or num_frames={counts[fitting - 1]}" if fitting else ""
         raise RequestError(
-            f"{STAGES[error.stage]} needs at least {format_bytes(error.option.least_bytes)} for this video, and the "
+            f"{_doing(error.stage)} needs at least {format_bytes(error.option.least_bytes)} for this video, and the "
             f"limit is {format_bytes(limit)}. This would fit: "
             f"memory_limit={rounded_up(least_limit_bytes(asked)):_}{shorter}"
         ) from error
+
+
+def _doing(stage: str) -> str:
+    """What a stage does; of several experts or encoders, which one."""
+    return STAGES[stage] if stage in STAGES else f"{STAGES[stage_of(stage)]} by the {stage}"

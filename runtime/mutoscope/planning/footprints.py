@@ -6,7 +6,7 @@ Knows bundles and backends' figures. Opens no graph, and chooses nothing: that i
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import groupby
 
@@ -49,6 +49,11 @@ class Sizes:
     lengths: Mapping[str, int]  # of what the video follows: L, the tokens of a text, and other symbols of encoders
     latents_shape: tuple[int, int, int, int]  # C, F, h, w
     state_rows: int  # K
+    unguided: Collection[str] = ()  # experts that take one branch, whatever the others take
+
+    def branches_of(self, role: str) -> int:
+        """How many guidance branches a graph is run for."""
+        return 1 if role in self.unguided else self.branches
 
     @property
     def picture(self) -> tuple[int, int]:
@@ -90,6 +95,8 @@ def stages_of(
     """Every stage that has graphs with the options to run it, the fastest first: whole, with less at once, with
     streamed weights.
 
+    Of several encoders or experts, one is open at a time. So each counts as a stage, named after its role.
+
     Args:
         placements: by stage.
         branches: how many may go through the denoiser in one call, the fastest first.
@@ -99,29 +106,31 @@ def stages_of(
         BackendUnavailableError: the backend has no engine for these sizes.
     """
     whole = [_Run("whole", branches[0], sizes.picture)]
-    in_turns = [
-        _Run("whole" if count == sizes.branches else f"{count} branch in a call", count, sizes.picture)
-        for count in branches
-    ]
-    runs = {CONDITION: whole, DENOISE: in_turns, DECODE: _decodes(bundle, sizes, branches[0], tile)}
-    return [
-        Stage(
-            name,
-            _options(
-                bundle,
-                where.backend,
-                sizes,
-                [
-                    graph
-                    for role in bundle.manifest.roles_of(name)
-                    for graph in bundle.manifest.graphs_of(role, where.precision)
-                ],
-                runs[name],
-            ),
-        )
-        for name, where in placements.items()
-        if bundle.manifest.roles_of(name)
-    ]
+    decodes = _decodes(bundle, sizes, branches[0], tile)
+    stages = []
+    for stage, where in placements.items():
+        for name, roles in _open_together(stage, bundle.manifest.roles_of(stage)).items():
+            graphs = [graph for role in roles for graph in bundle.manifest.graphs_of(role, where.precision)]
+            runs = {CONDITION: whole, DENOISE: _in_turns(sizes, roles[0], branches), DECODE: decodes}[stage]
+            options = _options(bundle, where.backend, sizes, graphs, runs)
+            if stage == DENOISE and name != stage:  # one expert is in memory at a time
+                options = tuple(replace(option, keepable=False) for option in options)
+            stages.append(Stage(name, options))
+    return stages
+
+
+def _open_together(stage: str, roles: Sequence[str]) -> dict[str, Sequence[str]]:
+    """The roles whose graphs are open at the same time, by the name under which their memory is planned."""
+    if stage == DECODE or len(roles) == 1:
+        return {stage: roles}
+    return {role: [role] for role in roles}
+
+
+def _in_turns(sizes: Sizes, role: str, branches: Sequence[int]) -> list[_Run]:
+    """A denoiser with all of its guidance branches in a call, and with fewer."""
+    own = sizes.branches_of(role)
+    counts = dict.fromkeys(min(count, own) for count in branches)
+    return [_Run("whole" if count == own else f"{count} branch in a call", count, sizes.picture) for count in counts]
 
 
 def _decodes(bundle: Bundle, sizes: Sizes, branches: int, tile: tuple[int, int] | None) -> list[_Run]:
@@ -159,18 +168,15 @@ def _option(bundle: Bundle, backend: Backend, sizes: Sizes, graphs: Sequence[Gra
     turns = [_together(bundle, backend, sizes, group, run) for group in _turns(graphs, tiled)]
     if len(turns) == 1:
         return turns[0]
-    held = _held_bytes(bundle.manifest.frames, sizes, graphs) if tiled else 0
+    held = _held_bytes(bundle.manifest.frames, sizes, graphs)
     more = max(turns, key=lambda turn: turn.peak_bytes)
     buffers = more.buffer_bytes + (0 if backend.on_device else held)
     return replace(more, buffer_bytes=buffers, host_bytes=held, keepable=False)
 
 
 def _turns(graphs: Sequence[Graph], tiled: bool) -> list[list[Graph]]:
-    """What is open at the same time: all graphs of a decoder, which pass on caches, or in tiles the features of all
-    latent frames first; of several encoders, or experts, one at a time."""
-    decodes = stage_of(graphs[0].role) == DECODE
-    groups = groupby(graphs, lambda graph: (tiled and graph.role in TILED) if decodes else graph.role)
-    return [list(group) for _, group in groups]
+    """What is open at the same time: all graphs, or in tiles the features of all latent frames first."""
+    return [list(group) for _, group in groupby(graphs, lambda graph: tiled and graph.role in TILED)]
 
 
 def _together(bundle: Bundle, backend: Backend, sizes: Sizes, graphs: Sequence[Graph], run: _Run) -> MemoryOption:

@@ -41,9 +41,9 @@ class MemoryOption:
 
 @dataclass(frozen=True)
 class Stage:
-    """A stage, and all the ways to run it."""
+    """What is open in memory at the same time, and all the ways to run it."""
 
-    name: str
+    name: str  # of the stage; of one of several experts or encoders, its role
     options: tuple[MemoryOption, ...]  # the fastest first
 
 
@@ -52,7 +52,7 @@ class MemoryPlan:
     """How each stage runs, with the weights that stay on the device."""
 
     limit_bytes: int  # of the device, for graphs
-    options: dict[str, MemoryOption]  # the one that was chosen, by stage
+    options: dict[str, MemoryOption]  # the one that was chosen, by the name of its `Stage`
     keep_loaded: bool  # whether the weights of all stages stay between videos
 
     @property

@@ -13,7 +13,7 @@ from functools import cache
 from operator import attrgetter
 from typing import TYPE_CHECKING, Any, get_type_hints
 
-from ..bundle.contract import DECODE, DENOISE, ROLES, stage_of
+from ..bundle.contract import DECODE, ROLES, stage_of
 from ..codec import from_plain, to_plain
 from ..conditions.base import Condition, Settled
 from ..errors import RequestError
@@ -21,6 +21,7 @@ from ..output.frames import VideoHeader
 from ..request import VideoRequest
 from ..solvers.solvers import Schedule
 from ..values.byte_sizes import format_bytes
+from ..values.guidance import is_guided
 from ..version import __version__
 from .footprints import Sizes
 from .memory_plan import MemoryOption, MemoryPlan
@@ -73,6 +74,11 @@ class GuidancePlan:
     weights: tuple[float, ...]  # at that scale, one a branch: (negative, positive), or (1,)
     scales: dict[str, float]  # by expert
 
+    @property
+    def unguided(self) -> tuple[str, ...]:
+        """The experts that need no negative prompt."""
+        return tuple(role for role, scale in self.scales.items() if not is_guided(scale))
+
 
 @dataclass(frozen=True)
 class PlacementPlan:
@@ -115,8 +121,8 @@ class Plan:
 
     @property
     def branches_per_call(self) -> int:
-        """How many guidance branches go through the denoiser at once."""
-        return self.memory.options[DENOISE].branches_per_call
+        """How many guidance branches go through a denoiser at once, at most."""
+        return max(self.option_of(role).branches_per_call for role in self.guidance.scales)
 
     @property
     def decoder_window(self) -> tuple[int, int]:
@@ -141,11 +147,14 @@ class Plan:
             self.conditions.lengths,
             self.geometry.latents_shape,
             self.schedule.state_rows,
+            self.guidance.unguided,
         )
 
-    def streamed_bytes(self, role: str) -> int:
-        """Of a graph's weights, as many stay where they come from, and are read there while it runs."""
-        return self.memory.options[stage_of(role)].streamed_bytes
+    def option_of(self, role: str) -> MemoryOption:
+        """How the graph of a role runs: as its stage does, or by itself where it is one of several experts or
+        encoders."""
+        options = self.memory.options
+        return options[role] if role in options else options[stage_of(role)]
 
     def runs_once(self, role: str) -> bool:
         """Whether a graph runs once before it is closed."""

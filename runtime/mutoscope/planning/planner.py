@@ -41,7 +41,8 @@ def make_job(request: VideoRequest, execution: Execution, bundle: Bundle, condit
     settled = settle_conditions(request, guidance, manifest, conditions)
     geometry = plan_geometry(request, manifest)
     schedule = settle_schedule(request, guidance, manifest)
-    sizes = Sizes(len(guidance.weights), settled.plan.lengths, geometry.latents_shape, schedule.plan.state_rows)
+    branches, rows = len(guidance.weights), schedule.plan.state_rows
+    sizes = Sizes(branches, settled.plan.lengths, geometry.latents_shape, rows, guidance.unguided)
     plan = Plan(
         conditions=settled.plan,
         geometry=geometry,
@@ -182,10 +183,7 @@ def with_experts(schedule: Schedule, guidance: GuidancePlan, manifest: Manifest)
 
     def directed(step: Step) -> Step:
         expert = next(each for each in manifest.experts if step.timestep >= each.above)
-        weights = guidance_weights(guidance.scales[expert.role])
-        # Each step has the branches of the video: where an expert needs no guidance, the negative one counts nothing.
-        padded = (0.0,) * (len(guidance.weights) - len(weights)) + weights
-        return replace(step, role=expert.role, guidance_weights=padded)
+        return replace(step, role=expert.role, guidance_weights=guidance_weights(guidance.scales[expert.role]))
 
     return replace(schedule, steps=tuple(map(directed, schedule.steps)))
 

@@ -92,9 +92,12 @@ class _Constants:
         self.shared = {name: value for name, value in values.items() if name not in by_branch}
         self._by_branch = {name: value for name, value in values.items() if name in by_branch}
 
-    def of(self, branches: slice) -> dict[str, Host]:
-        """Those that have a row a branch, for these branches."""
-        return {name: value[branches] for name, value in self._by_branch.items()}
+    def of(self, branches: slice, total: int) -> dict[str, Host]:
+        """Those that have a row for each branch: the rows of these branches, out of `total`.
+
+        An expert without guidance takes the last row, that of the prompt.
+        """
+        return {name: value[len(value) - total :][branches] for name, value in self._by_branch.items()}
 
 
 def _steps(
@@ -106,13 +109,14 @@ def _steps(
     weights_before: tuple[float, ...] = ()
     for number, step in steps:
         weights = np.asarray(step.guidance_weights, np.float32)
-        calls = [slice(i, i + plan.branches_per_call) for i in range(0, len(weights), plan.branches_per_call)]
+        at_once = plan.option_of(step.role).branches_per_call
+        calls = [slice(i, i + at_once) for i in range(0, len(weights), at_once)]
         feeds |= {"timestep": np.asarray([step.timestep], np.float32), "solver_b": step.solver_b}
         for branches in calls:
             # The step is linear in the velocity: later branches only add theirs to what the first left.
             feeds["solver_a"] = step.solver_a if branches.start == 0 else keep
             if not weights_before or len(calls) > 1:
-                feeds |= constants.of(branches)
+                feeds |= constants.of(branches, len(weights))
             if step.guidance_weights != weights_before or len(calls) > 1:
                 feeds["guidance_weights"] = weights[branches]
             outputs = run(feeds)

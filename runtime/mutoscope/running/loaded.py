@@ -8,11 +8,11 @@ from __future__ import annotations
 import math
 import threading
 from collections.abc import Callable, Hashable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from dataclasses import replace
 
 from mutoscope_engines.chain import Chain
-from mutoscope_engines.session import Backend, Feeds, Session, SessionOptions, Tensor, TensorSpec
+from mutoscope_engines.session import Backend, EngineWanted, Feeds, Session, SessionOptions, Tensor, TensorSpec
 
 from ..bundle.bundle import Bundle
 from ..bundle.contract import STAGES, stage_of
@@ -28,12 +28,22 @@ _Key = tuple[str, Hashable]  # the first file of a graph, and what options must 
 _CLOSED = "the pipeline was closed; load it again to make videos"
 
 
-class _Loaded:
-    """A graph that is open or about to be: whose, and for how many."""
+class _User:
+    """One `use` of a graph."""
 
-    def __init__(self) -> None:
-        self.session: Session | None = None  # until it is open
-        self.users = 0
+
+class _Loaded:
+    """A graph that is open, or that its first user is opening."""
+
+    def __init__(self, user: _User) -> None:
+        self.users = {user}
+        self.parts: list[Session] = []  # those that are open
+        self.session: Session | None = None  # over all parts, once they are
+        self.done = False  # nobody will use it again: it is to be closed
+
+    def close(self) -> None:
+        """Closes what is open of it. Closing again does nothing."""
+        (self.session or Chain(self.parts)).close()
 
 
 class LoadedGraphs:
@@ -42,12 +52,17 @@ class LoadedGraphs:
     Where the plan says `keep_loaded`, they stay open for the next video; where not, each is closed when its last user
     leaves it, so that only one stage's weights are in memory. Graphs are opened outside the lock: nobody but who wants
     the same graph waits for it.
+
+    Ctrl-C may come between any two lines. What has to be undone is therefore written down before it is done, and each
+    way of undoing it may be called again after it was interrupted.
     """
 
     def __init__(self, bundle: Bundle, execution: Execution) -> None:
         self.bundle = bundle
         self.execution = execution
-        self._changed = threading.Condition()  # holds the lock of all below; told when a graph was opened or none will
+        # Taken directly, never as `with self._changed`: an interrupt in that method would keep it locked for ever.
+        self._lock = threading.RLock()
+        self._changed = threading.Condition(self._lock)  # told when a graph was opened, or will not be
         self._loaded: dict[_Key, _Loaded] = {}
         self.closed = False
 
@@ -61,84 +76,87 @@ class LoadedGraphs:
         where = self.execution.placements[stage_of(role)]
         parts = self._parts(role, plan)
         key = parts[0][0].file, tuple(where.backend.shares_by(options) for _, options in parts)
-        session = self._acquire(key, where.backend, parts)
+        user = _User()
 
         def run(feeds: Feeds) -> dict[str, Tensor]:
             self._refuse_if_closed()  # `cancel` stops what runs, and between two runs nothing does
             return binding.run(feeds)
 
         try:
-            with session.bind() as binding:
-                yield run
-        finally:
-            with self._changed:
-                loaded = self._loaded[key]
-                loaded.users -= 1
-                if loaded.users == 0 and (self.closed or not plan.memory.keep_loaded):
-                    del self._loaded[key]
-                    session.close()
+            try:
+                with self._acquire(user, key, where.backend, parts).bind() as binding:
+                    yield run
+            finally:
+                self._release(user, key, plan.memory.keep_loaded)
+        finally:  # again, in case that Ctrl-C came while it was released
+            self._release(user, key, plan.memory.keep_loaded)
 
     def _parts(self, role: str, plan: Plan) -> _Parts:
         """The graph of a role, with the options of each part."""
         where = self.execution.placements[stage_of(role)]
         graphs = self.bundle.manifest.graphs_of(role, where.precision)
-        symbols = plan.sizes.symbols(role, plan.branches_per_call, plan.decoder_window)
-        streamed = plan.streamed_bytes(role)
+        option = plan.option_of(role)
+        symbols = plan.sizes.symbols(role, option.branches_per_call, plan.decoder_window)
+        wanted = [wanted_engine(self.bundle, graph, symbols) for graph in graphs]
+        streamed = self._streamed_bytes(option.streamed_bytes, where.backend, graphs, wanted)
+        session = replace(self.execution.session, runs_once=plan.runs_once(role))
         return [
-            (
-                graph,
-                replace(
-                    self.execution.session,
-                    engine=wanted_engine(self.bundle, graph, symbols),
-                    streamed_weight_bytes=streamed and math.ceil(streamed * self._share(graph, graphs)),
-                    runs_once=plan.runs_once(role),
-                ),
-            )
-            for graph in graphs
+            (graph, replace(session, engine=engine, streamed_weight_bytes=count))
+            for graph, engine, count in zip(graphs, wanted, streamed, strict=True)
         ]
 
-    def _acquire(self, key: _Key, backend: Backend, parts: _Parts) -> Session:
+    def _streamed_bytes(
+        self, total: int, backend: Backend, graphs: Sequence[Graph], wanted: Sequence[EngineWanted]
+    ) -> list[int]:
+        """What each part streams of the bytes that its graph is to stream: in proportion to what it can."""
+        if len(graphs) == 1 or not total:
+            return [total] * len(graphs)
+        now = backend.snapshot()
+        can = [
+            now.figures(self.bundle.path(graph.file), engine).streamable_bytes
+            for graph, engine in zip(graphs, wanted, strict=True)
+        ]
+        # Where no part can any more, each is asked all the same, so that the backend says what it lacks.
+        return [math.ceil(total * (each / sum(can))) if any(can) else total for each in can]
+
+    def _acquire(self, user: _User, key: _Key, backend: Backend, parts: _Parts) -> Session:
         """A session with one more user: one that is open, or that another thread opens now, or a new one."""
-        with self._changed:
+        with self._lock:
             while True:
                 self._refuse_if_closed()
+                self._close_done()
                 loaded = self._loaded.get(key)
                 if loaded is None:
                     break
                 if loaded.session is not None:
-                    loaded.users += 1
+                    loaded.users.add(user)
                     return loaded.session
                 self._changed.wait()
             self._close_idle(key[0])
-            self._loaded[key] = loaded = _Loaded()
-        try:
-            session = self._opened(backend, parts)
-        except BaseException:
-            with self._changed:
-                del self._loaded[key]
-                self._changed.notify_all()  # the next who waits for it tries again
-            raise
-        with self._changed:
+            self._loaded[key] = loaded = _Loaded(user)
+        self._open(loaded, backend, parts)
+        with self._lock:
+            self._refuse_if_closed()
+            session = loaded.session = loaded.parts[0] if len(loaded.parts) == 1 else Chain(loaded.parts)
             self._changed.notify_all()
-            if not self.closed:
-                loaded.session, loaded.users = session, 1
-                return session
-            del self._loaded[key]
-        session.close()
-        raise CancelledError(_CLOSED)
+        return session
 
-    def _opened(self, backend: Backend, parts: _Parts) -> Session:
-        with ExitStack() as opened:
-            sessions = []
-            for graph, options in parts:
-                self._refuse_if_closed()
-                sessions.append(opened.enter_context(backend.open(self.bundle.path(graph.file), options)))
-                _refuse_disagreement(sessions[-1], graph)
-            opened.pop_all()
-        return sessions[0] if len(sessions) == 1 else Chain(sessions)
+    def _release(self, user: _User, key: _Key, keep: bool) -> None:
+        """Undoes `_acquire`, as far as it came. Doing so again does nothing."""
+        with self._lock:
+            self._changed.notify_all()  # who waits for a graph that could not be opened tries again
+            loaded = self._loaded.get(key)
+            if loaded is not None and user in loaded.users:
+                last = loaded.users == {user} and (self.closed or not keep)
+                loaded.done = last or loaded.session is None
+                loaded.users.discard(user)
+            self._close_done()
 
-    def _share(self, graph: Graph, graphs: Sequence[Graph]) -> float:
-        return self.bundle.size_of(graph) / sum(map(self.bundle.size_of, graphs))
+    def _open(self, loaded: _Loaded, backend: Backend, parts: _Parts) -> None:
+        for graph, options in parts:
+            self._refuse_if_closed()
+            loaded.parts.append(backend.open(self.bundle.path(graph.file), options))
+            _refuse_disagreement(loaded.parts[-1], graph)
 
     def preload(self, plan: Plan, stages: Sequence[str] = tuple(STAGES)) -> None:
         """Opens the graphs of stages; they stay open only where the plan says `keep_loaded`."""
@@ -149,10 +167,21 @@ class LoadedGraphs:
 
     def _close_idle(self, file: str) -> None:
         """Closes the sessions of a graph that nobody uses, such as over an engine for other sizes."""
+        for key, loaded in self._loaded.items():
+            loaded.done = loaded.done or (key[0] == file and not loaded.users)
+        self._close_done()
+
+    def _close_done(self) -> None:
+        """Closes what nobody will use again. What is left by an interrupt is closed by the next call."""
         for key, loaded in list(self._loaded.items()):
-            if key[0] == file and loaded.session is not None and not loaded.users:
+            if not loaded.done:
+                continue
+            try:
+                loaded.close()
+            except Exception:
                 del self._loaded[key]
-                loaded.session.close()
+                raise
+            del self._loaded[key]
 
     def _refuse_if_closed(self) -> None:
         if self.closed:
@@ -161,17 +190,15 @@ class LoadedGraphs:
     def close(self) -> None:
         """Closes what is not in use, cancels what is; that closes when its user leaves it. Waits for no graph that is
         being opened: who opens it closes it."""
-        with self._changed:
+        with self._lock:
             self.closed = True
             self._changed.notify_all()
-            for key, loaded in list(self._loaded.items()):
-                if loaded.session is None:
-                    continue
-                if loaded.users:
+            for loaded in self._loaded.values():
+                if not loaded.users:
+                    loaded.done = True
+                elif loaded.session is not None:
                     loaded.session.cancel()
-                else:
-                    del self._loaded[key]
-                    loaded.session.close()
+            self._close_done()
 
 
 def _refuse_disagreement(session: Session, graph: Graph) -> None:

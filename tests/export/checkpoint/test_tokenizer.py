@@ -13,8 +13,8 @@ import sentencepiece
 import tokenizers
 import transformers
 from mutoscope_export.checkpoint.checkpoint import read_json
-from mutoscope_export.checkpoint.judging import judged
 from mutoscope_export.checkpoint.tokenizer import load_tokenizer, refuse_other_vocabulary, settings_of, write_tokenizer
+from mutoscope_export.checkpoint.validation import validated
 from mutoscope_export.errors import ExportError
 from mutoscope_export.families.wan import PIPELINES
 from mutoscope_export.opening import open_checkpoint
@@ -99,7 +99,7 @@ def test_a_class_of_transformers_gives_its_own_ids(
 ) -> None:
     edit(copy / "model_index.json", lambda index: index.update(tokenizer=["transformers", class_name]))
     # Without its family, which also asks whether the ids fit the text encoder: those of some classes do not.
-    tokenizer = judged(copy, "copy", read_json(copy / "model_index.json"), PIPELINES["WanPipeline"]).tokenizer()
+    tokenizer = validated(copy, "copy", read_json(copy / "model_index.json"), PIPELINES["WanPipeline"]).tokenizer()
     expected = getattr(transformers, class_name).from_pretrained(wan_checkpoint / "tokenizer")
     assert tokenizer(PROMPT).input_ids == expected(PROMPT).input_ids
     assert (tokenizer.pad_token_id, tokenizer.model_max_length) == (expected.pad_token_id, expected.model_max_length)

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import mutoscope
 import mutoscope.cli
@@ -13,20 +15,24 @@ import onnx
 import onnx_ir as ir
 import pytest
 import torch
+from mutoscope import builtin
 from mutoscope.bundle.bundle import Bundle
 from mutoscope_engines.backends import load_backend
 from mutoscope_engines.chain import Chain
 from mutoscope_engines.session import SessionOptions
 from mutoscope_export.errors import ExportError
-from mutoscope_export.families.family import Reference
+from mutoscope_export.families.family import Form, GraphSource, Recording, Reference
+from mutoscope_export.families.policy import QuantizationPolicy, QuantizationStep
 from mutoscope_export.families.wan.precision_policy import CALIBRATED
 from mutoscope_export.families.wan.random_checkpoint import random_checkpoint
+from mutoscope_export.graphs.number_formats import E4M3
 from mutoscope_export.opening import open_checkpoint
 from mutoscope_export.options import ExportOptions
 from mutoscope_export.passes.in_float32 import InFloat32
 from mutoscope_export.quantization.calibration import Ranges, plan_calibration
 from mutoscope_export.quantization.quality import measure
 from mutoscope_export.quantization.quantize import calibrated, passes_of, quality_table, quantize
+from torch import Tensor, nn
 
 from benchmarks.quantisation_quality import velocity
 
@@ -66,7 +72,9 @@ def exported(tmp_path_factory: pytest.TempPathFactory) -> Exported:
 def again(exported: Exported) -> tuple[Reference, Ranges]:
     """The same calibration once more."""
     manifest, opened = exported.bundle.manifest, open_checkpoint(exported.checkpoint)
-    return calibrated(opened, plan_calibration(OPTIONS, manifest), lambda stage: None)
+    reference, ranges = calibrated(opened, plan_calibration(OPTIONS, manifest), lambda stage: None)
+    assert list(ranges) == list(reference.networks) == ["denoiser"]
+    return reference, ranges["denoiser"]
 
 
 @pytest.mark.parametrize(
@@ -114,7 +122,7 @@ def test_the_graph_costs_what_the_measurement_says_and_calibration_is_repeatable
     found = {name: spread.largest for name, spread in ranges.linears.items()}
     assert found == exported.report[precision]["largest"]["linears"]
     policy = CALIBRATED[precision]
-    measured = measure(reference.network, policy, ranges, policy.default)
+    measured = measure(reference.networks["denoiser"], policy, ranges, policy.default)
     exact, quantized = (
         [exported.bundle.path(graph.file) for graph in manifest.graphs_of("denoiser", name)]
         for name in ("fp32", precision)
@@ -138,7 +146,7 @@ def test_the_graph_costs_what_the_measurement_says_and_calibration_is_repeatable
 def test_passes_name_the_layers_of_the_step(exported: Exported, again: tuple[Reference, Ranges]) -> None:
     reference, ranges = again
     policy = CALIBRATED["fp8"]
-    (linears,) = passes_of(policy, policy.layers(reference.layer_names, "feed-forward"), ranges)
+    (linears,) = passes_of(policy, policy.layers(reference.layer_names("denoiser"), "feed-forward"), ranges)
     weight = "transformer.blocks.1.ffn.net.2.weight"
     assert linears.activation_scales.keys() == {weight, "transformer.blocks.1.ffn.net.0.proj.weight"}
     largest = exported.report["fp8"]["largest"]["linears"]["blocks.1.ffn.net.2"]
@@ -148,3 +156,74 @@ def test_passes_name_the_layers_of_the_step(exported: Exported, again: tuple[Ref
 def test_a_network_too_shallow_is_refused(wan_checkpoint: Path, exported: Exported) -> None:
     with pytest.raises(ExportError, match="cannot be quantized to 8 bits: of 2 blocks, 1 at each end"):
         quantize(open_checkpoint(wan_checkpoint), exported.bundle.manifest, ["fp8"], OPTIONS, lambda stage: None)
+
+
+class Blocks(nn.Module):
+    """Three blocks of one linear layer, called as Diffusers calls a denoiser."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.blocks = nn.ModuleList(nn.ModuleDict({"a": nn.Linear(4, 4)}) for _ in range(3))
+
+    def forward(self, hidden_states: Tensor, return_dict: bool = True) -> tuple[Tensor]:
+        for block in self.blocks:
+            hidden_states = block["a"](hidden_states)
+        return (hidden_states,)
+
+
+def opened_with(networks: dict[str, nn.Module]) -> Any:
+    """A checkpoint whose reference calls its networks in turn, three times each, the second with larger values."""
+    policy = QuantizationPolicy(E4M3, r"blocks\.(\d)\.(.+)", 0.1, (QuantizationStep("all", "a"),), "all", "{}", "{}")
+
+    def run() -> None:
+        for size, network in enumerate(networks.values(), start=1):
+            for _ in range(3):
+                network(hidden_states=torch.randn(1, 4).clamp(-3, 3) * 10**size)
+
+    def reference(*_: Any) -> Reference:
+        return Reference(
+            networks, [run], lambda calls: [Recording({"latents": each["hidden_states"]}, (each,)) for each in calls]
+        )
+
+    return SimpleNamespace(
+        name="two experts",
+        description=SimpleNamespace(policies={"fp8": policy}),
+        family=SimpleNamespace(reference=reference),
+        overrides=SimpleNamespace(calibration_prompts=None),
+    )
+
+
+def test_of_two_experts_each_is_quantized_by_what_it_reads_itself() -> None:
+    torch.manual_seed(0)
+    networks: dict[str, nn.Module] = {role: Blocks().requires_grad_(False) for role in ("denoiser", "denoiser_low")}
+    read: dict[str, list[float]] = {role: [] for role in networks}
+    for role, network in networks.items():
+        network.get_submodule("blocks.1.a").register_forward_pre_hook(
+            lambda layer, given, role=role: read[role].append(float(given[0].abs().max()))
+        )
+    manifest = Bundle.open(builtin.bundle_path(), verify=False).manifest
+    found = quantize(opened_with(networks), manifest, ["fp8"], ExportOptions(), lambda stage: None)
+    assert list(found.reports) == ["fp8 of denoiser", "fp8 of denoiser_low"]
+    for role, network in networks.items():
+        largest = max(read[role][:3])  # those of the calibration itself; the measurement runs the network again
+        assert found.reports[f"fp8 of {role}"]["largest"]["linears"] == {"blocks.1.a": pytest.approx(largest)}
+        example = {"latents": torch.zeros(1, 4), "guidance_weights": torch.ones(1)}
+        source = GraphSource(
+            role=role,
+            component=role,
+            module=lambda model, dtype: model,
+            inputs=lambda model: [("latents", "float32", (1, 4))],
+            outputs=lambda model: [],
+            examples=lambda model, example=example: [example],
+            forms=(Form("fp32"), Form("fp8")),
+        )
+        applied = found.applied(source)
+        plain, fp8 = applied.forms
+        assert plain.passes == ()
+        (linears,) = fp8.passes
+        assert linears.activation_scales["blocks.1.a"] * 448 == pytest.approx(1.1 * largest)
+        recorded = applied.examples(network)[0]["latents"]
+        assert float(recorded.abs().max()) > (20 if role == "denoiser_low" else 0)
+        torch.testing.assert_close(recorded, found.recordings[role][0].inputs["latents"])
+    other = replace(source, role="text_encoder")
+    assert found.applied(other) is other

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ import pytest
 from mutoscope.bundle.bundle import Bundle
 from mutoscope.bundle.manifest import Expert
 from mutoscope.conditions import load_conditions
+from mutoscope.errors import RequestError
 from mutoscope.planning.execution import Execution
 from mutoscope.planning.plan import Job, Plan
 from mutoscope.planning.planner import make_job
@@ -28,6 +30,15 @@ def figures(graph: Path, wanted: EngineWanted) -> Figures:
     return Figures(WEIGHTS.get(graph.parent.name, MB), activation_bytes=0)
 
 
+def streaming(**streamable: int) -> Callable[[Path, EngineWanted], Figures]:
+    """The same, of which these graphs may stream as many bytes of their weights."""
+
+    def figures_of(graph: Path, wanted: EngineWanted) -> Figures:
+        return replace(figures(graph, wanted), streamable_bytes=streamable.get(graph.parent.name, 0))
+
+    return figures_of
+
+
 @pytest.fixture
 def bundle(make_bundle: Callable[..., Bundle]) -> Callable[..., Bundle]:
     """A bundle with a denoiser from timestep 500 on and one below it, whose own scales may be given."""
@@ -43,8 +54,14 @@ def bundle(make_bundle: Callable[..., Bundle]) -> Callable[..., Bundle]:
     return make
 
 
-def job_of(bundle: Bundle, request: VideoRequest | None = None, memory: int = 1000 * MB, **asked: Any) -> Job:
-    backend = FakeBackend({}, figures=figures, memory=memory)
+def job_of(
+    bundle: Bundle,
+    request: VideoRequest | None = None,
+    memory: int = 1000 * MB,
+    backend: FakeBackend | None = None,
+    **asked: Any,
+) -> Job:
+    backend = backend or FakeBackend({}, figures=figures, memory=memory)
     execution = Execution.choose(RuntimeOptions(backend=backend), bundle)
     request = request or VideoRequest(prompt="a red circle", **{"seed": 1} | asked)
     return make_job(request, execution, bundle, load_conditions(bundle))
@@ -86,9 +103,7 @@ def test_an_expert_has_its_own_default_scale_and_a_request_wins(
     of_role = dict(zip(("denoiser", "denoiser_low"), scales, strict=True))
     for step in job.schedule.steps:
         scale = of_role[step.role]
-        assert len(step.guidance_weights) == branches
-        assert step.guidance_weights[-1] == max(scale, 1.0)
-        assert sum(step.guidance_weights) == 1.0
+        assert step.guidance_weights == ((1 - scale, scale) if scale > 1 else (1.0,))
 
 
 def test_a_bundle_without_guidance_that_an_expert_has_reads_the_negative_prompt(bundle: Any) -> None:
@@ -108,10 +123,50 @@ def test_the_request_of_a_plan_guides_every_expert_as_the_plan_does(
     assert Plan.from_dict(json.loads(json.dumps(plan.to_dict()))) == plan
 
 
-def test_of_two_experts_the_larger_counts_and_neither_is_kept(bundle: Any) -> None:
-    made = bundle()
-    plan = job_of(made).plan
-    option = plan.memory.options["denoise"]
-    assert option.weight_bytes == 50 * MB
+def test_two_experts_take_turns_in_memory_and_neither_is_kept(bundle: Any) -> None:
+    plan = job_of(bundle()).plan
+    options = plan.memory.options
+    assert list(options) == ["condition", "denoiser", "denoiser_low", "decode"]
+    assert {role: options[role].weight_bytes for role in WEIGHTS} == WEIGHTS
+    assert plan.memory_peak_bytes == options["denoiser_low"].peak_bytes == 50 * MB + options["denoiser"].buffer_bytes
     assert not plan.memory.keep_loaded  # with memory for ten times as much
-    assert job_of(made, memory=option.peak_bytes).plan.memory.options["denoise"] == option
+    assert job_of(bundle(), memory=plan.memory_peak_bytes).plan.memory.options == options
+
+
+@pytest.mark.parametrize(("low", "least"), [(0, 50), (10, 40), (25, 25), (45, 15)])
+def test_each_expert_streams_what_it_must_and_none_more_than_it_can(bundle: Any, low: int, least: int) -> None:
+    """The first can do with 15 of its 30 MB; the second, the larger one, with `least` of its 50."""
+    backend = FakeBackend({}, figures=streaming(denoiser=15 * MB, denoiser_low=low * MB), memory=1000 * MB)
+    made = bundle()
+    buffers = job_of(made, backend=backend).plan.memory.options["denoiser"].buffer_bytes
+    backend.memory = least * MB + buffers
+    options = job_of(made, backend=backend).plan.memory.options
+    assert options["denoiser"].streamed_bytes == max(0, 30 - least) * MB
+    assert options["denoiser_low"].streamed_bytes == (50 - least) * MB
+    assert {options[role].peak_bytes for role in WEIGHTS} == {min(30, least) * MB + buffers, least * MB + buffers}
+    backend.memory -= 1
+    with pytest.raises(RequestError, match=r"denoising by the denoiser(_low)? needs at least"):
+        job_of(made, backend=backend)
+
+
+def test_an_expert_that_cannot_stream_decides_what_fits_though_a_larger_one_can(bundle: Any) -> None:
+    """The larger expert alone would fit into 10 MB."""
+    backend = FakeBackend({}, figures=streaming(denoiser_low=45 * MB), memory=20 * MB)
+    with pytest.raises(RequestError, match=r"denoising by the denoiser needs at least 30\.\d+ MB"):
+        job_of(bundle(), backend=backend)
+
+
+def test_an_expert_without_guidance_takes_the_memory_of_one_branch(bundle: Any) -> None:
+    shapes: dict[str, set[int]] = {}
+
+    def by_branch(graph: Path, wanted: EngineWanted) -> Figures:
+        if "prompt_embeds" in wanted.shapes:
+            shapes.setdefault(graph.parent.name, set()).add(wanted.shapes["prompt_embeds"][0])
+        return figures(graph, wanted)
+
+    plan = job_of(bundle(4.0, None), backend=FakeBackend({}, figures=by_branch, memory=1000 * MB)).plan
+    high, low = (plan.option_of(role) for role in WEIGHTS)
+    assert (high.name, high.branches_per_call, low.name, low.branches_per_call) == ("whole", 2, "whole", 1)
+    assert low.buffer_bytes < high.buffer_bytes
+    assert shapes == {"denoiser": {1, 2}, "denoiser_low": {1}}
+    assert plan.branches_per_call == 2

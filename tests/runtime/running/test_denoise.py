@@ -5,16 +5,17 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+import msgspec
 import numpy as np
 import pytest
 import torch
 from mutoscope import StepEvent
-from mutoscope.bundle.bundle import Bundle
+from mutoscope.bundle.bundle import Bundle, write_manifest
 from mutoscope.bundle.manifest import Draw, Expert
 from mutoscope_engines.testing import FakeBackend
 
 from tests.bundles import graphs, interfaces, tensors
-from tests.runtime.running.functions import PROMPT, denoised, early, embeds_of, late, latents_of
+from tests.runtime.running.functions import FUNCTIONS, PROMPT, denoised, early, embeds_of, late, latents_of
 
 SHAPE = (4, 3, 4, 6)  # latents of the bundle's default video
 
@@ -56,12 +57,46 @@ def test_the_second_expert_goes_on_from_the_state_of_the_first(
     np.testing.assert_allclose(latents_of(backend.fed), expected, atol=2e-5)
 
 
-def test_an_expert_without_guidance_counts_the_prompt_alone(backend: FakeBackend, load: Any, two_experts) -> None:
-    with load(two_experts) as pipeline:
+@pytest.mark.parametrize("branches_per_call", [1, 2])
+@pytest.mark.parametrize("unguided", ["denoiser", "denoiser_low"])
+def test_an_expert_without_guidance_runs_the_prompt_alone_beside_one_with_it(
+    backend: FakeBackend, load: Any, two_experts: Bundle, unguided: str, branches_per_call: int
+) -> None:
+    """Each of its steps is, up to rounding, that of two branches of which the negative one counts nothing."""
+    guided = next(role for role in ("denoiser", "denoiser_low") if role != unguided)
+    experts = [
+        msgspec.structs.replace(expert, guidance_scale=4.0 if expert.role == guided else 1.0)
+        for expert in two_experts.manifest.experts
+    ]
+    bundle = write_manifest(two_experts.root, msgspec.structs.replace(two_experts.manifest, experts=tuple(experts)))
+    with load(bundle, branches_per_call=branches_per_call) as pipeline:
         plan = pipeline.generate(PROMPT, num_inference_steps=6).plan
-    weights = {(role, tuple(feeds["guidance_weights"])) for role, feeds in backend.fed if role.startswith("denoiser")}
-    assert weights == {("denoiser", (-3.0, 4.0)), ("denoiser_low", (0.0, 1.0))}
-    assert plan.guidance.scales == {"denoiser": 4.0, "denoiser_low": 1.0}
+    assert plan.guidance.scales == {unguided: 1.0, guided: 4.0}
+    both = np.stack(embeds_of(bundle))
+    runs = [feeds for role, feeds in backend.fed if role == unguided]
+    assert len(runs) == plan.schedule.calls[unguided] > 0
+    for feeds in runs:
+        np.testing.assert_array_equal(feeds["prompt_embeds"], both[1:])
+        in_one = FUNCTIONS[unguided](**feeds)
+        in_two = FUNCTIONS[unguided](**feeds | {"prompt_embeds": both, "guidance_weights": np.float32([0, 1])})
+        np.testing.assert_allclose(in_one["next_state"], in_two["next_state"], rtol=1e-6, atol=1e-6)
+    times = 2 // branches_per_call
+    assert sum(role == guided for role, _ in backend.fed) == times * plan.schedule.calls[guided]
+
+
+def test_an_expert_without_guidance_takes_of_what_is_drawn_for_each_branch_the_last(
+    backend: FakeBackend, load: Any, make_bundle: Callable[..., Bundle]
+) -> None:
+    ends = interfaces()
+    inputs, outputs = ends["denoiser"]
+    ends["denoiser"] = ends["denoiser_low"] = (inputs + tensors(of_branch=("B", 5)), outputs)
+    draws = (Draw(input="latents", shape=(4, "F", "h", "w")), Draw(input="of_branch", shape=("B", 5)))
+    experts = (Expert(role="denoiser", above=500.0, guidance_scale=4.0), Expert(role="denoiser_low"))
+    with load(make_bundle(draws=draws, experts=experts, graphs=graphs(ends))) as pipeline:
+        pipeline.generate(PROMPT, num_inference_steps=6)
+    drawn = {role: feeds["of_branch"] for role, feeds in backend.fed if role.startswith("denoiser")}
+    assert drawn["denoiser"].shape == (2, 5)
+    np.testing.assert_array_equal(drawn["denoiser_low"], drawn["denoiser"][1:])
 
 
 def test_only_one_expert_is_open_at_a_time(backend: FakeBackend, load: Any, two_experts: Bundle) -> None:

@@ -10,14 +10,16 @@ import msgspec
 import mutoscope
 import pytest
 from mutoscope.bundle.bundle import Bundle, write_manifest
-from mutoscope.bundle.manifest import Graph, GraphTensor
+from mutoscope.bundle.manifest import Expert, Graph, GraphTensor
 from mutoscope.errors import BundleError
 from mutoscope_engines.onnxruntime.cpu import OnnxRuntimeCpu
+from mutoscope_engines.session import EngineWanted, Figures
 from mutoscope_engines.testing import FakeBackend
 
-from tests.bundles import graphs, interfaces, onnx_file, tensors
+from tests.bundles import graphs, in_parts, interfaces, onnx_file, tensors
 from tests.runtime.running.functions import PROMPT
 
+MB = 10**6
 REQUEST = {"height": 32, "width": 32, "num_frames": 5, "num_inference_steps": 1, "seed": 0}
 
 
@@ -88,15 +90,9 @@ def test_a_session_that_is_not_what_its_manifest_says_is_refused_and_closed(
 def test_where_the_second_part_of_a_graph_is_refused_the_first_is_closed_with_it(
     backend: FakeBackend, load: Callable[..., mutoscope.Pipeline], make_bundle: Callable[..., Bundle]
 ) -> None:
-    ends = interfaces()
-    inputs, outputs = ends["denoiser"]
-    handed_on = tensors(hidden=(1,))
-    parts = [
-        Graph(role="denoiser", precision="fp32", file=f"denoiser/{part}.onnx", part=part, inputs=takes, outputs=gives)
-        for part, takes, gives in ((1, inputs[:3], handed_on), (2, inputs[:2] + inputs[3:] + handed_on, outputs))
-    ]
-    others = graphs({role: each for role, each in ends.items() if role != "denoiser"})
-    bundle = rewritten(make_bundle(graphs=(*others, *parts)), parts[1], outputs=outputs[:1])
+    bundle = in_parts(make_bundle)
+    second = bundle.manifest.graphs_of("denoiser", "fp32")[1]
+    bundle = rewritten(bundle, second, outputs=second.outputs[:1])
     with load(bundle) as pipeline:
         with pytest.raises(BundleError, match=r"denoiser/2\.onnx has other outputs"):
             pipeline.generate(PROMPT)
@@ -110,3 +106,42 @@ def test_two_precisions_may_share_a_file(
     bundle = make_bundle(graphs=(*graphs(ends), *graphs({"denoiser": ends["denoiser"]}, "int8")))
     with load(bundle, precision="int8") as pipeline:
         assert pipeline.generate(PROMPT).frames.shape == (9, 32, 48, 3)
+
+
+@pytest.mark.parametrize(("streamable", "streamed"), [((30, 30), (20, 20)), ((60, 0), (40, 0)), ((15, 45), (10, 30))])
+def test_the_parts_of_a_graph_stream_in_proportion_to_what_each_can(
+    make_bundle: Callable[..., Bundle], streamable: tuple[int, int], streamed: tuple[int, int]
+) -> None:
+    """They have 50 MB each, together 40 MB more than are allowed."""
+
+    def figures(graph: Path, wanted: EngineWanted) -> Figures:
+        if graph.parent.name != "denoiser":
+            return Figures(0, activation_bytes=0)
+        return Figures(50 * MB, streamable[int(graph.stem) - 1] * MB, activation_bytes=0)
+
+    backend = FakeBackend(figures=figures, memory=1000 * MB)
+    with mutoscope.Pipeline.load(in_parts(make_bundle).root, backend=backend) as pipeline:
+        option = pipeline.plan(PROMPT).memory.options["denoise"]
+    with mutoscope.Pipeline.load(
+        in_parts(make_bundle).root, backend=backend, memory_limit=60 * MB + option.buffer_bytes
+    ) as pipeline:
+        pipeline.generate(PROMPT)
+    opened = [each.options.streamed_weight_bytes for each in backend.sessions if each.name == "denoiser"]
+    assert tuple(opened) == tuple(count * MB for count in streamed)
+
+
+def test_each_expert_is_opened_with_the_weights_streamed_that_its_plan_says(make_bundle: Callable[..., Bundle]) -> None:
+    ends = interfaces()
+    experts = (Expert(role="denoiser", above=500.0), Expert(role="denoiser_low"))
+    weights = {"denoiser": (30 * MB, 0), "denoiser_low": (50 * MB, 45 * MB)}
+
+    def figures(graph: Path, wanted: EngineWanted) -> Figures:
+        return Figures(*weights.get(graph.parent.name, (0, 0)), activation_bytes=0)
+
+    bundle = make_bundle(experts=experts, graphs=graphs(ends | {"denoiser_low": ends["denoiser"]}))
+    backend = FakeBackend(figures=figures)
+    with mutoscope.Pipeline.load(bundle.root, backend=backend, memory_limit=31 * MB) as pipeline:
+        options = pipeline.generate(PROMPT, num_inference_steps=6).plan.memory.options
+    streamed = {each.name: each.options.streamed_weight_bytes for each in backend.sessions if each.name in weights}
+    assert streamed == {role: options[role].streamed_bytes for role in weights}
+    assert streamed["denoiser"] == 0 < streamed["denoiser_low"]

@@ -55,7 +55,7 @@ def reference(checkpoint: Checkpoint, described: Description, calibration: Calib
                 output_type="latent",
             )
 
-    return Reference(transformer, [partial(run, index) for index in range(len(prompts))], steps)
+    return Reference({"denoiser": transformer}, [partial(run, index) for index in range(len(prompts))], steps)
 
 
 def steps(calls: Sequence[Call]) -> list[Recording]:

@@ -23,7 +23,7 @@ Components = Mapping[str, tuple[str, ...]]
 """Each component, and the classes that it may have: "library.Class"."""
 
 
-def judged(root: Path, name: str, index: Mapping[str, Any], components: Components) -> Checkpoint:
+def validated(root: Path, name: str, index: Mapping[str, Any], components: Components) -> Checkpoint:
     """The checkpoint in a folder whose index was read.
 
     Raises:
@@ -106,7 +106,7 @@ def _agrees(named: Any, known: str) -> bool:
 
 
 def _refuse_other_files(folder: Path, config: Mapping[str, Any]) -> None:
-    """transformers follows two files to other weights than those that are judged here."""
+    """transformers follows two files to other weights than those that are validated here."""
     if (other := config.get("transformers_weights")) is not None:
         raise ExportError(
             f"{folder.name}/config.json names {other!r} under transformers_weights, and transformers would read that "
