@@ -7,7 +7,6 @@ import json
 import os
 import shutil
 import signal
-import sys
 from collections import Counter
 from pathlib import Path
 from typing import Any
