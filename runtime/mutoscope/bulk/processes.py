@@ -1,0 +1,116 @@
+"""Several workers on one machine, each a process, which share its threads and memory. Knows processes and the loop."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import signal
+import time
+from dataclasses import dataclass, replace
+from multiprocessing.connection import Connection
+from multiprocessing.context import SpawnProcess
+
+from mutoscope_engines.system.machine import usable_cores
+
+from ..errors import MutoscopeError
+from ..request import RuntimeOptions
+from .task import Batch
+from .worker import Watch, work
+
+LOOK_EVERY_S = 0.2
+ENDS_WITHIN_S = 30.0  # of a worker that was asked to end: the rest of a step
+
+
+class WorkersLostError(MutoscopeError):
+    """The workers ended one after the other, and made nothing."""
+
+    exit_code = 1
+
+
+def shared(runtime: RuntimeOptions, memory_bytes: int, workers: int) -> RuntimeOptions:
+    """The options of each of so many workers.
+
+    Args:
+        runtime: of all together.
+        memory_bytes: that all together may use for their graphs.
+    """
+    if workers == 1:
+        return runtime
+    threads = usable_cores() if runtime.threads is None else runtime.threads
+    return replace(runtime, threads=max(1, threads // workers), memory_limit=max(1, memory_bytes // workers))
+
+
+@dataclass
+class _Process:
+    process: SpawnProcess
+    said: Connection  # the error that ended it, if it could say so
+
+
+def run_workers(batch: Batch, watch: Watch) -> None:
+    """Works with as many processes as the batch has workers, and replaces those that are killed.
+
+    Args:
+        batch: with the options of one worker.
+        watch: called often; what it raises ends all workers.
+
+    Raises:
+        MutoscopeError: that of the first worker that cannot go on; all others are ended.
+        WorkersLostError: more were lost in turn than a video has attempts, and none finished its work.
+    """
+    running = [_start(batch) for _ in range(batch.options.workers)]
+    most_lost, lost = batch.options.attempts * len(batch.tasks) + len(running), 0
+    try:
+        while running:
+            time.sleep(LOOK_EVERY_S)
+            watch()
+            for each in [each for each in running if not each.process.is_alive()]:
+                running.remove(each)
+                if each.said.poll():
+                    raise each.said.recv()
+                if each.process.exitcode == 0:
+                    continue
+                lost += 1
+                if lost > most_lost:
+                    raise WorkersLostError(f"{lost} workers ended unasked; the last with code {each.process.exitcode}")
+                running.append(_start(batch))
+    finally:
+        _end(running)
+
+
+def _start(batch: Batch) -> _Process:
+    context = multiprocessing.get_context("spawn")  # a fork would copy the threads of libraries in a broken state
+    receiving, sending = context.Pipe(duplex=False)
+    process = context.Process(target=_work, args=(batch, sending), name="mutoscope worker")
+    process.start()
+    sending.close()
+    return _Process(process, receiving)
+
+
+def _end(running: list[_Process]) -> None:
+    for each in running:
+        each.process.terminate()
+    deadline = time.monotonic() + ENDS_WITHIN_S
+    for each in running:
+        each.process.join(max(0.0, deadline - time.monotonic()))
+        if each.process.is_alive():
+            each.process.kill()
+            each.process.join()
+
+
+def _work(batch: Batch, said: Connection) -> None:
+    """The life of one of these processes. It also ends when the one that started it is gone."""
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    starter = multiprocessing.parent_process()
+
+    def watch() -> None:
+        if starter is not None and not starter.is_alive():
+            raise KeyboardInterrupt
+
+    try:
+        work(batch, watch, verify=False)
+    except MutoscopeError as error:
+        said.send(error)
+        said.close()
+        os._exit(error.exit_code)  # the starter tells it, not this process
+    except KeyboardInterrupt:
+        os._exit(0)
