@@ -9,7 +9,7 @@ import math
 import time
 from collections.abc import Callable, Generator, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Unpack
 
@@ -110,9 +110,17 @@ class Pipeline:
         return cls(Bundle.open(bundle_path() if bundle is None else bundle), chosen, cuda_stream=cuda_stream)
 
     @property
-    def memory_limit_bytes(self) -> int:
-        """Bytes that the graphs of a video may take: what was asked for, or else what the backend finds here."""
-        return self._execution.memory_limit_bytes
+    def settled(self) -> RuntimeOptions:
+        """The options with those decided that were left open: backend, precision, threads and the memory limit."""
+        execution = self._execution
+        names = tuple(dict.fromkeys(where.backend.name for where in execution.placements.values()))
+        return replace(
+            self.options,
+            backend=names if len(names) > 1 else names[0],
+            precision=execution.main.precision,
+            threads=execution.session.threads,
+            memory_limit=execution.memory_limit_bytes,
+        )
 
     def plan(self, request: VideoRequest | str | None = None, /, **fields: Unpack[RequestFields]) -> Plan:
         """What `generate` would do, every default resolved; opens no graph.

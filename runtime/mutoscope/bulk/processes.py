@@ -10,8 +10,6 @@ from dataclasses import dataclass, replace
 from multiprocessing.connection import Connection
 from multiprocessing.context import SpawnProcess
 
-from mutoscope_engines.system.machine import usable_cores
-
 from ..errors import MutoscopeError
 from ..request import RuntimeOptions
 from .task import Batch
@@ -27,23 +25,29 @@ class WorkersLostError(MutoscopeError):
     exit_code = 1
 
 
-def shared(runtime: RuntimeOptions, memory_bytes: int, workers: int) -> RuntimeOptions:
+def shared(settled: RuntimeOptions, workers: int) -> RuntimeOptions:
     """The options of each of so many workers.
 
     Args:
-        runtime: of all together.
-        memory_bytes: that all together may use for their graphs.
+        settled: of all together, with nothing left open.
+        workers: how many there are.
     """
-    if workers == 1:
-        return runtime
-    threads = usable_cores() if runtime.threads is None else runtime.threads
-    return replace(runtime, threads=max(1, threads // workers), memory_limit=max(1, memory_bytes // workers))
+    threads, memory = settled.threads or 1, settled.memory_limit or 1
+    return replace(settled, threads=max(1, threads // workers), memory_limit=max(1, memory // workers))
 
 
 @dataclass
 class _Process:
     process: SpawnProcess
-    said: Connection  # the error that ended it, if it could say so
+    said: Connection
+
+    def error(self) -> MutoscopeError | None:
+        """What ended it, if it could say so."""
+        try:
+            error: MutoscopeError = self.said.recv()
+        except EOFError:
+            return None
+        return error
 
 
 def run_workers(batch: Batch, watch: Watch) -> None:
@@ -65,8 +69,8 @@ def run_workers(batch: Batch, watch: Watch) -> None:
             watch()
             for each in [each for each in running if not each.process.is_alive()]:
                 running.remove(each)
-                if each.said.poll():
-                    raise each.said.recv()
+                if error := each.error():
+                    raise error
                 if each.process.exitcode == 0:
                     continue
                 lost += 1

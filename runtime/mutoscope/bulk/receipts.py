@@ -12,6 +12,7 @@ from mutoscope_engines.system.file_hash import file_sha256
 from mutoscope_engines.system.machine import cpu_model
 
 from ..making import MadeVideo
+from ..request import RuntimeOptions
 from ..version import __version__
 from .store import FolderStore, Store
 from .task import FAILED, RECEIPTS, Batch, Task, receipt_name
@@ -19,8 +20,16 @@ from .task import FAILED, RECEIPTS, Batch, Task, receipt_name
 LIST, FAILURES = "receipts.jsonl", "failures.jsonl"
 
 
-def receipt_of(made: MadeVideo, task: Task, batch: Batch, attempt: int) -> dict[str, Any]:
-    """What is kept of a video: its files and hashes, everything that decided it, and how long it took."""
+def receipt_of(made: MadeVideo, task: Task, batch: Batch, runtime: RuntimeOptions, attempt: int) -> dict[str, Any]:
+    """What is kept of a video: its file and hashes, everything that decided it, and how long it took.
+
+    Args:
+        made: the video.
+        task: which one it is.
+        batch: whose.
+        runtime: with which options it ran, none of them left open.
+        attempt: how often it was tried, this time included.
+    """
     return {
         "key": task.key,
         "file": batch.video(task.key),
@@ -33,8 +42,9 @@ def receipt_of(made: MadeVideo, task: Task, batch: Batch, attempt: int) -> dict[
         "attempt": attempt,
         "host": platform.node(),
         "device": cpu_model(),
-        "setting": dict(batch.setting),
-        "version": __version__,
+        "runtime": runtime.to_dict(),
+        "output": batch.setting["output"],
+        "mutoscope": __version__,
     }
 
 

@@ -11,6 +11,7 @@ from ..request import OutputOptions, RuntimeOptions, VideoRequest
 from .options import BatchOptions
 
 VIDEOS, RECEIPTS, FAILED = "videos", "receipts", "failed"
+SETTING = "setting.json"
 
 
 @dataclass(frozen=True)

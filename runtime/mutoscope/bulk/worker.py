@@ -10,9 +10,10 @@ import json
 import platform
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from types import TracebackType
+from typing import Any
 
 from ..bundle.bundle import Bundle
 from ..errors import (
@@ -31,8 +32,8 @@ from ..pipeline import EncodedConditions, Pipeline, StepEvent
 from .key import setting_of
 from .order import in_order
 from .receipts import failures, keys_done, of_the_first, receipt_of
-from .store import CLAIMS, FolderStore
-from .task import FAILED, RECEIPTS, VIDEOS, Batch, Task, failure_name, receipt_name
+from .store import CLAIMS, FolderStore, Store
+from .task import FAILED, RECEIPTS, SETTING, VIDEOS, Batch, Task, failure_name, receipt_name
 
 WAIT_S = 0.2  # between two looks at what others are making
 RENEWALS = 4  # of a claim in each lease
@@ -52,8 +53,24 @@ def open_store(batch: Batch) -> FolderStore:
 
     Raises:
         OutputError: it cannot be written.
+        RequestError: it holds videos of another bundle, backend, precision, version or kind, and none of these twice.
     """
-    return FolderStore(batch.out, batch.options.lease, (VIDEOS, RECEIPTS, FAILED))
+    store = FolderStore(batch.out, batch.options.lease, (VIDEOS, RECEIPTS, FAILED))
+    store.put_once(SETTING, (json.dumps(batch.setting, indent=1) + "\n").encode())
+    theirs = json.loads(store.read(SETTING) or b"{}")
+    if unlike := _unlike(batch.setting, theirs):
+        raise RequestError(
+            f"{batch.out} was begun with {unlike}. All its videos are made alike; choose the same again, or another "
+            "folder"
+        )
+    return store
+
+
+def tidy(store: Store) -> None:
+    """Removes what workers left that ended: unfinished files, and claims whose videos got their receipts."""
+    for key in store.names(CLAIMS) & keys_done(store):
+        store.forget(key)
+    store.sweep()
 
 
 def work(batch: Batch, watch: Watch = lambda: None, *, verify: bool = True) -> None:
@@ -100,7 +117,7 @@ class Worker:
                     self._make(store, task)
                     self._last = task
                 self._watch()
-            self._tidy(store)
+            tidy(store)
 
     def _refuse_other_setting(self) -> None:
         batch = self._batch
@@ -108,12 +125,10 @@ class Worker:
             return
         plan = self._pipeline.plan(batch.tasks[0].request)
         here = setting_of(plan, batch.options.ending, batch.output)
-        unlike = [name for name in here if here[name] != batch.setting[name]]
-        if unlike:
-            differences = "; ".join(f"{name} {here[name]!r}, not {batch.setting[name]!r}" for name in unlike)
+        if unlike := _unlike(here, batch.setting):
             raise RequestError(
-                f"this worker would make other videos than the batch asks for: {differences}. Name the backend and the "
-                "precision, and install the same versions on all machines"
+                f"the batch is to be made with {unlike}, which this worker has. Name the backend and the precision, "
+                "and install the same versions on all machines"
             )
 
     def _waiting(self, store: FolderStore) -> list[Task]:
@@ -148,7 +163,7 @@ class Worker:
             with _Claim(store, task.key, self._watch) as claim:
                 made = make_file(self._pipeline, task.request, path, self._batch.output, claim, self._encoded)
                 claim.check()
-                receipt = receipt_of(made, task, self._batch, attempt)
+                receipt = receipt_of(made, task, self._batch, self._pipeline.settled, attempt)
                 if not store.put_once(receipt["file"], path):
                     receipt = of_the_first(receipt, store)
                 store.put_once(receipt_name(task.key), (json.dumps(receipt) + "\n").encode())
@@ -171,12 +186,6 @@ class Worker:
         facts = {"key": task.key, "id": task.id, "attempt": attempt, "error": kind, "cause": cause}
         content = json.dumps(facts | {"host": platform.node()}) + "\n"
         store.put_once(failure_name(task.key, attempt), content.encode())
-
-    def _tidy(self, store: FolderStore) -> None:
-        """Claims of finished videos are left by workers that ended just after the receipt."""
-        for key in store.names(CLAIMS) & keys_done(store):
-            store.forget(key)
-        store.sweep()
 
 
 class _Claim(Observer):
@@ -221,6 +230,12 @@ class _Claim(Observer):
         while not self._over.wait(self._store.lease_s / RENEWALS):
             with suppress(OSError):  # a share that is away for a moment
                 self._lost = not self._store.renew(self._key)
+
+
+def _unlike(ours: Mapping[str, Any], theirs: Mapping[str, Any]) -> str:
+    """What of their setting is not ours, for a person."""
+    names = [name for name in ours if ours[name] != theirs.get(name)]
+    return ", ".join(f"{name} {theirs.get(name)!r}, not {ours[name]!r}" for name in names)
 
 
 def _of_the_system(error: OutputError) -> bool:

@@ -19,7 +19,7 @@ from ..bulk.receipts import LIST, receipt, write_lists
 from ..bulk.store import FolderStore
 from ..bulk.tally import Counter, Tally
 from ..bulk.task import FAILED, Batch, Task
-from ..bulk.worker import Worker, open_store
+from ..bulk.worker import Worker, open_store, tidy
 from ..bundle.bundle import Bundle
 from ..output.encoders import silence
 from ..output.video import check_format
@@ -55,7 +55,7 @@ def _runtime_of_one(arguments: argparse.Namespace, bundle: Bundle, options: Batc
     if options.workers == 1:
         return runtime
     with Pipeline(bundle, runtime) as whole:
-        return shared(runtime, whole.memory_limit_bytes, options.workers)
+        return shared(whole.settled, options.workers)
 
 
 def _checked(arguments: argparse.Namespace, options: BatchOptions, pipeline: Pipeline) -> Batch:
@@ -82,11 +82,12 @@ def _checked(arguments: argparse.Namespace, options: BatchOptions, pipeline: Pip
 
 def _run(batch: Batch, pipeline: Pipeline, store: FolderStore, report: _Report) -> int:
     try:
-        if not report.start():
-            if batch.options.workers == 1:
-                Worker(batch, pipeline, report.look).run()
-            else:
-                run_workers(batch, report.look)
+        if report.start():
+            tidy(store)
+        elif batch.options.workers == 1:
+            Worker(batch, pipeline, report.look).run()
+        else:
+            run_workers(batch, report.look)
     finally:
         write_lists(batch, store)
     return report.end()
@@ -102,11 +103,13 @@ class _Report:
         for task in batch.tasks:
             self._jobs.setdefault(task.key, []).append(task)
         self._told = set(self._counter.done)
+        self._began = 0  # so many were done
         self._looked = self._noted = time.monotonic()
 
     def start(self) -> bool:
         """Says where it begins. Gives whether there is nothing to do."""
         tally = self._counter.look()
+        self._began = tally.done
         self._event("start", asdict(tally))
         if tally.done == tally.total:
             self._note(f"nothing to do: all {tally.total} videos are in {self._batch.out}")
@@ -129,7 +132,9 @@ class _Report:
         code = SOME_FAILED if tally.failed else 0
         for key in self._counter.failed:
             self._tell_failed(key)
-        self._note(f"{tally.done} of {tally.total} videos are finished; their receipts are in {self._batch.out / LIST}")
+        if self._began < tally.total:
+            receipts = f"their receipts are in {self._batch.out / LIST}"
+            self._note(f"{tally.done} of {tally.total} videos are finished; {receipts}")
         self._event("end", asdict(tally) | {"exit_code": code})
         return code
 
@@ -143,7 +148,8 @@ class _Report:
             self._note(line)
 
     def _tell_finished(self) -> None:
-        for key in self._counter.done - self._told:
+        new = self._counter.done - self._told
+        for key in (key for key in self._jobs if key in new):
             found = receipt(self._store, key) or {}
             facts = {name: found.get(name) for name in ("key", "file", "sha256", "seed", "attempt", "host")}
             for task in self._jobs[key]:
