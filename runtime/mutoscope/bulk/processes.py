@@ -12,7 +12,8 @@ from multiprocessing.context import SpawnProcess
 
 from ..errors import MutoscopeError
 from ..request import RuntimeOptions
-from .task import Batch
+from .store import Store
+from .task import FAILED, RECEIPTS, Batch
 from .worker import Watch, work
 
 LOOK_EVERY_S = 0.2
@@ -50,19 +51,20 @@ class _Process:
         return error
 
 
-def run_workers(batch: Batch, watch: Watch) -> None:
+def run_workers(batch: Batch, store: Store, watch: Watch) -> None:
     """Works with as many processes as the batch has workers, and replaces those that are killed.
 
     Args:
         batch: with the options of one worker.
+        store: its folder.
         watch: called often; what it raises ends all workers.
 
     Raises:
         MutoscopeError: that of the first worker that cannot go on; all others are ended.
-        WorkersLostError: more were lost in turn than a video has attempts, and none finished its work.
+        WorkersLostError: more were lost than a video has attempts, and no video was finished or failed meanwhile.
     """
     running = [_start(batch) for _ in range(batch.options.workers)]
-    most_lost, lost = batch.options.attempts * len(batch.tasks) + len(running), 0
+    most_lost, lost, before = batch.options.attempts + len(running), 0, _tried(store)
     try:
         while running:
             time.sleep(LOOK_EVERY_S)
@@ -73,12 +75,16 @@ def run_workers(batch: Batch, watch: Watch) -> None:
                     raise error
                 if each.process.exitcode == 0:
                     continue
-                lost += 1
+                lost, before = (lost + 1 if _tried(store) == before else 1), _tried(store)
                 if lost > most_lost:
                     raise WorkersLostError(f"{lost} workers ended unasked; the last with code {each.process.exitcode}")
                 running.append(_start(batch))
     finally:
         _end(running)
+
+
+def _tried(store: Store) -> int:
+    return len(store.names(RECEIPTS)) + len(store.names(FAILED))
 
 
 def _start(batch: Batch) -> _Process:

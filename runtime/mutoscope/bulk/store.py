@@ -17,7 +17,7 @@ from types import TracebackType
 from typing import Protocol
 
 import psutil
-from mutoscope_engines.system.portable_files import replace, sync
+from mutoscope_engines.system.portable_files import remove, replace, sync
 
 from ..errors import OutputError
 from ..output.destination import refusal
@@ -105,15 +105,17 @@ class FolderStore:
 
     def renew(self, key: str) -> bool:
         place = self._claim(key)
+        if not self._is_own(place):  # first, so as not to renew that of another
+            return False
         for path in (place, *self._own()):
             with suppress(FileNotFoundError):
                 os.utime(path)
-        return self._is_own(place)
+        return True
 
     def release(self, key: str) -> None:
         place = self._claim(key)
         if self._is_own(place):
-            place.unlink(missing_ok=True)
+            remove(place)
 
     def evict(self, key: str) -> str | None:
         place = self._claim(key)
@@ -126,11 +128,15 @@ class FolderStore:
             os.rename(place, away)  # of several workers that try it, one succeeds
         except FileNotFoundError:
             return None
-        away.unlink(missing_ok=True)
+        except PermissionError:
+            if sys.platform == "win32":  # another worker is reading it
+                return None
+            raise
+        remove(away)
         return f"{owner or UNUSED_OWNER} on {host or 'an unknown machine'}"
 
     def forget(self, key: str) -> None:
-        self._claim(key).unlink(missing_ok=True)
+        remove(self._claim(key))
 
     def put_once(self, name: str, content: Path | bytes) -> bool:
         return self._put(self.root / name, content, durable=True)
@@ -163,8 +169,8 @@ class FolderStore:
         for entry in list(os.scandir(self.root / MAKING)):
             owner = entry.name.lstrip(".").partition(".")[0]
             with suppress(FileNotFoundError):
-                if self._ended(owner) or now - entry.stat().st_mtime > self.lease_s:
-                    os.unlink(entry.path)
+                if self._ended(owner) or now - os.stat(entry.path).st_mtime > self.lease_s:
+                    remove(Path(entry.path))
 
     def _put(self, place: Path, content: Path | bytes, *, durable: bool) -> bool:
         temporary = content if isinstance(content, Path) else self._written(place, content, durable=durable)
