@@ -90,7 +90,7 @@ def _tried(store: Store) -> int:
 def _start(batch: Batch) -> _Process:
     context = multiprocessing.get_context("spawn")  # a fork would copy the threads of libraries in a broken state
     receiving, sending = context.Pipe(duplex=False)
-    process = context.Process(target=_work, args=(batch, sending), name="mutoscope worker")
+    process = context.Process(target=live, args=(batch, sending), name="mutoscope worker")
     process.start()
     sending.close()
     return _Process(process, receiving)
@@ -107,7 +107,7 @@ def _end(running: list[_Process]) -> None:
             each.process.join()
 
 
-def _work(batch: Batch, said: Connection) -> None:
+def live(batch: Batch, said: Connection) -> None:
     """The life of one of these processes. It also ends when the one that started it is gone."""
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     starter = multiprocessing.parent_process()

@@ -83,7 +83,7 @@ class FolderStore:
 
     def __init__(self, root: Path, lease_s: float, folders: tuple[str, ...] = ()) -> None:
         self.root, self.lease_s = root, lease_s
-        self.owner = f"{_machine()}-{os.getpid()}-{secrets.token_hex(3)}"
+        self.owner = f"{machine_identity()}-{os.getpid()}-{secrets.token_hex(3)}"
         try:
             for folder in (MAKING, CLAIMS, *folders):
                 (root / folder).mkdir(parents=True, exist_ok=True)
@@ -226,7 +226,7 @@ class FolderStore:
         """Whether it is known to have ended: a process of this machine that is no longer there."""
         machine, _, process = owner.partition("-")
         number = process.partition("-")[0]
-        return machine == _machine() and number.isdigit() and not psutil.pid_exists(int(number))
+        return machine == machine_identity() and number.isdigit() and not psutil.pid_exists(int(number))
 
     def _own(self) -> list[Path]:
         """What this worker is making, under temporary names of its writers too."""
@@ -270,7 +270,7 @@ def _linked(temporary: Path, place: Path) -> bool:
     return True
 
 
-def _machine() -> str:
+def machine_identity() -> str:
     """Tells apart whose processes this one can see: by the start of the system, and by the container."""
     seen = [platform.node()]
     if sys.platform == "linux":

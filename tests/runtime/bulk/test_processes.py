@@ -153,7 +153,7 @@ def test_a_worker_ends_with_who_started_it(batch: Batch, monkeypatch, lives: boo
 
     monkeypatch.setattr(p.os, "_exit", exit_now)
     monkeypatch.setattr(p, "work", lambda batch, watch, verify: watch())
-    p._work(batch, Said())
+    p.live(batch, Said())
     assert ended == ([] if lives else [0])
 
 
@@ -165,7 +165,7 @@ def test_a_worker_says_what_ended_it(batch: Batch, monkeypatch):
     ended, said = [], Said()
     monkeypatch.setattr(p.os, "_exit", ended.append)
     monkeypatch.setattr(p, "work", refuse)
-    p._work(batch, said)
+    p.live(batch, said)
     assert ended == [2] and str(said[0]) == "another version"
 
 

@@ -1,4 +1,4 @@
-"""The shared folder: claims have one owner and run out by the clock of the share; a file is put there once and whole."""
+"""The shared folder: a claim has one owner and runs out by the share's clock; a file is put there once and whole."""
 
 from __future__ import annotations
 
@@ -169,7 +169,7 @@ def test_a_folder_that_cannot_be_used_is_refused(tmp_path: Path, monkeypatch):
         raise OSError(errno.EPERM, "Operation not permitted")
 
     monkeypatch.setattr(os, "link", unsupported)
-    with pytest.raises(OutputError, match="without hard links .* choose a folder on another one"):
+    with pytest.raises(OutputError, match=r"without hard links .* choose a folder on another one"):
         FolderStore(tmp_path / "share", 60)
     assert not any((tmp_path / "share" / MAKING).iterdir())
 
@@ -203,6 +203,6 @@ def test_a_worker_takes_its_own_unfinished_files_with_it(tmp_path: Path):
 
 
 def test_machines_are_told_apart_without_proc_too(monkeypatch):
-    here = s._machine()
+    here = s.machine_identity()
     monkeypatch.setattr(sys, "platform", "darwin")
-    assert s._machine() != here and len(s._machine()) == 12
+    assert s.machine_identity() != here and len(s.machine_identity()) == 12
