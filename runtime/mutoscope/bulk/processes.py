@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import multiprocessing
-import os
 import signal
+import sys
 import time
 from dataclasses import dataclass, replace
-from multiprocessing.connection import Connection
 from multiprocessing.context import SpawnProcess
+from typing import Any
 
 from ..errors import MutoscopeError
 from ..request import RuntimeOptions
@@ -40,7 +40,7 @@ def shared(settled: RuntimeOptions, workers: int) -> RuntimeOptions:
 @dataclass
 class _Process:
     process: SpawnProcess
-    said: Connection
+    said: Any  # a Connection, which Windows calls a PipeConnection
 
     def error(self) -> MutoscopeError | None:
         """What ended it, if it could say so."""
@@ -63,7 +63,7 @@ def run_workers(batch: Batch, store: Store, watch: Watch) -> None:
         MutoscopeError: that of the first worker that cannot go on; all others are ended.
         WorkersLostError: more were lost than a video has attempts, and no video was finished or failed meanwhile.
     """
-    running = [_start(batch) for _ in range(batch.options.workers)]
+    running = [start(batch) for _ in range(batch.options.workers)]
     most_lost, lost, before = batch.options.attempts + len(running), 0, _tried(store)
     try:
         while running:
@@ -78,7 +78,7 @@ def run_workers(batch: Batch, store: Store, watch: Watch) -> None:
                 lost, before = (lost + 1 if _tried(store) == before else 1), _tried(store)
                 if lost > most_lost:
                     raise WorkersLostError(f"{lost} workers ended unasked; the last with code {each.process.exitcode}")
-                running.append(_start(batch))
+                running.append(start(batch))
     finally:
         _end(running)
 
@@ -87,7 +87,8 @@ def _tried(store: Store) -> int:
     return len(store.names(RECEIPTS)) + len(store.names(FAILED))
 
 
-def _start(batch: Batch) -> _Process:
+def start(batch: Batch) -> _Process:
+    """One worker in a process of its own."""
     context = multiprocessing.get_context("spawn")  # a fork would copy the threads of libraries in a broken state
     receiving, sending = context.Pipe(duplex=False)
     process = context.Process(target=live, args=(batch, sending), name="mutoscope worker")
@@ -107,7 +108,7 @@ def _end(running: list[_Process]) -> None:
             each.process.join()
 
 
-def live(batch: Batch, said: Connection) -> None:
+def live(batch: Batch, said: Any) -> None:
     """The life of one of these processes. It also ends when the one that started it is gone."""
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     starter = multiprocessing.parent_process()
@@ -121,6 +122,6 @@ def live(batch: Batch, said: Connection) -> None:
     except MutoscopeError as error:
         said.send(error)
         said.close()
-        os._exit(error.exit_code)  # the starter tells it, not this process
+        sys.exit(error.exit_code)  # the starter tells it, not this process
     except KeyboardInterrupt:
-        os._exit(0)
+        return

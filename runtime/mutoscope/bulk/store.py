@@ -100,10 +100,11 @@ class FolderStore:
         self._remove_own()
 
     def claim(self, key: str) -> bool:
-        """See `Store`; so for all that follow."""
+        """See `Store`."""
         return self._put(self._claim(key), f"{self.owner} {platform.node()}".encode(), durable=False)
 
     def renew(self, key: str) -> bool:
+        """See `Store`."""
         place = self._claim(key)
         if not self._is_own(place):  # first, so as not to renew that of another
             return False
@@ -113,11 +114,13 @@ class FolderStore:
         return True
 
     def release(self, key: str) -> None:
+        """See `Store`."""
         place = self._claim(key)
         if self._is_own(place):
             remove(place)
 
     def evict(self, key: str) -> str | None:
+        """See `Store`."""
         place = self._claim(key)
         try:
             signed = place.read_text("utf-8")
@@ -136,12 +139,15 @@ class FolderStore:
         return f"{owner or UNUSED_OWNER} on {host or 'an unknown machine'}"
 
     def forget(self, key: str) -> None:
+        """See `Store`."""
         remove(self._claim(key))
 
     def put_once(self, name: str, content: Path | bytes) -> bool:
+        """See `Store`."""
         return self._put(self.root / name, content, durable=True)
 
     def replace(self, name: str, content: bytes) -> None:
+        """See `Store`."""
         place = self.root / name
         temporary = self._written(place, content, durable=True)
         try:
@@ -153,18 +159,22 @@ class FolderStore:
             temporary.unlink(missing_ok=True)
 
     def read(self, name: str) -> bytes | None:
+        """See `Store`."""
         try:
             return (self.root / name).read_bytes()
         except FileNotFoundError:
             return None
 
     def names(self, folder: str) -> set[str]:
+        """See `Store`."""
         return set(os.listdir(self.root / folder))
 
     def workspace(self, name: str) -> Path:
+        """See `Store`."""
         return self.root / MAKING / f"{self.owner}.{name}"
 
     def sweep(self) -> None:
+        """See `Store`."""
         now = self._now()
         for entry in list(os.scandir(self.root / MAKING)):
             owner = entry.name.lstrip(".").partition(".")[0]

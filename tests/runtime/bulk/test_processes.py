@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -91,7 +92,7 @@ class Pretended:
 
 def pretend(monkeypatch: pytest.MonkeyPatch, *processes: Pretended) -> None:
     waiting = iter(processes)
-    monkeypatch.setattr(p, "_start", lambda batch: next(waiting, Pretended(-9)))
+    monkeypatch.setattr(p, "start", lambda batch: next(waiting, Pretended(-9)))
     monkeypatch.setattr(p, "LOOK_EVERY_S", 0)
 
 
@@ -146,15 +147,15 @@ class Said(list):
 def test_a_worker_ends_with_who_started_it(batch: Batch, monkeypatch, lives: bool):
     monkeypatch.setattr(p.multiprocessing, "parent_process", lambda: Starter(lives=lives))
     monkeypatch.setattr(p.signal, "signal", lambda *_: None)
-    ended = []
+    said, looked = Said(), []
 
-    def exit_now(code: int) -> None:
-        ended.append(code)
+    def work(batch: Batch, watch: Callable[[], None], *, verify: bool) -> None:
+        watch()
+        looked.append(True)
 
-    monkeypatch.setattr(p.os, "_exit", exit_now)
-    monkeypatch.setattr(p, "work", lambda batch, watch, verify: watch())
-    p.live(batch, Said())
-    assert ended == ([] if lives else [0])
+    monkeypatch.setattr(p, "work", work)
+    p.live(batch, said)
+    assert (looked, said) == ([True] if lives else [], [])
 
 
 def test_a_worker_says_what_ended_it(batch: Batch, monkeypatch):
@@ -162,11 +163,11 @@ def test_a_worker_says_what_ended_it(batch: Batch, monkeypatch):
         raise RequestError("another version")
 
     monkeypatch.setattr(p.signal, "signal", lambda *_: None)
-    ended, said = [], Said()
-    monkeypatch.setattr(p.os, "_exit", ended.append)
+    said = Said()
     monkeypatch.setattr(p, "work", refuse)
-    p.live(batch, said)
-    assert ended == [2] and str(said[0]) == "another version"
+    with pytest.raises(SystemExit) as ended:
+        p.live(batch, said)
+    assert ended.value.code == 2 and str(said[0]) == "another version"
 
 
 def test_a_real_worker_passes_its_error_on(batch: Batch):
