@@ -13,7 +13,7 @@ from pathlib import Path
 from .output.frames import Frames
 from .output.video import check_output, write_file
 from .output.written import WrittenFile
-from .pipeline import Pipeline, StepEvent
+from .pipeline import EncodedConditions, Pipeline, StepEvent
 from .planning.plan import Plan
 from .request import OutputOptions, VideoRequest
 
@@ -49,8 +49,17 @@ def make_file(
     path: Path | str,
     output: OutputOptions | None = None,
     observer: Observer | None = None,
+    encoded: EncodedConditions | None = None,
 ) -> MadeVideo:
     """Makes a video and writes it as its frames are decoded; the file has its name only once it is whole.
+
+    Args:
+        pipeline: makes the frames.
+        request: what to make, or only its prompt.
+        path: as `mutoscope.output.video.write_file` has it.
+        output: how to write it.
+        observer: is told how far it is.
+        encoded: what to keep of its prompts for the next video, as `Pipeline.stream` has it.
 
     Raises:
         OutputError: it cannot be written there; found before any work is done where that is possible.
@@ -58,7 +67,7 @@ def make_file(
     """
     output, observer = output or OutputOptions(), observer or Observer()
     check_output(path, **asdict(output))
-    with pipeline.stream(request, on_step=observer.on_step, on_stage=observer.on_stage) as stream:
+    with pipeline.stream(request, on_step=observer.on_step, on_stage=observer.on_stage, encoded=encoded) as stream:
         observer.on_plan(stream.plan)
         started = time.perf_counter()
         chunks = _counted(stream, stream.plan.header.num_frames, observer)

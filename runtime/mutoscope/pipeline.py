@@ -9,7 +9,7 @@ import math
 import time
 from collections.abc import Callable, Generator, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Unpack
 
@@ -39,11 +39,21 @@ from .request import (
 )
 from .running.decode import decode
 from .running.denoise import OnStep, StepEvent, denoise
-from .running.encode import encode
+from .running.encode import EncodedConditions, encode
 from .running.loaded import LoadedGraphs
 from .values.byte_sizes import format_bytes
 
-__all__ = ["FrameStream", "Frames", "OnStage", "OnStep", "Pipeline", "StageTimes", "StepEvent", "Video"]
+__all__ = [
+    "EncodedConditions",
+    "FrameStream",
+    "Frames",
+    "OnStage",
+    "OnStep",
+    "Pipeline",
+    "StageTimes",
+    "StepEvent",
+    "Video",
+]
 
 
 @dataclass
@@ -64,7 +74,7 @@ class Pipeline:
     """A bundle on a backend, ready to make videos. Lives for minutes; a request lives for one call.
 
     Several threads may use one pipeline, and one process may hold several. Close it, or use it in a `with`, to free its
-    memory. Nothing of a request is ever kept in it.
+    memory. Nothing of a request is ever kept in it; a caller may keep what was encoded: see `stream`.
     """
 
     def __init__(
@@ -98,6 +108,19 @@ class Pipeline:
         """
         chosen = make_options(options)
         return cls(Bundle.open(bundle_path() if bundle is None else bundle), chosen, cuda_stream=cuda_stream)
+
+    @property
+    def settled(self) -> RuntimeOptions:
+        """The options with those decided that were left open: backend, precision, threads and the memory limit."""
+        execution = self._execution
+        names = tuple(dict.fromkeys(where.backend.name for where in execution.placements.values()))
+        return replace(
+            self.options,
+            backend=names if len(names) > 1 else names[0],
+            precision=execution.main.precision,
+            threads=execution.session.threads,
+            memory_limit=execution.memory_limit_bytes,
+        )
 
     def plan(self, request: VideoRequest | str | None = None, /, **fields: Unpack[RequestFields]) -> Plan:
         """What `generate` would do, every default resolved; opens no graph.
@@ -155,14 +178,23 @@ class Pipeline:
         *,
         on_step: OnStep | None = None,
         on_stage: OnStage | None = None,
+        encoded: EncodedConditions | None = None,
         **fields: Unpack[RequestFields],
     ) -> FrameStream:
         """Like `generate`, but gives the frames as they are decoded: iterate over it for uint8 `[n, H, W, 3]`.
 
         Memory does not grow with the number of frames, unless they are decoded in tiles, for want of memory: the first
         come once the last tile is reached. Nothing runs before the first chunk is asked for.
+
+        Args:
+            request: what to make, or only its prompt.
+            on_step: as `generate` has it, and so have the next and the fields.
+            on_stage: see there.
+            encoded: an `EncodedConditions()` of the caller's. Of videos that are given the same one in turn, those with
+                the same prompts run the text encoder once; their frames stay the same, bit for bit.
+            fields: see there.
         """
-        return FrameStream(self._graphs, self._job(request, fields), on_step, on_stage)
+        return FrameStream(self._graphs, self._job(request, fields), on_step, on_stage, encoded)
 
     def close(self) -> None:
         """Stops what runs or loads, frees the graphs and their memory. Closing twice does nothing."""
@@ -208,11 +240,17 @@ class FrameStream:
     """The frames of one video, chunk by chunk, and what is known of it meanwhile."""
 
     def __init__(
-        self, graphs: LoadedGraphs, job: Job, on_step: OnStep | None = None, on_stage: OnStage | None = None
+        self,
+        graphs: LoadedGraphs,
+        job: Job,
+        on_step: OnStep | None = None,
+        on_stage: OnStage | None = None,
+        encoded: EncodedConditions | None = None,
     ) -> None:
         self.plan = job.plan
         self.times = StageTimes()
         self._on_stage = on_stage
+        self._encoded = encoded
         self._decoder = graphs.execution.placements[DECODE].backend
         self._copied = True
         self._chunks = self._run(graphs, job, on_step)
@@ -259,7 +297,7 @@ class FrameStream:
     def _run(self, graphs: LoadedGraphs, job: Job, on_step: OnStep | None) -> Generator[Any]:
         with _memory_errors_translated():
             started = self._begin(CONDITION)
-            encoded = encode(graphs, job)
+            encoded = encode(graphs, job, self._encoded)
             self.times.add(CONDITION, started)
 
             started = self._begin(DENOISE)

@@ -50,11 +50,15 @@ class Progress(Observer):
 
     def tick(self) -> None:
         """Says how long what was started last has taken, where nothing can be counted."""
-        self._draw(f"{self._stage} {_duration(self._clock() - self._stage_started)}")
+        self._draw(f"{self._stage} {duration(self._clock() - self._stage_started)}")
 
     def on_frames(self, done: int, total: int) -> None:
         """For `make_file`."""
         self._advance(done, total)
+
+    def show(self, line: str) -> None:
+        """Draws a line of the caller's own in the place of the last."""
+        self._draw(line)
 
     def clear(self) -> None:
         """Takes the line away, so that something else can be printed."""
@@ -71,9 +75,9 @@ class Progress(Observer):
         # The first count pays for loading too, so the pace is that of what came after it.
         first_done, first_at = self._first = self._first or (done, now)
         before = f"{self._stage} {done:>{len(str(total))}}/{total} "
-        after = f" {_duration(now - self._stage_started)}"
+        after = f" {duration(now - self._stage_started)}"
         if done > first_done:
-            after += f", {_duration((now - first_at) / (done - first_done) * (total - done))} left"
+            after += f", {duration((now - first_at) / (done - first_done) * (total - done))} left"
         room = min(40, self._columns() - len(before) - len(after) - 2)
         filled = room * done // total
         bar = f"[{'#' * filled}{'.' * (room - filled)}]" if room >= 4 else ""
@@ -102,7 +106,8 @@ class Progress(Observer):
         return (columns or 80) - 1
 
 
-def _duration(seconds: float) -> str:
+def duration(seconds: float) -> str:
+    """As "1:02:03" or "2:03"."""
     minutes, rest = divmod(int(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"

@@ -9,6 +9,7 @@ from dataclasses import Field, fields
 from typing import Any
 
 from ..building.build import BuildOptions
+from ..bulk.options import BatchOptions
 from ..errors import EngineMissingError, GraphError, MutoscopeError
 from ..request import OutputOptions, RuntimeOptions, VideoRequest
 from .arguments import in_flags
@@ -27,5 +28,5 @@ def on_the_command_line(error: MutoscopeError) -> str:
 
 def _parameters() -> list[Field[Any]]:
     """Of all commands that run or build graphs; the prompt is not said by a flag."""
-    kinds: tuple[type[Any], ...] = (VideoRequest, RuntimeOptions, OutputOptions, BuildOptions)
+    kinds: tuple[type[Any], ...] = (VideoRequest, RuntimeOptions, OutputOptions, BuildOptions, BatchOptions)
     return [field for kind in kinds for field in fields(kind) if field.name != "prompt"]

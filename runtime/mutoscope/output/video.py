@@ -75,9 +75,18 @@ def check_output(path: Path | str, codec: str = AUTO) -> None:
     Raises:
         OutputError: it could not.
     """
-    kind, codec, target = _resolve(path, codec)
-    check_encoder(codec)
+    check_format(path, codec)
+    kind, _, target = _resolve(path, codec)
     find_place(target, is_folder=kind is FORMATS[""])
+
+
+def check_format(path: Path | str, codec: str = AUTO) -> None:
+    """Whether a file of this ending can be written with this codec here, wherever it goes.
+
+    Raises:
+        OutputError: it cannot.
+    """
+    check_encoder(_resolve(path, codec)[1])
 
 
 class _Source:
