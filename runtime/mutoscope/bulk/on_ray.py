@@ -15,6 +15,7 @@ import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
+from importlib import import_module
 from typing import Any, Protocol
 
 from mutoscope_engines.system.machine import usable_cores
@@ -123,7 +124,7 @@ def run_on_ray(batch: Batch, watch: Watch) -> None:
         needs_gpu = batch.setting["backend"] in ON_A_GPU
         nodes = [node["Resources"] for node in library.nodes() if node["Alive"]]
         threads = batch.runtime.threads or threads_each([int(node.get("CPU", 0)) for node in nodes], batch)
-        _refuse_without_place(nodes, threads, needs_gpu)
+        refuse_without_place(nodes, threads, needs_gpu)
         assignment = assignment_of(replace(batch, runtime=replace(batch.runtime, threads=threads)))
         # A restart or retry by Ray would bind the work to one actor; `supervise` starts another instead.
         kind = library.remote(
@@ -212,7 +213,11 @@ def _at_home(assignment: Assignment) -> Batch:
     return replace(batch, runtime=runtime)
 
 
-def _refuse_without_place(nodes: Sequence[dict[str, float]], threads: int, needs_gpu: bool) -> None:
+def refuse_without_place(nodes: Sequence[dict[str, float]], threads: int, needs_gpu: bool) -> None:
+    """
+    Raises:
+        RequestError: no machine has what one worker takes.
+    """
     if not any(node.get("CPU", 0) >= threads and (node.get("GPU", 0) >= 1 or not needs_gpu) for node in nodes):
         wanted = f"{threads} CPUs" + (" and a GPU" if needs_gpu else "")
         raise RequestError(f"no machine of the cluster has {wanted} for a worker; add one, or lower threads")
@@ -233,7 +238,7 @@ def _connected(address: str) -> Any:
             f"--ray needs {error.name}, which is not installed; run: pip install 'mutoscope[ray]'"
         ) from error
     if address != AUTO:
-        _refuse_unreachable(address)
+        refuse_unreachable(address)
     in_main_thread = threading.current_thread() is threading.main_thread()
     handler = signal.getsignal(signal.SIGTERM)
     try:
@@ -244,11 +249,17 @@ def _connected(address: str) -> Any:
     finally:
         if in_main_thread:
             signal.signal(signal.SIGTERM, handler)  # Ray's own would end this process without tidying up
+    # Whatever it was told above, Ray prints there what it hears of lost actors, amid our lines for a program.
+    vars(import_module("ray._private.worker"))["_worker_logs_enabled"] = False
     return ray
 
 
-def _refuse_unreachable(address: str) -> None:
-    """Asked here, because Ray would end the whole process after minutes."""
+def refuse_unreachable(address: str) -> None:
+    """Asks first, because Ray itself waits long for a machine that is not there.
+
+    Raises:
+        RequestError: this is no address, or nothing answers there.
+    """
     host, _, port = address.rpartition(":")
     if "/" in address or not host or not port.isdigit():
         raise RequestError(

@@ -34,9 +34,7 @@ def main(jobs: str, out: Path) -> None:
         until(lambda: len(working(out) - {killed}) == 2)  # another was started in its place
         cluster.remove_node(second, allow_graceful=False)
         output, errors = batch.communicate(timeout=60)
-        again = subprocess.run(arguments, capture_output=True, text=True, timeout=60)
-        facts = {"code": batch.returncode, "errors": errors, "events": output.splitlines()}
-        print(json.dumps(facts | {"again": [again.returncode, again.stdout.splitlines()]}))
+        print(json.dumps({"code": batch.returncode, "output": output, "errors": errors, "killed": killed}))
     finally:
         cluster.shutdown()
 
