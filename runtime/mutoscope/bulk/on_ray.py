@@ -235,7 +235,7 @@ def _connected(address: str) -> Any:
         import ray
     except ModuleNotFoundError as error:
         raise BackendUnavailableError(
-            f"--ray needs {error.name}, which is not installed; run: pip install 'mutoscope[ray]'"
+            f"ray={address!r} needs {error.name}, which is not installed; run: pip install 'mutoscope[ray]'"
         ) from error
     if address != AUTO:
         refuse_unreachable(address)
@@ -245,7 +245,7 @@ def _connected(address: str) -> Any:
         ray.init(address=address, log_to_driver=False, logging_level="ERROR")
     except (OSError, RuntimeError, ValueError, ray.exceptions.RayError) as error:
         cause = " ".join(str(error).split())
-        raise RequestError(f"no Ray cluster answers at {address}: {cause}; start one with: ray start --head") from error
+        raise RequestError(f"no Ray cluster answers at {address}: {cause}; start a head node of Ray") from error
     finally:
         if in_main_thread:
             signal.signal(signal.SIGTERM, handler)  # Ray's own would end this process without tidying up
@@ -263,15 +263,15 @@ def refuse_unreachable(address: str) -> None:
     host, _, port = address.rpartition(":")
     if "/" in address or not host or not port.isdigit():
         raise RequestError(
-            f"ray={address!r} is no address of a cluster; give HOST:PORT as `ray start --head` prints it, or {AUTO} on "
+            f"ray={address!r} is no address of a cluster; give HOST:PORT as the head node prints it when it starts, or {AUTO} on "
             "a machine of the cluster"
         )
     try:
         socket.create_connection((host.strip("[]"), int(port)), ANSWERS_WITHIN_S).close()
     except (OSError, OverflowError) as error:
         raise RequestError(
-            f"no Ray cluster answers at {address}: {error}; start one with: ray start --head, and name the address "
-            "that it prints"
+            f"no Ray cluster answers at {address}: {error}; start a head node of Ray, and name the address that it "
+            "prints"
         ) from error
 
 
