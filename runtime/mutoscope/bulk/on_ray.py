@@ -263,8 +263,8 @@ def refuse_unreachable(address: str) -> None:
     host, _, port = address.rpartition(":")
     if "/" in address or not host or not port.isdigit():
         raise RequestError(
-            f"ray={address!r} is no address of a cluster; give HOST:PORT as the head node prints it when it starts, or {AUTO} on "
-            "a machine of the cluster"
+            f"ray={address!r} is no address of a cluster; give HOST:PORT as the head node prints it when it starts, or "
+            f"{AUTO} on a machine of the cluster"
         )
     try:
         socket.create_connection((host.strip("[]"), int(port)), ANSWERS_WITHIN_S).close()
