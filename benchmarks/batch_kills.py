@@ -17,9 +17,11 @@ from __future__ import annotations
 import argparse
 import hashlib
 import json
+import math
 import os
 import pickle
 import random
+import select
 import shutil
 import signal
 import subprocess
@@ -36,7 +38,8 @@ from mutoscope import OutputOptions, Pipeline, RuntimeOptions
 from mutoscope.bulk.jobs import read_jobs
 from mutoscope.bulk.options import BatchOptions
 from mutoscope.bulk.task import Batch
-from mutoscope.bulk.worker import work
+from mutoscope.bulk.worker import Worker
+from mutoscope.bundle.bundle import Bundle
 
 from .reporting import BUILTIN_BUNDLE, write_result
 
@@ -46,7 +49,7 @@ PROMPTS = ("a red circle moving right on a black background", "a blue square gro
 SMALL = {"height": 32, "width": 32, "num_frames": 5, "num_inference_steps": 1}
 LEASE_S = 2
 AHEAD = "+3600s"
-MEAN_LIFE_S = 0.4  # of a worker until it is killed; a clip takes about a tenth of a second, opening the model another
+MEAN_LIFE_S = 0.4  # of a worker, from its first look for a video; a clip takes about a tenth of a second
 WORKERS = 2  # of each machine
 
 
@@ -74,32 +77,46 @@ def make_batch(jobs: Path, out: Path) -> Batch:
 def machine(batch: Batch, kills: int, seed: int) -> int:
     """Runs workers and kills them until so many were killed, then lets them finish. Returns how many were."""
     chance, killed = random.Random(seed), 0
+    ready: dict[int, int] = {}
     ends: dict[int, float] = {}
     finished = False
     while not finished or ends:
         while len(ends) < WORKERS and not finished:
-            ends[_forked(batch)] = time.monotonic() + chance.expovariate(1 / MEAN_LIFE_S)
+            process, reading = _forked(batch)
+            ready[process], ends[process] = reading, math.inf
         time.sleep(0.005)
+        for process in list(ends):
+            if ends[process] == math.inf and select.select([ready[process]], [], [], 0)[0]:
+                ends[process] = time.monotonic() + chance.expovariate(1 / MEAN_LIFE_S)
         for process, end in list(ends.items()):
             ended, status = os.waitpid(process, os.WNOHANG)
             if ended:
                 del ends[process]
+                os.close(ready.pop(process))
                 finished = finished or status == 0
             elif killed < kills and time.monotonic() > end and not finished:
                 os.kill(process, signal.SIGKILL)
                 os.waitpid(process, 0)
                 del ends[process]
+                os.close(ready.pop(process))
                 killed += 1
     return killed
 
 
-def _forked(batch: Batch) -> int:
-    """A worker in a process of its own. A fork, as starting Python anew takes longer than most of them live."""
+def _forked(batch: Batch) -> tuple[int, int]:
+    """A worker in a process of its own, and a pipe that can be read once it looks for its first video.
+
+    A fork, as starting Python anew takes longer than most of them live.
+    """
+    reading, writing = os.pipe()
     if process := os.fork():
-        return process
+        os.close(writing)
+        return process, reading
     code = 1
     try:
-        work(batch, verify=False)
+        with Pipeline(Bundle.open(batch.bundle, verify=False), batch.runtime) as pipeline:
+            os.write(writing, b".")
+            Worker(batch, pipeline).run()
         code = 0
     finally:
         os._exit(code)
@@ -139,6 +156,7 @@ def check(jobs: Path, out: Path, seen: Seen) -> dict[str, Any]:
         "out_of_order": int([line["id"] for line in lines] != wanted),
         "left_over": sum(len(list((out / folder).iterdir())) for folder in ("making", "claims")),
         "rerun_did_something": int("nothing to do" not in done.stderr),
+        "kills_with_a_claim": len(list((out / "failed").iterdir())),
         "most_attempts": attempts[-1],
     }
 
@@ -185,6 +203,10 @@ def run(
             raise SystemExit(f"round {len(rows)} has a fault: {rows[-1]}")
 
 
+def _sleep(seconds: float) -> None:
+    select.select([], [], [], seconds)
+
+
 def main() -> None:
     """Runs what the command line asks for."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -197,6 +219,8 @@ def main() -> None:
     parser.add_argument("--machine", type=Path, help=argparse.SUPPRESS)
     given = parser.parse_args()
     if given.machine:
+        # libfaketime gets the time at which `time.sleep` is to end wrong now and then (EINVAL)
+        time.sleep = _sleep
         batch = pickle.loads((given.machine / "batch.pickle").read_bytes())
         clock = time.time()
         print(json.dumps({"clock": clock, "kills": machine(batch, given.kills, given.seed)}))

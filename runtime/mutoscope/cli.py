@@ -26,7 +26,7 @@ COMMANDS = {
     "generate": ("mutoscope.commands.generate:main", "make a video from a prompt", ""),
     "batch": ("mutoscope.commands.batch:main", "make the videos of a file of jobs; goes on where it was stopped", ""),
     "inspect": ("mutoscope.commands.inspect:main", "show the contents of a bundle", ""),
-    "verify": ("mutoscope.commands.verify:main", "check every file in a bundle", ""),
+    "verify": ("mutoscope.commands.verify:main", "check a bundle's files, or a batch's videos", ""),
     "doctor": ("mutoscope.commands.doctor:main", "report what this machine and installation support", ""),
     "bench": ("mutoscope_bench.command:main", "measure speed on this machine, also against other software", ""),
     "build": ("mutoscope.commands.build:main", "compile a bundle into engines for GPUs; needs no GPU", ""),

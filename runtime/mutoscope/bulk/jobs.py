@@ -150,6 +150,8 @@ def _parsed(text: str) -> Any:
         return json.loads(text, object_pairs_hook=once, parse_constant=refuse)
     except json.JSONDecodeError as error:
         raise RequestError(f"no JSON at character {error.pos + 1}: {error.msg}; got {text.strip()[:60]}") from None
+    except ValueError as error:  # a number of thousands of digits
+        raise RequestError(f"no JSON: {error}") from None
     except RecursionError:
         raise RequestError("this JSON is nested too deeply; write meta with fewer levels") from None
 

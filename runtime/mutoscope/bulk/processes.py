@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import multiprocessing
-import os
 import signal
+import sys
 import time
 from dataclasses import dataclass, replace
-from multiprocessing.connection import Connection
 from multiprocessing.context import SpawnProcess
+from typing import Any
 
 from ..errors import MutoscopeError
 from ..request import RuntimeOptions
-from .task import Batch
+from .store import Store
+from .task import FAILED, RECEIPTS, Batch
 from .worker import Watch, work
 
 LOOK_EVERY_S = 0.2
@@ -39,7 +40,7 @@ def shared(settled: RuntimeOptions, workers: int) -> RuntimeOptions:
 @dataclass
 class _Process:
     process: SpawnProcess
-    said: Connection
+    said: Any  # a Connection, which Windows calls a PipeConnection
 
     def error(self) -> MutoscopeError | None:
         """What ended it, if it could say so."""
@@ -50,19 +51,20 @@ class _Process:
         return error
 
 
-def run_workers(batch: Batch, watch: Watch) -> None:
+def run_workers(batch: Batch, store: Store, watch: Watch) -> None:
     """Works with as many processes as the batch has workers, and replaces those that are killed.
 
     Args:
         batch: with the options of one worker.
+        store: its folder.
         watch: called often; what it raises ends all workers.
 
     Raises:
         MutoscopeError: that of the first worker that cannot go on; all others are ended.
-        WorkersLostError: more were lost in turn than a video has attempts, and none finished its work.
+        WorkersLostError: more were lost than a video has attempts, and no video was finished or failed meanwhile.
     """
-    running = [_start(batch) for _ in range(batch.options.workers)]
-    most_lost, lost = batch.options.attempts * len(batch.tasks) + len(running), 0
+    running = [start(batch) for _ in range(batch.options.workers)]
+    most_lost, lost, before = batch.options.attempts + len(running), 0, _tried(store)
     try:
         while running:
             time.sleep(LOOK_EVERY_S)
@@ -73,18 +75,23 @@ def run_workers(batch: Batch, watch: Watch) -> None:
                     raise error
                 if each.process.exitcode == 0:
                     continue
-                lost += 1
+                lost, before = (lost + 1 if _tried(store) == before else 1), _tried(store)
                 if lost > most_lost:
                     raise WorkersLostError(f"{lost} workers ended unasked; the last with code {each.process.exitcode}")
-                running.append(_start(batch))
+                running.append(start(batch))
     finally:
         _end(running)
 
 
-def _start(batch: Batch) -> _Process:
+def _tried(store: Store) -> int:
+    return len(store.names(RECEIPTS)) + len(store.names(FAILED))
+
+
+def start(batch: Batch) -> _Process:
+    """One worker in a process of its own."""
     context = multiprocessing.get_context("spawn")  # a fork would copy the threads of libraries in a broken state
     receiving, sending = context.Pipe(duplex=False)
-    process = context.Process(target=_work, args=(batch, sending), name="mutoscope worker")
+    process = context.Process(target=live, args=(batch, sending), name="mutoscope worker")
     process.start()
     sending.close()
     return _Process(process, receiving)
@@ -101,7 +108,7 @@ def _end(running: list[_Process]) -> None:
             each.process.join()
 
 
-def _work(batch: Batch, said: Connection) -> None:
+def live(batch: Batch, said: Any) -> None:
     """The life of one of these processes. It also ends when the one that started it is gone."""
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     starter = multiprocessing.parent_process()
@@ -115,6 +122,6 @@ def _work(batch: Batch, said: Connection) -> None:
     except MutoscopeError as error:
         said.send(error)
         said.close()
-        os._exit(error.exit_code)  # the starter tells it, not this process
+        sys.exit(error.exit_code)  # the starter tells it, not this process
     except KeyboardInterrupt:
-        os._exit(0)
+        return

@@ -17,7 +17,7 @@ from types import TracebackType
 from typing import Protocol
 
 import psutil
-from mutoscope_engines.system.portable_files import replace, sync
+from mutoscope_engines.system.portable_files import remove, replace, sync
 
 from ..errors import OutputError
 from ..output.destination import refusal
@@ -83,7 +83,7 @@ class FolderStore:
 
     def __init__(self, root: Path, lease_s: float, folders: tuple[str, ...] = ()) -> None:
         self.root, self.lease_s = root, lease_s
-        self.owner = f"{_machine()}-{os.getpid()}-{secrets.token_hex(3)}"
+        self.owner = f"{machine_identity()}-{os.getpid()}-{secrets.token_hex(3)}"
         try:
             for folder in (MAKING, CLAIMS, *folders):
                 (root / folder).mkdir(parents=True, exist_ok=True)
@@ -100,22 +100,27 @@ class FolderStore:
         self._remove_own()
 
     def claim(self, key: str) -> bool:
-        """See `Store`; so for all that follow."""
+        """See `Store`."""
         return self._put(self._claim(key), f"{self.owner} {platform.node()}".encode(), durable=False)
 
     def renew(self, key: str) -> bool:
+        """See `Store`."""
         place = self._claim(key)
+        if not self._is_own(place):  # first, so as not to renew that of another
+            return False
         for path in (place, *self._own()):
             with suppress(FileNotFoundError):
                 os.utime(path)
-        return self._is_own(place)
+        return True
 
     def release(self, key: str) -> None:
+        """See `Store`."""
         place = self._claim(key)
         if self._is_own(place):
-            place.unlink(missing_ok=True)
+            remove(place)
 
     def evict(self, key: str) -> str | None:
+        """See `Store`."""
         place = self._claim(key)
         try:
             signed = place.read_text("utf-8")
@@ -126,16 +131,23 @@ class FolderStore:
             os.rename(place, away)  # of several workers that try it, one succeeds
         except FileNotFoundError:
             return None
-        away.unlink(missing_ok=True)
+        except PermissionError:
+            if sys.platform == "win32":  # another worker is reading it
+                return None
+            raise
+        remove(away)
         return f"{owner or UNUSED_OWNER} on {host or 'an unknown machine'}"
 
     def forget(self, key: str) -> None:
-        self._claim(key).unlink(missing_ok=True)
+        """See `Store`."""
+        remove(self._claim(key))
 
     def put_once(self, name: str, content: Path | bytes) -> bool:
+        """See `Store`."""
         return self._put(self.root / name, content, durable=True)
 
     def replace(self, name: str, content: bytes) -> None:
+        """See `Store`."""
         place = self.root / name
         temporary = self._written(place, content, durable=True)
         try:
@@ -147,24 +159,28 @@ class FolderStore:
             temporary.unlink(missing_ok=True)
 
     def read(self, name: str) -> bytes | None:
+        """See `Store`."""
         try:
             return (self.root / name).read_bytes()
         except FileNotFoundError:
             return None
 
     def names(self, folder: str) -> set[str]:
+        """See `Store`."""
         return set(os.listdir(self.root / folder))
 
     def workspace(self, name: str) -> Path:
+        """See `Store`."""
         return self.root / MAKING / f"{self.owner}.{name}"
 
     def sweep(self) -> None:
+        """See `Store`."""
         now = self._now()
         for entry in list(os.scandir(self.root / MAKING)):
             owner = entry.name.lstrip(".").partition(".")[0]
             with suppress(FileNotFoundError):
-                if self._ended(owner) or now - entry.stat().st_mtime > self.lease_s:
-                    os.unlink(entry.path)
+                if self._ended(owner) or now - os.stat(entry.path).st_mtime > self.lease_s:
+                    remove(Path(entry.path))
 
     def _put(self, place: Path, content: Path | bytes, *, durable: bool) -> bool:
         temporary = content if isinstance(content, Path) else self._written(place, content, durable=durable)
@@ -220,7 +236,7 @@ class FolderStore:
         """Whether it is known to have ended: a process of this machine that is no longer there."""
         machine, _, process = owner.partition("-")
         number = process.partition("-")[0]
-        return machine == _machine() and number.isdigit() and not psutil.pid_exists(int(number))
+        return machine == machine_identity() and number.isdigit() and not psutil.pid_exists(int(number))
 
     def _own(self) -> list[Path]:
         """What this worker is making, under temporary names of its writers too."""
@@ -264,7 +280,7 @@ def _linked(temporary: Path, place: Path) -> bool:
     return True
 
 
-def _machine() -> str:
+def machine_identity() -> str:
     """Tells apart whose processes this one can see: by the start of the system, and by the container."""
     seen = [platform.node()]
     if sys.platform == "linux":

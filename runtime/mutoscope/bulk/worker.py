@@ -35,7 +35,8 @@ from .receipts import failures, keys_done, of_the_first, receipt_of
 from .store import CLAIMS, FolderStore, Store
 from .task import FAILED, RECEIPTS, SETTING, VIDEOS, Batch, Task, failure_name, receipt_name
 
-WAIT_S = 0.2  # between two looks at what others are making
+WAIT_S = 0.2  # between two looks at what others are making, for each of them: many workers must not busy the share
+LONGEST_WAIT_S = 5.0
 RENEWALS = 4  # of a claim in each lease
 
 # What no other video would fare better with: it ends the worker, and counts as no attempt.
@@ -110,14 +111,22 @@ class Worker:
         """Works until each video is finished or left alone; as `work` raises."""
         self._refuse_other_setting()
         with open_store(self._batch) as store:
-            store.sweep()
-            while waiting := self._waiting(store):
-                task = self._claimed(store, waiting)
-                if task is not None:
+            try:
+                self._work(store)
+            except BrokenPipeError:  # of the watch: whoever read standard output has gone
+                raise
+            except OSError as error:
+                raise refusal(error, store.root) from error
+
+    def _work(self, store: FolderStore) -> None:
+        store.sweep()
+        while waiting := self._waiting(store):
+            if (task := self._claimed(store, waiting)) is not None:
+                with suppress(ClaimLostError):  # whoever has it makes it
                     self._make(store, task)
-                    self._last = task
-                self._watch()
-            tidy(store)
+                self._last = task
+            self._watch()
+        tidy(store)
 
     def _refuse_other_setting(self) -> None:
         batch = self._batch
@@ -153,7 +162,7 @@ class Worker:
                 self._record(store, task, attempt, "WorkerLost", f"{cause}: {owner}")
                 evicted = True
         if not evicted:
-            time.sleep(WAIT_S)
+            time.sleep(min(LONGEST_WAIT_S, WAIT_S * len(order)))
         return None
 
     def _make(self, store: FolderStore, task: Task) -> None:
@@ -167,11 +176,11 @@ class Worker:
                 if not store.put_once(receipt["file"], path):
                     receipt = of_the_first(receipt, store)
                 store.put_once(receipt_name(task.key), (json.dumps(receipt) + "\n").encode())
-        except ClaimLostError:
-            return  # whoever has it makes it
-        except OSError as error:
-            raise refusal(error, store.root) from error
+        except (ClaimLostError, OSError):
+            raise
         except MutoscopeError as error:
+            if not store.renew(task.key):  # a sweep took what it was writing, as it seemed to have ended
+                raise ClaimLostError from error
             if isinstance(error, OF_THE_MACHINE) or (isinstance(error, OutputError) and _of_the_system(error)):
                 raise
             self._record(store, task, attempt, type(error).__name__, str(error))

@@ -15,10 +15,10 @@ from ..builtin import bundle_path
 from ..bulk.jobs import JobsError, read_jobs
 from ..bulk.options import BatchOptions
 from ..bulk.processes import run_workers, shared
-from ..bulk.receipts import LIST, receipt, write_lists
+from ..bulk.receipts import LIST, failures, receipt, write_lists
 from ..bulk.store import FolderStore
 from ..bulk.tally import Counter, Tally
-from ..bulk.task import FAILED, Batch, Task
+from ..bulk.task import FAILED, Batch, Task, failure_name
 from ..bulk.worker import Worker, open_store, tidy
 from ..bundle.bundle import Bundle
 from ..output.encoders import silence
@@ -92,7 +92,7 @@ def _run(batch: Batch, pipeline: Pipeline, store: FolderStore, report: _Report) 
         elif batch.options.workers == 1:
             Worker(batch, pipeline, report.look).run()
         else:
-            run_workers(batch, report.look)
+            run_workers(batch, store, report.look)
     finally:
         write_lists(batch, store)
     return report.end()
@@ -140,6 +140,8 @@ class _Report:
         if self._began < tally.total:
             receipts = f"their receipts are in {self._batch.out / LIST}"
             self._note(f"{tally.done} of {tally.total} videos are finished; {receipts}")
+        if tally.failed:
+            self._note(f"to try the failed ones again, allow more attempts, or remove {self._batch.out / FAILED}")
         self._event("end", asdict(tally) | {"exit_code": code})
         return code
 
@@ -162,10 +164,9 @@ class _Report:
         self._told |= self._counter.done
 
     def _tell_failed(self, key: str) -> None:
-        records = sorted(name for name in self._store.names(FAILED) if name.startswith(f"{key}."))
-        last = json.loads(self._store.read(f"{FAILED}/{records[-1]}") or b"{}") if records else {}
+        attempts = failures(self._store)[key]
+        last = json.loads(self._store.read(failure_name(key, attempts)) or b"{}")
         for task in self._jobs[key]:
-            attempts = self._batch.options.attempts
             self._note(f"line {task.line} ({task.name}) failed {attempts} times: {last.get('cause', 'unknown')}")
             self._event("failed", {"id": task.id, "repeat": task.repeat, "line": task.line, **last})
 
