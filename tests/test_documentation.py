@@ -36,6 +36,9 @@ ERROR_ROW = re.compile(r"^\W*(\w+Error)\W+(\d+)\b", re.MULTILINE)
 ON_A_GPU = "needs an NVIDIA GPU"
 COVERED = "takes minutes; tests/bench/test_command.py runs `bench`"
 NOT_RUN = {
+    "mutoscope batch JOBS.jsonl OUT --ray 10.0.0.1:6379 --workers 8": (
+        "needs a cluster; tests/runtime/bulk/test_on_ray.py starts one"
+    ),
     "mutoscope gpu-check": ON_A_GPU,
     "mutoscope gpu-check wan-1.3b --height 480 --width 832 --num-frames 81": ON_A_GPU,
     "mutoscope bench": COVERED,

@@ -14,6 +14,7 @@ from ..values.parameters import parameter
 # A folder of pictures cannot be put in place in one step, and a single picture is no video.
 FILES = tuple(ending for ending in FORMATS if ending not in ("", ".png"))
 MOST_ATTEMPTS = 1_000_000
+MOST_ACTORS = 100_000
 LONGEST_LEASE_S = 7 * 24 * 3600
 
 
@@ -31,7 +32,14 @@ class BatchOptions:
         unit="SECONDS",
     )
     workers: int = parameter(
-        "processes on this machine, which share its threads and the memory limit equally", 1, unit="N"
+        "processes on this machine, which share its threads and the memory limit equally; with ray, actors in all",
+        1,
+        unit="N",
+    )
+    ray: str | None = parameter(
+        "run the workers on the Ray cluster at this address, such as 10.0.0.1:6379, or auto for the one of this "
+        "machine; OUT is a folder that all its machines share",
+        unit="ADDRESS",
     )
     ending: str = parameter("kind of file", ".mp4", choices=FILES)
 
@@ -42,4 +50,4 @@ class BatchOptions:
         """
         checks.whole("attempts", self.attempts, minimum=1, maximum=MOST_ATTEMPTS)
         checks.whole("lease", self.lease, minimum=1, maximum=LONGEST_LEASE_S)
-        checks.whole("workers", self.workers, minimum=1, maximum=usable_cores())
+        checks.whole("workers", self.workers, minimum=1, maximum=usable_cores() if self.ray is None else MOST_ACTORS)

@@ -52,7 +52,7 @@ def main(argv: Sequence[str]) -> int:
 
 def _runtime_of_one(arguments: argparse.Namespace, bundle: Bundle, options: BatchOptions) -> RuntimeOptions:
     runtime = RuntimeOptions(**given(arguments, RuntimeOptions))
-    if options.workers == 1:
+    if options.workers == 1 or options.ray is not None:
         return runtime
     with Pipeline(bundle, runtime) as whole:
         return shared(whole.settled, options.workers)
@@ -83,6 +83,11 @@ def _checked(arguments: argparse.Namespace, options: BatchOptions, pipeline: Pip
 def _run(batch: Batch, pipeline: Pipeline, store: FolderStore, report: _Report) -> int:
     try:
         if report.start():
+            tidy(store)
+        elif batch.options.ray is not None:
+            from ..bulk.on_ray import run_on_ray  # only here, because it brings Ray
+
+            run_on_ray(batch, report.look)
             tidy(store)
         elif batch.options.workers == 1:
             Worker(batch, pipeline, report.look).run()
