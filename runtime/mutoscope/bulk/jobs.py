@@ -8,13 +8,14 @@ from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
+from mutoscope_engines.names import no_such
+
 from ..errors import MutoscopeError, RequestError
 from ..pipeline import Pipeline
 from ..planning.plan import Plan
 from ..request import OutputOptions, VideoRequest
 from ..solvers.noise import SEED_MAX
 from ..values import checks
-from ..values.parameters import no_such
 from .key import key_of, seed_of, setting_of, texts_of
 from .task import Task
 
