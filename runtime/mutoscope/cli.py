@@ -24,6 +24,7 @@ from .version import __version__
 # Name to "module:function", what it is for, and the extra of the distribution that it needs, if any.
 COMMANDS = {
     "generate": ("mutoscope.commands.generate:main", "make a video from a prompt", ""),
+    "serve": ("mutoscope.commands.serve:main", "serve a page and an API on this machine", "server"),
     "inspect": ("mutoscope.commands.inspect:main", "show the contents of a bundle", ""),
     "verify": ("mutoscope.commands.verify:main", "check every file in a bundle", ""),
     "doctor": ("mutoscope.commands.doctor:main", "report what this machine and installation support", ""),
