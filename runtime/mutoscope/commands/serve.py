@@ -17,12 +17,12 @@ from ..output.encoders import silence
 from ..policy import load_policy
 from ..request import OutputOptions, RuntimeOptions
 from ..server.app import make_app
-from ..server.listening import listen, serve
+from ..server.listening import Server, listen, watch_parent
 from ..server.options import ServeOptions
 from ..server.service import Service
 from ..server.worker import Studio
 from ..terminal import note
-from .arguments import Parser, add_fields, given
+from .arguments import Parser, add_fields, add_policy, given
 
 BUILT_IN = "built-in"
 
@@ -52,7 +52,10 @@ def main(argv: Sequence[str]) -> int:
         service = Service(studio, options, policy)
         try:
             service.start()
-            serve(make_app(service, token, frozenset({options.host})), found, stopping=service.events.close)
+            app = make_app(service, token, None if options.uds else frozenset({options.host}))
+            server = Server(app, found, stopping=service.events.close)
+            watch_parent(server.end)
+            server.serve_until_the_end()
         finally:
             service.stop()
             if options.uds is not None:
@@ -75,9 +78,7 @@ def _parser() -> Parser:
         help="models to offer: a name for each and the folder of its bundle; the first is the default "
         "(default: the built-in demonstration bundle)",
     )
-    parser.add_argument(
-        "--policy", metavar="NAME", help="ask this function before a video is queued, such as rules.policy"
-    )
+    add_policy(parser)
     add_fields(parser, ServeOptions)
     add_fields(parser, RuntimeOptions)
     add_fields(parser, OutputOptions)

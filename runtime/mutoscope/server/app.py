@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import hmac
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
@@ -18,6 +19,7 @@ from starlette.routing import BaseRoute, Mount, Route
 from starlette.staticfiles import StaticFiles
 from starlette.types import ASGIApp
 
+from ..terminal import note
 from ..version import __version__
 from .body import read_asked, read_json
 from .describing import describe_parameters
@@ -30,17 +32,18 @@ from .stream import all_events, video_events
 
 PAGE = Path(__file__).with_name("page")
 MOST_LISTED = 100
+CLEANING_S = 60.0
 NOT_MADE = "this server makes videos from text alone; it has no {}"
 
 Handler = Callable[[Request], Awaitable[Response]]
 
 
-def make_app(service: Service, token: str | None = None, hosts: frozenset[str] = frozenset()) -> ASGIApp:
+def make_app(service: Service, token: str | None = None, hosts: frozenset[str] | None = frozenset()) -> ASGIApp:
     """The whole server as an ASGI application.
 
     Args:
         token: what clients must send, if anything.
-        hosts: names that lead to it, beside those of this machine.
+        hosts: names that lead to it, beside those of this machine; any where it is `None`.
     """
     routes = _Routes(service, token)
     app = Starlette(
@@ -90,9 +93,19 @@ class _Routes:
 
     @asynccontextmanager
     async def lifespan(self, _: Starlette) -> AsyncIterator[None]:
-        """The event log learns in which loop it has readers."""
+        """The event log learns in which loop it has readers, and old videos are deleted from time to time."""
         self._service.events.attach()
+        cleaning = asyncio.create_task(self._delete_old())
         yield
+        cleaning.cancel()
+
+    async def _delete_old(self) -> None:
+        while True:
+            try:
+                await run_in_threadpool(self._service.delete_old)
+            except Exception as error:  # a full disk, for example; the next time may be better
+                note(f"old videos could not be deleted: {type(error).__name__}")
+            await asyncio.sleep(CLEANING_S)
 
     async def create(self, request: Request) -> Response:
         asked = await read_asked(request)
@@ -260,14 +273,16 @@ class _Routes:
             return job, self._service.video(job)
 
         job, shown = await run_in_threadpool(done)
-        headers = {} if job.state in FINISHED else {"openai-poll-after-ms": str(self._poll_after_ms(job))}
+        headers = {} if job.state in FINISHED else {"openai-poll-after-ms": str(self._poll_after_ms(shown))}
         return JSONResponse(shown, headers=headers)
 
-    def _poll_after_ms(self, job: Job) -> int:
-        """A step's time: before that nothing new can be seen."""
+    def _poll_after_ms(self, shown: dict[str, Any]) -> int:
+        """A step's time, where it is known: before that nothing new can be seen."""
         live = self._service.worker.live
-        step_s = live.step_s if live is not None and live.id == job.id else None
-        return 1000 if step_s is None else min(5000, max(250, round(step_s * 1000)))
+        step_s = live.step_s if live is not None and live.id == shown["id"] else None
+        if step_s is None:
+            return 1000 if shown["queue_position"] else 250
+        return min(5000, max(250, round(step_s * 1000)))
 
 
 def _stream(lines: AsyncIterator[str]) -> Response:

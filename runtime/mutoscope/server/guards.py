@@ -21,7 +21,7 @@ from ..terminal import note
 from .refusals import NO_RETRY, error_body
 
 COOKIE = "mutoscope_session"
-MOST_WAIT_S = 60.0  # for a client to send the next part of a body, or to take the next part of an answer
+MOST_WAIT_S = 60.0  # for the body of a request, and for a client to take the next part of an answer
 
 _POLICY = "; ".join(
     [
@@ -59,16 +59,17 @@ class Guards:
 
     Args:
         token: what clients must send; `None` where none is asked for.
-        hosts: names under which the server may be asked where there is no token, beside addresses of this machine.
+        hosts: names under which the server may be asked where there is no token, beside those of this machine; any
+            name where it is `None`, as no browser reaches a Unix socket.
         open_paths: what needs no token.
-        wait_s: how long a client may take for each part.
+        wait_s: how long a client may take to send a body, and to take a part of an answer.
     """
 
     def __init__(
         self,
         app: ASGIApp,
         token: str | None,
-        hosts: frozenset[str] = frozenset(),
+        hosts: frozenset[str] | None = frozenset(),
         open_paths: tuple[str, ...] = (),
         wait_s: float = MOST_WAIT_S,
     ) -> None:
@@ -122,6 +123,8 @@ class Guards:
         return cookie is not None and hmac.compare_digest(cookie.value.encode(), session_of(self._token).encode())
 
     def _is_own(self, host: str) -> bool:
+        if self._hosts is None:
+            return True
         try:
             name = urlsplit(f"//{host}").hostname or ""
         except ValueError:
@@ -144,13 +147,18 @@ class _Exchange:
     def __init__(self, receive: Receive, send: Send, wait_s: float) -> None:
         self.started = False
         self._receive, self._send, self._wait_s = receive, send, wait_s
-        self._received = False
+        self._whole = False  # the body has arrived
+        self._deadline = asyncio.get_running_loop().time() + wait_s
 
     async def receive(self) -> Message:
-        if self._received:  # only waits for the client to go, which may take as long as it likes
+        if self._whole:  # only waits for the client to go, which may take as long as it likes
             return await self._receive()
-        message: Message = await self._in_time(self._receive())
-        self._received = not message.get("more_body", False)
+        try:
+            async with asyncio.timeout_at(self._deadline):
+                message = await self._receive()
+        except TimeoutError:
+            raise _SlowError from None
+        self._whole = not message.get("more_body", False)
         return message
 
     async def send(self, message: Message) -> None:
@@ -159,11 +167,9 @@ class _Exchange:
             headers = MutableHeaders(scope=message)
             for name, value in HEADERS.items():
                 headers.setdefault(name, value)
-        await self._in_time(self._send(message))
-
-    async def _in_time(self, waited_for: object) -> Message:
         try:
-            return await asyncio.wait_for(waited_for, self._wait_s)  # type: ignore[arg-type]
+            async with asyncio.timeout(self._wait_s):
+                await self._send(message)
         except TimeoutError:
             raise _SlowError from None
 

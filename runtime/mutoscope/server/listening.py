@@ -26,7 +26,7 @@ from ..terminal import note, tell
 from .options import ServeOptions
 
 MOST_CONNECTIONS = 512
-HEADER_WAIT_S = 20.0  # for the first line and the headers of a request
+REQUEST_WAIT_S = 20.0  # for the first line and the headers of a request
 BACKLOG = 128
 SHUTDOWN_S = 2  # for answers that are under way; streams of events would never end
 
@@ -67,44 +67,46 @@ def address_of(found: socket.socket) -> dict[str, str]:
     return {"url": f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"}
 
 
-def serve(app: ASGIApp, found: socket.socket, *, stopping: Callable[[], object]) -> None:
-    """Serves until a signal comes or the parent's end of standard input closes.
+class Server(uvicorn.Server):
+    """Serves an application, says where it listens once it does, and ends on a signal, or when it is told.
 
     Args:
+        found: a socket of `listen`.
         stopping: called when the end begins, before open connections are waited for.
     """
-    config = uvicorn.Config(
-        app,
-        http=ImpatientProtocol,
-        ws="none",
-        lifespan="on",
-        access_log=False,  # a path may hold an id, and a query anything
-        log_config=None,
-        log_level="critical",
-        server_header=False,
-        limit_concurrency=MOST_CONNECTIONS,
-        backlog=BACKLOG,
-        timeout_keep_alive=30,
-        timeout_graceful_shutdown=SHUTDOWN_S,
-        proxy_headers=False,
-    )
-    server = _Server(config, address_of(found), stopping)
-    with _parent_watched(server.end):
-        asyncio.run(server.serve(sockets=[found]))
 
-
-class _Server(uvicorn.Server):
-    """Says where it listens once it does."""
-
-    def __init__(self, config: uvicorn.Config, address: dict[str, str], stopping: Callable[[], object]) -> None:
+    def __init__(self, app: ASGIApp, found: socket.socket, *, stopping: Callable[[], object]) -> None:
+        config = uvicorn.Config(
+            app,
+            http=ImpatientProtocol,
+            ws="none",
+            access_log=False,  # a path may hold an id, and a query anything
+            log_config=None,
+            log_level="critical",
+            server_header=False,
+            limit_concurrency=MOST_CONNECTIONS,
+            backlog=BACKLOG,
+            timeout_keep_alive=int(REQUEST_WAIT_S),
+            timeout_graceful_shutdown=SHUTDOWN_S,
+            proxy_headers=False,
+        )
         super().__init__(config)
-        self._address, self._stopping = address, stopping
+        self._found, self._stopping = found, stopping
+
+    def serve_until_the_end(self) -> None:
+        """Returns once it has ended, with every connection closed."""
+        asyncio.run(self.serve(sockets=[self._found]))
+
+    def end(self, number: int = 0, frame: FrameType | None = None) -> None:
+        """Ends soon. For any thread, and as a handler of signals."""
+        self.should_exit = True
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets)
         if self.started:
-            tell(json.dumps(self._address))
-            note(f"listening at {self._address['url']}")
+            address = address_of(self._found)
+            tell(json.dumps(address))
+            note(f"listening at {address['url']}")
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         self._stopping()
@@ -113,6 +115,9 @@ class _Server(uvicorn.Server):
     @contextmanager
     def capture_signals(self) -> Iterator[None]:
         """Ends in order on what asks a process to end; uvicorn's own would raise the signal again afterwards."""
+        if threading.current_thread() is not threading.main_thread():  # only the main thread may set handlers
+            yield
+            return
         numbers = [
             getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP", "SIGBREAK") if hasattr(signal, name)
         ]
@@ -126,38 +131,33 @@ class _Server(uvicorn.Server):
             for number, handler in before.items():
                 signal.signal(number, handler)
 
-    def end(self, number: int = 0, frame: FrameType | None = None) -> None:
-        """Ends soon."""
-        self.should_exit = True
-
 
 class ImpatientProtocol(H11Protocol):
-    """Closes a connection whose request does not arrive, so that slow clients cannot take all connections."""
+    """Closes a connection on which no request arrives in time, so that slow clients cannot take all connections."""
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         super().connection_made(transport)  # type: ignore[arg-type]
-        self._begun = 0
-        self._deadline = self.loop.call_later(HEADER_WAIT_S, self._close_unless_asked, 0)
+        self._expect_request()
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._deadline.cancel()
         super().connection_lost(exc)
 
-    def data_received(self, data: bytes) -> None:
-        idle = self.cycle is None or self.cycle.response_complete
-        if idle and self.conn.their_state.__name__ == "IDLE" and self._deadline.cancelled():
-            self._deadline = self.loop.call_later(HEADER_WAIT_S, self._close_unless_asked, 0)
-        super().data_received(data)
-        if self.cycle is not None and not self.cycle.response_complete:
-            self._deadline.cancel()
+    def on_response_complete(self) -> None:
+        """Another request may follow."""
+        self._deadline.cancel()
+        self._expect_request()
+        super().on_response_complete()
 
-    def _close_unless_asked(self, _: int) -> None:
+    def _expect_request(self) -> None:
+        self._deadline = self.loop.call_later(REQUEST_WAIT_S, self._close_if_none_came)
+
+    def _close_if_none_came(self) -> None:
         if self.cycle is None or self.cycle.response_complete:
             self.transport.close()
 
 
-@contextmanager
-def _parent_watched(end: Callable[[], object]) -> Iterator[None]:
+def watch_parent(end: Callable[[], object]) -> None:
     """Calls `end` once standard input closes, where it is a pipe or socket: whoever started us holds the other end."""
     try:
         mode = os.fstat(sys.stdin.fileno()).st_mode if sys.stdin is not None else 0
@@ -165,7 +165,6 @@ def _parent_watched(end: Callable[[], object]) -> Iterator[None]:
         mode = 0
     if stat.S_ISFIFO(mode) or stat.S_ISSOCK(mode):
         threading.Thread(target=_read_to_the_end, args=(end,), name="mutoscope-parent", daemon=True).start()
-    yield
 
 
 def _read_to_the_end(end: Callable[[], object]) -> None:

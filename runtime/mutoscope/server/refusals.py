@@ -3,18 +3,15 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field
 from http import HTTPStatus
 from typing import Any
 
-from ..errors import MutoscopeError
+from ..errors import MutoscopeError, RequestError
 from ..policy import PolicyError
-from ..request import VideoRequest
 
 # Of clients that would repeat a request after 408, 409, 429 and 5xx, where that cannot help.
 NO_RETRY = {"x-should-retry": "false"}
-
-_NAMES = "|".join(each.name for each in fields(VideoRequest))
 
 
 @dataclass
@@ -41,17 +38,18 @@ def error_body(status: int, code: str, message: str, param: str | None = None) -
 
 def job_error(error: MutoscopeError) -> dict[str, Any]:
     """Why a video failed, or was refused: code, message and the parameter at fault, if it is one."""
-    message = str(error)
-    named = re.match(rf"({_NAMES}) ", message)
-    code = "refused_by_policy" if isinstance(error, PolicyError) else _snake(type(error).__name__)
-    return {"code": code, "message": message, "param": named[1] if named else None}
+    message, code, param = str(error), _snake(type(error).__name__), None
+    if isinstance(error, RequestError):
+        code = "refused_by_policy" if isinstance(error, PolicyError) else "invalid_value"
+        named = re.match(r"([a-z_]+) (?:must|is|are|and|has|may) ", message)  # as all refused values are told
+        param = named[1] if named else None
+    return {"code": code, "message": message, "param": param}
 
 
 def bad_request(error: MutoscopeError) -> RefusedError:
     """A request that cannot be met."""
     facts = job_error(error)
-    code = "invalid_value" if facts["code"] == "request" else facts["code"]
-    return RefusedError(HTTPStatus.BAD_REQUEST, code, facts["message"], facts["param"])
+    return RefusedError(HTTPStatus.BAD_REQUEST, facts["code"], facts["message"], facts["param"])
 
 
 def not_found(what: str, id: str) -> RefusedError:

@@ -9,6 +9,7 @@ import hashlib
 import json
 import secrets
 import shutil
+import sqlite3
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
@@ -65,15 +66,7 @@ class Service:
 
     def start(self) -> None:
         """Puts right what a kill left behind, and starts the worker."""
-        for job in self.table.orphans():
-            if job.attempts < self.options.attempts:
-                self.table.give_back(job.id, counts=True)
-                continue
-            message = (
-                f"the server ended {job.attempts} times while it made this video: it was killed, or the system ran out "
-                "of memory; ask for a smaller height, width or num_frames"
-            )
-            self.table.fail(job.id, {"code": "server_ended", "message": message, "param": None}, time.time())
+        self.worker.recover()
         for id in self.table.deleted():
             tidy(self.studio, self.table, id)
         for folder in self.studio.folder.iterdir():
@@ -270,8 +263,7 @@ class Service:
         except MutoscopeError as error:
             raise bad_request(error) from error
         if self.studio.disk_is_full:
-            message = "the disk of the server is almost full; delete videos, or free space on it"
-            raise RefusedError(HTTPStatus.INSUFFICIENT_STORAGE, "disk_full", message, headers=NO_RETRY)
+            raise _disk_full()
         stated = json.dumps([model, to_plain(request.to_dict()), origin.remixed_from], sort_keys=True)
         fingerprint = hashlib.sha256(stated.encode()).hexdigest()
         geometry = plan.geometry
@@ -288,7 +280,12 @@ class Service:
             idempotency_key=origin.idempotency_key,
             fingerprint=fingerprint,
         )
-        job = self.table.add(new, self.options.queue)
+        try:
+            job = self.table.add(new, self.options.queue)
+        except sqlite3.OperationalError as error:
+            if error.sqlite_errorname == "SQLITE_FULL":
+                raise _disk_full() from error
+            raise
         if job is None:
             raise self._queue_full()
         if job.id != new.id and job.fingerprint != fingerprint:
@@ -304,3 +301,8 @@ class Service:
         headers = {"retry-after": str(wait_s)} | (NO_RETRY if wait_s > LONG_WAIT_S else {})
         message = f"{self.options.queue} videos wait or run already, which is the most; try again in {wait_s} s"
         return RefusedError(HTTPStatus.TOO_MANY_REQUESTS, "queue_full", message, headers=headers)
+
+
+def _disk_full() -> RefusedError:
+    message = "the disk of the server is almost full; delete videos, or free space on it"
+    return RefusedError(HTTPStatus.INSUFFICIENT_STORAGE, "disk_full", message, headers=NO_RETRY)

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from ..bundle.bundle import Bundle
-from ..errors import CancelledError, MutoscopeError, OutOfMemoryError
+from ..errors import CancelledError, MutoscopeError, OutOfMemoryError, OutputError
 from ..making import MadeVideo, Observer, make_file
 from ..pipeline import Pipeline, StepEvent
 from ..planning.plan import Plan
@@ -150,15 +150,33 @@ class Worker:
         if self._ending or id in self._unwanted:
             raise CancelledError("nobody wants this video any more, or the server ends")
 
+    def recover(self) -> None:
+        """Queues again what was running, in this process or one that was killed, or counts it as failed."""
+        for job in self._table.orphans():
+            message = (
+                "the server ended while it made this video: it was killed, or the system ran out of memory; ask for a "
+                "smaller height, width or num_frames"
+            )
+            self._try_again(job, {"code": "server_ended", "message": message, "param": None})
+
     def _run(self) -> None:
         while not self._ending:
-            self._wake.clear()
-            job = None if self._studio.disk_is_full else self._table.claim(time.time())
-            if job is None:
+            try:
+                self._next()
+            except Exception as error:  # the disk of the queue is full, or gone
+                note(f"the queue stands still for a moment: {type(error).__name__}")
                 self._wake.wait(IDLE_S)
-            else:
-                self._make(job)
+                with suppress(Exception):
+                    self.recover()
         self._close()
+
+    def _next(self) -> None:
+        self._wake.clear()
+        job = None if self._studio.disk_is_full else self._table.claim(time.time())
+        if job is None:
+            self._wake.wait(IDLE_S)
+        else:
+            self._make(job)
 
     def _make(self, job: Job) -> None:
         self.live = Live(job.id, num_frames=job.num_frames)
@@ -170,6 +188,11 @@ class Worker:
         except OutOfMemoryError as error:
             self._close()  # what stays loaded may be what was too much
             self._try_again(job, job_error(error))
+        except OutputError as error:
+            if self._studio.disk_is_full:
+                self._table.give_back(job.id, counts=False)
+            else:
+                self._table.fail(job.id, job_error(error), time.time())
         except MutoscopeError as error:
             self._table.fail(job.id, job_error(error), time.time())
         except Exception as error:  # a fault of ours, or of a library
