@@ -15,6 +15,7 @@ const viewer = new Viewer(videos, { again, reuse, remove, cancel });
 const shelf = new Shelf(videos, { select: lookAt, cancel });
 let form = null;
 let selected = location.hash.slice(1);
+let following = !selected; // what is made now, until somebody looks at another
 let drawing = null;
 
 /** Draws once for all changes of a moment. Not by animation frames: a hidden tab has none, but a title. */
@@ -27,12 +28,13 @@ function changed(id) {
 }
 
 function draw() {
-  if (!videos.get(selected)) selected = (videos.unfinished[0] ?? videos.finished[0])?.id ?? "";
+  const [first] = videos.unfinished;
+  if (following && first) selected = first.id;
+  if (!videos.get(selected)) selected = (first ?? videos.finished[0])?.id ?? "";
   const video = videos.get(selected);
   viewer.draw(video);
   shelf.draw(selected);
-  const [running] = videos.unfinished;
-  document.title = running ? `${running.progress} % · Mutoscope` : "Mutoscope";
+  document.title = first ? `${first.progress} % · Mutoscope` : "Mutoscope";
   history.replaceState(null, "", selected ? `#${selected}` : location.pathname);
 }
 
@@ -47,15 +49,17 @@ function announce(id) {
 
 function lookAt(id) {
   selected = id;
+  following = false;
   draw();
   viewer.focus();
 }
 
 function asked(video) {
-  videos.put(video);
-  selected = video.id;
+  following = true;
+  videos.add(video);
   draw();
-  at("viewer").scrollIntoView({ block: "nearest" });
+  at("announcer").textContent = howFar(video, videos.ahead(video));
+  viewer.show();
 }
 
 async function again(video) {

@@ -79,6 +79,11 @@ export class Videos {
     return this.known.get(id);
   }
 
+  /** A video that the server just took. Events may have told more of it by now than the answer does. */
+  add(video) {
+    if (!this.known.has(video.id)) this.put(video);
+  }
+
   put(video) {
     this.known.set(video.id, video);
     if (!isUnfinished(video)) this.previews.delete(video.id);

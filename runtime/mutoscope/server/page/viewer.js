@@ -22,8 +22,15 @@ export class Viewer {
     if (video) this.#update(video);
   }
 
+  /** Scrolls to it, where its picture is out of sight. */
+  show() {
+    const { top, bottom } = at("screen").getBoundingClientRect();
+    const behavior = still.matches ? "auto" : "smooth";
+    if (top < 0 || bottom > innerHeight) at("viewer").scrollIntoView({ block: "start", behavior });
+  }
+
   focus() {
-    at("viewer").scrollIntoView({ block: "nearest", behavior: still.matches ? "auto" : "smooth" });
+    this.show();
     at("viewer-title").focus({ preventScroll: true });
   }
 
@@ -37,6 +44,7 @@ export class Viewer {
     const title = video?.request.prompt ?? "No video yet";
     at("viewer-title").textContent = title;
     at("screen").replaceChildren(...screen(video));
+    at("screen").classList.toggle("low", ["failed", "cancelled"].includes(video?.state));
     at("viewer-facts").textContent = video ? `${facts(video)} · ${when(video)}` : "";
     at("viewer-status").textContent = video ? "" : "Say what it shows, and press Make video.";
     at("viewer-error").hidden = !video?.error || video.state === "cancelled";

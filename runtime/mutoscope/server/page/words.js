@@ -5,7 +5,7 @@ const LABELS = {
   num_inference_steps: "Steps",
   fps: "Frames per second",
   sigmas: "Noise levels",
-  max_sequence_length: "Prompt length in tokens",
+  max_sequence_length: "Prompt tokens",
 };
 const STAGES = { loading: "Loading the model", condition: "Reading the prompt", denoise: "First step", decode: "Last frames" };
 
