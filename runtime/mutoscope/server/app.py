@@ -48,7 +48,7 @@ def make_app(service: Service, token: str | None = None, hosts: frozenset[str] |
     routes = _Routes(service, token)
     app = Starlette(
         routes=routes.table(),
-        exception_handlers={RefusedError: _refused, HTTPException: _http_error},
+        exception_handlers={RefusedError: _refused, HTTPException: _http_error, Exception: _failed},
         lifespan=routes.lifespan,
         max_body_size=service.options.max_body,
     )
@@ -316,3 +316,8 @@ async def _http_error(request: Request, error: Exception) -> Response:
     status = HTTPStatus(error.status_code)
     code = status.phrase.lower().replace(" ", "_")
     return JSONResponse(error_body(status, code, words.get(status, error.detail)), status, headers=error.headers)
+
+
+async def _failed(_: Request, __: Exception) -> Response:
+    words = "the server failed; its log names the kind of error"
+    return JSONResponse(error_body(500, "internal_error", words), HTTPStatus.INTERNAL_SERVER_ERROR)

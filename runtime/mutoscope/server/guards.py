@@ -87,11 +87,8 @@ class Guards:
             if not exchange.started:
                 answer = _error(HTTPStatus.REQUEST_TIMEOUT, "timeout", "the request took too long to arrive", NO_RETRY)
                 await answer(scope, receive, exchange.send)
-        except Exception as error:  # its text may hold a prompt
+        except Exception as error:  # it has been answered; its text may hold a prompt
             note(f"{scope['method']} failed with {type(error).__name__}")
-            if not exchange.started:
-                words = "the server failed; its log names the kind of error"
-                await _error(HTTPStatus.INTERNAL_SERVER_ERROR, "internal_error", words)(scope, receive, exchange.send)
 
     def _refused(self, headers: Headers, scope: Scope) -> ASGIApp | None:
         host = headers.get("host", "")
