@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import hmac
+import mimetypes
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from http import HTTPStatus
@@ -45,6 +46,7 @@ def make_app(service: Service, token: str | None = None, hosts: frozenset[str] |
         token: what clients must send, if anything.
         hosts: names that lead to it, beside those of this machine; any where it is `None`.
     """
+    mimetypes.add_type("text/javascript", ".js")  # Windows may have another, with which no browser runs the page
     routes = _Routes(service, token)
     app = Starlette(
         routes=routes.table(),

@@ -41,7 +41,7 @@ def job_error(error: MutoscopeError) -> dict[str, Any]:
     message, code, param = str(error), _snake(type(error).__name__), None
     if isinstance(error, RequestError):
         code = "refused_by_policy" if isinstance(error, PolicyError) else "invalid_value"
-        named = re.match(r"([a-z_]+) (?:must|is|are|and|has|may) ", message)  # as all refused values are told
+        named = re.match(r"(?:the )?([a-z_]+) (?:must|is|are|and|has|may) ", message)  # as all refused values are told
         param = named[1] if named else None
     return {"code": code, "message": message, "param": param}
 

@@ -54,6 +54,10 @@ async def all_events(service: Service, last_event_id: str | None) -> AsyncIterat
     if number is None:
         number = log.last
         yield _event(log.id_of(number), "reset", {})
+        live = service.worker.live
+        for event in log.since(0):  # the next picture may be minutes away
+            if event.kind == "preview" and live is not None and event.video == live.id:
+                yield _event(log.id_of(number), "preview", event.data)
     while not log.closed:
         events = log.since(number)
         if events and log.position(log.id_of(number)) is None:  # too slow: some are lost

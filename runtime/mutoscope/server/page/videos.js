@@ -126,6 +126,7 @@ export class Videos {
   }
 
   #preview(id, image) {
+    if (this.known.get(id)?.state !== "running") return;
     this.previews.set(id, image);
     this.changed(id);
   }
