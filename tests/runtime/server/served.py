@@ -44,6 +44,10 @@ class Gate:
         self._open.set()
         self._allowed.release(1000)
 
+    def forget(self) -> None:
+        """What was allowed and not used."""
+        self._allowed = threading.Semaphore(0)
+
     def allow(self, steps: int) -> None:
         self._allowed.release(steps)
 
