@@ -44,15 +44,21 @@ def listen(options: ServeOptions) -> socket.socket:
             options.host, options.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
         )[0]
         found = socket.socket(family, kind, protocol)
+    except OSError as error:
+        raise _refusal(error, options) from error
+    try:
         if os.name == "posix":  # on Windows it would let another program take the same port
             found.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         found.bind(address)
     except OSError as error:
-        where = f"{options.host}, port {options.port}"
-        raise OutputError(
-            f"cannot listen on {where}: {error.strerror}; choose another port, or 0 for a free one"
-        ) from error
+        found.close()
+        raise _refusal(error, options) from error
     return found
+
+
+def _refusal(error: OSError, options: ServeOptions) -> OutputError:
+    where = f"{options.host}, port {options.port}"
+    return OutputError(f"cannot listen on {where}: {error.strerror}; choose another port, or 0 for a free one")
 
 
 def address_of(found: socket.socket) -> dict[str, str]:
