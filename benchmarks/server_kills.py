@@ -23,6 +23,7 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
+from http.client import HTTPException
 from pathlib import Path
 from typing import Any
 from urllib.error import URLError
@@ -94,7 +95,7 @@ def ask(url: str, method: str, path: str, body: Any = None) -> Any:
     """The answer, or `None` where the server died over it."""
     data = None if body is None else json.dumps(body).encode()
     request = Request(url + path, data, {"content-type": "application/json"}, method=method)
-    with suppress(URLError, OSError, ValueError), urlopen(request, timeout=60) as answer:
+    with suppress(URLError, HTTPException, OSError, ValueError), urlopen(request, timeout=60) as answer:
         return json.loads(answer.read())
     return None
 

@@ -105,14 +105,17 @@ def _owned(options: ServeOptions) -> Iterator[Path]:
     folder = Path(options.data or Path(platformdirs.user_data_dir("mutoscope", appauthor=False)) / "server")
     try:
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        lock = filelock.FileLock(folder / "lock", blocking=False)
+        lock.acquire()
+    except filelock.Timeout:
+        raise RequestError(f"another server uses data={str(folder)!r}; name another folder") from None
+    except OSError as error:
+        raise OutputError(f"data={str(folder)!r} cannot be used: {error.strerror}; name another folder") from error
+    try:
         if sys.platform != "win32" and folder.stat().st_mode & 0o077:
             raise RequestError(
                 f"data={str(folder)!r} lets other users in; run: chmod 700 {folder}, or name a new folder"
             )
-        lock = filelock.FileLock(folder / "lock", blocking=False)
-        with lock:
-            yield folder
-    except filelock.Timeout:
-        raise RequestError(f"another server uses data={str(folder)!r}; name another folder") from None
-    except PermissionError as error:
-        raise OutputError(f"data={str(folder)!r} cannot be written: {error.strerror}; name another folder") from error
+        yield folder
+    finally:
+        lock.release()

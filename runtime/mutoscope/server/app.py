@@ -54,7 +54,7 @@ def make_app(service: Service, token: str | None = None, hosts: frozenset[str] |
         lifespan=routes.lifespan,
         max_body_size=service.options.max_body,
     )
-    return Guards(app, token, hosts, open_paths=("/v1/session",))
+    return Guards(app, token, hosts, open_paths=("/v1/session",), max_body=service.options.max_body)
 
 
 class _Routes:

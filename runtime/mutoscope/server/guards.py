@@ -62,6 +62,7 @@ class Guards:
         hosts: names under which the server may be asked where there is no token, beside those of this machine; any
             name where it is `None`, as no browser reaches a Unix socket.
         open_paths: what needs no token.
+        max_body: bytes; a body that says it has more is refused before any of it is read.
         wait_s: how long a client may take to send a body, and to take a part of an answer.
     """
 
@@ -71,8 +72,10 @@ class Guards:
         token: str | None,
         hosts: frozenset[str] | None = frozenset(),
         open_paths: tuple[str, ...] = (),
+        max_body: int | None = None,
         wait_s: float = MOST_WAIT_S,
     ) -> None:
+        self._max_body = max_body
         self._app, self._token, self._hosts, self._open_paths, self._wait_s = app, token, hosts, open_paths, wait_s
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -91,6 +94,10 @@ class Guards:
             note(f"{scope['method']} failed with {type(error).__name__}")
 
     def _refused(self, headers: Headers, scope: Scope) -> ASGIApp | None:
+        length = headers.get("content-length", "")
+        if self._max_body is not None and length.isdecimal() and int(length) > self._max_body:
+            words = f"the body of the request is too large: {length[:20]} bytes; at most {self._max_body} are taken"
+            return _error(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, "request_entity_too_large", words)
         host = headers.get("host", "")
         # Another site's page may send requests here from a browser on this machine.
         origin = headers.get("origin")

@@ -44,15 +44,21 @@ def listen(options: ServeOptions) -> socket.socket:
             options.host, options.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
         )[0]
         found = socket.socket(family, kind, protocol)
+    except OSError as error:
+        raise _refusal(error, options) from error
+    try:
         if os.name == "posix":  # on Windows it would let another program take the same port
             found.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         found.bind(address)
     except OSError as error:
-        where = f"{options.host}, port {options.port}"
-        raise OutputError(
-            f"cannot listen on {where}: {error.strerror}; choose another port, or 0 for a free one"
-        ) from error
+        found.close()
+        raise _refusal(error, options) from error
     return found
+
+
+def _refusal(error: OSError, options: ServeOptions) -> OutputError:
+    where = f"{options.host}, port {options.port}"
+    return OutputError(f"cannot listen on {where}: {error.strerror}; choose another port, or 0 for a free one")
 
 
 def address_of(found: socket.socket) -> dict[str, str]:
@@ -102,6 +108,7 @@ class Server(uvicorn.Server):
         self.should_exit = True
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """Prints the address once connections are taken."""
         await super().startup(sockets)
         if self.started:
             address = address_of(self._found)
@@ -109,6 +116,7 @@ class Server(uvicorn.Server):
             note(f"listening at {address['url']}")
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """Ends streams of events first, which would be waited for."""
         self._stopping()
         await super().shutdown(sockets)
 
@@ -136,10 +144,12 @@ class ImpatientProtocol(H11Protocol):
     """Closes a connection on which no request arrives in time, so that slow clients cannot take all connections."""
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """A request has to follow soon."""
         super().connection_made(transport)  # type: ignore[arg-type]
         self._expect_request()
 
     def connection_lost(self, exc: Exception | None) -> None:
+        """Nothing is waited for any more."""
         self._deadline.cancel()
         super().connection_lost(exc)
 
@@ -180,12 +190,12 @@ def _read_to_the_end(end: Callable[[], object]) -> None:
 
 def _unix_socket(path: Path) -> socket.socket:
     """For its owner alone, and in the place of one that nobody listens on any more."""
-    if not hasattr(socket, "AF_UNIX"):
+    if sys.platform == "win32":
         raise RequestError("this system has no Unix sockets for Python; leave uds out, and use port=0")
     found = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     try:
         if path.exists() and stat.S_ISSOCK(path.lstat().st_mode):
-            _refuse_used(path)
+            _refuse_used(path, socket.socket(socket.AF_UNIX, socket.SOCK_STREAM))
             path.unlink()
         before = os.umask(0o177)
         try:
@@ -201,8 +211,8 @@ def _unix_socket(path: Path) -> socket.socket:
     return found
 
 
-def _refuse_used(path: Path) -> None:
-    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
+def _refuse_used(path: Path, probe: socket.socket) -> None:
+    with probe:
         try:
             probe.connect(str(path))
         except ConnectionRefusedError:
