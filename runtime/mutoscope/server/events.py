@@ -13,11 +13,12 @@ from dataclasses import dataclass
 from typing import Any
 
 MOST_EVENTS = 2000
+KINDS = ("video", "progress", "preview", "deleted")
 
 
 @dataclass(frozen=True)
 class Event:
-    """One thing that happened to one video. `kind` is "video", "progress", "preview" or "deleted"."""
+    """One thing that happened to one video. `kind` is one of `KINDS`."""
 
     number: int
     video: str
@@ -53,13 +54,12 @@ class EventLog:
         return self._closed
 
     def publish(self, video: str, kind: str, data: dict[str, Any]) -> None:
-        """Tells everybody. A new preview takes the place of the video's last one, which nobody needs any more."""
+        """Tells everybody. A preview replaces the last one, and nothing else is kept of a deleted video."""
+        outdated = {"preview": ("preview",), "progress": ("progress",), "deleted": KINDS}.get(kind, ())
         with self._lock:
             self._number += 1
-            if kind in ("preview", "progress"):
-                old = next((each for each in self._events if (each.video, each.kind) == (video, kind)), None)
-                if old is not None:
-                    self._events.remove(old)
+            for old in [each for each in self._events if each.video == video and each.kind in outdated]:
+                self._events.remove(old)
             if len(self._events) == MOST_EVENTS:
                 self._lost = self._events.popleft().number
             self._events.append(Event(self._number, video, kind, data))

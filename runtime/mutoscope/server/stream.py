@@ -8,7 +8,7 @@ from typing import Any
 
 from starlette.concurrency import run_in_threadpool
 
-from .jobs import FINISHED
+from .jobs import FINISHED, RUNNING
 from .refusals import RefusedError
 from .service import Service
 
@@ -54,9 +54,10 @@ async def all_events(service: Service, last_event_id: str | None) -> AsyncIterat
     if number is None:
         number = log.last
         yield _event(log.id_of(number), "reset", {})
-        live = service.worker.live
-        for event in log.since(0):  # the next picture may be minutes away
-            if event.kind == "preview" and live is not None and event.video == live.id:
+        known = log.since(0)
+        states = {event.video: event.data["state"] for event in known if event.kind == "video"}
+        for event in known:  # the next picture of what runs may be minutes away
+            if event.kind == "preview" and states.get(event.video) == RUNNING:
                 yield _event(log.id_of(number), "preview", event.data)
     while not log.closed:
         events = log.since(number)

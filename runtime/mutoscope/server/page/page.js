@@ -11,7 +11,7 @@ const SIGNED_IN = "mutoscope signed in";
 const at = (id) => document.getElementById(id);
 
 const videos = new Videos({ changed, connected, looked: () => selected });
-const viewer = new Viewer(videos, { again, reuse, remove, cancel });
+const viewer = new Viewer(videos, { again, reuse, remove, cancel, tried });
 const shelf = new Shelf(videos, { select: lookAt, cancel });
 let form = null;
 let selected = location.hash.slice(1);
@@ -136,6 +136,7 @@ async function signIn(event) {
 async function signOut() {
   await ask("DELETE", "v1/session");
   localStorage.removeItem(SIGNED_IN);
+  sessionStorage.clear(); // the draft is not for who comes next
   location.reload();
 }
 

@@ -7,11 +7,11 @@ import { facts, howFar, sentence, when } from "./words.js";
 const at = (id) => document.getElementById(id);
 const still = matchMedia("(prefers-reduced-motion: reduce)");
 
-/** `does` has what its buttons do: `again`, `reuse`, `remove`, `cancel`, each for a video. */
+/** `does` has what its buttons do: `again`, `reuse`, `remove`, `cancel`, each for a video, and `tried` around an action that may fail. */
 export class Viewer {
   constructor(videos, does) {
     Object.assign(this, { videos, does, shown: "", followed: null });
-    at("recipe").ontoggle = () => at("recipe").open && this.#recipe();
+    at("recipe").ontoggle = () => at("recipe").open && does.tried(() => this.#recipe());
   }
 
   /** Draws a video as it is now, or that there is none. What is playing goes on. */
