@@ -10,6 +10,8 @@ from typing import Any
 
 import pytest
 
+from tests.runtime.server.served import CIRCLE, SMALL
+
 REQUIRED = "MUTOSCOPE_REQUIRE_BROWSER"  # set in CI: without a browser the tests then fail instead of being skipped
 
 
@@ -35,7 +37,7 @@ def tab(chromium: Any, url: str, *, complaints: tuple[str, ...] = (), **settings
     """A page in a profile of its own. At its end nothing may have gone wrong in it, or been asked of another server.
 
     Args:
-        url: of the server; the page is opened there.
+        url: of the page; its server is the only one that may be asked.
         complaints: parts of what its console may say beside, as a browser reports each refused request there.
         settings: of the browser's context.
     """
@@ -51,9 +53,24 @@ def tab(chromium: Any, url: str, *, complaints: tuple[str, ...] = (), **settings
         page.goto(url)
         yield page
         assert [each for each in said if not any(part in each for part in complaints)] == []
-        assert {each for each in asked if not each.startswith((url, "data:"))} == set()
+        assert {each for each in asked if not each.startswith((url.partition("#")[0], "data:"))} == set()
     finally:
         context.close()
+
+
+def fill(page: Any, prompt: str = CIRCLE, **values: Any) -> None:
+    page.locator("#ask-prompt").fill(prompt)
+    for name, value in ({key: value for key, value in SMALL.items() if key != "seed"} | values).items():
+        page.locator(f"#ask-{name}").fill(str(value))
+
+
+def press(page: Any, name: str) -> None:
+    page.get_by_role("button", name=name, exact=True).click()
+
+
+def status(page: Any, words: str) -> None:
+    """Waits until the video that is looked at is so far."""
+    page.locator("#viewer-status").get_by_text(words).wait_for()
 
 
 def _without(what: str) -> None:

@@ -17,6 +17,7 @@ export class Shelf {
   draw(selected) {
     const { unfinished, finished } = this.videos;
     const focused = document.activeElement;
+    this.selected = selected;
     at("queue").hidden = unfinished.length === 0;
     keep(at("queue-list"), this.rows, unfinished, (video) => this.#row(video));
     keep(at("gallery-list"), this.cards, finished, (video) => this.#card(video));
@@ -56,9 +57,11 @@ export class Shelf {
   }
 
   async #older() {
-    const before = this.cards.size;
+    const before = new Set(this.cards.keys());
     await this.videos.more();
-    at("gallery-list").children[before]?.querySelector("button").focus();
+    this.draw(this.selected);
+    const first = [...this.cards.keys()].find((id) => !before.has(id));
+    this.cards.get(first)?.querySelector("button").focus();
   }
 }
 

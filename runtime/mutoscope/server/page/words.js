@@ -43,9 +43,10 @@ export function howFar(video, ahead) {
   return `${doing(video)}${left(video)}`;
 }
 
-/** Size, length, steps and seed of a video. */
-export function facts({ request, size, seconds, seed }) {
+/** Model, size, length, steps and seed of a video. */
+export function facts({ model, request, size, seconds, seed }) {
   return [
+    model,
     size.replace("x", " × "),
     `${plural(request.num_frames, "frame")}, ${duration(Number(seconds))}`,
     plural(request.num_inference_steps, "step"),
