@@ -1,8 +1,9 @@
 /** The queue and the gallery. Their elements are kept from one drawing to the next, so that focus stays where it is. */
 
-import { content } from "./api.js";
-import { howFar, shortFacts } from "./words.js";
+import { ask, content } from "./api.js";
+import { howFar, sentence, shortFacts } from "./words.js";
 
+const STANDS_MS = 2000;
 const at = (id) => document.getElementById(id);
 
 export class Shelf {
@@ -19,6 +20,7 @@ export class Shelf {
     const focused = document.activeElement;
     this.selected = selected;
     at("queue").hidden = unfinished.length === 0;
+    this.#watch(unfinished[0]?.state === "queued");
     keep(at("queue-list"), this.rows, unfinished, (video) => this.#row(video));
     keep(at("gallery-list"), this.cards, finished, (video) => this.#card(video));
     for (const video of unfinished) this.#update(this.rows.get(video.id), video);
@@ -28,6 +30,19 @@ export class Shelf {
     if (!focused.isConnected) at("viewer-title").focus({ preventScroll: true }); // its video left the list
     at("gallery-empty").hidden = finished.length > 0;
     at("older").hidden = !this.videos.older;
+  }
+
+  /** Says why nothing is made, where a video waits and none runs for a while. */
+  #watch(stands) {
+    clearTimeout(this.timer);
+    if (!stands) at("queue-waits").hidden = true;
+    else this.timer = setTimeout(() => this.#explain(), STANDS_MS);
+  }
+
+  async #explain() {
+    const { waits_because: reason } = await ask("GET", "v1/queue").catch(() => ({}));
+    Object.assign(at("queue-waits"), { hidden: !reason, textContent: reason ? sentence(`nothing is made now: ${reason}`) : "" });
+    this.#watch(this.videos.unfinished[0]?.state === "queued");
   }
 
   #row(video) {
