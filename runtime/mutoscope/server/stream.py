@@ -55,7 +55,7 @@ def _beginning(service: Service, number: int, id: str | None) -> list[Event]:
 def _previews(service: Service, number: int) -> list[Event]:
     """The last picture of what runs: the next one may be minutes away."""
     known = service.events.since(0)
-    states = {event.video: event.data["state"] for event in known if event.kind == "video"}
+    states = {event.video: event.data.get("state") for event in known if event.kind == "video"}
     return [
         Event(number, event.video, event.kind, event.data)
         for event in known
