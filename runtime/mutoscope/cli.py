@@ -26,6 +26,7 @@ from .version import __version__
 COMMANDS = {
     "generate": ("mutoscope.commands.generate:main", "make a video from a prompt", ""),
     "batch": ("mutoscope.commands.batch:main", "make the videos of a file of jobs; goes on where it was stopped", ""),
+    "serve": ("mutoscope.commands.serve:main", "serve a page and an API on this machine", "server"),
     "inspect": ("mutoscope.commands.inspect:main", "show the contents of a bundle", ""),
     "verify": ("mutoscope.commands.verify:main", "check a bundle's files, or a batch's videos", ""),
     "doctor": ("mutoscope.commands.doctor:main", "report what this machine and installation support", ""),

@@ -88,6 +88,15 @@ def add_bundle(parser: Parser, *flags: str) -> None:
     )
 
 
+def add_policy(parser: Parser) -> None:
+    """The argument that names a product's own rules."""
+    parser.add_argument(
+        "--policy",
+        metavar="NAME",
+        help="a function that is asked before a video is made, and may refuse it, such as rules.policy",
+    )
+
+
 def add_fields(parser: Parser, kind: type[Any], *, skip: Sequence[str] = ()) -> None:
     """One flag for each field of a dataclass, with its type, help, choices and unit, under the kind's title.
 

@@ -19,10 +19,11 @@ from ..output.encoders import silence
 from ..output.video import check_output
 from ..pipeline import Pipeline
 from ..planning.plan import Plan
+from ..policy import ask, load_policy
 from ..progress import Progress
 from ..request import OutputOptions, RuntimeOptions, VideoRequest
 from ..terminal import note, tell
-from .arguments import Parser, add_bundle, add_fields, given
+from .arguments import Parser, add_bundle, add_fields, add_policy, given
 
 
 def main(argv: Sequence[str]) -> int:
@@ -30,6 +31,7 @@ def main(argv: Sequence[str]) -> int:
     arguments = _parser().parse(argv)
     request = VideoRequest(**given(arguments, VideoRequest))
     output = OutputOptions(**given(arguments, OutputOptions))
+    ask(None if arguments.policy is None else load_policy(arguments.policy), request)
     if not arguments.explain:
         check_output(arguments.output, **asdict(output))
     silence()
@@ -79,6 +81,7 @@ def _parser() -> Parser:
         help=f"output file; its ending sets the format: {ENDINGS}, or / for a folder of PNGs (default: out.mp4)",
     )
     add_bundle(parser, "--bundle")
+    add_policy(parser)
     parser.add_argument(
         "--explain", action="store_true", help="print every setting and the expected memory, and make no video"
     )

@@ -12,6 +12,7 @@ from ..building.build import BuildOptions
 from ..bulk.options import BatchOptions
 from ..errors import EngineMissingError, GraphError, MutoscopeError
 from ..request import OutputOptions, RuntimeOptions, VideoRequest
+from ..server.options import ServeOptions
 from .arguments import in_flags
 
 NEXT_STEPS: dict[type[MutoscopeError], str] = {
@@ -28,5 +29,12 @@ def on_the_command_line(error: MutoscopeError) -> str:
 
 def _parameters() -> list[Field[Any]]:
     """Of all commands that run or build graphs; the prompt is not said by a flag."""
-    kinds: tuple[type[Any], ...] = (VideoRequest, RuntimeOptions, OutputOptions, BuildOptions, BatchOptions)
+    kinds: tuple[type[Any], ...] = (
+        VideoRequest,
+        RuntimeOptions,
+        OutputOptions,
+        BuildOptions,
+        BatchOptions,
+        ServeOptions,
+    )
     return [field for kind in kinds for field in fields(kind) if field.name != "prompt"]

@@ -1,0 +1,121 @@
+"""`mutoscope serve`: a server with a page, on this machine unless told otherwise."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+import filelock
+import platformdirs
+
+from ..builtin import bundle_path
+from ..bundle.bundle import Bundle
+from ..errors import OutputError, RequestError
+from ..output.encoders import silence
+from ..policy import load_policy
+from ..request import OutputOptions, RuntimeOptions
+from ..server.app import make_app
+from ..server.listening import Server, listen, watch_parent
+from ..server.options import ServeOptions
+from ..server.service import Service
+from ..server.worker import Studio
+from ..terminal import note
+from .arguments import Parser, add_fields, add_policy, given
+
+BUILT_IN = "built-in"
+
+
+def main(argv: Sequence[str]) -> int:
+    """`mutoscope serve`. Returns the exit code."""
+    parser = _parser()
+    arguments = parser.parse(argv)
+    options = ServeOptions(**given(arguments, ServeOptions))
+    token = options.token()
+    policy = None if arguments.policy is None else load_policy(arguments.policy)
+    runtime, output = (
+        RuntimeOptions(**given(arguments, RuntimeOptions)),
+        OutputOptions(**given(arguments, OutputOptions)),
+    )
+    silence()
+    with _owned(options) as folder, listen(options) as found:
+        studio = Studio(
+            bundles=_bundles(arguments.bundles),
+            options=runtime,
+            output=output,
+            folder=folder / "videos",
+            attempts=options.attempts,
+            free_disk=options.free_disk,
+        )
+        studio.folder.mkdir(mode=0o700, exist_ok=True)
+        service = Service(studio, options, policy)
+        try:
+            service.start()
+            app = make_app(service, token, None if options.uds else frozenset({options.host}))
+            server = Server(app, found, stopping=service.events.close)
+            watch_parent(server.end)
+            server.serve_until_the_end()
+        finally:
+            service.stop()
+            if options.uds is not None:
+                Path(options.uds).unlink(missing_ok=True)
+    note("ended")
+    return 0
+
+
+def _parser() -> Parser:
+    parser = Parser(
+        "serve",
+        "Makes videos for other programs, and for people in a browser. Ends on Ctrl-C, and when standard input is a "
+        "pipe whose other end closes.",
+        epilog="Once it listens, it prints one JSON line with its address.",
+    )
+    parser.add_argument(
+        "bundles",
+        metavar="NAME=BUNDLE",
+        nargs="*",
+        help="models to offer: a name for each and the folder of its bundle; the first is the default "
+        "(default: the built-in demonstration bundle)",
+    )
+    add_policy(parser)
+    add_fields(parser, ServeOptions)
+    add_fields(parser, RuntimeOptions)
+    add_fields(parser, OutputOptions)
+    return parser
+
+
+def _bundles(named: Sequence[str]) -> dict[str, Bundle]:
+    if not named:
+        return {BUILT_IN: Bundle.open(bundle_path())}
+    found: dict[str, Bundle] = {}
+    for text in named:
+        name, equals, folder = text.partition("=")
+        if not equals:
+            name, folder = Path(text).resolve().name, text
+        if not name or "/" in name or name in found:
+            raise RequestError(f"{text!r} has no name of its own; write NAME=BUNDLE, with another name for each")
+        found[name] = Bundle.open(Path(folder))
+    return found
+
+
+@contextmanager
+def _owned(options: ServeOptions) -> Iterator[Path]:
+    """The data folder, for its owner's eyes and for one server at a time."""
+    folder = Path(options.data or Path(platformdirs.user_data_dir("mutoscope", appauthor=False)) / "server")
+    try:
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        lock = filelock.FileLock(folder / "lock", blocking=False)
+        lock.acquire()
+    except filelock.Timeout:
+        raise RequestError(f"another server uses data={str(folder)!r}; name another folder") from None
+    except OSError as error:
+        raise OutputError(f"data={str(folder)!r} cannot be used: {error.strerror}; name another folder") from error
+    try:
+        if sys.platform != "win32" and folder.stat().st_mode & 0o077:
+            raise RequestError(
+                f"data={str(folder)!r} lets other users in; run: chmod 700 {folder}, or name a new folder"
+            )
+        yield folder
+    finally:
+        lock.release()

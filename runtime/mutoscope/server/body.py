@@ -1,0 +1,71 @@
+"""The body of a request, within limits: a form of either encoding, or JSON."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from http import HTTPStatus
+from typing import Any
+
+from starlette.datastructures import UploadFile
+from starlette.requests import Request
+
+from .reading import MOST_CHARACTERS, Asked, from_form, from_json
+from .refusals import RefusedError
+
+MOST_FIELDS = 100
+MOST_FILES = 4
+BYTES_PER_CHARACTER = 4  # at most, in UTF-8
+
+FORMS = ("multipart/form-data", "application/x-www-form-urlencoded")
+
+
+async def read_asked(request: Request) -> Asked:
+    """What a client asks for.
+
+    Raises:
+        RefusedError: the body is none of these, or has what no request has.
+    """
+    kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+    if kind not in FORMS:
+        return from_json(await _json(request, kind))
+    limits = {
+        "max_files": MOST_FILES,
+        "max_fields": MOST_FIELDS,
+        "max_part_size": BYTES_PER_CHARACTER * MOST_CHARACTERS,
+    }
+    async with request.form(**limits) as form:
+        pairs = [(name, value) for name, value in form.multi_items() if isinstance(value, str)]
+        return from_form(pairs, [name for name, value in form.multi_items() if isinstance(value, UploadFile)])
+
+
+async def read_json(request: Request, kinds: Mapping[str, type]) -> dict[str, Any]:
+    """The values of a small JSON object; no body is an empty one.
+
+    Args:
+        kinds: the type of each name that it may have.
+
+    Raises:
+        RefusedError: it is no such object.
+    """
+    kind = request.headers.get("content-type", "application/json").partition(";")[0].strip().lower()
+    values = await _json(request, kind) if await request.body() else {}
+    if not isinstance(values, dict) or not set(values) <= set(kinds):
+        words = f"the body must be a JSON object with: {', '.join(kinds)}"
+        raise RefusedError(HTTPStatus.BAD_REQUEST, "invalid_json", words)
+    given = {name: value for name, value in values.items() if value is not None}
+    for name, value in given.items():
+        if type(value) is not kinds[name]:
+            words = f"{name} must be {'text' if kinds[name] is str else 'a whole number'}"
+            raise RefusedError(HTTPStatus.BAD_REQUEST, "invalid_value", words, name)
+    return given
+
+
+async def _json(request: Request, kind: str) -> Any:
+    if kind != "application/json":
+        words = f"the body must be application/json, or {' or '.join(FORMS)}; got {kind[:80]!r}"
+        raise RefusedError(HTTPStatus.UNSUPPORTED_MEDIA_TYPE, "unsupported_media_type", words)
+    try:
+        return json.loads(await request.body())
+    except (ValueError, RecursionError):
+        raise RefusedError(HTTPStatus.BAD_REQUEST, "invalid_json", "the body is not valid JSON") from None

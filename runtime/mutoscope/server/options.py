@@ -1,0 +1,99 @@
+"""What `mutoscope serve` can be told. Knows no HTTP, so that the command line can name its flags without it."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from ipaddress import ip_address
+from pathlib import Path
+from typing import ClassVar
+
+from ..errors import RequestError
+from ..values import checks
+from ..values.parameters import BYTES, parameter
+
+TOKEN_VARIABLE = "MUTOSCOPE_TOKEN"
+LEAST_TOKEN_CHARACTERS = 16
+
+
+@dataclass(frozen=True, kw_only=True)
+class ServeOptions:
+    """How to serve.
+
+    Raises:
+        RequestError: a value is out of its range, or two contradict each other.
+    """
+
+    TITLE: ClassVar[str] = "server"
+
+    host: str = parameter("address to listen on; any other than this machine's own needs a token", "127.0.0.1")
+    port: int = parameter("port to listen on; 0 takes a free one, which is printed", 8000, unit="PORT")
+    uds: str | None = parameter("listen on a Unix socket at this path instead, for its owner alone", unit="PATH")
+    data: str | None = parameter(
+        "folder for the queue and the videos, for its owner alone (default: in the user's data folder)", unit="DIR"
+    )
+    token_file: str | None = parameter(
+        f"file with the token that every client must send; or set {TOKEN_VARIABLE}", unit="FILE"
+    )
+    queue: int = parameter("videos that may wait or run at the same time; more are refused with 429", 100, unit="N")
+    attempts: int = parameter("how often a video is begun before it counts as failed", 3, unit="N")
+    keep: float | None = parameter(
+        "delete finished, failed and cancelled videos after this many days (default: keep them)", unit="DAYS"
+    )
+    max_body: int = parameter(
+        "largest body of a request; a larger one is refused with 413", 16 * 10**6, unit="SIZE", form=BYTES
+    )
+    free_disk: int = parameter(
+        "space to leave free on the disk; below it, requests are refused with 507 and the queue waits",
+        10**9,
+        unit="SIZE",
+        form=BYTES,
+    )
+
+    def __post_init__(self) -> None:
+        checks.whole("port", self.port, minimum=0, maximum=65535)
+        checks.whole("queue", self.queue, minimum=1, maximum=10**6)
+        checks.whole("attempts", self.attempts, minimum=1, maximum=1000)
+        if self.keep is not None:
+            checks.real("keep", self.keep, minimum=1e-6, maximum=1e5)
+        for name in ("max_body", "free_disk"):
+            checks.byte_count(name, getattr(self, name))
+
+    @property
+    def is_local(self) -> bool:
+        """Whether only programs on this machine can reach the server."""
+        if self.uds is not None or self.host == "localhost":
+            return True
+        try:
+            return ip_address(self.host).is_loopback
+        except ValueError:
+            return False
+
+    def token(self, environment: Mapping[str, str] = os.environ) -> str | None:
+        """The token that clients must send, or `None` where none is asked for.
+
+        Raises:
+            RequestError: it is missing beyond this machine, too short, or its file cannot be read.
+        """
+        if self.token_file is not None:
+            try:
+                found = Path(self.token_file).read_text("utf-8").strip()
+            except (OSError, ValueError) as error:
+                raise RequestError(f"token_file={self.token_file!r} cannot be read: {error}") from error
+            source = f"the file {self.token_file}"
+        else:
+            found, source = environment.get(TOKEN_VARIABLE, "").strip(), TOKEN_VARIABLE
+            if not found and not self.is_local:
+                raise RequestError(
+                    f"host={self.host!r} lets other machines in, so a token is needed; write one into a file and give "
+                    f"it as token_file, or set {TOKEN_VARIABLE}"
+                )
+            if not found:
+                return None
+        if len(found) < LEAST_TOKEN_CHARACTERS or not found.isascii() or not found.isprintable() or " " in found:
+            raise RequestError(
+                f"the token in {source} must have at least {LEAST_TOKEN_CHARACTERS} characters, in ASCII and without "
+                'spaces; make one with: python -c "import secrets; print(secrets.token_urlsafe(32))"'
+            )
+        return found

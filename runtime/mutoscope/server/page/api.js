@@ -1,0 +1,52 @@
+/** Asks the server, and turns its errors into sentences. Knows HTTP, and nothing of the page. */
+
+/** An answer that is an error. `status` is 0 where no answer came. */
+export class Refusal extends Error {
+  constructor(status, { message, param = null, code = null }) {
+    super(message);
+    Object.assign(this, { status, param, code });
+  }
+}
+
+const unauthorized = [];
+
+/** Calls `action` whenever the server says that it does not know who asks. */
+export function onUnauthorized(action) {
+  unauthorized.push(action);
+}
+
+/** The answer to a request, as an object. `body` may be a form, or an object that becomes JSON. */
+export async function ask(method, path, body) {
+  const asJson = body !== undefined && !(body instanceof FormData);
+  const response = await fetch(path, {
+    method,
+    body: asJson ? JSON.stringify(body) : body,
+    headers: asJson ? { "content-type": "application/json" } : {},
+  }).catch(() => {
+    throw new Refusal(0, { message: "The server does not answer. Try again once it runs." });
+  });
+  const answer = await read(response);
+  if (response.ok) return answer;
+  if (response.status === 401 && path !== "v1/session") unauthorized.forEach((action) => action());
+  throw new Refusal(response.status, answer.error ?? { message: `The server answered with status ${response.status}.` });
+}
+
+/** Where a file of a video lies: "video" or "thumbnail". */
+export function content(id, variant = "video") {
+  return `v1/videos/${id}/content?variant=${variant}`;
+}
+
+/** JSON, with whole numbers that JavaScript cannot hold as their text: a seed must not change on its way. */
+export function parse(text) {
+  return JSON.parse(text, (_, value, context) =>
+    Number.isInteger(value) && !Number.isSafeInteger(value) && context ? context.source : value);
+}
+
+async function read(response) {
+  const text = await response.text();
+  try {
+    return parse(text);
+  } catch {
+    return {}; // a proxy in between answered
+  }
+}

@@ -1,0 +1,159 @@
+"""What clients send, as a request. Form fields are text and are read by their types; JSON has types of its own.
+
+Knows the names of OpenAI's API beside those of `VideoRequest`. Knows no HTTP.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, fields
+from fractions import Fraction
+from http import HTTPStatus
+from typing import Any, get_type_hints
+
+from ..bundle.manifest import Manifest
+from ..codec import decode, from_text
+from ..errors import RequestError
+from ..request import VideoRequest
+from ..values.frame_rates import parse_frame_rate
+from ..values.parameters import no_such
+from .refusals import RefusedError
+
+FIELDS = {each.name: each for each in fields(VideoRequest)}
+OPENAI_FIELDS = ("model", "size", "seconds")
+MOST_CHARACTERS = 32_000  # of one value
+
+_HINTS = get_type_hints(VideoRequest)
+_PICTURES = {
+    "input_reference": "this model makes videos from text alone; leave input_reference out, and say in the prompt what "
+    "the video shows",
+}
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What a client asked for: values of `VideoRequest` by name, and what OpenAI's API says in other words."""
+
+    values: Mapping[str, Any] = field(default_factory=dict)
+    model: str | None = None
+    size: tuple[int, int] | None = None  # width, height
+    seconds: Fraction | None = None
+
+    def request(self, manifest: Manifest) -> VideoRequest:
+        """The request, for one bundle: `seconds` become the nearest number of frames that its model can make.
+
+        Raises:
+            RequestError: a value is missing or of another type, or two say the same thing.
+        """
+        values = dict(self.values)
+        if self.size is not None:
+            for name, pixels in zip(("width", "height"), self.size, strict=True):
+                if values.setdefault(name, pixels) != pixels:
+                    raise RequestError(f"{name} is {values[name]}, and size says {pixels}; give one of them")
+        if self.seconds is not None:
+            if "num_frames" in values:
+                raise RequestError("seconds and num_frames are both given; give one of them")
+            values["num_frames"] = self._frames(values, manifest)
+        return decode(VideoRequest, values)
+
+    def _frames(self, values: Mapping[str, Any], manifest: Manifest) -> int:
+        assert self.seconds is not None
+        fps = parse_frame_rate(values.get("fps") or manifest.defaults.fps)
+        wanted = self.seconds * (fps or 0)
+        counts = manifest.frames.counts
+        if not wanted <= counts[-1] + counts.step:
+            longest = float(counts[-1] / fps) if fps else 0
+            raise RequestError(f"seconds must be at most {longest:g} for this model; got {float(self.seconds):g}")
+        return min(counts, key=lambda count: abs(count - wanted))
+
+
+def from_form(pairs: Sequence[tuple[str, str]], files: Sequence[str] = ()) -> Asked:
+    """Reads fields of a form, as the `openai` package writes them: lists as repeated `name[]`.
+
+    Args:
+        pairs: names and texts.
+        files: names of fields that hold a file.
+
+    Raises:
+        RefusedError: an unknown name, or a text that is none of its values.
+    """
+    values: dict[str, Any] = {}
+    for name, text in pairs:
+        bare = name.removesuffix("[]")
+        if bare in values and bare != name:
+            text = f"{values[bare]},{text}"
+        elif bare in values:
+            raise RefusedError(HTTPStatus.BAD_REQUEST, "invalid_value", f"{bare} is given twice; give it once", bare)
+        values[bare] = text
+    _refuse_unknown([*values, *files])
+    for name, text in values.items():
+        if name in FIELDS:
+            try:
+                values[name] = _plain(from_text(FIELDS[name], _HINTS[name], text))
+            except ValueError as error:
+                raise RefusedError(HTTPStatus.BAD_REQUEST, "invalid_value", f"{name} {error}", name) from None
+    return _asked(values)
+
+
+def from_json(values: Any) -> Asked:
+    """Reads a JSON object; its values are typed by `VideoRequest.from_dict`. A null is as if it were left out.
+
+    Raises:
+        RefusedError: it is no object, or has an unknown name.
+    """
+    if not isinstance(values, dict):
+        raise RefusedError(
+            HTTPStatus.BAD_REQUEST, "invalid_json", 'the body must be a JSON object, such as {"prompt": ...}'
+        )
+    given = {name: value for name, value in values.items() if value is not None}
+    _refuse_unknown(list(given))
+    return _asked(given)
+
+
+def _asked(values: Mapping[str, Any]) -> Asked:
+    for name, value in values.items():
+        if isinstance(value, str) and len(value) > MOST_CHARACTERS:
+            message = f"{name} may have at most {MOST_CHARACTERS} characters; it has {len(value)}"
+            raise RefusedError(HTTPStatus.BAD_REQUEST, "string_above_max_length", message, name)
+    model = values.get("model")
+    if model is not None and not isinstance(model, str):
+        raise RefusedError(HTTPStatus.BAD_REQUEST, "invalid_value", f"model must be text; got {model!r}", "model")
+    own = {name: value for name, value in values.items() if name not in OPENAI_FIELDS}
+    return Asked(own, model, _size(values.get("size")), _seconds(values.get("seconds")))
+
+
+def _refuse_unknown(names: Sequence[str]) -> None:
+    for name in names:
+        bare = name.partition("[")[0]
+        if bare in _PICTURES:
+            raise RefusedError(HTTPStatus.BAD_REQUEST, "unsupported_value", _PICTURES[bare], bare)
+        if bare not in FIELDS and bare not in OPENAI_FIELDS:
+            message = no_such("parameter", name[:80], [*FIELDS, *OPENAI_FIELDS])
+            raise RefusedError(HTTPStatus.BAD_REQUEST, "unknown_parameter", message, name[:80])
+
+
+def _size(text: Any) -> tuple[int, int] | None:
+    if text is None or text == "auto":
+        return None
+    found = re.fullmatch(r"([1-9]\d{0,8})x([1-9]\d{0,8})", text) if isinstance(text, str) else None
+    if found is None:
+        message = f"size must be width x height in pixels, such as 832x480; got {str(text)[:80]!r}"
+        raise RefusedError(HTTPStatus.BAD_REQUEST, "invalid_value", message, "size")
+    return int(found[1]), int(found[2])
+
+
+def _seconds(value: Any) -> Fraction | None:
+    """OpenAI's API has text here; a number is taken too."""
+    if value is None:
+        return None
+    text = str(value)
+    if isinstance(value, bool) or not re.fullmatch(r"\d{1,6}(\.\d{1,6})?", text) or not Fraction(text):
+        message = f"seconds must be a number above 0, such as 4 or 2.5; got {text[:80]!r}"
+        raise RefusedError(HTTPStatus.BAD_REQUEST, "invalid_value", message, "seconds")
+    return Fraction(text)
+
+
+def _plain(value: Any) -> Any:
+    """As JSON would have it, so that both ways in are judged by one decoder."""
+    return list(value) if isinstance(value, tuple) else str(value) if isinstance(value, Fraction) else value

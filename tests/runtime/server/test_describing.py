@@ -1,0 +1,71 @@
+"""The parameters as clients see them: their limits are those that a plan holds to."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from dataclasses import fields
+from typing import Any
+
+import pytest
+from mutoscope import Pipeline, RequestError, VideoRequest
+from mutoscope.server.describing import describe_parameters
+from mutoscope_engines.testing import FakeBackend
+
+from tests.runtime.server.served import CIRCLE, Served
+
+
+@pytest.fixture(scope="module")
+def pipeline() -> Iterator[Pipeline]:
+    with Pipeline.load(backend=FakeBackend(), precision="fp32") as made:
+        yield made
+
+
+def described(pipeline: Pipeline) -> dict[str, dict[str, Any]]:
+    return {each["name"]: each for each in describe_parameters(pipeline.bundle.manifest)}
+
+
+def test_every_parameter_is_there_with_its_help(pipeline: Pipeline, shared: Served):
+    found = described(pipeline)
+    assert {each.name: each.metadata["help"] for each in fields(VideoRequest)} == {
+        name: each["help"] for name, each in found.items()
+    }
+    assert [name for name, each in found.items() if each["required"]] == ["prompt"]
+    [model] = shared.http.get("/v1/models").json()["data"]
+    assert model["parameters"] == json.loads(json.dumps(list(found.values())))
+    assert (model["default"], model["has_previews"], model["family"]) == (True, True, "wan")
+    assert "circle" in model["understands"]
+
+
+def test_the_defaults_are_what_a_plan_takes_where_nothing_is_said(pipeline: Pipeline):
+    asked = pipeline.plan(CIRCLE).to_request().to_dict()
+    found = {name: each["default"] for name, each in described(pipeline).items()}
+    for name in set(asked) - {"prompt", "seed", "sigmas", "max_sequence_length"}:
+        assert found[name] == asked[name], name
+    assert (found["seed"], found["sigmas"], found["cache_interval"]) == (None, None, 1)
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["height", "width", "num_frames", "num_inference_steps", "guidance_scale", "seed", "fps", "flow_shift",
+     "cache_interval", "max_sequence_length"],
+)  # fmt: skip
+def test_what_is_said_to_be_allowed_is_and_nothing_beyond(name: str, pipeline: Pipeline):
+    one = described(pipeline)[name]
+    small = {"height": 32, "width": 32, "num_frames": 5}
+    beyond = one["step"] or (one["maximum"] - one["minimum"]) * 1e-3
+    for value in (one["minimum"], one["maximum"]):
+        asked = small | {name: value} | ({"prompt": "red"} if name == "max_sequence_length" else {"prompt": CIRCLE})
+        if (name, value) != ("max_sequence_length", 1):  # no prompt is so short
+            pipeline.plan(VideoRequest(**asked))
+    for value in (one["minimum"] - beyond, one["maximum"] + beyond):
+        with pytest.raises(RequestError, match=name):
+            pipeline.plan(VideoRequest(**(small | {"prompt": CIRCLE, name: value})))
+    if one["step"] and one["step"] > 1:
+        with pytest.raises(RequestError, match="nearest"):
+            pipeline.plan(VideoRequest(**(small | {"prompt": CIRCLE, name: one["minimum"] + 1})))
+
+
+def test_choices_are_those_of_the_request(pipeline: Pipeline):
+    for name in described(pipeline)["scheduler"]["choices"]:
+        pipeline.plan(CIRCLE, scheduler=name, num_inference_steps=4)

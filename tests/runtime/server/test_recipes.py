@@ -1,0 +1,86 @@
+"""The command line and the Python lines of a video make the same video."""
+
+from __future__ import annotations
+
+import hashlib
+import shlex
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+import pytest
+from mutoscope import OutputOptions, RuntimeOptions, VideoRequest
+from mutoscope.cli import main
+from mutoscope.server.recipes import command_line, python_lines
+
+from tests.runtime.server.processes import serving
+from tests.runtime.server.served import CIRCLE
+
+ODD = 'it\'s -- a "red" circle; $(rm -rf /)\n`x` \\ é'
+
+
+def test_both_make_the_file_that_the_server_made(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    import httpx2
+
+    asked = {"prompt": CIRCLE, "num_frames": 5, "num_inference_steps": 2, "fps": "25/2", "scheduler": "euler"}
+    with serving(tmp_path / "data") as server, httpx2.Client(base_url=server.url) as http:
+        id = http.post("/v1/videos", json=asked).json()["id"]
+        while (video := http.get(f"/v1/videos/{id}").json())["state"] not in ("completed", "failed"):
+            pass
+        recipe = http.get(f"/v1/videos/{id}/recipe").json()
+    assert recipe["request"] == video["request"]
+    assert "flow-shift" not in recipe["command"]  # it is what the bundle does unasked
+    monkeypatch.chdir(tmp_path)
+    assert main(shlex.split(recipe["command"])[1:]) == 0
+    by_command = Path("video.mp4").read_bytes()
+    Path("video.mp4").unlink()
+    exec(compile(recipe["python"], "recipe", "exec"), {"__name__": "recipe"})
+    made = [hashlib.sha256(content).hexdigest() for content in (by_command, Path("video.mp4").read_bytes())]
+    assert made == [video["sha256"]] * 2
+
+
+def test_every_kind_of_value_is_written_so_that_it_is_read_again(monkeypatch: pytest.MonkeyPatch):
+    request = VideoRequest(prompt=ODD, negative_prompt="-x", seed=-5, fps=Fraction(24000, 1001), sigmas=(1.0, 0.5))
+    options = RuntimeOptions(
+        backend=("onnxruntime", "openvino"), memory_limit=8 * 10**9, tile=(64, 64), cuda_graphs=False
+    )
+    said: tuple[Any, ...] = (request, "/a folder", options, OutputOptions(codec="h264"))
+    from mutoscope.commands.arguments import Parser, add_bundle, add_fields, given
+
+    parser = Parser("generate", "")
+    parser.add_argument("prompt")
+    parser.add_argument("-o")
+    add_bundle(parser, "--bundle")
+    add_fields(parser, VideoRequest, skip=["prompt"])
+    add_fields(parser, RuntimeOptions)
+    add_fields(parser, OutputOptions)
+    read = parser.parse(shlex.split(command_line(*said))[2:])
+    assert VideoRequest(**given(read, VideoRequest)) == request
+    assert RuntimeOptions(**given(read, RuntimeOptions)) == options
+    assert (read.bundle, read.codec) == (Path("/a folder"), "h264")
+
+    seen: dict[str, Any] = {}
+
+    class Recorder:
+        @staticmethod
+        def load(*bundle: str, **options: Any) -> Any:
+            seen.update(bundle=bundle, options=options)
+            return Recorder()
+
+        def __enter__(self) -> Any:
+            return self
+
+        def __exit__(self, *_: object) -> None:
+            return
+
+        def generate(self, request: VideoRequest) -> Any:
+            seen["request"] = request
+            return self
+
+        def save(self, path: str, **options: Any) -> None:
+            seen["saved"] = (path, options)
+
+    monkeypatch.setattr("mutoscope.Pipeline", Recorder)
+    exec(python_lines(*said), {})
+    assert seen["request"] == request and RuntimeOptions(**seen["options"]) == options
+    assert (seen["bundle"], seen["saved"]) == (("/a folder",), ("video.mp4", {"codec": "h264"}))
