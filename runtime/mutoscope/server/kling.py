@@ -84,6 +84,7 @@ class Kling:
         return [*known, *(Route(path + end, rest, methods=_METHODS) for path in self.paths for end in ends)]
 
     async def create(self, request: Request) -> Any:
+        """A task that was queued."""
         given = await read_object(request)
 
         def created() -> Job:
@@ -95,6 +96,7 @@ class Kling:
         return self._task(await run_in_threadpool(created), request)
 
     async def list(self, request: Request) -> Any:
+        """One page of all tasks, the newest first."""
         number = _whole(request, "pageNum", 1, MOST_PAGES)
         size = _whole(request, "pageSize", 30, MOST_ON_A_PAGE)
         skip = (number - 1) * size
@@ -102,9 +104,11 @@ class Kling:
         return [self._task(job, request) for job in jobs]
 
     async def retrieve(self, request: Request) -> Any:
+        """One task."""
         return self._task(await run_in_threadpool(self._service.get, request.path_params["id"]), request)
 
     async def content(self, request: Request) -> Response:
+        """The file of a finished task, for whoever has the link."""
         id = request.path_params["id"]
         try:
             self._read(request.query_params.get("token", ""), audience="video", subject=id)
