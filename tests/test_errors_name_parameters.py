@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parent.parent
-OF_THE_COMMAND_LINE = ("cli.py", "terminal.py", "__main__.py", "commands/", "pyinstaller_hooks/")
+OF_THE_COMMAND_LINE = ("cli.py", "terminal.py", "__main__.py", "commands/", "pyinstaller_hooks/", "server/recipes.py")
 RUNTIME, ENGINES = ROOT / "runtime" / "mutoscope", ROOT / "engines" / "mutoscope_engines"
 FILES = [path for folder in (RUNTIME, ENGINES) for path in sorted(folder.rglob("*.py"))]
 OURS = [path for path in FILES if not str(path.relative_to(RUNTIME.parent.parent)).startswith(

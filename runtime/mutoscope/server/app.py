@@ -30,7 +30,7 @@ from .metrics import CONTENT_TYPE, exposition
 from .options import KlingKeys
 from .refusals import NO_RETRY, RefusedError, error_body, not_found
 from .service import Origin, Service
-from .stream import all_events, video_events
+from .stream import event_stream
 
 PAGE = Path(__file__).with_name("page")
 MOST_LISTED = 100
@@ -204,10 +204,10 @@ class _Routes:
         seen = self._service.events.position(last)
         if job.state in FINISHED and seen is not None and not self._service.events.since(seen, id):
             return Response(status_code=HTTPStatus.NO_CONTENT)  # a browser connects for ever otherwise
-        return _stream(video_events(self._service, id, last))
+        return _stream(event_stream(self._service, last, id))
 
     async def events(self, request: Request) -> Response:
-        return _stream(all_events(self._service, request.headers.get("last-event-id")))
+        return _stream(event_stream(self._service, request.headers.get("last-event-id")))
 
     async def models(self, _: Request) -> Response:
         names = self._service.studio.bundles

@@ -139,6 +139,7 @@ class Server(uvicorn.Server):
         self.should_exit = True
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """Prints the address once connections are taken."""
         await super().startup(sockets)
         if self.started:
             address = address_of(self._found, self.config.is_ssl)
@@ -146,6 +147,7 @@ class Server(uvicorn.Server):
             note(f"listening at {address['url']}")
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """Ends streams of events first, which would be waited for."""
         self._stopping()
         await super().shutdown(sockets)
 
@@ -173,10 +175,12 @@ class ImpatientProtocol(H11Protocol):
     """Closes a connection on which no request arrives in time, so that slow clients cannot take all connections."""
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """A request has to follow soon."""
         super().connection_made(transport)  # type: ignore[arg-type]
         self._expect_request()
 
     def connection_lost(self, exc: Exception | None) -> None:
+        """Nothing is waited for any more."""
         self._deadline.cancel()
         super().connection_lost(exc)
 
@@ -217,12 +221,12 @@ def _read_to_the_end(end: Callable[[], object]) -> None:
 
 def _unix_socket(path: Path) -> socket.socket:
     """For its owner alone, and in the place of one that nobody listens on any more."""
-    if not hasattr(socket, "AF_UNIX"):
+    if sys.platform == "win32":
         raise RequestError("this system has no Unix sockets for Python; leave uds out, and use port=0")
     found = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     try:
         if path.exists() and stat.S_ISSOCK(path.lstat().st_mode):
-            _refuse_used(path)
+            _refuse_used(path, socket.socket(socket.AF_UNIX, socket.SOCK_STREAM))
             path.unlink()
         before = os.umask(0o177)
         try:
@@ -238,8 +242,8 @@ def _unix_socket(path: Path) -> socket.socket:
     return found
 
 
-def _refuse_used(path: Path) -> None:
-    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
+def _refuse_used(path: Path, probe: socket.socket) -> None:
+    with probe:
         try:
             probe.connect(str(path))
         except ConnectionRefusedError:

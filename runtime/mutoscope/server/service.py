@@ -203,9 +203,13 @@ class Service:
             raise RefusedError(HTTPStatus.CONFLICT, "video_not_ready", message, "video_id", NO_RETRY)
         name, media_type = VARIANTS[variant]
         folder = self.studio.place(id)
-        if not (folder / name).exists() and variant != "video":
-            write = write_thumbnail if variant == "thumbnail" else write_spritesheet
-            write(folder / FILE_NAME, job.num_frames, folder / name)
+        try:
+            if variant != "video" and not (folder / name).exists():
+                write = write_thumbnail if variant == "thumbnail" else write_spritesheet
+                write(folder / FILE_NAME, job.num_frames, folder / name)
+        except OSError:
+            self.get(id)  # it may have been deleted meanwhile
+            raise
         return folder / name, media_type, job
 
     def recipe(self, id: str) -> dict[str, Any]:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from collections.abc import AsyncIterator
 from typing import Any
 
 from starlette.concurrency import run_in_threadpool
 
+from .events import Event
 from .jobs import FINISHED
 from .refusals import RefusedError
 from .service import Service
@@ -16,59 +18,39 @@ SILENT_S = 15.0  # then a comment is sent, so that nobody in between takes the c
 _SILENCE = ": nothing new\n\n"
 
 
-async def video_events(service: Service, id: str, last_event_id: str | None) -> AsyncIterator[str]:
-    """Ends with the state in which the video ended, or with "deleted".
+async def event_stream(service: Service, last_event_id: str | None, id: str | None = None) -> AsyncIterator[str]:
+    """What happens to one video, until it has ended or is deleted; or to all of them, until the server ends.
 
-    A client that says which event it saw last gets those after it. Any other gets the video as it is first.
+    A client that says which event it saw last gets those after it. Any other, and one that was too slow, begins anew:
+    with the video as it is, or with "reset" where it has to list all videos again.
     """
-    log = service.events
-    number = log.position(last_event_id)
-    if number is None:
-        number = log.last
-        try:
-            shown = await run_in_threadpool(lambda: service.video(service.get(id)))
-        except RefusedError:
-            yield _event(log.id_of(number), "deleted", {"id": id})
-            return
-        yield _event(log.id_of(number), "video", shown)
-        if shown["state"] in FINISHED:
-            return
+    log, now = service.events, asyncio.get_running_loop().time
+    number, told_at = log.position(last_event_id), now()
     while not log.closed:
-        events = log.since(number, id)
-        for event in events:
-            yield _event(log.id_of(event.number), event.kind, event.data)
-            number = event.number
-            if event.kind == "deleted" or (event.kind == "video" and event.data["state"] in FINISHED):
-                return
-        if not events:
-            before = log.last
-            await log.news(SILENT_S)
-            if log.last == before:
-                yield _SILENCE
-
-
-async def all_events(service: Service, last_event_id: str | None) -> AsyncIterator[str]:
-    """Never ends. Begins with "reset" where the client has to list the videos anew."""
-    log = service.events
-    number = log.position(last_event_id)
-    if number is None:
-        number = log.last
-        yield _event(log.id_of(number), "reset", {})
-    while not log.closed:
-        events = log.since(number)
-        if events and log.position(log.id_of(number)) is None:  # too slow: some are lost
+        found = [] if number is None else log.since(number, id)
+        if number is None or log.position(log.id_of(number)) is None:
             number = log.last
-            yield _event(log.id_of(number), "reset", {})
-            continue
-        for event in events:
-            yield _event(log.id_of(event.number), event.kind, event.data)
-            number = event.number
-        if not events:
-            before = log.last
+            found = [await run_in_threadpool(_beginning, service, number, id)]
+        for event in found:
+            yield f"id: {log.id_of(event.number)}\nevent: {event.kind}\ndata: {json.dumps(event.data)}\n\n"
+            number, told_at = event.number, now()
+            if id is not None and _is_last(event.kind, event.data):
+                return
+        if not found:
             await log.news(SILENT_S)
-            if log.last == before:
+            if now() - told_at >= SILENT_S:
                 yield _SILENCE
+                told_at = now()
 
 
-def _event(id: str, kind: str, data: dict[str, Any]) -> str:
-    return f"id: {id}\nevent: {kind}\ndata: {json.dumps(data)}\n\n"
+def _beginning(service: Service, number: int, id: str | None) -> Event:
+    if id is None:
+        return Event(number, "", "reset", {})
+    try:
+        return Event(number, id, "video", service.video(service.get(id)))
+    except RefusedError:
+        return Event(number, id, "deleted", {"id": id})
+
+
+def _is_last(kind: str, data: dict[str, Any]) -> bool:
+    return kind == "deleted" or (kind == "video" and data["state"] in FINISHED)

@@ -172,6 +172,7 @@ class Worker:
 
     def _next(self) -> None:
         self._wake.clear()
+        self._unwanted.clear()  # nothing runs now
         job = None if self._studio.disk_is_full else self._table.claim(time.time())
         if job is None:
             self._wake.wait(IDLE_S)
@@ -204,7 +205,6 @@ class Worker:
             self._complete(job, made)
         finally:
             self.live = None
-            self._unwanted.discard(job.id)
             tidy(self._studio, self._table, job.id)
             self._changed(job.id)
 

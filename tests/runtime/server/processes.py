@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import subprocess
 import sys
 from collections.abc import Iterator, Sequence
@@ -39,10 +38,9 @@ def serving(folder: Path, *arguments: str, program: Sequence[str] = SERVE, **mor
         program: what Python runs; `arguments` follow.
         more: for `Popen`.
     """
-    environment = {name: value for name, value in os.environ.items() if not name.startswith("COVERAGE_PROCESS")}
     command = [sys.executable, *program, "--port", "0", "--data", str(folder), "--free-disk", "1kB", *arguments]
     pipe = subprocess.PIPE
-    with subprocess.Popen(command, stdin=pipe, stdout=pipe, text=True, env=environment, cwd=ROOT, **more) as process:
+    with subprocess.Popen(command, stdin=pipe, stdout=pipe, text=True, cwd=ROOT, **more) as process:
         try:
             yield Process(process)
         finally:

@@ -13,7 +13,7 @@ import av
 import pytest
 from mutoscope.server import stream
 from mutoscope.server.events import MOST_EVENTS, EventLog
-from mutoscope.server.stream import all_events
+from mutoscope.server.stream import event_stream
 
 from tests.runtime.server.served import Served, wait_for
 
@@ -158,7 +158,7 @@ def test_a_reader_that_was_too_slow_begins_anew_and_silence_is_broken_by_comment
     async def told() -> list[str]:
         log = OnlyEvents.events
         log.attach()
-        lines: AsyncIterator[str] = all_events(OnlyEvents(), None)  # type: ignore[arg-type]
+        lines: AsyncIterator[str] = event_stream(OnlyEvents(), None)  # type: ignore[arg-type]
         found = [await anext(lines), await anext(lines)]
         for number in range(MOST_EVENTS + 5):
             log.publish(f"video_{number}", "video", {})
