@@ -17,7 +17,7 @@ from ..output.encoders import silence
 from ..policy import load_policy
 from ..request import OutputOptions, RuntimeOptions
 from ..server.app import make_app
-from ..server.listening import Server, listen, watch_parent
+from ..server.listening import Server, listen, tls_context, watch_parent
 from ..server.options import ServeOptions
 from ..server.service import Service
 from ..server.worker import Studio
@@ -32,7 +32,7 @@ def main(argv: Sequence[str]) -> int:
     parser = _parser()
     arguments = parser.parse(argv)
     options = ServeOptions(**given(arguments, ServeOptions))
-    token = options.token()
+    token, kling, tls = options.token(), options.kling(), tls_context(options)
     policy = None if arguments.policy is None else load_policy(arguments.policy)
     runtime, output = (
         RuntimeOptions(**given(arguments, RuntimeOptions)),
@@ -52,8 +52,8 @@ def main(argv: Sequence[str]) -> int:
         service = Service(studio, options, policy)
         try:
             service.start()
-            app = make_app(service, token, None if options.uds else frozenset({options.host}))
-            server = Server(app, found, stopping=service.events.close)
+            app = make_app(service, token, None if options.uds else frozenset({options.host}), kling)
+            server = Server(app, found, stopping=service.events.close, tls=tls)
             watch_parent(server.end)
             server.serve_until_the_end()
         finally:

@@ -26,7 +26,9 @@ from .body import read_asked, read_json
 from .describing import describe_parameters
 from .guards import COOKIE, Guards, session_of
 from .jobs import FINISHED, QUEUED, RUNNING, STATES, Job
+from .kling import Kling
 from .metrics import CONTENT_TYPE, exposition
+from .options import KlingKeys
 from .refusals import NO_RETRY, RefusedError, error_body, not_found
 from .service import Origin, Service
 from .stream import event_stream
@@ -39,22 +41,35 @@ NOT_MADE = "this server makes videos from text alone; it has no {}"
 Handler = Callable[[Request], Awaitable[Response]]
 
 
-def make_app(service: Service, token: str | None = None, hosts: frozenset[str] | None = frozenset()) -> ASGIApp:
+def make_app(
+    service: Service,
+    token: str | None = None,
+    hosts: frozenset[str] | None = frozenset(),
+    kling: KlingKeys | None = None,
+) -> ASGIApp:
     """The whole server as an ASGI application.
 
     Args:
         token: what clients must send, if anything.
         hosts: names that lead to it, beside those of this machine; any where it is `None`.
+        kling: what clients of Kling's API sign with; it is not served without.
     """
     mimetypes.add_type("text/javascript", ".js")  # Windows may have another, with which no browser runs the page
     routes = _Routes(service, token)
+    adapter = None if kling is None else Kling(service, kling)
     app = Starlette(
-        routes=routes.table(),
+        routes=[*(adapter.table() if adapter else ()), *routes.table()],
         exception_handlers={RefusedError: _refused, HTTPException: _http_error, Exception: _failed},
         lifespan=routes.lifespan,
         max_body_size=service.options.max_body,
     )
-    return Guards(app, token, hosts, open_paths=("/v1/session",), max_body=service.options.max_body)
+    return Guards(
+        app,
+        token,
+        hosts,
+        open_paths=("/v1/session", *(adapter.paths if adapter else ())),
+        max_body=service.options.max_body,
+    )
 
 
 class _Routes:

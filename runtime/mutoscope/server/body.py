@@ -26,9 +26,9 @@ async def read_asked(request: Request) -> Asked:
     Raises:
         RefusedError: the body is none of these, or has what no request has.
     """
-    kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+    kind = _kind(request)
     if kind not in FORMS:
-        return from_json(await _json(request, kind))
+        return from_json(await read_object(request))
     limits = {
         "max_files": MOST_FILES,
         "max_fields": MOST_FIELDS,
@@ -37,6 +37,19 @@ async def read_asked(request: Request) -> Asked:
     async with request.form(**limits) as form:
         pairs = [(name, value) for name, value in form.multi_items() if isinstance(value, str)]
         return from_form(pairs, [name for name, value in form.multi_items() if isinstance(value, UploadFile)])
+
+
+async def read_object(request: Request) -> dict[str, Any]:
+    """A JSON object with any names.
+
+    Raises:
+        RefusedError: the body is none.
+    """
+    values = await _json(request, _kind(request))
+    if not isinstance(values, dict):
+        words = 'the body must be a JSON object, such as {"prompt": ...}'
+        raise RefusedError(HTTPStatus.BAD_REQUEST, "invalid_json", words)
+    return values
 
 
 async def read_json(request: Request, kinds: Mapping[str, type]) -> dict[str, Any]:
@@ -48,8 +61,7 @@ async def read_json(request: Request, kinds: Mapping[str, type]) -> dict[str, An
     Raises:
         RefusedError: it is no such object.
     """
-    kind = request.headers.get("content-type", "application/json").partition(";")[0].strip().lower()
-    values = await _json(request, kind) if await request.body() else {}
+    values = await _json(request, _kind(request) or "application/json") if await request.body() else {}
     if not isinstance(values, dict) or not set(values) <= set(kinds):
         words = f"the body must be a JSON object with: {', '.join(kinds)}"
         raise RefusedError(HTTPStatus.BAD_REQUEST, "invalid_json", words)
@@ -59,6 +71,10 @@ async def read_json(request: Request, kinds: Mapping[str, type]) -> dict[str, An
             words = f"{name} must be {'text' if kinds[name] is str else 'a whole number'}"
             raise RefusedError(HTTPStatus.BAD_REQUEST, "invalid_value", words, name)
     return given
+
+
+def _kind(request: Request) -> str:
+    return request.headers.get("content-type", "").partition(";")[0].strip().lower()
 
 
 async def _json(request: Request, kind: str) -> Any:

@@ -61,7 +61,7 @@ class Guards:
         token: what clients must send; `None` where none is asked for.
         hosts: names under which the server may be asked where there is no token, beside those of this machine; any
             name where it is `None`, as no browser reaches a Unix socket.
-        open_paths: what needs no token.
+        open_paths: what needs no token, with all below it.
         max_body: bytes; a body that says it has more is refused before any of it is read.
         wait_s: how long a client may take to send a body, and to take a part of an answer.
     """
@@ -110,7 +110,8 @@ class Guards:
                 return _error(HTTPStatus.FORBIDDEN, "unknown_host", words)
             return None
         path = scope["path"]
-        if path in self._open_paths or not path.startswith(("/v1/", "/metrics")) or self._knows(headers):
+        is_open = any(path == each or path.startswith(f"{each}/") for each in self._open_paths)
+        if is_open or not path.startswith(("/v1/", "/metrics")) or self._knows(headers):
             return None
         words = "this server needs a token: send `Authorization: Bearer TOKEN`"
         return _error(HTTPStatus.UNAUTHORIZED, "invalid_api_key", words, {"www-authenticate": "Bearer"})

@@ -118,8 +118,10 @@ class JobTable:
             row = run("SELECT * FROM jobs WHERE id = ? AND state != ?", id, DELETED).fetchone()
             return None if row is None else _job(row)
 
-    def page(self, *, after: str | None, limit: int, newest_first: bool, states: Sequence[str] = STATES) -> list[Job]:
-        """At most `limit` jobs in the order of their making, from the one that follows `after` on."""
+    def page(
+        self, *, after: str | None, limit: int, newest_first: bool, states: Sequence[str] = STATES, skip: int = 0
+    ) -> list[Job]:
+        """At most `limit` jobs in the order of their making: those after `after`, without the first `skip` of them."""
         direction, sign = ("DESC", "<") if newest_first else ("ASC", ">")
         condition = f"state IN ({', '.join('?' * len(states))})"
         values: list[Any] = list(states)
@@ -127,7 +129,8 @@ class JobTable:
             condition += f" AND number {sign} (SELECT number FROM jobs WHERE id = ?)"
             values.append(after)
         with self._transaction() as run:
-            rows = run(f"SELECT * FROM jobs WHERE {condition} ORDER BY number {direction} LIMIT ?", *values, limit)
+            order = f"ORDER BY number {direction} LIMIT ? OFFSET ?"
+            rows = run(f"SELECT * FROM jobs WHERE {condition} {order}", *values, limit, skip)
             return [_job(row) for row in rows]
 
     def counts(self) -> dict[str, int]:

@@ -8,6 +8,7 @@ import json
 import os
 import signal
 import socket
+import ssl
 import stat
 import sys
 import threading
@@ -61,7 +62,27 @@ def _refusal(error: OSError, options: ServeOptions) -> OutputError:
     return OutputError(f"cannot listen on {where}: {error.strerror}; choose another port, or 0 for a free one")
 
 
-def address_of(found: socket.socket) -> dict[str, str]:
+def tls_context(options: ServeOptions) -> ssl.SSLContext | None:
+    """What the server identifies itself with, where it is to serve https.
+
+    Raises:
+        RequestError: certificate and key cannot be used; says why.
+    """
+    if options.tls_certificate is None:
+        return None
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    try:
+        # Without a password OpenSSL would ask for one at the terminal.
+        context.load_cert_chain(options.tls_certificate, options.tls_key, password="")
+    except OSError as error:
+        raise RequestError(
+            f"tls_certificate={options.tls_certificate!r} and tls_key={options.tls_key!r} cannot be used: {error}; "
+            "name PEM files that belong together, the key without a password"
+        ) from error
+    return context
+
+
+def address_of(found: socket.socket, tls: bool = False) -> dict[str, str]:
     """What a client connects to: the URL, and the path of a Unix socket."""
     if found.family == getattr(socket, "AF_UNIX", None):
         path = os.path.abspath(found.getsockname())
@@ -70,7 +91,8 @@ def address_of(found: socket.socket) -> dict[str, str]:
     address = ipaddress.ip_address(host.partition("%")[0])
     if address.is_unspecified:
         host = "127.0.0.1" if address.version == 4 else "::1"
-    return {"url": f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"}
+    where = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+    return {"url": f"{'https' if tls else 'http'}://{where}"}
 
 
 class Server(uvicorn.Server):
@@ -79,9 +101,17 @@ class Server(uvicorn.Server):
     Args:
         found: a socket of `listen`.
         stopping: called when the end begins, before open connections are waited for.
+        tls: of `tls_context`; the server serves https with it.
     """
 
-    def __init__(self, app: ASGIApp, found: socket.socket, *, stopping: Callable[[], object]) -> None:
+    def __init__(
+        self,
+        app: ASGIApp,
+        found: socket.socket,
+        *,
+        stopping: Callable[[], object],
+        tls: ssl.SSLContext | None = None,
+    ) -> None:
         config = uvicorn.Config(
             app,
             http=ImpatientProtocol,
@@ -95,6 +125,7 @@ class Server(uvicorn.Server):
             timeout_keep_alive=int(REQUEST_WAIT_S),
             timeout_graceful_shutdown=SHUTDOWN_S,
             proxy_headers=False,
+            ssl_context_factory=None if tls is None else lambda *_: tls,
         )
         super().__init__(config)
         self._found, self._stopping = found, stopping
@@ -111,7 +142,7 @@ class Server(uvicorn.Server):
         """Prints the address once connections are taken."""
         await super().startup(sockets)
         if self.started:
-            address = address_of(self._found)
+            address = address_of(self._found, self.config.is_ssl)
             tell(json.dumps(address))
             note(f"listening at {address['url']}")
 

@@ -96,16 +96,12 @@ def from_form(pairs: Sequence[tuple[str, str]], files: Sequence[str] = ()) -> As
     return _asked(values)
 
 
-def from_json(values: Any) -> Asked:
+def from_json(values: Mapping[str, Any]) -> Asked:
     """Reads a JSON object; its values are typed by `VideoRequest.from_dict`. A null is as if it were left out.
 
     Raises:
-        RefusedError: it is no object, or has an unknown name.
+        RefusedError: it has an unknown name, or a value that is none of OpenAI's.
     """
-    if not isinstance(values, dict):
-        raise RefusedError(
-            HTTPStatus.BAD_REQUEST, "invalid_json", 'the body must be a JSON object, such as {"prompt": ...}'
-        )
     given = {name: value for name, value in values.items() if value is not None}
     _refuse_unknown(list(given))
     return _asked(given)

@@ -89,12 +89,25 @@ class Service:
         Raises:
             RefusedError: the request cannot be met, or not now.
         """
-        model, bundle = self._model(asked.model)
+        model, bundle = self.model(asked.model)
         try:
             request = asked.request(bundle.manifest)
         except MutoscopeError as error:
             raise bad_request(error) from error
         return self._add(model, request, origin)
+
+    def model(self, name: str | None) -> tuple[str, Bundle]:
+        """A model by its name; the first one where there is no name.
+
+        Raises:
+            RefusedError: there is no such model.
+        """
+        bundles = self.studio.bundles
+        name = next(iter(bundles)) if name is None else name
+        if name not in bundles:
+            message = f"there is no model {name[:80]!r}. There are: {', '.join(bundles)}"
+            raise RefusedError(HTTPStatus.NOT_FOUND, "model_not_found", message, "model")
+        return name, bundles[name]
 
     def plan(self, asked: Asked) -> Plan:
         """What would be done; nothing is queued.
@@ -102,7 +115,7 @@ class Service:
         Raises:
             RefusedError: the request cannot be met.
         """
-        model, bundle = self._model(asked.model)
+        model, bundle = self.model(asked.model)
         try:
             return self._planned(model, asked.request(bundle.manifest))
         except MutoscopeError as error:
@@ -138,15 +151,17 @@ class Service:
             raise not_found("video", id)
         return job
 
-    def page(self, after: str | None, limit: int, *, newest_first: bool, states: Sequence[str] = STATES) -> list[Job]:
-        """Some of the videos, from the one after `after` on.
+    def page(
+        self, after: str | None, limit: int, *, newest_first: bool, states: Sequence[str] = STATES, skip: int = 0
+    ) -> list[Job]:
+        """Some of the videos, from the one after `after` on, without the first `skip` of these.
 
         Raises:
             RefusedError: there is no such video.
         """
         if after is not None:
             self.get(after)
-        return self.table.page(after=after, limit=limit, newest_first=newest_first, states=states)
+        return self.table.page(after=after, limit=limit, newest_first=newest_first, states=states, skip=skip)
 
     def cancel(self, id: str) -> Job:
         """Stops a video that waits or runs; one that ended stays as it is.
@@ -235,14 +250,6 @@ class Service:
     def wait_s(self, waiting: int) -> int:
         """About how long it takes to make some videos, from how long the last one took."""
         return max(1, round(waiting * (self.worker.last_video_s or 5.0)))
-
-    def _model(self, name: str | None) -> tuple[str, Bundle]:
-        bundles = self.studio.bundles
-        name = next(iter(bundles)) if name is None else name
-        if name not in bundles:
-            message = f"there is no model {name[:80]!r}. There are: {', '.join(bundles)}"
-            raise RefusedError(HTTPStatus.NOT_FOUND, "model_not_found", message, "model")
-        return name, bundles[name]
 
     def _shortest(self, model: str, request: VideoRequest) -> VideoRequest:
         """The request that says only what the bundle would not do unasked."""

@@ -33,7 +33,7 @@ def video_object(job: Job, live: Live | None, ahead: int | None, keep_days: floa
         "expires_at": kept_until,
         "status": _STATUS[job.state],
         "prompt": job.request["prompt"],
-        "seconds": f"{float(job.num_frames / Fraction(job.fps)):g}",
+        "seconds": seconds_of(job),
         "size": f"{job.width}x{job.height}",
         "remixed_from_video_id": job.remixed_from,
         "error": job.error,
@@ -50,3 +50,8 @@ def video_object(job: Job, live: Live | None, ahead: int | None, keep_days: floa
         "times_s": receipt.get("times_s"),
         **how_far,
     }
+
+
+def seconds_of(job: Job) -> str:
+    """How long its video plays, as text such as "2.125"."""
+    return f"{float(job.num_frames / Fraction(job.fps)):g}"

@@ -16,7 +16,7 @@ from mutoscope.bundle.bundle import Bundle
 from mutoscope.policy import Policy
 from mutoscope.request import OutputOptions, RuntimeOptions
 from mutoscope.server.app import make_app
-from mutoscope.server.listening import Server, address_of, listen
+from mutoscope.server.listening import Server, address_of, listen, tls_context
 from mutoscope.server.options import ServeOptions
 from mutoscope.server.service import Service
 from mutoscope.server.worker import Studio
@@ -145,11 +145,12 @@ def running(
     service = Service(studio, said, policy)
     service.start()
     found = listen(said)
-    server = Server(make_app(service, token), found, stopping=service.events.close)
+    tls = tls_context(said)
+    server = Server(make_app(service, token, kling=said.kling({})), found, stopping=service.events.close, tls=tls)
     thread = threading.Thread(target=server.serve_until_the_end)
     thread.start()
     wait_for(lambda: server.started)
-    served = Served(service, address_of(found)["url"], gate, token)
+    served = Served(service, address_of(found, tls is not None)["url"], gate, token)
     try:
         with served.http, served.openai:
             yield served
