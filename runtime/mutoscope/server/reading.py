@@ -12,12 +12,13 @@ from fractions import Fraction
 from http import HTTPStatus
 from typing import Any, get_type_hints
 
+from mutoscope_engines.names import no_such
+
 from ..bundle.manifest import Manifest
 from ..codec import decode, from_text
 from ..errors import RequestError
 from ..request import VideoRequest
 from ..values.frame_rates import parse_frame_rate
-from ..values.parameters import no_such
 from .refusals import RefusedError
 
 FIELDS = {each.name: each for each in fields(VideoRequest)}
