@@ -18,6 +18,8 @@ from mutoscope_engines.session import Backend
 from .codec import decode, encode, refuse_unknown
 from .errors import RequestError
 from .output import AUTO, CODECS
+from .output.metadata import LEVELS as LEVELS_OF_METADATA
+from .output.metadata import MINIMAL
 from .solvers.solvers import SCHEDULERS
 from .values.parameters import BYTES, HEIGHT_WIDTH, LEVELS, ON_OFF, RATE, about, names, parameter
 
@@ -204,9 +206,16 @@ class OutputOptions:
     TITLE: ClassVar[str] = "output file"
 
     codec: str = parameter("video codec; auto chooses one by the file's ending", AUTO, choices=CODECS)
+    metadata: str = parameter(
+        "what the file tells everybody, beside the fact that a model made it: full has the prompt and the whole plan; "
+        "minimal has the version, the hash of the bundle and the seed; none has nothing",
+        MINIMAL,
+        choices=LEVELS_OF_METADATA,
+    )
 
 
 class OutputFields(TypedDict, total=False):
     """The fields of `OutputOptions`, as keywords."""
 
     codec: str
+    metadata: str

@@ -10,6 +10,7 @@ import os
 from collections.abc import Iterable, Iterator
 from importlib import import_module
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -19,15 +20,23 @@ from .destination import find_place, publish, refusal, remove, temporary_name
 from .encoders import check_encoder
 from .file_names import refuse_reserved
 from .frames import Frames, VideoHeader, checked
+from .metadata import MINIMAL, at_level, refuse_unknown_level
 from .written import WrittenFile, size_and_sha256
 
 
-def write_video(path: Path | str, chunks: Iterable[Frames], header: VideoHeader, *, codec: str = AUTO) -> Path:
+def write_video(path: Path | str, chunks: Iterable[Frames], header: VideoHeader, **options: Any) -> Path:
     """Like `write_file`; gives the path alone."""
-    return write_file(path, chunks, header, codec=codec).path
+    return write_file(path, chunks, header, **options).path
 
 
-def write_file(path: Path | str, chunks: Iterable[Frames], header: VideoHeader, *, codec: str = AUTO) -> WrittenFile:
+def write_file(
+    path: Path | str,
+    chunks: Iterable[Frames],
+    header: VideoHeader,
+    *,
+    codec: str = AUTO,
+    metadata: str = MINIMAL,
+) -> WrittenFile:
     """Writes frames as they come; no more than a chunk is held in memory, whatever the length of the video.
 
     A file of that name is replaced, once the new one is whole; a folder that has anything in it is refused. A link
@@ -39,22 +48,24 @@ def write_file(path: Path | str, chunks: Iterable[Frames], header: VideoHeader, 
         chunks: uint8 `[n, H, W, 3]`, `T` frames in all.
         header: what is true of the whole video; `plan.header` of one that was made here.
         codec: one of `CODECS`.
+        metadata: one of `LEVELS`: how much of the header's title and recipe the file holds.
 
     Raises:
         OutputError: the format, codec or size cannot be written, or the place cannot take it.
         ShapeError: the chunks are not what the header says.
-        RequestError: the header is none.
+        RequestError: the header is none, or there is no such level.
     """
     if not isinstance(header, VideoHeader):
         raise RequestError(f"the header must be a VideoHeader, such as plan.header; got {type(header).__name__}")
     kind, codec, target = _resolve(path, codec)
+    told = at_level(header, metadata)
     place = find_place(target, is_folder=kind is FORMATS[""])
     module, _, function = kind.writer.partition(":")
     write = getattr(import_module(module), function)
     temporary = temporary_name(place)
     source = _Source(checked(chunks, header))
     try:
-        write(temporary, iter(source), header, codec)
+        write(temporary, iter(source), told, codec)
         size, sha256 = size_and_sha256(temporary)
         _publish(temporary, place)
     except Exception as error:
@@ -68,12 +79,14 @@ def write_file(path: Path | str, chunks: Iterable[Frames], header: VideoHeader, 
     return WrittenFile(path=target, bytes=size, sha256=sha256, content_sha256=sha256)
 
 
-def check_output(path: Path | str, codec: str = AUTO) -> None:
-    """Whether `write_file` could write there, found out before any work is done.
+def check_output(path: Path | str, codec: str = AUTO, *, metadata: str = MINIMAL) -> None:
+    """Whether `write_file` could write there with these options, found out before any work is done.
 
     Raises:
         OutputError: it could not.
+        RequestError: there is no such level of metadata.
     """
+    refuse_unknown_level(metadata)
     kind, codec, target = _resolve(path, codec)
     check_encoder(codec)
     find_place(target, is_folder=kind is FORMATS[""])
