@@ -212,6 +212,13 @@ class OutputOptions:
         MINIMAL,
         choices=LEVELS_OF_METADATA,
     )
+    watermark: bool = parameter(
+        "hide a watermark in the frames of the file, from 256x256 up, that says that a model made them; it outlives "
+        "another encoding, which the metadata does not",
+        True,
+        unit="on|off",
+        form=ON_OFF,
+    )
 
 
 class OutputFields(TypedDict, total=False):
@@ -219,3 +226,4 @@ class OutputFields(TypedDict, total=False):
 
     codec: str
     metadata: str
+    watermark: bool

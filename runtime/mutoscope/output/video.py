@@ -15,11 +15,14 @@ from typing import Any
 import numpy as np
 
 from ..errors import MutoscopeError, OutputError, RequestError
+from ..provenance.layers import TAG, WATERMARK
+from ..values import checks
 from . import AUTO, CODECS, ENDINGS, FORMATS, Format
 from .destination import find_place, publish, refusal, remove, temporary_name
 from .encoders import check_encoder
 from .file_names import refuse_reserved
 from .frames import Frames, VideoHeader, checked
+from .marking import Marking, tag_layer
 from .metadata import MINIMAL, at_level, refuse_unknown_level
 from .written import WrittenFile, size_and_sha256
 
@@ -36,6 +39,7 @@ def write_file(
     *,
     codec: str = AUTO,
     metadata: str = MINIMAL,
+    watermark: bool = True,
 ) -> WrittenFile:
     """Writes frames as they come; no more than a chunk is held in memory, whatever the length of the video.
 
@@ -49,6 +53,7 @@ def write_file(
         header: what is true of the whole video; `plan.header` of one that was made here.
         codec: one of `CODECS`.
         metadata: one of `LEVELS`: how much of the header's title and recipe the file holds.
+        watermark: whether the frames get one, where their size and the format allow it.
 
     Raises:
         OutputError: the format, codec or size cannot be written, or the place cannot take it.
@@ -63,7 +68,8 @@ def write_file(
     module, _, function = kind.writer.partition(":")
     write = getattr(import_module(module), function)
     temporary = temporary_name(place)
-    source = _Source(checked(chunks, header))
+    marking = Marking(kind, header, wanted=watermark)
+    source = _Source(marking.frames(checked(chunks, header)))
     try:
         write(temporary, iter(source), told, codec)
         size, sha256 = size_and_sha256(temporary)
@@ -76,10 +82,11 @@ def write_file(
         raise cause from error
     finally:
         remove(temporary)
-    return WrittenFile(path=target, bytes=size, sha256=sha256, content_sha256=sha256)
+    layers = {TAG: tag_layer(kind), WATERMARK: marking.layer()}
+    return WrittenFile(path=target, bytes=size, sha256=sha256, content_sha256=sha256, layers=layers)
 
 
-def check_output(path: Path | str, codec: str = AUTO, *, metadata: str = MINIMAL) -> None:
+def check_output(path: Path | str, codec: str = AUTO, *, metadata: str = MINIMAL, watermark: bool = True) -> None:
     """Whether `write_file` could write there with these options, found out before any work is done.
 
     Raises:
@@ -87,6 +94,7 @@ def check_output(path: Path | str, codec: str = AUTO, *, metadata: str = MINIMAL
         RequestError: there is no such level of metadata.
     """
     refuse_unknown_level(metadata)
+    checks.switch("watermark", watermark)
     kind, codec, target = _resolve(path, codec)
     check_encoder(codec)
     find_place(target, is_folder=kind is FORMATS[""])
