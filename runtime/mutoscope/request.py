@@ -20,6 +20,9 @@ from .errors import RequestError
 from .output import AUTO, CODECS
 from .output.metadata import LEVELS as LEVELS_OF_METADATA
 from .output.metadata import MINIMAL
+from .output.signing import AUTO as SIGN_AUTO
+from .output.signing import WAYS
+from .provenance.keys import Signer
 from .solvers.solvers import SCHEDULERS
 from .values.parameters import BYTES, HEIGHT_WIDTH, LEVELS, ON_OFF, RATE, about, names, parameter
 
@@ -219,6 +222,12 @@ class OutputOptions:
         unit="on|off",
         form=ON_OFF,
     )
+    sign: str | Signer = parameter(
+        "sign the file as C2PA says, in it or in a .c2pa file beside it; auto does so where c2pa-python is installed, "
+        "of the extra provenance",
+        SIGN_AUTO,
+        choices=WAYS,
+    )
 
 
 class OutputFields(TypedDict, total=False):
@@ -227,3 +236,4 @@ class OutputFields(TypedDict, total=False):
     codec: str
     metadata: str
     watermark: bool
+    sign: str | Signer

@@ -23,8 +23,10 @@ def at_level(header: VideoHeader, level: str) -> VideoHeader:
     nothing. That a video is AI-generated is said at every level, by the writers themselves.
 
     Raises:
-        RequestError: there is no such level.
+        RequestError: there is no such level, or the header is none.
     """
+    if not isinstance(header, VideoHeader):
+        raise RequestError(f"the header must be a VideoHeader, such as plan.header; got {type(header).__name__}")
     refuse_unknown_level(level)
     if level == FULL:
         return header

@@ -15,7 +15,8 @@ from typing import Any
 import numpy as np
 
 from ..errors import MutoscopeError, OutputError, RequestError
-from ..provenance.layers import TAG, WATERMARK
+from ..provenance.keys import Signer
+from ..provenance.layers import SIGNATURE, TAG, WATERMARK
 from ..values import checks
 from . import AUTO, CODECS, ENDINGS, FORMATS, Format
 from .destination import find_place, publish, refusal, remove, temporary_name
@@ -24,6 +25,8 @@ from .file_names import refuse_reserved
 from .frames import Frames, VideoHeader, checked
 from .marking import Marking, tag_layer
 from .metadata import MINIMAL, at_level, refuse_unknown_level
+from .signing import AUTO as SIGN_AUTO
+from .signing import Signing
 from .written import WrittenFile, size_and_sha256
 
 
@@ -40,6 +43,7 @@ def write_file(
     codec: str = AUTO,
     metadata: str = MINIMAL,
     watermark: bool = True,
+    sign: str | Signer = SIGN_AUTO,
 ) -> WrittenFile:
     """Writes frames as they come; no more than a chunk is held in memory, whatever the length of the video.
 
@@ -54,26 +58,31 @@ def write_file(
         codec: one of `CODECS`.
         metadata: one of `LEVELS`: how much of the header's title and recipe the file holds.
         watermark: whether the frames get one, where their size and the format allow it.
+        sign: one of `mutoscope.output.signing.WAYS`, or who signs. Before a signature is added, the file is hashed.
 
     Raises:
         OutputError: the format, codec or size cannot be written, or the place cannot take it.
         ShapeError: the chunks are not what the header says.
-        RequestError: the header is none, or there is no such level.
+        RequestError: the header is none, or there is no such level or way to sign.
+        ProvenanceError: the key to sign with is unsafe or not fit.
+        BackendUnavailableError: it is to be signed, and c2pa-python is not installed.
     """
-    if not isinstance(header, VideoHeader):
-        raise RequestError(f"the header must be a VideoHeader, such as plan.header; got {type(header).__name__}")
-    kind, codec, target = _resolve(path, codec)
     told = at_level(header, metadata)
+    kind, codec, target = _resolve(path, codec)
     place = find_place(target, is_folder=kind is FORMATS[""])
     module, _, function = kind.writer.partition(":")
     write = getattr(import_module(module), function)
     temporary = temporary_name(place)
+    signing = Signing(target, sign, is_folder=kind is FORMATS[""])
     marking = Marking(kind, header, wanted=watermark)
     source = _Source(marking.frames(checked(chunks, header)))
     try:
         write(temporary, iter(source), told, codec)
-        size, sha256 = size_and_sha256(temporary)
+        content = size_and_sha256(temporary)
+        changed = signing.apply(temporary, told, watermarked=marking.layer().present)
+        size, sha256 = size_and_sha256(temporary) if changed else content
         _publish(temporary, place)
+        signing.publish()
     except Exception as error:
         # What failed after the source, such as closing the file, only followed from it.
         cause = source.error or _translated(error, target)
@@ -82,22 +91,33 @@ def write_file(
         raise cause from error
     finally:
         remove(temporary)
-    layers = {TAG: tag_layer(kind), WATERMARK: marking.layer()}
-    return WrittenFile(path=target, bytes=size, sha256=sha256, content_sha256=sha256, layers=layers)
+        signing.discard()
+    layers = {TAG: tag_layer(kind), WATERMARK: marking.layer(), SIGNATURE: signing.layer()}
+    return WrittenFile(target, size, sha256, content[1], layers, signing.sidecar)
 
 
-def check_output(path: Path | str, codec: str = AUTO, *, metadata: str = MINIMAL, watermark: bool = True) -> None:
+def check_output(
+    path: Path | str,
+    codec: str = AUTO,
+    *,
+    metadata: str = MINIMAL,
+    watermark: bool = True,
+    sign: str | Signer = SIGN_AUTO,
+) -> None:
     """Whether `write_file` could write there with these options, found out before any work is done.
 
     Raises:
         OutputError: it could not.
-        RequestError: there is no such level of metadata.
+        RequestError: there is no such level of metadata or way to sign.
+        ProvenanceError: the key to sign with is unsafe or damaged.
+        BackendUnavailableError: it is to be signed, and c2pa-python is not installed.
     """
     refuse_unknown_level(metadata)
     checks.switch("watermark", watermark)
     kind, codec, target = _resolve(path, codec)
     check_encoder(codec)
     find_place(target, is_folder=kind is FORMATS[""])
+    Signing(target, sign, is_folder=kind is FORMATS[""])
 
 
 class _Source:

@@ -13,7 +13,7 @@ from mutoscope_engines.system.file_hash import file_sha256
 from ..provenance.layers import Layer
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True)
 class WrittenFile:
     """A finished file, or a folder of pictures."""
 
@@ -25,6 +25,8 @@ class WrittenFile:
     """The same before any signature, so that equal videos have equal ones."""
     layers: Mapping[str, Layer] = field(default_factory=dict)
     """By which of `mutoscope.provenance.layers` it says that it is AI-generated."""
+    sidecar: Path | None = None
+    """The file beside it with its signature, if the format cannot hold one."""
 
     def to_dict(self) -> dict[str, Any]:
         """As JSON has it; the path as it was given."""
@@ -33,6 +35,7 @@ class WrittenFile:
             "sha256": self.sha256,
             "content_sha256": self.content_sha256,
             "bytes": self.bytes,
+            "sidecar": str(self.sidecar) if self.sidecar else None,
             "layers": {name: asdict(layer) for name, layer in self.layers.items()},
         }
 

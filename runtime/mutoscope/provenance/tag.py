@@ -40,7 +40,16 @@ def has_tag(path: Path) -> bool:
     if path.is_dir():
         pictures = sorted(path.glob("*.png"))
         return bool(pictures) and all(map(has_tag, pictures))
-    wanted, kept = TAG.encode(), b""
+    return contains(path, TAG.encode())
+
+
+def contains(path: Path, wanted: bytes) -> bool:
+    """Whether a file has these bytes anywhere.
+
+    Raises:
+        OSError: it cannot be read.
+    """
+    kept = b""
     with path.open("rb") as file:
         while content := file.read(_READ_BYTES):
             if wanted in kept + content:
