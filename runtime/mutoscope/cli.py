@@ -25,7 +25,12 @@ from .version import __version__
 COMMANDS = {
     "generate": ("mutoscope.commands.generate:main", "make a video from a prompt", ""),
     "inspect": ("mutoscope.commands.inspect:main", "show the contents of a bundle", ""),
-    "verify": ("mutoscope.commands.verify:main", "check every file in a bundle", ""),
+    "verify": (
+        "mutoscope.commands.verify:main",
+        "check every file in a bundle, or whether a video says that it is AI-generated",
+        "",
+    ),
+    "provenance": ("mutoscope.commands.provenance:main", "show or set the key that signs videos", "provenance"),
     "doctor": ("mutoscope.commands.doctor:main", "report what this machine and installation support", ""),
     "bench": ("mutoscope_bench.command:main", "measure speed on this machine, also against other software", ""),
     "build": ("mutoscope.commands.build:main", "compile a bundle into engines for GPUs; needs no GPU", ""),

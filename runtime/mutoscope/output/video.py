@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from ..errors import MutoscopeError, OutputError, RequestError
+from ..errors import MutoscopeError, OutputError
 from ..provenance.keys import Signer
 from ..provenance.layers import SIGNATURE, TAG, WATERMARK
 from ..values import checks
