@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
@@ -100,3 +101,20 @@ def test_a_chain_that_cannot_sign_leaves_the_key_as_it_was(
     assert "belong together" in told(capsys, "provenance", "keys", "--key", tmp_path / "key.pem", code=2)[1]
     assert "thing to show 'key'" in told(capsys, "provenance", "key", code=2)[1]
     assert make_signer(default_path()).chain == own.chain
+
+
+def test_certificates_that_c2pa_does_not_take_are_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    from cryptography import x509
+    from cryptography.hazmat.primitives import hashes, serialization
+    from cryptography.hazmat.primitives.asymmetric import ec
+
+    key = ec.generate_private_key(ec.SECP256R1())
+    name = x509.Name([x509.NameAttribute(x509.NameOID.ORGANIZATION_NAME, "A Studio")])
+    begin = datetime.now(UTC) - timedelta(days=1)
+    plain = x509.CertificateBuilder(name, name, key.public_key(), 1, begin, begin + timedelta(days=9))  # for no use
+    encoding, none = serialization.Encoding.PEM, serialization.NoEncryption()
+    (tmp_path / "chain.pem").write_bytes(plain.sign(key, hashes.SHA256()).public_bytes(encoding))
+    (tmp_path / "key.pem").write_bytes(key.private_bytes(encoding, serialization.PrivateFormat.PKCS8, none))
+    command = ("provenance", "keys", "--chain", tmp_path / "chain.pem", "--key", tmp_path / "key.pem")
+    assert "certificate is invalid" in told(capsys, *command, code=3)[1]
+    assert not default_path().exists()
