@@ -42,7 +42,7 @@ def main(argv: Sequence[str]) -> int:
         return 0
     if arguments.export_root:
         try:
-            arguments.export_root.write_text(signer.root)
+            arguments.export_root.write_text(signer.root, encoding="ascii", newline="\n")
         except OSError as error:
             raise refusal(error, arguments.export_root) from error
     tell(format_facts({"key": path, **describe(signer)}))

@@ -9,11 +9,10 @@ from pathlib import Path
 
 from ..builtin import bundle_path
 from ..bundle.bundle import Bundle
-from ..errors import OutputError, ProvenanceError, RequestError
-from ..provenance.report import examine, is_pictures
-from ..provenance.signature import INVALID
-from ..terminal import format_facts, tell
+from ..errors import RequestError
+from ..terminal import tell
 from .arguments import Parser
+from .verify_file import add_trust, is_video_or_picture, verify_file
 
 
 @dataclass(frozen=True)
@@ -38,7 +37,7 @@ def main(argv: Sequence[str]) -> int:
     kind = next((kind for kind in KINDS if kind.fits(target)), None)
     if kind is None:
         raise RequestError(f"{target} is nothing that can be verified; name {' or '.join(each.name for each in KINDS)}")
-    if arguments.trust and kind.verify is not _file:
+    if arguments.trust and kind.verify is not verify_file:
         raise RequestError("--trust is for the signature of a video or picture")
     return kind.verify(target, arguments)
 
@@ -56,9 +55,7 @@ def _parser() -> Parser:
         type=Path,
         help="folder of a bundle, a video or picture, or a folder of PNGs (default: the built-in bundle)",
     )
-    parser.add_argument(
-        "--trust", metavar="FILE", type=Path, help="certificates (PEM) that are trusted to say who signed a video"
-    )
+    add_trust(parser)
     return parser
 
 
@@ -70,21 +67,7 @@ def _bundle(target: Path, arguments: argparse.Namespace) -> int:
     return 0
 
 
-def _file(target: Path, arguments: argparse.Namespace) -> int:
-    try:
-        roots = [arguments.trust.read_text("ascii", "replace")] if arguments.trust else []
-        report = examine(target, roots)
-    except OSError as error:
-        raise OutputError(f"{error.filename or target} cannot be read: {error.strerror}") from error
-    tell(format_facts(report.describe()))
-    if report.signature.state == INVALID:
-        raise ProvenanceError(f"{target} is not as it was signed: {report.signature.detail}")
-    found = " and ".join(report.layers)
-    tell(f"{target}: AI-generated, by its {found}" if found else f"{target}: nothing was found, which proves nothing")
-    return 0
-
-
 KINDS = (  # the first that fits
-    Kind("a video or picture", lambda path: path.is_file() or is_pictures(path), _file),
+    Kind("a video or picture", is_video_or_picture, verify_file),
     Kind("the folder of a bundle", Path.is_dir, _bundle),
 )

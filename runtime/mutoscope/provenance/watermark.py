@@ -4,6 +4,9 @@ Each bit is a pattern of signs over the low orders of the cosine transform of th
 picture, and adds no more than what turns each bit's correlation with its pattern to the right side, with a margin. The
 reader needs neither the original nor its size: orders are waves per picture, so they stay when it is scaled. What was
 measured: docs/provenance.md.
+
+The same frames get the same watermark on every machine. Products of matrices are of whole numbers so small that float64
+holds every sum exactly, in whatever order a library adds: 53 bits for pictures of up to 8192x8192.
 """
 
 from __future__ import annotations
@@ -18,7 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 Pixels = NDArray[np.uint8]
-Floats = NDArray[np.float32]
+Floats = NDArray[np.float64]
 
 BITS = 64
 LEAST_BITS = 50  # that a watermark is read with; by chance in at most 4 of a million videos
@@ -32,7 +35,9 @@ _MARGIN_OF_PICTURE = 1.2  # times the picture's own correlations: a busy picture
 _MOST_CHANGE = 2.0  # times the margin: a bit that needs more stays weaker
 _MOST_SQUARE = 255**2 / 10**3.6  # mean square of the change of brightness: no frame is below a PSNR of 36 dB
 _FAINTEST = 0.01  # correlation of a bit that is counted: below is the rounding of a picture without any order
-_LUMA = np.array([0.299, 0.587, 0.114], np.float32)
+_LUMA = np.array([77, 150, 29], np.float32)  # of 256: those of BT.601
+_WAVE_STEPS = 2.0**9  # of a cosine, as a whole number
+_CHANGE_STEPS = 2.0**14  # of the change of an order, in levels of 255
 
 
 @dataclass(frozen=True)
@@ -63,7 +68,7 @@ class Marker:
 
     def __init__(self, height: int, width: int) -> None:
         self._transform = _Transform(height, width)
-        self._sum = np.zeros(BITS, np.float32)
+        self._sum = np.zeros(BITS)
         self._frames = 0
 
     def marked(self, chunks: Iterable[Pixels]) -> Iterator[Pixels]:
@@ -81,16 +86,16 @@ class Marker:
 
     def _mark(self, frame: Pixels) -> Pixels:
         """Twice, because what is rounded and cut at black and white is lost the first time."""
-        picture, marked = frame.astype(np.float32), frame
+        picture, marked = frame.astype(np.int16), frame
         correlations = self._transform.correlations(frame)
         least, most = _MARGINS
         margin = min(max(_MARGIN_OF_PICTURE * float(np.sqrt(np.mean(correlations**2))), least), most)
-        change = np.zeros(BITS, np.float32)
+        change = np.zeros(BITS)
         for _ in range(2):
             change = np.clip(change + np.maximum(margin - correlations, 0), 0, _MOST_CHANGE * margin)
             change *= min(1.0, math.sqrt(_MOST_SQUARE / max(float(np.sum(change**2)), 1e-9)))
-            added = picture + self._transform.picture(change)[..., None]
-            marked = np.clip(np.rint(added), 0, 255).astype(np.uint8)
+            added = np.rint(self._transform.picture(change)).astype(np.int16)
+            marked = np.clip(picture + added[..., None], 0, 255).astype(np.uint8)
             correlations = self._transform.correlations(marked)
         self._sum += correlations
         self._frames += 1
@@ -104,7 +109,7 @@ def read(chunks: Iterable[Pixels]) -> Reading:
         chunks: uint8 `[n, H, W, 3]`.
     """
     transform: _Transform | None = None
-    total, frames = np.zeros(BITS, np.float32), 0
+    total, frames = np.zeros(BITS), 0
     for chunk in chunks:
         for frame in chunk:
             if min(frame.shape[:2]) < _LOWEST_READ_SIDE:
@@ -131,28 +136,29 @@ class _Transform:
 
     def __init__(self, height: int, width: int) -> None:
         self._rows, self._columns = _waves(height), _waves(width)
+        self._scale = 1 / (height * width * _WAVE_STEPS**2)
         self._orders, self._patterns = _patterns()
 
     def correlations(self, frame: Pixels) -> Floats:
-        """How strongly each of the bits is there, float32 `[64]`, in levels of 255; below zero is the other value."""
-        luma = frame.astype(np.float32) @ _LUMA
-        orders = (self._rows @ luma @ self._columns.T) / np.float32(luma.size)
+        """How strongly each of the bits is there, float64 `[64]`, in levels of 255; below zero is the other value."""
+        luma = np.rint(frame.astype(np.float32) @ _LUMA / 256).astype(np.float64)
+        orders = self._rows @ luma @ self._columns.T * self._scale
         found: Floats = (orders.ravel()[self._orders] * self._patterns).sum(axis=1)
         return found
 
     def picture(self, change: Floats) -> Floats:
         """The brightness `[H, W]` that adds so much to each bit's correlation, with the least mean square."""
-        orders = np.zeros((len(self._rows), len(self._columns)), np.float32)
-        orders.ravel()[self._orders] = change[:, None] * self._patterns
-        return self._rows.T @ (orders @ self._columns)
+        orders = np.zeros((len(self._rows), len(self._columns)))
+        orders.ravel()[self._orders] = np.rint(change[:, None] * self._patterns * _CHANGE_STEPS)
+        return self._rows.T @ (orders @ self._columns) / (_CHANGE_STEPS * _WAVE_STEPS**2)
 
 
 def _waves(length: int) -> Floats:
-    """Cosines `[orders, length]` with a mean square of 1: the rows of a DCT-II."""
+    """Cosines `[orders, length]` with a mean square of 1, in whole steps: the rows of a DCT-II."""
     order, place = np.arange(_ORDERS[1] + 1)[:, None], np.arange(length) + 0.5
     waves = math.sqrt(2) * np.cos(math.pi * order * place / length)
     waves[0] = 1
-    return waves.astype(np.float32)
+    return np.rint(waves * _WAVE_STEPS)
 
 
 @cache
@@ -169,4 +175,4 @@ def _patterns() -> tuple[NDArray[np.int64], Floats]:
     mixed = np.argsort(random, kind="stable")[: len(orders) // BITS * BITS]
     each = orders[mixed].reshape(BITS, -1)
     patterns = np.where(random[mixed] & 1, 1, -1).reshape(each.shape) * distance[each]
-    return each, (patterns / np.linalg.norm(patterns, axis=1, keepdims=True)).astype(np.float32)
+    return each, patterns / np.linalg.norm(patterns, axis=1, keepdims=True)

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from collections.abc import Iterator
 from itertools import product
 
@@ -82,6 +85,26 @@ def test_a_chunk_is_marked_when_it_is_asked_for() -> None:
     stream = Marker(256, 320).marked(chunks())
     next(stream)
     assert taken == [0]
+
+
+IN_ANOTHER_PROCESS = """
+import hashlib, sys
+import numpy as np
+from mutoscope.provenance.watermark import Marker
+frames = np.random.RandomState(7).randint(0, 256, (1, 720, 1280, 3)).astype(np.uint8)
+frames = frames // 4 + np.arange(1280, dtype=np.uint8)[:, None] // 2
+print(hashlib.sha256(next(Marker(720, 1280).marked([frames])).tobytes()).hexdigest())
+"""
+
+
+def test_it_is_the_same_whatever_the_order_in_which_a_library_adds() -> None:
+    """OpenBLAS takes other kernels for another processor, and other blocks for other threads; float32 differed."""
+    found = set()
+    for variables in ({"OPENBLAS_NUM_THREADS": "1"}, {"OPENBLAS_NUM_THREADS": "2"}, {"OPENBLAS_CORETYPE": "Prescott"}):
+        environment = {name: value for name, value in os.environ.items() if not name.startswith("O")} | variables
+        command = [sys.executable, "-c", IN_ANOTHER_PROCESS]
+        found.add(subprocess.run(command, env=environment, capture_output=True, text=True, check=True).stdout)
+    assert len(found) == 1
 
 
 def test_the_chance_is_that_of_a_fair_coin() -> None:
