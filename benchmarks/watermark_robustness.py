@@ -1,6 +1,7 @@
 """How many of the watermark's 64 bits are read after codecs and scaling, how visible it is, and what it costs.
 
     pip install scikit-image
+    export OPENBLAS_NUM_THREADS=1  # so that times are those of one core
     python -m benchmarks.watermark_robustness --output benchmarks/results/watermark_robustness.json
 
 Clips of the built-in model, enlarged, and windows that move over the photographs of scikit-image. False alarms are
@@ -222,6 +223,7 @@ def main() -> None:
     summary = summarise(rows)
     print(format_table(list(summary[0]), [[str(value) for value in row.values()] for row in summary]))
     facts = {"machine": describe(), "load_average_1_5_15_minutes": os.getloadavg(), "frames": FRAMES, "bits": BITS}
+    facts |= {"threads_of_numpy": os.environ.get("OPENBLAS_NUM_THREADS", "all")}
     facts |= {"least_bits": LEAST_BITS, "false_alarms": false_alarms(), "summary": summary, "rows": rows}
     text = json.dumps(facts).replace('{"size"', '\n{"size"').replace('{"source"', '\n{"source"')
     arguments.output.write_text(text + "\n", "utf-8")

@@ -11,7 +11,9 @@ import pytest
 from benchmarks import watermark_robustness as benchmark
 from tests.runtime.provenance.pictures import landscape
 
-RESULT = Path(__file__).parents[2] / "benchmarks/results/watermark_robustness.json"
+ROOT = Path(__file__).parents[2]
+RESULT = ROOT / "benchmarks/results/watermark_robustness.json"
+DOCUMENT = ROOT / "docs/provenance.md"
 
 
 def test_a_window_moves_over_a_picture_by_one_pixel_down_and_two_to_the_right() -> None:
@@ -57,6 +59,12 @@ def test_the_committed_result_holds_what_the_documents_promise() -> None:
         if attack in ("none", "x264 crf 23") or (large and "cut" not in attack):
             assert row["found"] == row["count"], row
         assert row["least_psnr_db"] >= 36, row
+    for attack in benchmark.ATTACKS:
+        cells = []
+        for height, width in benchmark.SIZES:
+            own = [row["bits"][attack.name] for row in result["rows"] if row["size"] == [height, width]]
+            cells.append(f"{sum(bits >= 50 for bits in own)} ({min(own)})")
+        assert f"| {attack.name} | {' | '.join(cells)} |" in DOCUMENT.read_text("utf-8")
     alarms = result["false_alarms"]
     assert alarms["found"] == 0 and alarms["share_from_44_bits"] < alarms["expected_share_from_44_bits"]
     assert {attack.name for attack in benchmark.ATTACKS} == {row["attack"] for row in result["summary"]}
