@@ -127,7 +127,7 @@ def _reading(total: Floats, frames: int) -> Reading:
 def why_none(height: int, width: int) -> str:
     """Why frames of this size get no watermark; empty where they do."""
     if min(height, width) < LEAST_SIDE:
-        return f"{height}x{width} is smaller than {LEAST_SIDE}x{LEAST_SIDE}, too small for one that is faint and readable"
+        return f"{height}x{width} is smaller than {LEAST_SIDE}x{LEAST_SIDE}, too small to hold one"
     return ""
 
 
