@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 
@@ -17,6 +18,20 @@ for load in (telemetry.onnxruntime, telemetry.openvino):  # before a test import
 signal.signal(signal.SIGINT, signal.default_int_handler)
 if hasattr(signal, "SIGHUP"):  # and `nohup` starts everything with that one ignored
     signal.signal(signal.SIGHUP, signal.SIG_DFL)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def data_home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Keys are made in a folder of the tests, and not in that of whoever runs them; child processes inherit it."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("XDG_DATA_HOME", str(tmp_path_factory.mktemp("data")))
+        yield
+
+
+@pytest.fixture(autouse=True)
+def unsigned(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Files as they are without c2pa-python: the same bytes for the same frames. Tests of signatures undo it."""
+    monkeypatch.setattr("mutoscope.output.signing.is_available", lambda: False)
 
 
 @pytest.fixture(scope="session")

@@ -72,6 +72,12 @@ def command(line: str, *arguments: str) -> list[str]:
     return ["-m", "mutoscope", *line.split(), *arguments]
 
 
+SIGNED = """
+from mutoscope.cli import main
+assert main("generate -o red.mp4 --sign on --num-inference-steps 1 --num-frames 5 a_red_circle".split()) == 0
+assert main(["verify", "red.mp4"]) == 0
+"""
+KEY = "home/.local/share/mutoscope/provenance/signer.pem"  # where c2pa-python is installed
 TORCH = ("torch", "diffusers")
 # Importing it makes an empty folder, and a client of HTTP that comes with it binds ::1 to see whether there is IPv6.
 TORCH_LEAVES = "tmp/torchinductor_*"
@@ -79,12 +85,13 @@ WAYS = {
     "doctor": Way(command("doctor")),
     "inspect": Way(command("inspect")),
     "verify": Way(command("verify")),
-    "generate": Way(command(f"generate -o red.mp4 {SMALL}", PROMPT), leaves=["here/red.mp4"]),
+    "generate": Way(command(f"generate -o red.mp4 {SMALL}", PROMPT), leaves=["here/red.mp4", KEY]),
     "generate by OpenVINO": Way(
-        command(f"generate -o red.mp4 --backend openvino {SMALL}", PROMPT), ["openvino"], leaves=["here/red.mp4"]
+        command(f"generate -o red.mp4 --backend openvino {SMALL}", PROMPT), ["openvino"], leaves=["here/red.mp4", KEY]
     ),
-    "the Python API": Way(["-c", API], leaves=["here/red.mp4"]),
-    "serve": Way(["-c", SERVER], ["starlette"], loopback=True, leaves=["here/data/*"]),
+    "the Python API": Way(["-c", API], leaves=["here/red.mp4", KEY]),
+    "serve": Way(["-c", SERVER], ["starlette"], loopback=True, leaves=["here/data/*", KEY]),
+    "a signed video": Way(["-c", SIGNED], ["c2pa"], leaves=["here/red.mp4", KEY]),
     "bench": Way(
         command(f"bench --quick --case default-clip --against diffusers,openvino --backend onnxruntime {SMALL}"),
         [*TORCH, "openvino"],

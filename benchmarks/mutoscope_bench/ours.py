@@ -103,7 +103,7 @@ def _clip(pipeline: Pipeline, work: Work, seed: int, file: Path, output: _Output
 
     request = VideoRequest.from_dict(work.request | {"seed": seed})
     with pipeline.stream(request, on_step=on_step, on_stage=on_stage) as stream:
-        write_video(file, watched(stream), stream.plan.header)
+        write_video(file, watched(stream), stream.plan.header, sign="off")
     elapsed = time.perf_counter() - started
     seconds = stream.times.seconds
     stages = {name: seconds[stage.of_runtime] for name, stage in STAGES.items() if stage.of_runtime}

@@ -28,7 +28,12 @@ COMMANDS = {
     "batch": ("mutoscope.commands.batch:main", "make the videos of a file of jobs; goes on where it was stopped", ""),
     "serve": ("mutoscope.commands.serve:main", "serve a page and an API on this machine", "server"),
     "inspect": ("mutoscope.commands.inspect:main", "show the contents of a bundle", ""),
-    "verify": ("mutoscope.commands.verify:main", "check a bundle's files, or a batch's videos", ""),
+    "verify": (
+        "mutoscope.commands.verify:main",
+        "check a bundle's files, a batch's videos, or whether a video says that it is AI-generated",
+        "",
+    ),
+    "provenance": ("mutoscope.commands.provenance:main", "show or set the key that signs videos", "provenance"),
     "doctor": ("mutoscope.commands.doctor:main", "report what this machine and installation support", ""),
     "bench": ("mutoscope_bench.command:main", "measure speed on this machine, also against other software", ""),
     "build": ("mutoscope.commands.build:main", "compile a bundle into engines for GPUs; needs no GPU", ""),

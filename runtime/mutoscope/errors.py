@@ -6,6 +6,7 @@ MutoscopeError
 ├── TargetError              2    engines were asked for that cannot be: target, precision or size
 ├── BundleError              3    the bundle is missing, damaged, unsafe or unknown
 ├── GraphError               3    a graph of the bundle cannot be loaded or run as it is
+├── ProvenanceError          3    a file was changed after it was signed, or a key to sign with is unsafe
 ├── ShapeError               3    the bundle contradicts itself
 ├── EngineError              3    an engine cannot be built, or one that is there must not be loaded
 ├── BackendUnavailableError  4
@@ -40,6 +41,7 @@ __all__ = [
     "NumericalError",
     "OutOfMemoryError",
     "OutputError",
+    "ProvenanceError",
     "RequestError",
     "ShapeError",
     "TargetError",
@@ -63,6 +65,12 @@ class OutputError(MutoscopeError):
 
 class BundleError(MutoscopeError):
     """The bundle is refused before any of it reaches a backend."""
+
+    exit_code = 3
+
+
+class ProvenanceError(MutoscopeError):
+    """A signed file is not as it was signed, or the key to sign with is unsafe or not fit."""
 
     exit_code = 3
 

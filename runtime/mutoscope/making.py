@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 
 from .output.frames import Frames
@@ -66,12 +66,12 @@ def make_file(
         MutoscopeError: whatever `Pipeline.stream` raises.
     """
     output, observer = output or OutputOptions(), observer or Observer()
-    check_output(path, **asdict(output))
+    check_output(path, **vars(output))
     with pipeline.stream(request, on_step=observer.on_step, on_stage=observer.on_stage, encoded=encoded) as stream:
         observer.on_plan(stream.plan)
         started = time.perf_counter()
         chunks = _counted(stream, stream.plan.header.num_frames, observer)
-        file = write_file(path, chunks, stream.plan.header, **asdict(output))
+        file = write_file(path, chunks, stream.plan.header, **vars(output))
         write_s = time.perf_counter() - started - sum(stream.times.seconds.values())
     return MadeVideo(plan=stream.plan, file=file, times_s={**stream.times.seconds, "write": write_s})
 

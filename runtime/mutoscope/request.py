@@ -18,6 +18,11 @@ from mutoscope_engines.session import Backend
 from .codec import decode, encode, refuse_unknown
 from .errors import RequestError
 from .output import AUTO, CODECS
+from .output.metadata import LEVELS as LEVELS_OF_METADATA
+from .output.metadata import MINIMAL
+from .output.signing import AUTO as SIGN_AUTO
+from .output.signing import WAYS
+from .provenance.keys import Signer
 from .solvers.solvers import SCHEDULERS
 from .values.parameters import BYTES, HEIGHT_WIDTH, LEVELS, ON_OFF, RATE, about, names, parameter
 
@@ -204,9 +209,31 @@ class OutputOptions:
     TITLE: ClassVar[str] = "output file"
 
     codec: str = parameter("video codec; auto chooses one by the file's ending", AUTO, choices=CODECS)
+    metadata: str = parameter(
+        "what the file tells everybody, beside the fact that a model made it: full has the prompt and the whole plan; "
+        "minimal has the version, the hash of the bundle and the seed; none has nothing",
+        MINIMAL,
+        choices=LEVELS_OF_METADATA,
+    )
+    watermark: bool = parameter(
+        "hide a watermark in the frames of the file, from 256x256 up, that says that a model made them; it outlives "
+        "another encoding, which the metadata does not",
+        True,
+        unit="on|off",
+        form=ON_OFF,
+    )
+    sign: str | Signer = parameter(
+        "sign the file as C2PA says, in it or in a .c2pa file beside it; auto does so where c2pa-python is installed, "
+        "of the extra provenance",
+        SIGN_AUTO,
+        choices=WAYS,
+    )
 
 
 class OutputFields(TypedDict, total=False):
     """The fields of `OutputOptions`, as keywords."""
 
     codec: str
+    metadata: str
+    watermark: bool
+    sign: str | Signer

@@ -113,7 +113,7 @@ def _load_clip(work: Work, dtype: Any, compiled: bool) -> Run:
         ).frames[0]  # fmt: skip
         frames = np.rint(frames * 255).astype(np.uint8)
         made = time.perf_counter()
-        write_video(file, [frames], replace(plan, seed=seed).header)
+        write_video(file, [frames], replace(plan, seed=seed).header, sign="off")
         ended = time.perf_counter()
         begun = [marks["text_encoder"][1], *steps]
         return {

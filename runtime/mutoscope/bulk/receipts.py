@@ -12,6 +12,7 @@ from mutoscope_engines.system.file_hash import file_sha256
 from mutoscope_engines.system.machine import cpu_model
 
 from ..making import MadeVideo
+from ..provenance.signature import SIDECAR_ENDING
 from ..request import RuntimeOptions
 from ..version import __version__
 from .store import FolderStore, Store
@@ -30,12 +31,12 @@ def receipt_of(made: MadeVideo, task: Task, batch: Batch, runtime: RuntimeOption
         runtime: with which options it ran, none of them left open.
         attempt: how often it was tried, this time included.
     """
+    file = batch.video(task.key)
     return {
         "key": task.key,
-        "file": batch.video(task.key),
-        "bytes": made.file.bytes,
-        "sha256": made.file.sha256,
-        "content_sha256": made.file.content_sha256,
+        "file": file,
+        **{name: value for name, value in made.file.to_dict().items() if name != "path"},
+        "sidecar": made.file.sidecar and f"{file}{SIDECAR_ENDING}",
         "seed": made.plan.seed,
         "plan": made.plan.to_dict(),
         "times_s": {stage: round(seconds, 4) for stage, seconds in made.times_s.items()},

@@ -29,6 +29,7 @@ from ..errors import (
 from ..making import Observer, make_file
 from ..output.destination import refusal
 from ..pipeline import EncodedConditions, Pipeline, StepEvent
+from ..provenance.signature import SIDECAR_ENDING
 from .key import setting_of
 from .order import in_order
 from .receipts import failures, keys_done, of_the_first, receipt_of
@@ -175,6 +176,8 @@ class Worker:
                 receipt = receipt_of(made, task, self._batch, self._pipeline.settled, attempt)
                 if not store.put_once(receipt["file"], path):
                     receipt = of_the_first(receipt, store)
+                if made.file.sidecar is not None and receipt["sha256"] == made.file.sha256:  # it signs these bytes
+                    store.put_once(receipt["sidecar"], made.file.sidecar)
                 store.put_once(receipt_name(task.key), (json.dumps(receipt) + "\n").encode())
         except (ClaimLostError, OSError):
             raise
@@ -188,7 +191,8 @@ class Worker:
             self._record(store, task, attempt, type(error).__name__, str(error))
         finally:
             with suppress(OSError):
-                path.unlink(missing_ok=True)
+                for mine in (path, path.with_name(path.name + SIDECAR_ENDING)):
+                    mine.unlink(missing_ok=True)
                 store.release(task.key)
 
     def _record(self, store: FolderStore, task: Task, attempt: int, kind: str, cause: str) -> None:

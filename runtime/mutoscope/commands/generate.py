@@ -7,7 +7,6 @@ import json
 import sys
 import time
 from collections.abc import Sequence
-from dataclasses import asdict
 
 from mutoscope_engines.system.machine import peak_memory_bytes
 
@@ -33,7 +32,7 @@ def main(argv: Sequence[str]) -> int:
     output = OutputOptions(**given(arguments, OutputOptions))
     ask(None if arguments.policy is None else load_policy(arguments.policy), request)
     if not arguments.explain:
-        check_output(arguments.output, **asdict(output))
+        check_output(arguments.output, **vars(output))
     silence()
     started = time.perf_counter()
     with _Progress(sys.stderr, quiet=arguments.quiet) as progress:

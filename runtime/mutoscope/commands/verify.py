@@ -29,6 +29,7 @@ from ..progress import Progress
 from ..request import RuntimeOptions
 from ..terminal import tell
 from .arguments import Parser, add_bundle, add_fields, given
+from .verify_file import add_trust, is_video_or_picture, verify_file
 
 
 @dataclass(frozen=True)
@@ -53,6 +54,8 @@ def main(argv: Sequence[str]) -> int:
     kind = next((kind for kind in KINDS if kind.fits(target)), None)
     if kind is None:
         raise RequestError(f"{target} is nothing that can be verified; name {' or '.join(each.name for each in KINDS)}")
+    if arguments.trust and kind.verify is not verify_file:
+        raise RequestError("--trust is for the signature of a video or picture")
     if kind.verify is not _receipts and (arguments.remake or arguments.bundle or given(arguments, RuntimeOptions)):
         raise RequestError("only the video of a receipt can be made again; name a receipt with --remake")
     return kind.verify(target, arguments)
@@ -61,16 +64,19 @@ def main(argv: Sequence[str]) -> int:
 def _parser() -> Parser:
     parser = Parser(
         "verify",
-        "Checks the size and hash of every file in a bundle, or the video of a batch's receipt. Exits with code 3 if a "
-        "check fails.",
+        "Checks the size and hash of every file in a bundle, or the video of a batch's receipt; or tells whether a "
+        "video or picture says that it is AI-generated: by its metadata, a watermark and a signature. Exits with code "
+        "3 if a check fails.",
     )
     parser.add_argument(
         "target",
         metavar="TARGET",
         nargs="?",
         type=Path,
-        help="folder of a bundle; a receipt, receipts.jsonl, or the folder of a batch (default: the built-in bundle)",
+        help="folder of a bundle; a receipt, receipts.jsonl, or the folder of a batch; a video or picture, or a folder "
+        "of PNGs (default: the built-in bundle)",
     )
+    add_trust(parser)
     parser.add_argument(
         "--remake",
         action="store_true",
@@ -138,5 +144,6 @@ def _names(options: RuntimeOptions) -> tuple[str, ...]:
 
 KINDS = (  # the first that fits
     Kind("a receipt of a batch", is_receipt, _receipts),
+    Kind("a video or picture", is_video_or_picture, verify_file),
     Kind("the folder of a bundle", Path.is_dir, _bundle),
 )

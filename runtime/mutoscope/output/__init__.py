@@ -12,10 +12,14 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Format:
-    """A kind of output. The first codec is what "auto" means; `writer` is "module:function"."""
+    """A kind of output. The first codec is what "auto" means; `writer` is "module:function".
+
+    A raw one is for programs: it holds the frames as they were made, and no words.
+    """
 
     codecs: tuple[str, ...]
     writer: str
+    raw: bool = False
 
 
 FORMATS = {  # by ending; no ending is a folder
@@ -26,7 +30,7 @@ FORMATS = {  # by ending; no ending is a folder
     ".gif": Format(("gif",), "mutoscope.output.gif:write"),
     ".webp": Format(("webp",), "mutoscope.output.webp:write"),
     ".png": Format(("png",), "mutoscope.output.png:write_picture"),
-    ".npy": Format(("npy",), "mutoscope.output.npy:write"),
+    ".npy": Format(("npy",), "mutoscope.output.npy:write", raw=True),
     "": Format(("png",), "mutoscope.output.png:write_folder"),
 }
 ENDINGS = ", ".join(filter(None, FORMATS))

@@ -2,25 +2,31 @@
 
 from __future__ import annotations
 
+import struct
 from collections.abc import Iterator
 from pathlib import Path
 
 from ..errors import OutputError
+from ..provenance.tag import TAG, xmp
 from .encoders import ENCODERS, check_encoder, encoder_options, numbered_frames, open_container
 from .frames import Frames, VideoHeader
 
 # More give nothing at the sizes of these models, and libvpx refuses more than 64.
 MAX_THREADS = 16
+# The box of an XMP packet: XMP Specification Part 3, "MPEG-4", the same in QuickTime files.
+XMP_BOX = bytes.fromhex("be7acfcb97a942e89c71999491e3afac")
 
 
 def write_mp4(target: Path, frames: Iterator[Frames], header: VideoHeader, codec: str) -> None:
     """The index comes first, so that a browser plays while it loads."""
     _write(target, frames, header, codec, "mp4", movflags="+faststart")
+    _add_xmp_box(target)
 
 
 def write_mov(target: Path, frames: Iterator[Frames], header: VideoHeader, codec: str) -> None:
     """For editors, which take QuickTime's files; the same streams as in an MP4."""
     _write(target, frames, header, codec, "mov", movflags="+faststart")
+    _add_xmp_box(target)
 
 
 def write_mkv(target: Path, frames: Iterator[Frames], header: VideoHeader, codec: str) -> None:
@@ -47,7 +53,9 @@ def _write(
 
     scaling = Interpolation.BICUBIC | Interpolation.FULL_CHR_H_INP | Interpolation.ACCURATE_RND
     with open_container(target, container, **options) as output:
-        output.metadata.update({"title": header.title, "comment": header.recipe})
+        said_in = "genre" if container == "mov" else "description"  # FFmpeg writes no description into QuickTime
+        texts = {"title": header.title, "comment": header.recipe, said_in: TAG}
+        output.metadata.update({name: text for name, text in texts.items() if text})
         stream = output.add_stream(ENCODERS[codec].name, rate=header.fps, options=encoder_options(codec))
         assert isinstance(stream, av.VideoStream)
         stream.width, stream.height, stream.pix_fmt = header.width, header.height, "yuv420p"
@@ -66,3 +74,10 @@ def _write(
             )
             output.mux(stream.encode(converted))
         output.mux(stream.encode(None))
+
+
+def _add_xmp_box(target: Path) -> None:
+    """At the end, where no offset of another box changes."""
+    content = b"uuid" + XMP_BOX + xmp()
+    with target.open("ab") as file:
+        file.write(struct.pack(">I", len(content) + 4) + content)

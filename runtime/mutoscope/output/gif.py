@@ -19,6 +19,7 @@ from typing import IO, TYPE_CHECKING, cast
 import numpy as np
 
 from ..errors import OutputError
+from ..provenance.tag import TAG, xmp
 from .encoders import ENCODERS, check_encoder, numbered_frames, open_container
 from .frames import Frames, VideoHeader
 
@@ -40,8 +41,7 @@ def write(target: Path, frames: Iterator[Frames], header: VideoHeader, codec: st
         palette = _palette(_spooled(frames, spool), header)
         spool.seek(0)
         _encode(target, _unspooled(spool, header), palette, header)
-    if header.recipe:
-        _add_comment(target, header.recipe)
+    _add_extensions(target, [_xmp_extension(), *(_comment(text) for text in (TAG, header.recipe) if text)])
 
 
 def _spooled(frames: Iterator[Frames], spool: IO[bytes]) -> Iterator[Frames]:
@@ -110,12 +110,26 @@ def _buffer(width: int, height: int, pixel_format: str, fps: Fraction) -> str:
     return f"video_size={width}x{height}:pix_fmt={pixel_format}:time_base={1 / fps}:pixel_aspect=1/1"
 
 
-def _add_comment(target: Path, text: str) -> None:
-    """Puts a comment extension before the trailer, which is the last byte (GIF89a, sections 24 and 27)."""
+def _comment(text: str) -> bytes:
+    """A comment extension (GIF89a, section 24), in blocks of at most 255 bytes."""
     content = text.encode("ascii")
     blocks = [content[start : start + 255] for start in range(0, len(content), 255)]
+    return b"\x21\xfe" + b"".join(bytes([len(block)]) + block for block in blocks) + b"\x00"
+
+
+def _xmp_extension() -> bytes:
+    """An application extension with XMP as it is, not in blocks (XMP Specification Part 3, "GIF 89a").
+
+    A reader that knows only blocks takes each byte for the length of one; wherever it gets to in the bytes after the
+    packet, they lead it to the end.
+    """
+    return b"\x21\xff\x0bXMP DataXMP" + xmp() + b"\x01" + bytes(range(255, -1, -1)) + b"\x00"
+
+
+def _add_extensions(target: Path, extensions: list[bytes]) -> None:
+    """Puts them before the trailer, which is the last byte (GIF89a, section 27)."""
     with target.open("rb+") as file:
         file.seek(-1, 2)
         trailer = file.read(1)
         file.seek(-1, 2)
-        file.write(b"\x21\xfe" + b"".join(bytes([len(block)]) + block for block in blocks) + b"\x00" + trailer)
+        file.write(b"".join(extensions) + trailer)

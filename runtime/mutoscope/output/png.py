@@ -9,6 +9,7 @@ from itertools import chain
 from pathlib import Path
 
 from ..errors import OutputError
+from ..provenance.tag import TAG, xmp
 from .encoders import ENCODERS, check_encoder, numbered_frames
 from .frames import Frames, VideoHeader
 
@@ -18,7 +19,7 @@ def write_folder(target: Path, frames: Iterator[Frames], header: VideoHeader, co
     check_encoder(codec)
     target.mkdir()
     for number, content in enumerate(_encoded(frames, header)):
-        (target / f"frame_{number:05d}.png").write_bytes(content)
+        (target / f"frame_{number:05d}.png").write_bytes(_with_texts(content, ""))
     if header.recipe:
         (target / "plan.json").write_text(header.recipe + "\n", encoding="ascii", newline="\n")
 
@@ -32,7 +33,7 @@ def write_picture(target: Path, frames: Iterator[Frames], header: VideoHeader, c
         )
     check_encoder(codec)
     for content in _encoded(frames, header):
-        target.write_bytes(_with_comment(content, header.recipe) if header.recipe else content)
+        target.write_bytes(_with_texts(content, header.recipe))
 
 
 def _encoded(frames: Iterator[Frames], header: VideoHeader) -> Iterator[bytes]:
@@ -47,8 +48,13 @@ def _encoded(frames: Iterator[Frames], header: VideoHeader) -> Iterator[bytes]:
         yield from map(bytes, context.encode(frame))
 
 
-def _with_comment(content: bytes, text: str) -> bytes:
-    """Puts a text chunk after the first one, IHDR, which ends at byte 33 (PNG, sections 5.2, 5.3 and 11.3.3)."""
-    data = b"tEXtComment\0" + text.encode("ascii")
-    chunk = struct.pack(">I", len(data) - 4) + data + struct.pack(">I", zlib.crc32(data))
-    return content[:33] + chunk + content[33:]
+def _with_texts(content: bytes, recipe: str) -> bytes:
+    """Puts text chunks after the first one, IHDR, which ends at byte 33 (PNG, sections 5.2, 5.3 and 11.3.3)."""
+    texts = [("Description", TAG), *([("Comment", recipe)] if recipe else [])]
+    chunks = [_chunk(b"tEXt", name.encode("ascii") + b"\0" + text.encode("ascii")) for name, text in texts]
+    chunks += [_chunk(b"iTXt", b"XML:com.adobe.xmp" + bytes(5) + xmp())]
+    return content[:33] + b"".join(chunks) + content[33:]
+
+
+def _chunk(kind: bytes, data: bytes) -> bytes:
+    return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))

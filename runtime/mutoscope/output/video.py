@@ -10,25 +10,42 @@ import os
 from collections.abc import Iterable, Iterator
 from importlib import import_module
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from mutoscope_engines.names import no_such
 
-from ..errors import MutoscopeError, OutputError, RequestError
+from ..errors import MutoscopeError, OutputError
+from ..provenance.keys import Signer
+from ..provenance.layers import SIGNATURE, TAG, WATERMARK
+from ..values import checks
 from . import AUTO, CODECS, ENDINGS, FORMATS, Format
 from .destination import find_place, publish, refusal, remove, temporary_name
 from .encoders import check_encoder
 from .file_names import refuse_reserved
 from .frames import Frames, VideoHeader, checked
+from .marking import Marking, tag_layer
+from .metadata import MINIMAL, at_level, refuse_unknown_level
+from .signing import AUTO as SIGN_AUTO
+from .signing import Signing
 from .written import WrittenFile, size_and_sha256
 
 
-def write_video(path: Path | str, chunks: Iterable[Frames], header: VideoHeader, *, codec: str = AUTO) -> Path:
+def write_video(path: Path | str, chunks: Iterable[Frames], header: VideoHeader, **options: Any) -> Path:
     """Like `write_file`; gives the path alone."""
-    return write_file(path, chunks, header, codec=codec).path
+    return write_file(path, chunks, header, **options).path
 
 
-def write_file(path: Path | str, chunks: Iterable[Frames], header: VideoHeader, *, codec: str = AUTO) -> WrittenFile:
+def write_file(
+    path: Path | str,
+    chunks: Iterable[Frames],
+    header: VideoHeader,
+    *,
+    codec: str = AUTO,
+    metadata: str = MINIMAL,
+    watermark: bool = True,
+    sign: str | Signer = SIGN_AUTO,
+) -> WrittenFile:
     """Writes frames as they come; no more than a chunk is held in memory, whatever the length of the video.
 
     A file of that name is replaced, once the new one is whole; a folder that has anything in it is refused. A link
@@ -40,24 +57,33 @@ def write_file(path: Path | str, chunks: Iterable[Frames], header: VideoHeader, 
         chunks: uint8 `[n, H, W, 3]`, `T` frames in all.
         header: what is true of the whole video; `plan.header` of one that was made here.
         codec: one of `CODECS`.
+        metadata: one of `LEVELS`: how much of the header's title and recipe the file holds.
+        watermark: whether the frames get one, where their size and the format allow it.
+        sign: one of `mutoscope.output.signing.WAYS`, or who signs. Before a signature is added, the file is hashed.
 
     Raises:
         OutputError: the format, codec or size cannot be written, or the place cannot take it.
         ShapeError: the chunks are not what the header says.
-        RequestError: the header is none.
+        RequestError: the header is none, or there is no such level or way to sign.
+        ProvenanceError: the key to sign with is unsafe or not fit.
+        BackendUnavailableError: it is to be signed, and c2pa-python is not installed.
     """
-    if not isinstance(header, VideoHeader):
-        raise RequestError(f"the header must be a VideoHeader, such as plan.header; got {type(header).__name__}")
+    told = at_level(header, metadata)
     kind, codec, target = _resolve(path, codec)
     place = find_place(target, is_folder=kind is FORMATS[""])
     module, _, function = kind.writer.partition(":")
     write = getattr(import_module(module), function)
     temporary = temporary_name(place)
-    source = _Source(checked(chunks, header))
+    signing = Signing(target, sign, is_folder=kind is FORMATS[""])
+    marking = Marking(kind, header, wanted=watermark)
+    source = _Source(marking.frames(checked(chunks, header)))
     try:
-        write(temporary, iter(source), header, codec)
-        size, sha256 = size_and_sha256(temporary)
+        write(temporary, iter(source), told, codec)
+        content = size_and_sha256(temporary)
+        changed = signing.apply(temporary, told, watermarked=marking.layer().present)
+        size, sha256 = size_and_sha256(temporary) if changed else content
         _publish(temporary, place)
+        signing.publish()
     except Exception as error:
         # What failed after the source, such as closing the file, only followed from it.
         cause = source.error or _translated(error, target)
@@ -66,18 +92,33 @@ def write_file(path: Path | str, chunks: Iterable[Frames], header: VideoHeader, 
         raise cause from error
     finally:
         remove(temporary)
-    return WrittenFile(path=target, bytes=size, sha256=sha256, content_sha256=sha256)
+        signing.discard()
+    layers = {TAG: tag_layer(kind), WATERMARK: marking.layer(), SIGNATURE: signing.layer()}
+    return WrittenFile(target, size, sha256, content[1], layers, signing.sidecar)
 
 
-def check_output(path: Path | str, codec: str = AUTO) -> None:
-    """Whether `write_file` could write there, found out before any work is done.
+def check_output(
+    path: Path | str,
+    codec: str = AUTO,
+    *,
+    metadata: str = MINIMAL,
+    watermark: bool = True,
+    sign: str | Signer = SIGN_AUTO,
+) -> None:
+    """Whether `write_file` could write there with these options, found out before any work is done.
 
     Raises:
         OutputError: it could not.
+        RequestError: there is no such level of metadata or way to sign.
+        ProvenanceError: the key to sign with is unsafe or damaged.
+        BackendUnavailableError: it is to be signed, and c2pa-python is not installed.
     """
+    refuse_unknown_level(metadata)
+    checks.switch("watermark", watermark)
     check_format(path, codec)
     kind, _, target = _resolve(path, codec)
     find_place(target, is_folder=kind is FORMATS[""])
+    Signing(target, sign, is_folder=kind is FORMATS[""])
 
 
 def check_format(path: Path | str, codec: str = AUTO) -> None:

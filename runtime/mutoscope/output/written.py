@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 from mutoscope_engines.system.file_hash import file_sha256
 
+from ..provenance.layers import Layer
 
-@dataclass(frozen=True, kw_only=True)
+
+@dataclass(frozen=True)
 class WrittenFile:
     """A finished file, or a folder of pictures."""
 
@@ -20,6 +23,10 @@ class WrittenFile:
     """Of the file. Of a folder: of what `sha256sum *` prints in it."""
     content_sha256: str
     """The same before any signature, so that equal videos have equal ones."""
+    layers: Mapping[str, Layer] = field(default_factory=dict)
+    """By which of `mutoscope.provenance.layers` it says that it is AI-generated."""
+    sidecar: Path | None = None
+    """The file beside it with its signature, if the format cannot hold one."""
 
     def to_dict(self) -> dict[str, Any]:
         """As JSON has it; the path as it was given."""
@@ -28,6 +35,8 @@ class WrittenFile:
             "sha256": self.sha256,
             "content_sha256": self.content_sha256,
             "bytes": self.bytes,
+            "sidecar": str(self.sidecar) if self.sidecar else None,
+            "layers": {name: asdict(layer) for name, layer in self.layers.items()},
         }
 
 

@@ -18,6 +18,7 @@ import numpy as np
 import pytest
 from mutoscope import cli
 from mutoscope.errors import CancelledError, NumericalError, OutOfMemoryError, OutputError
+from mutoscope.provenance.layers import LAYERS
 
 from tests.runtime.commands.functions import HEIGHT, WIDTH
 
@@ -39,7 +40,11 @@ def test_json_is_one_object_with_plan_times_memory_and_output(bundle, backend, c
     assert result["peak_memory_bytes"] > 1e6
     content = Path("out.npy").read_bytes()
     hash_ = sha256(content).hexdigest()  # of an array, which holds no signature
-    assert result["output"] == {"path": "out.npy", "sha256": hash_, "content_sha256": hash_, "bytes": len(content)}
+    layers = result["output"].pop("layers")
+    assert result["output"] == {"path": "out.npy", "sha256": hash_, "content_sha256": hash_, "bytes": len(content)} | {
+        "sidecar": None
+    }
+    assert {name: layer["present"] for name, layer in layers.items()} == dict.fromkeys(LAYERS, False)
     assert np.load("out.npy").shape == (5, HEIGHT, WIDTH, 3)
     assert err.startswith("mutoscope: wrote out.npy, seed -5") and err.count("\n") == 1
 

@@ -45,7 +45,7 @@ def probed(path: Path) -> dict[str, Any]:
 @pytest.mark.parametrize("fps", [Fraction(16), Fraction(25, 2), NTSC, Fraction(2997, 125)], ids=str)
 @pytest.mark.parametrize("ending", CONTAINERS)
 def test_ffprobe_reads_the_exact_rate_and_what_players_need(tmp_path: Path, ending: str, fps: Fraction) -> None:
-    found = probed(write_video(tmp_path / f"out{ending}", chunked(scene()), make_header(fps=fps)))
+    found = probed(write_video(tmp_path / f"out{ending}", chunked(scene()), make_header(fps=fps), metadata="full"))
     (stream,) = found["streams"]
     assert (found["format"]["format_name"], stream["codec_name"]) == CONTAINERS[ending]
     assert Fraction(stream["avg_frame_rate"]) == Fraction(stream["r_frame_rate"]) == fps

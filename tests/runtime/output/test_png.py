@@ -17,7 +17,7 @@ from tests.runtime.clips import Frames, chunked, leftovers, make_header, scene
 
 def test_the_only_frame_is_exact_and_carries_the_recipe(tmp_path: Path) -> None:
     frames = np.random.default_rng(0).integers(0, 256, (1, 31, 45, 3)).astype(np.uint8)
-    path = write_video(tmp_path / "Out.PNG", iter([frames]), make_header(1, 31, 45))
+    path = write_video(tmp_path / "Out.PNG", iter([frames]), make_header(1, 31, 45), metadata="full")
     assert leftovers(tmp_path) == ["Out.PNG"]
     with Image.open(path) as image:
         image.verify()  # the checksums of all chunks
