@@ -28,7 +28,7 @@ def signed(secret: str = SECRET, *, algorithm: str = "HS256", **claims: Any) -> 
 
 
 def kling(served: Served, method: str = "GET", path: str = "", token: str | None = None, **more: Any) -> Any:
-    headers = {"authorization": f"Bearer {token or signed()}"}
+    headers = {"authorization": f"Bearer {token or signed()}", **more.pop("headers", {})}
     return served.http.request(
         method, path if path.startswith(("/v1", "/metrics")) else TASKS + path, headers=headers, **more
     )
@@ -180,7 +180,7 @@ def test_what_it_cannot_do_is_refused_in_words(given: dict[str, Any], words: str
         ("PUT", "", {}, (404, 1202)),
         ("POST", "/v1/videos/image2video", {"json": {}}, (404, 1202)),
         ("GET", "/v1/videos/omni-video/video_0", {}, (404, 1202)),
-        ("POST", "", {"content": b"{", "headers": {}}, (415, 1200)),
+        ("POST", "", {"content": b"{"}, (415, 1200)),
         ("POST", "", {"json": []}, (400, 1201)),
         ("GET", "?pageNum=0", {}, (400, 1201)),
         ("GET", "?pageSize=501", {}, (400, 1201)),
@@ -189,7 +189,6 @@ def test_what_it_cannot_do_is_refused_in_words(given: dict[str, Any], words: str
 def test_errors_have_the_codes_of_its_documentation(
     method: str, path: str, more: dict[str, Any], expected: tuple[int, int], ready: Served
 ):
-    more.pop("headers", None)
     answer = kling(ready, method, path, **more)
     assert (answer.status_code, answer.json()["code"]) == expected and answer.json()["message"]
 
@@ -223,6 +222,13 @@ def test_a_full_queue_a_policy_and_a_failure_have_its_codes(tmp_path: Path):
         served.http.post(f"/v1/videos/{task['task_id']}/cancel")
         shown = kling(served, path=f"/{task['task_id']}").json()["data"]
         assert (shown["task_status"], shown["task_status_msg"]) == ("failed", "this video was cancelled")
+
+
+def test_a_body_that_grows_too_large_is_refused_in_its_envelope(tmp_path: Path):
+    with running(tmp_path, kling_keys=keys(tmp_path), max_body=10_000) as served:
+        parts = iter([b'{"prompt": "', b"x" * 20_000, b'"}'])  # no length is known beforehand
+        answer = kling(served, "POST", content=parts, headers={"content-type": "application/json"})
+        assert (answer.status_code, answer.json()["code"]) == (413, 1200)
 
 
 def test_it_is_off_without_keys(shared: Served):
