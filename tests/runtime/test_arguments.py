@@ -19,7 +19,12 @@ from mutoscope.errors import RequestError
 from mutoscope.request import OutputOptions, RuntimeOptions, VideoRequest
 from mutoscope_export.options import ExportOptions
 
-POSITIONAL = {"generate": ["a prompt"], "export": ["checkpoint", "bundle"]}
+POSITIONAL = {
+    "generate": ["a prompt"],
+    "batch": ["jobs.jsonl", "videos"],
+    "export": ["checkpoint", "bundle"],
+    "provenance": ["keys"],
+}
 
 
 def parser_of(command: str) -> Parser:
@@ -66,7 +71,7 @@ def test_no_value_of_a_flag_that_is_given_twice_is_lost(command: str) -> None:
 
 
 def test_the_commands_have_the_flags_that_are_tried() -> None:
-    assert {command for command in COMMANDS if not flags(parser_of(command))} == {"inspect", "verify", "doctor"}
+    assert {command for command in COMMANDS if not flags(parser_of(command))} == {"inspect", "doctor"}
 
 
 def test_precisions_of_an_export_are_added_up() -> None:

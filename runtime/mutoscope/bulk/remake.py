@@ -17,7 +17,6 @@ import numpy as np
 from mutoscope_engines.system.file_hash import file_sha256
 from mutoscope_engines.system.machine import usable_cores
 
-from ..codec import from_plain
 from ..errors import BundleError, MutoscopeError, RequestError
 from ..making import Observer, make_file
 from ..output.frames import Frames
@@ -128,7 +127,7 @@ def remake(receipt: Receipt, pipeline: Pipeline, path: Path, observer: Observer)
             f"the video was made from the bundle with sha256 {plan.bundle_sha256}, and {pipeline.bundle.root} has "
             f"{sha256}; name the folder of that bundle"
         )
-    output = from_plain(OutputOptions, receipt.facts["output"])
+    output = OutputOptions(**receipt.facts["output"])
     return make_file(pipeline, plan.to_request(), path, output, observer).file
 
 

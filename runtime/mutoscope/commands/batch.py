@@ -61,7 +61,7 @@ def _runtime_of_one(arguments: argparse.Namespace, bundle: Bundle, options: Batc
 def _checked(arguments: argparse.Namespace, options: BatchOptions, pipeline: Pipeline) -> Batch:
     """The batch, once every line of the file can be done; tells those that cannot."""
     output = OutputOptions(**given(arguments, OutputOptions))
-    check_format(f"video{options.ending}", **asdict(output))
+    check_format(f"video{options.ending}", output.codec)
     try:
         checked = read_jobs(arguments.jobs, pipeline, options.ending, output)
     except JobsError as error:

@@ -18,6 +18,7 @@ from mutoscope.bulk.store import CLAIMS, MAKING, FolderStore
 from mutoscope.bulk.task import Batch
 from mutoscope.bulk.worker import open_store
 from mutoscope.errors import MutoscopeError
+from mutoscope.provenance.signature import is_available
 
 
 @pytest.fixture
@@ -58,7 +59,10 @@ def test_killed_workers_are_replaced_and_each_video_is_made_once(batch: Batch):
         finally:
             p.LOOK_EVERY_S = p_look
     assert killed
-    assert len(os.listdir(batch.out / "videos")) == len(os.listdir(batch.out / "receipts")) == 6
+    videos = {path.name for path in (batch.out / "videos").glob("*.npy")}
+    assert len(videos) == len(os.listdir(batch.out / "receipts")) == 6
+    signatures = {path.name for path in (batch.out / "videos").iterdir()} - videos
+    assert signatures == ({f"{name}.c2pa" for name in videos} if is_available() else set())
     assert len(os.listdir(batch.out / "failed")) == len(killed)  # each had a claim
     assert not os.listdir(batch.out / MAKING) + os.listdir(batch.out / CLAIMS)
 
