@@ -65,7 +65,8 @@ class Attack:
         top, left = (int(length * self.cut) for length in clip.shape[1:3])
         clip = clip[:, top : clip.shape[1] - top, left : clip.shape[2] - left]
         for codec, options, scale in self.encoders:
-            clip = encoded(clip, codec, options, scale)
+            height, width = (round(length * scale) // 2 * 2 for length in clip.shape[1:3])
+            clip = encoded(clip, codec, options, (height, width))
         return clip
 
 
@@ -92,9 +93,9 @@ ATTACKS = (
 )
 
 
-def encoded(clip: Frames, codec: str, options: dict[str, str], scale: float) -> Frames:
-    """A clip after an encoder of FFmpeg in 8-bit 4:2:0, scaled before it, and decoded to RGB."""
-    height, width = (round(length * scale) // 2 * 2 for length in clip.shape[1:3])
+def encoded(clip: Frames, codec: str, options: dict[str, str], size: tuple[int, int]) -> Frames:
+    """A clip after an encoder of FFmpeg in 8-bit 4:2:0, scaled to `(height, width)` before it, and decoded to RGB."""
+    height, width = size
     file = io.BytesIO()
     with av.open(file, "w", format="mp4") as output:
         stream = output.add_stream(codec, rate=16, options=options)

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from mutoscope_engines.difference import relative, squares
+from mutoscope_engines.difference import psnr_of_mean_square, relative, squares
 from numpy.typing import NDArray
 
 
@@ -27,15 +26,11 @@ def difference(given: NDArray[Any], expected: NDArray[Any]) -> Difference:
     if given.shape != expected.shape:
         return Difference(None, None)
     off, norm = squares(zip(given, expected, strict=True))
-    psnr = round(_psnr_db(off / expected.size), 2) if expected.dtype == np.uint8 and off else None
+    psnr = round(psnr_of_mean_square(off / expected.size), 2) if expected.dtype == np.uint8 and off else None
     return Difference(float(f"{relative(off, norm):.4g}") if norm else None, psnr)
 
 
 def psnr_db(given: NDArray[Any], expected: NDArray[Any]) -> float:
     """Of frames in levels 0 to 255, all together; infinite for equal ones, and not rounded."""
     off, _ = squares(zip(given, expected, strict=True))
-    return _psnr_db(off / expected.size)
-
-
-def _psnr_db(mean_squared_error: float) -> float:
-    return 10 * math.log10(255**2 / mean_squared_error) if mean_squared_error else math.inf
+    return psnr_of_mean_square(off / expected.size)

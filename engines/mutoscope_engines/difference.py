@@ -22,6 +22,11 @@ def relative(off: float, expected: float) -> float:
     return math.sqrt(off / (expected or 1.0))
 
 
+def psnr_of_mean_square(mean_square: float) -> float:
+    """Of frames in levels 0 to 255, from the mean square of their differences; infinite for equal ones."""
+    return 10 * math.log10(255**2 / mean_square) if mean_square else math.inf
+
+
 def squares(pairs: Pairs) -> tuple[float, float]:
     """The sums of the squares of the differences and of what was expected, in float64; one pair at a time."""
     off = whole = 0.0

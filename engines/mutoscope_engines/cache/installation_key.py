@@ -9,12 +9,10 @@ import hmac
 import os
 import secrets
 import stat
-import tempfile
-from contextlib import suppress
 from pathlib import Path
 
 from ..errors import EngineError
-from ..system.portable_files import is_ours, open_unlinked
+from ..system.portable_files import is_ours, open_unlinked, write_private
 from ..system.user_folders import data_folder
 
 KEY_BYTES = 32
@@ -67,16 +65,7 @@ def make_key(path: Path) -> bytes:
     """The installation's key, made now if there is none. Of two that make it at once, one wins for both."""
     while (key := read_key(path)) is None:
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=".engine.key.")  # made with mode 600
-        try:
-            with open(descriptor, "wb") as file:
-                file.write(secrets.token_bytes(KEY_BYTES))
-                file.flush()
-                os.fsync(file.fileno())
-            with suppress(FileExistsError):
-                os.link(temporary, path)  # whole under its name, and never over another
-        finally:
-            os.unlink(temporary)
+        write_private(path, secrets.token_bytes(KEY_BYTES))
     return key
 
 

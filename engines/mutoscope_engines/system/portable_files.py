@@ -8,8 +8,10 @@ from __future__ import annotations
 import mmap
 import os
 import sys
+import tempfile
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from io import BufferedReader
 from pathlib import Path
 
@@ -65,6 +67,33 @@ def sync(path: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def write_private(path: Path, data: bytes, *, replaces: bool = False) -> None:
+    """Writes a file that only this user can open, whole under its name or not at all; its folder must be there.
+
+    Args:
+        path: where it goes.
+        data: all of it.
+        replaces: whether it takes the place of one that is there, which stays otherwise: of several that write it at
+            once, one wins for all.
+
+    Raises:
+        OSError: it cannot be written.
+    """
+    descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")  # made with mode 600
+    try:
+        with open(descriptor, "wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        if replaces:
+            replace(Path(temporary), path)
+            return
+        with suppress(FileExistsError):
+            os.link(temporary, path)  # whole under its name, and never over another
+    finally:
+        Path(temporary).unlink(missing_ok=True)
 
 
 def replace(source: Path, target: Path, pauses: Sequence[float] = OPEN_ELSEWHERE_S) -> None:

@@ -22,13 +22,16 @@ def cache_folder() -> Path:
     return _of_user(platformdirs.user_cache_path, "the engine cache", "HOME, XDG_CACHE_HOME or MUTOSCOPE_CACHE")
 
 
-def data_folder() -> Path:
+def data_folder(what: str = "the key that signs engines") -> Path:
     """A folder that is neither shared nor thrown away, as caches are: on Linux in XDG_DATA_HOME or ~/.local/share.
+
+    Args:
+        what: is to lie in it, for the error.
 
     Raises:
         BackendUnavailableError: the user has no home.
     """
-    return _of_user(platformdirs.user_data_path, "the key that signs engines", "HOME or XDG_DATA_HOME")
+    return _of_user(platformdirs.user_data_path, what, "HOME or XDG_DATA_HOME")
 
 
 def _of_user(find: Callable[..., Path], what: str, variables: str) -> Path:

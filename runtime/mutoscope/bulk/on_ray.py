@@ -117,7 +117,7 @@ def run_on_ray(batch: Batch, watch: Watch) -> None:
         BackendUnavailableError: Ray is not installed.
         RequestError: the cluster cannot be reached, or has no place for the actors.
         WorkerError: an actor cannot go on; all others are stopped.
-        WorkersLostError: more were lost in turn than a video has attempts, and none finished its work.
+        WorkersLostError: more were lost than all videos have attempts.
     """
     library = _connected(batch.options.ray or AUTO)
     try:

@@ -75,7 +75,8 @@ def run_workers(batch: Batch, store: Store, watch: Watch) -> None:
                     raise error
                 if each.process.exitcode == 0:
                     continue
-                lost, before = (lost + 1 if _tried(store) == before else 1), _tried(store)
+                tried = _tried(store)
+                lost, before = (lost + 1 if tried == before else 1), tried
                 if lost > most_lost:
                     raise WorkersLostError(f"{lost} workers ended unasked; the last with code {each.process.exitcode}")
                 running.append(start(batch))

@@ -7,13 +7,14 @@ from __future__ import annotations
 
 import json
 import math
-import os
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from mutoscope_engines.difference import psnr_of_mean_square, squares
 from mutoscope_engines.system.file_hash import file_sha256
 from mutoscope_engines.system.machine import usable_cores
 
@@ -24,6 +25,7 @@ from ..output.written import WrittenFile
 from ..pipeline import Pipeline
 from ..planning.plan import Plan
 from ..request import OutputOptions, RuntimeOptions
+from ..video_files import decoded_frames
 from .receipts import LIST
 from .task import RECEIPTS
 
@@ -137,27 +139,20 @@ def difference_db(given: Path, expected: Path) -> float:
     Raises:
         RequestError: they differ in size or length.
     """
-    off, count = 0.0, 0
-    ours, theirs = _frames(given), _frames(expected)
-    while True:
-        one, other = next(ours, None), next(theirs, None)
-        if one is None and other is None:
-            break
-        if one is None or other is None or one.shape != other.shape:
-            raise RequestError(f"{given.name} and {expected.name} differ in size or in their number of frames")
-        off += float(np.square(one.astype(np.float64) - other).sum())
-        count += one.size
-    return 10 * math.log10(255**2 * count / off) if off else math.inf
+    count = 0
+
+    def pairs() -> Iterator[tuple[Frames, Frames]]:
+        nonlocal count
+        for one, other in zip_longest(_frames(given), _frames(expected)):
+            if one is None or other is None or one.shape != other.shape:
+                raise RequestError(f"{given.name} and {expected.name} differ in size or in their number of frames")
+            count += one.size
+            yield one, other
+
+    off, _ = squares(pairs())
+    return psnr_of_mean_square(off / count) if count else math.inf
 
 
 def _frames(path: Path) -> Iterator[Frames]:
     """Each frame, uint8 `[H, W, 3]`."""
-    if path.suffix == ".npy":
-        yield from np.load(path, mmap_mode="r")
-        return
-    import av
-
-    with av.open(os.fspath(path)) as container:
-        for frame in container.decode(video=0):
-            picture: Frames = frame.to_ndarray(format="rgb24").astype(np.uint8, copy=False)
-            yield picture
+    return iter(np.load(path, mmap_mode="r")) if path.suffix == ".npy" else decoded_frames(path)

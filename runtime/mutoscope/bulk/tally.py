@@ -10,8 +10,6 @@ from .receipts import failures, keys_done
 from .store import CLAIMS, Store
 from .task import Batch
 
-LOOK_EVERY_S = 1.0
-
 
 @dataclass(frozen=True)
 class Tally:

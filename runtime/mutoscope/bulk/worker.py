@@ -105,8 +105,9 @@ class Worker:
         self._batch, self._pipeline, self._watch = batch, pipeline, watch
         self._encoded = EncodedConditions()
         self._last: Task | None = None
-        self._tasks = {task.key: task for task in reversed(batch.tasks)}  # of one key, the first in the file
-        self._tasks = {key: self._tasks[key] for key in dict.fromkeys(task.key for task in batch.tasks)}
+        self._tasks: dict[str, Task] = {}
+        for task in batch.tasks:
+            self._tasks.setdefault(task.key, task)  # of one key, the first in the file
 
     def run(self) -> None:
         """Works until each video is finished or left alone; as `work` raises."""

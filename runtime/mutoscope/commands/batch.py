@@ -135,8 +135,9 @@ class _Report:
         self._tell_finished()
         self._progress.clear()
         code = SOME_FAILED if tally.failed else 0
+        attempts = failures(self._store) if self._counter.failed else {}
         for key in self._counter.failed:
-            self._tell_failed(key)
+            self._tell_failed(key, attempts[key])
         if self._began < tally.total:
             receipts = f"their receipts are in {self._batch.out / LIST}"
             self._note(f"{tally.done} of {tally.total} videos are finished; {receipts}")
@@ -163,8 +164,7 @@ class _Report:
                 self._event("done", {"id": task.id, "repeat": task.repeat} | facts)
         self._told |= self._counter.done
 
-    def _tell_failed(self, key: str) -> None:
-        attempts = failures(self._store)[key]
+    def _tell_failed(self, key: str, attempts: int) -> None:
         last = json.loads(self._store.read(failure_name(key, attempts)) or b"{}")
         for task in self._jobs[key]:
             self._note(f"line {task.line} ({task.name}) failed {attempts} times: {last.get('cause', 'unknown')}")

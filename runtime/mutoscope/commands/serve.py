@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import filelock
-import platformdirs
+from mutoscope_engines.system.user_folders import data_folder
 
 from ..builtin import bundle_path
 from ..bundle.bundle import Bundle
@@ -102,7 +102,7 @@ def _bundles(named: Sequence[str]) -> dict[str, Bundle]:
 @contextmanager
 def _owned(options: ServeOptions) -> Iterator[Path]:
     """The data folder, for its owner's eyes and for one server at a time."""
-    folder = Path(options.data or Path(platformdirs.user_data_dir("mutoscope", appauthor=False)) / "server")
+    folder = Path(options.data or data_folder("the queue and the videos of the server") / "server")
     try:
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         lock = filelock.FileLock(folder / "lock", blocking=False)

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import os
 import stat
-import tempfile
 from collections.abc import Callable
 from contextlib import suppress
 from datetime import UTC, datetime, timedelta
@@ -59,7 +58,7 @@ def default_path() -> Path:
     Raises:
         BackendUnavailableError: the user has no home.
     """
-    return data_folder() / "provenance" / "signer.pem"
+    return data_folder("the key that signs videos") / "provenance" / "signer.pem"
 
 
 def read_signer(path: Path) -> Signer | None:
@@ -233,19 +232,7 @@ def _write(path: Path, content: str, *, replaces: bool) -> None:
     path.parent.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     with suppress(FileExistsError):
         path.parent.mkdir(mode=0o700)
-    descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=".signer.pem.")  # made with mode 600
-    try:
-        with open(descriptor, "wb") as file:
-            file.write(content.encode("ascii"))
-            file.flush()
-            os.fsync(file.fileno())
-        if replaces:
-            portable_files.replace(Path(temporary), path)
-            return
-        with suppress(FileExistsError):
-            os.link(temporary, path)  # whole under its name, and never over another
-    finally:
-        Path(temporary).unlink(missing_ok=True)
+    portable_files.write_private(path, content.encode("ascii"), replaces=replaces)
 
 
 _REMEDY = "Correct that, or remove the file: then the next video makes new ones"

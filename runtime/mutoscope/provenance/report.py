@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
 from ..errors import BackendUnavailableError, ProvenanceError
+from ..video_files import decoded_frames
 from . import signature
 from .keys import default_path, read_signer
 from .layers import SIGNATURE, TAG, WATERMARK
 from .signature import INVALID, TRUSTED, UNCHECKED, VALID, Verdict
 from .tag import has_tag
-from .watermark import BITS, LEAST_BITS, Pixels, Reading, read
+from .watermark import BITS, LEAST_BITS, Reading, read
 
 # Of several pictures' signatures, the one that counts.
 _WORST_FIRST = (INVALID, UNCHECKED, signature.NONE, VALID, TRUSTED)
@@ -93,17 +94,9 @@ def _watermark(files: Sequence[Path]) -> Reading | None:
     import av
 
     try:
-        return read(frame for file in files for frame in _decoded(file))
+        return read(frame[None] for file in files for frame in decoded_frames(file))
     except (av.FFmpegError, IndexError):  # no such format, or no pictures in it
         return None
-
-
-def _decoded(file: Path) -> Iterator[Pixels]:
-    import av
-
-    with av.open(f"file:{file}") as container:
-        for frame in container.decode(container.streams.video[0]):
-            yield frame.to_ndarray(format="rgb24")[None].astype(np.uint8, copy=False)
 
 
 def _of_watermark(reading: Reading | None) -> str:

@@ -1,4 +1,4 @@
-"""The invisible watermark: 64 known bits in the brightness of every frame. Knows frames as arrays, and no file.
+"""The watermark: 64 known bits, faint in the brightness of every frame. Knows frames as arrays, and no file.
 
 Each bit is a pattern of signs over the low orders of the cosine transform of the whole picture. The writer knows the
 picture, and adds no more than what turns each bit's correlation with its pattern to the right side, with a margin. The

@@ -29,7 +29,7 @@ from .jobs import FINISHED, QUEUED, RUNNING, STATES, Job
 from .kling import Kling
 from .metrics import CONTENT_TYPE, exposition
 from .options import KlingKeys
-from .refusals import NO_RETRY, RefusedError, error_body, not_found
+from .refusals import NO_RETRY, RefusedError, error_body, invalid_value, not_found
 from .service import Origin, Service
 from .stream import event_stream
 
@@ -135,15 +135,13 @@ class _Routes:
         query = request.query_params
         order, states = query.get("order", "desc"), tuple(filter(None, query.get("state", "").split(",")))
         if order not in ("asc", "desc"):
-            raise RefusedError(HTTPStatus.BAD_REQUEST, "invalid_value", "order must be asc or desc", "order")
+            raise invalid_value("order", "order must be asc or desc")
         if not set(states) <= set(STATES):
-            raise RefusedError(
-                HTTPStatus.BAD_REQUEST, "invalid_value", f"state must be of {', '.join(STATES)}", "state"
-            )
+            raise invalid_value("state", f"state must be of {', '.join(STATES)}")
         limit = query.get("limit", "20")
         if not limit.isdecimal() or len(limit) > 3 or not 1 <= int(limit) <= MOST_LISTED:
             words = f"limit must be a whole number from 1 to {MOST_LISTED}"
-            raise RefusedError(HTTPStatus.BAD_REQUEST, "invalid_value", words, "limit")
+            raise invalid_value("limit", words)
 
         def found() -> dict[str, Any]:
             page = self._service.page(
@@ -181,9 +179,7 @@ class _Routes:
     async def remix(self, request: Request) -> Response:
         given = await read_json(request, {"prompt": str})
         if "prompt" not in given:
-            raise RefusedError(
-                HTTPStatus.BAD_REQUEST, "invalid_value", "prompt is missing; say what to show instead", "prompt"
-            )
+            raise invalid_value("prompt", "prompt is missing; say what to show instead")
         return await self._answer(self._service.remix, request.path_params["id"], given["prompt"])
 
     async def again(self, request: Request) -> Response:

@@ -11,7 +11,7 @@ from starlette.datastructures import UploadFile
 from starlette.requests import Request
 
 from .reading import MOST_CHARACTERS, Asked, from_form, from_json
-from .refusals import RefusedError
+from .refusals import RefusedError, invalid_value
 
 MOST_FIELDS = 100
 MOST_FILES = 4
@@ -69,7 +69,7 @@ async def read_json(request: Request, kinds: Mapping[str, type]) -> dict[str, An
     for name, value in given.items():
         if type(value) is not kinds[name]:
             words = f"{name} must be {'text' if kinds[name] is str else 'a whole number'}"
-            raise RefusedError(HTTPStatus.BAD_REQUEST, "invalid_value", words, name)
+            raise invalid_value(name, words)
     return given
 
 

@@ -26,7 +26,7 @@ from .body import read_object
 from .jobs import CANCELLED, COMPLETED, FAILED, QUEUED, RUNNING, Job
 from .options import KlingKeys
 from .reading import from_json
-from .refusals import RefusedError
+from .refusals import RefusedError, invalid_value
 from .service import Origin, Service
 from .video_object import DAY_S, seconds_of
 
@@ -195,14 +195,14 @@ def _in_our_words(given: Mapping[str, Any], manifest: Manifest) -> dict[str, Any
     values.pop("external_task_id", None)
     for theirs, ours in (("model_name", "model"), ("duration", "seconds"), ("cfg_scale", "guidance_scale")):
         if theirs in values and ours in values:
-            raise _wrong(theirs, f"{theirs} and {ours} say the same; give one of them")
+            raise invalid_value(theirs, f"{theirs} and {ours} say the same; give one of them")
         if theirs in values:
             values[ours] = values.pop(theirs)
     if given.get("cfg_scale") is not None:
         values["guidance_scale"] = _guidance(given["cfg_scale"], manifest)
     if "aspect_ratio" in values:
         if {"size", "height", "width"} & set(values):
-            raise _wrong("aspect_ratio", "aspect_ratio is given beside a size; give one of them")
+            raise invalid_value("aspect_ratio", "aspect_ratio is given beside a size; give one of them")
         values["height"], values["width"] = _shape(values.pop("aspect_ratio"), manifest)
     return values
 
@@ -210,7 +210,7 @@ def _in_our_words(given: Mapping[str, Any], manifest: Manifest) -> dict[str, Any
 def _guidance(scale: Any, manifest: Manifest) -> float | None:
     """Kling's scale from 0 to 1 as a guidance scale: 0 is none, and the middle is the model's own."""
     if isinstance(scale, bool) or not isinstance(scale, int | float) or not 0 <= scale <= 1:
-        raise _wrong("cfg_scale", f"cfg_scale must be a number from 0 to 1; got {str(scale)[:80]!r}")
+        raise invalid_value("cfg_scale", f"cfg_scale must be a number from 0 to 1; got {str(scale)[:80]!r}")
     return None if scale == 0.5 else 1 + 2 * scale * (manifest.defaults.guidance_scale - 1)
 
 
@@ -218,7 +218,7 @@ def _shape(text: Any, manifest: Manifest) -> tuple[int, int]:
     """Height and width in pixels: about as many pixels as the model's own size has, in another shape."""
     found = re.fullmatch(r"([1-9]\d?):([1-9]\d?)", text) if isinstance(text, str) else None
     if found is None:
-        raise _wrong("aspect_ratio", f"aspect_ratio must be width:height, such as 16:9; got {str(text)[:80]!r}")
+        raise invalid_value("aspect_ratio", f"aspect_ratio must be width:height, such as 16:9; got {str(text)[:80]!r}")
     ratio = int(found[1]) / int(found[2])
     height, width = manifest.defaults.height, manifest.defaults.width
     for own in ((height, width), (width, height)):
@@ -232,14 +232,14 @@ def _shape(text: Any, manifest: Manifest) -> tuple[int, int]:
 def _text(given: Mapping[str, Any], name: str) -> str | None:
     value = given.get(name)
     if value is not None and (not isinstance(value, str) or len(value) > 200):
-        raise _wrong(name, f"{name} must be text of at most 200 characters")
+        raise invalid_value(name, f"{name} must be text of at most 200 characters")
     return value or None
 
 
 def _whole(request: Request, name: str, default: int, most: int) -> int:
     text = request.query_params.get(name, str(default))
     if not re.fullmatch(r"[1-9]\d{0,3}", text, re.ASCII) or int(text) > most:
-        raise _wrong(name, f"{name} must be a whole number from 1 to {most}; got {text[:80]!r}")
+        raise invalid_value(name, f"{name} must be a whole number from 1 to {most}; got {text[:80]!r}")
     return int(text)
 
 
@@ -248,10 +248,6 @@ async def _not_made(request: Request) -> Any:
     words = f"this address takes no {request.method}" if path.startswith(TASKS) else f"there is no {path} here"
     message = f"{words}; this server makes videos from text alone, at {TASKS}"
     raise RefusedError(HTTPStatus.NOT_FOUND, "unknown_address", message)
-
-
-def _wrong(name: str, message: str) -> RefusedError:
-    return RefusedError(HTTPStatus.BAD_REQUEST, "invalid_value", message, name)
 
 
 def _unauthorized(code: str, message: str) -> RefusedError:

@@ -19,7 +19,7 @@ from ..codec import decode, from_text
 from ..errors import RequestError
 from ..request import VideoRequest
 from ..values.frame_rates import parse_frame_rate
-from .refusals import RefusedError
+from .refusals import RefusedError, invalid_value
 
 FIELDS = {each.name: each for each in fields(VideoRequest)}
 OPENAI_FIELDS = ("model", "size", "seconds")
@@ -85,7 +85,7 @@ def from_form(pairs: Sequence[tuple[str, str]], files: Sequence[str] = ()) -> As
         if bare in values and bare != name:
             text = f"{values[bare]},{text}"
         elif bare in values:
-            raise RefusedError(HTTPStatus.BAD_REQUEST, "invalid_value", f"{bare} is given twice; give it once", bare)
+            raise invalid_value(bare, f"{bare} is given twice; give it once")
         values[bare] = text
     _refuse_unknown([*values, *files])
     for name, text in values.items():
@@ -93,7 +93,7 @@ def from_form(pairs: Sequence[tuple[str, str]], files: Sequence[str] = ()) -> As
             try:
                 values[name] = _plain(from_text(FIELDS[name], _HINTS[name], text))
             except ValueError as error:
-                raise RefusedError(HTTPStatus.BAD_REQUEST, "invalid_value", f"{name} {error}", name) from None
+                raise invalid_value(name, f"{name} {error}") from None
     return _asked(values)
 
 
@@ -115,7 +115,7 @@ def _asked(values: Mapping[str, Any]) -> Asked:
             raise RefusedError(HTTPStatus.BAD_REQUEST, "string_above_max_length", message, name)
     model = values.get("model")
     if model is not None and not isinstance(model, str):
-        raise RefusedError(HTTPStatus.BAD_REQUEST, "invalid_value", f"model must be text; got {model!r}", "model")
+        raise invalid_value("model", f"model must be text; got {model!r}")
     own = {name: value for name, value in values.items() if name not in OPENAI_FIELDS}
     return Asked(own, model, _size(values.get("size")), _seconds(values.get("seconds")))
 
@@ -136,7 +136,7 @@ def _size(text: Any) -> tuple[int, int] | None:
     found = re.fullmatch(r"([1-9]\d{0,8})x([1-9]\d{0,8})", text) if isinstance(text, str) else None
     if found is None:
         message = f"size must be width x height in pixels, such as 832x480; got {str(text)[:80]!r}"
-        raise RefusedError(HTTPStatus.BAD_REQUEST, "invalid_value", message, "size")
+        raise invalid_value("size", message)
     return int(found[1]), int(found[2])
 
 
@@ -147,7 +147,7 @@ def _seconds(value: Any) -> Fraction | None:
     text = str(value)
     if isinstance(value, bool) or not re.fullmatch(r"\d{1,6}(\.\d{1,6})?", text) or not Fraction(text):
         message = f"seconds must be a number above 0, such as 4 or 2.5; got {text[:80]!r}"
-        raise RefusedError(HTTPStatus.BAD_REQUEST, "invalid_value", message, "seconds")
+        raise invalid_value("seconds", message)
     return Fraction(text)
 
 

@@ -52,6 +52,11 @@ def bad_request(error: MutoscopeError) -> RefusedError:
     return RefusedError(HTTPStatus.BAD_REQUEST, facts["code"], facts["message"], facts["param"])
 
 
+def invalid_value(name: str, message: str) -> RefusedError:
+    """A parameter has a value that it does not take."""
+    return RefusedError(HTTPStatus.BAD_REQUEST, "invalid_value", message, name)
+
+
 def not_found(what: str, id: str) -> RefusedError:
     """No such video or model."""
     return RefusedError(HTTPStatus.NOT_FOUND, "not_found", f"there is no {what} {id[:80]!r}", f"{what}_id")

@@ -17,6 +17,8 @@ from http import HTTPStatus
 from pathlib import Path
 from typing import Any
 
+from mutoscope_engines.names import no_such
+
 from ..builtin import bundle_path
 from ..bundle.bundle import Bundle
 from ..codec import to_plain
@@ -31,8 +33,8 @@ from .options import ServeOptions
 from .pictures import write_spritesheet, write_thumbnail
 from .reading import Asked
 from .recipes import command_line, python_lines
-from .refusals import NO_RETRY, RefusedError, bad_request, not_found
-from .video_object import video_object
+from .refusals import NO_RETRY, RefusedError, bad_request, invalid_value, not_found
+from .video_object import DAY_S, video_object
 from .worker import FILE_NAME, Studio, Worker, tidy
 
 VARIANTS = {
@@ -40,7 +42,6 @@ VARIANTS = {
     "thumbnail": ("thumbnail.webp", "image/webp"),
     "spritesheet": ("spritesheet.jpg", "image/jpeg"),
 }
-DAY_S = 86_400
 LONG_WAIT_S = 60  # clients are not to hold a connection or a call for longer than that
 
 
@@ -105,7 +106,7 @@ class Service:
         bundles = self.studio.bundles
         name = next(iter(bundles)) if name is None else name
         if name not in bundles:
-            message = f"there is no model {name[:80]!r}. There are: {', '.join(bundles)}"
+            message = no_such("model", name[:80], list(bundles))
             raise RefusedError(HTTPStatus.NOT_FOUND, "model_not_found", message, "model")
         return name, bundles[name]
 
@@ -127,9 +128,7 @@ class Service:
         Raises:
             RefusedError: there is no such video, or the request cannot be met.
         """
-        job = self.get(id)
-        request = replace(VideoRequest.from_dict(job.request), prompt=prompt)
-        return self._add(job.model, request, Origin(remixed_from=id))
+        return self._like(id, prompt=prompt)
 
     def again(self, id: str, seed: int | None) -> Job:
         """The same request with another seed; a random one where none is given.
@@ -137,9 +136,7 @@ class Service:
         Raises:
             RefusedError: there is no such video, or no such seed.
         """
-        job = self.get(id)
-        request = replace(VideoRequest.from_dict(job.request), seed=seed)
-        return self._add(job.model, request, Origin(remixed_from=id))
+        return self._like(id, seed=seed)
 
     def get(self, id: str) -> Job:
         """
@@ -196,7 +193,7 @@ class Service:
         """
         if variant not in VARIANTS:
             message = f"variant must be one of {', '.join(VARIANTS)}; got {variant[:40]!r}"
-            raise RefusedError(HTTPStatus.BAD_REQUEST, "invalid_value", message, "variant")
+            raise invalid_value("variant", message)
         job = self.get(id)
         if job.state != COMPLETED:
             message = f"this video has no content: it is {job.state}"
@@ -250,6 +247,11 @@ class Service:
     def wait_s(self, waiting: int) -> int:
         """About how long it takes to make some videos, from how long the last one took."""
         return max(1, round(waiting * (self.worker.last_video_s or 5.0)))
+
+    def _like(self, id: str, **changed: Any) -> Job:
+        job = self.get(id)
+        request = replace(VideoRequest.from_dict(job.request), **changed)
+        return self._add(job.model, request, Origin(remixed_from=id))
 
     def _shortest(self, model: str, request: VideoRequest) -> VideoRequest:
         """The request that says only what the bundle would not do unasked."""

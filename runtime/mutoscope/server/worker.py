@@ -5,7 +5,6 @@ Knows the queue, the pipeline and files. Knows no HTTP.
 
 from __future__ import annotations
 
-import os
 import shutil
 import threading
 import time
@@ -14,6 +13,8 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+
+from mutoscope_engines.system.portable_files import sync
 
 from ..bundle.bundle import Bundle
 from ..errors import CancelledError, MutoscopeError, OutOfMemoryError, OutputError
@@ -217,7 +218,9 @@ class Worker:
         return make_file(self._opened(job.model), request, folder / FILE_NAME, self._studio.output, watch)
 
     def _complete(self, job: Job, made: MadeVideo) -> None:
-        _to_disk(self._studio.place(job.id))
+        folder = self._studio.place(job.id)
+        for each in (folder, folder.parent):  # their names survive a power cut from now on
+            sync(each)
         receipt = {
             **{name: value for name, value in made.file.to_dict().items() if name != "path"},
             "bundle_sha256": made.plan.bundle_sha256,
@@ -291,15 +294,3 @@ def tidy(studio: Studio, table: JobTable, id: str) -> None:
             shutil.rmtree(studio.place(id))
     if job is None:
         table.forget(id)
-
-
-def _to_disk(folder: Path) -> None:
-    """The names in a folder, and its own, survive a power cut from now on. Windows has no such call for folders."""
-    if os.name != "posix":
-        return
-    for each in (folder, folder.parent):
-        handle = os.open(each, os.O_RDONLY)
-        try:
-            os.fsync(handle)
-        finally:
-            os.close(handle)

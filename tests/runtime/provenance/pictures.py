@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import io
-from fractions import Fraction
-
-import av
 import numpy as np
 from numpy.typing import NDArray
+
+from benchmarks import watermark_robustness
 
 Frames = NDArray[np.uint8]
 
@@ -28,18 +26,7 @@ def landscape(num_frames: int = 5, height: int = 256, width: int = 320, seed: in
     return np.stack([pixels[n : n + height, 2 * n : 2 * n + width] for n in range(num_frames)])
 
 
-def encoded(frames: Frames, codec: str = "libx264", size: tuple[int, int] | None = None, **options: str) -> Frames:
-    """The frames after an encoder of FFmpeg and back, scaled to `(height, width)` before it."""
-    file = io.BytesIO()
+def encoded(frames: Frames, size: tuple[int, int] | None = None, **options: str) -> Frames:
+    """The frames after x264 and back, scaled to `(height, width)` before it."""
     height, width = size or frames.shape[1:3]
-    with av.open(file, "w", format="mp4") as output:
-        stream = output.add_stream(codec, rate=16, options=options)
-        stream.height, stream.width, stream.pix_fmt = height, width, "yuv420p"
-        for number, pixels in enumerate(frames):
-            frame = av.VideoFrame.from_ndarray(pixels, format="rgb24").reformat(width, height, "yuv420p")
-            frame.pts, frame.time_base = number, Fraction(1, 16)
-            output.mux(stream.encode(frame))
-        output.mux(stream.encode(None))
-    file.seek(0)
-    with av.open(file) as source:
-        return np.stack([frame.to_ndarray(format="rgb24") for frame in source.decode(video=0)])
+    return watermark_robustness.encoded(frames, "libx264", options, (height, width))
