@@ -217,7 +217,7 @@ class OutputOptions:
     )
     watermark: bool = parameter(
         "hide a watermark in the frames of the file, from 256x256 up, that says that a model made them; it outlives "
-        "another encoding, which the metadata does not",
+        "an ordinary encoding, which the metadata does not",
         True,
         unit="on|off",
         form=ON_OFF,

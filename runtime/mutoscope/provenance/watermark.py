@@ -1,9 +1,9 @@
 """The watermark: 64 known bits, faint in the brightness of every frame. Knows frames as arrays, and no file.
 
 Each bit is a pattern of signs over the low orders of the cosine transform of the whole picture. The writer knows the
-picture, and adds no more than what turns each bit's correlation with its pattern to the right side, with a margin. The
-reader needs neither the original nor its size: orders are waves per picture, so they stay when it is scaled. What was
-measured: docs/provenance.md.
+picture, and adds no more than what turns each bit's correlation with its pattern to the right side, with a margin, and
+nowhere more than the texture there hides. The reader needs neither the original nor its size: orders are waves per
+picture, so they stay when it is scaled. What was measured: docs/provenance.md.
 
 The same frames get the same watermark on every machine. Products of matrices are of whole numbers so small that float64
 holds every sum exactly, in whatever order a library adds: 53 bits for pictures of up to 8192x8192.
@@ -32,7 +32,12 @@ _ORDERS = (12, 60)  # in waves per two pictures: below, the picture itself is st
 _NAME = b"mutoscope watermark 1"  # its hash decides the patterns, on every machine and for good
 _MARGINS = (0.2, 0.4)  # of the correlation, in levels of 255: the least and the most
 _MARGIN_OF_PICTURE = 1.2  # times the picture's own correlations: a busy picture hides more and loses more to a codec
-_MOST_CHANGE = 2.0  # times the margin: a bit that needs more stays weaker
+_MOST_CHANGE = 4.0  # times the margin: a bit that needs more stays weaker
+_PASSES = 3  # each adds what the limits, rounding, black and white have cut off before
+_BLOCK = 8  # pixels a side in which texture is measured
+_LIMIT_STEPS = 16  # of a limit, in levels of 255, as a whole number
+_LIMITS = (1, 8)  # levels of 255 that a pixel may change: on a plain wall, and at most
+_DIFFERENCES = 11  # between neighbours, summed over a block, that allow one step more
 _MOST_SQUARE = 255**2 / 10**3.6  # mean square of the change of brightness: no frame is below a PSNR of 36 dB
 _FAINTEST = 0.01  # correlation of a bit that is counted: below is the rounding of a picture without any order
 _LUMA = np.array([77, 150, 29], np.float32)  # of 256: those of BT.601
@@ -68,6 +73,7 @@ class Marker:
 
     def __init__(self, height: int, width: int) -> None:
         self._transform = _Transform(height, width)
+        self._limits = _Limits(height, width)
         self._sum = np.zeros(BITS)
         self._frames = 0
 
@@ -85,17 +91,17 @@ class Marker:
         return _reading(self._sum, self._frames)
 
     def _mark(self, frame: Pixels) -> Pixels:
-        """Twice, because what is rounded and cut at black and white is lost the first time."""
         picture, marked = frame.astype(np.int16), frame
-        correlations = self._transform.correlations(frame)
+        limits, correlations = self._limits.of(frame), self._transform.correlations(frame)
         least, most = _MARGINS
         margin = min(max(_MARGIN_OF_PICTURE * float(np.sqrt(np.mean(correlations**2))), least), most)
         change = np.zeros(BITS)
-        for _ in range(2):
+        for _ in range(_PASSES):
             change = np.clip(change + np.maximum(margin - correlations, 0), 0, _MOST_CHANGE * margin)
-            change *= min(1.0, math.sqrt(_MOST_SQUARE / max(float(np.sum(change**2)), 1e-9)))
-            added = np.rint(self._transform.picture(change)).astype(np.int16)
-            marked = np.clip(picture + added[..., None], 0, 255).astype(np.uint8)
+            added = np.clip(self._transform.picture(change), -limits, limits)
+            square = float(np.sum(np.rint(added) ** 2)) / added.size
+            added = np.rint(added * math.sqrt(_MOST_SQUARE / max(square, _MOST_SQUARE)))
+            marked = np.clip(picture + added.astype(np.int16)[..., None], 0, 255).astype(np.uint8)
             correlations = self._transform.correlations(marked)
         self._sum += correlations
         self._frames += 1
@@ -141,8 +147,7 @@ class _Transform:
 
     def correlations(self, frame: Pixels) -> Floats:
         """How strongly each of the bits is there, float64 `[64]`, in levels of 255; below zero is the other value."""
-        luma = np.rint(frame.astype(np.float32) @ _LUMA / 256).astype(np.float64)
-        orders = self._rows @ luma @ self._columns.T * self._scale
+        orders = self._rows @ _luma(frame) @ self._columns.T * self._scale
         found: Floats = (orders.ravel()[self._orders] * self._patterns).sum(axis=1)
         return found
 
@@ -151,6 +156,40 @@ class _Transform:
         orders = np.zeros((len(self._rows), len(self._columns)))
         orders.ravel()[self._orders] = np.rint(change[:, None] * self._patterns * _CHANGE_STEPS)
         return self._rows.T @ (orders @ self._columns) / (_CHANGE_STEPS * _WAVE_STEPS**2)
+
+
+class _Limits:
+    """How much each pixel may change, for pictures of one size: more where its neighbourhood is textured."""
+
+    def __init__(self, height: int, width: int) -> None:
+        self._down, self._across = _ramps(height), _ramps(width)
+        self._scale = 1 / (_LIMIT_STEPS * (2 * _BLOCK) ** 2)
+
+    def of(self, frame: Pixels) -> Floats:
+        """Levels of 255, float64 `[H, W]`."""
+        luma = _luma(frame)
+        differences = np.zeros((self._down.shape[1] * _BLOCK, self._across.shape[1] * _BLOCK))
+        differences[: len(luma) - 1, : luma.shape[1]] = np.abs(np.diff(luma, axis=0))
+        differences[: len(luma), : luma.shape[1] - 1] += np.abs(np.diff(luma, axis=1))
+        blocks = differences.reshape(self._down.shape[1], _BLOCK, self._across.shape[1], _BLOCK).sum(axis=(1, 3))
+        least, most = (_LIMIT_STEPS * limit for limit in _LIMITS)
+        steps = np.minimum(least + blocks // _DIFFERENCES, most)
+        limits: Floats = self._down @ steps @ self._across.T * self._scale
+        return limits
+
+
+def _luma(frame: Pixels) -> Floats:
+    """Brightness in whole levels of 255, `[H, W]`."""
+    return np.rint(frame.astype(np.float32) @ _LUMA / 256).astype(np.float64)
+
+
+def _ramps(length: int) -> Floats:
+    """Weights `[length, blocks]`, whole and of the sum `2 * _BLOCK`, that go from block to block without a step."""
+    blocks = -(-length // _BLOCK)
+    place = 2 * np.arange(length)[:, None] + 1 - _BLOCK * (2 * np.arange(blocks) + 1)
+    ramps: Floats = np.maximum(2 * _BLOCK - np.abs(place), 0).astype(np.float64)
+    ramps[:, [0, -1]] += (2 * _BLOCK - ramps.sum(axis=1))[:, None] * (ramps[:, [0, -1]] > 0)
+    return ramps
 
 
 def _waves(length: int) -> Floats:

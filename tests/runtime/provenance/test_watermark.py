@@ -50,10 +50,21 @@ def test_no_frame_is_changed_beyond_a_psnr_of_36_db() -> None:
     assert psnr_db(np.zeros_like(busy), marked(np.zeros_like(busy))) > 42  # a calm picture is changed less
 
 
+def test_on_a_plain_part_no_pixel_changes_by_more_than_one_level() -> None:
+    """A texture of one level of 255 cannot be seen; the rough half hides as much as each frame may be changed."""
+    frame = np.full((1, 256, 320, 3), 128, np.uint8)
+    frame[:, :, 160:] = np.random.default_rng(2).integers(64, 192, (256, 160, 1), np.uint8)
+    result = marked(frame)
+    difference = np.abs(result.astype(int) - frame)
+    assert difference[:, :, :144].max() == 1
+    assert np.mean(difference[:, :, 176:] ** 2) > 5 * np.mean(difference[:, :, :144] ** 2)
+    assert read([result]).found
+
+
 def test_what_is_added_lies_between_the_orders_that_outlive_a_codec() -> None:
     """By NumPy's FFT of the mirrored picture, whose terms are the cosine transform's, in twice as many steps."""
-    grey = np.full((1, 256, 320, 3), 128, np.uint8)
-    added = marked(grey)[0, :, :, 0].astype(float) - 128
+    rough = np.repeat(np.random.default_rng(3).integers(64, 192, (1, 256, 320, 1), np.uint8), 3, axis=3)
+    added = marked(rough)[0, :, :, 0].astype(float) - rough[0, :, :, 0]
     mirrored = np.block([[added, added[:, ::-1]], [added[::-1], added[::-1, ::-1]]])
     strength = np.abs(np.fft.fft2(mirrored))[:256, :320] ** 2
     distance = np.hypot(*np.mgrid[:256, :320])
