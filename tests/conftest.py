@@ -10,6 +10,8 @@ from pathlib import Path
 import pytest
 from mutoscope_engines import telemetry
 
+from tests.making import made_once
+
 for load in (telemetry.onnxruntime, telemetry.openvino):  # before a test imports them by name, with their telemetry
     with suppress(ImportError):
         load()
@@ -37,17 +39,23 @@ def unsigned(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture(scope="session")
 def wan_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A small random checkpoint of the structure of Wan 2.1. Not to be written to."""
-    from mutoscope_export.families.wan.random_checkpoint import random_checkpoint
 
-    return random_checkpoint(tmp_path_factory.mktemp("wan") / "small-wan", vae_config={"num_res_blocks": 0})
+    def make(folder: Path) -> None:
+        from mutoscope_export.families.wan.random_checkpoint import random_checkpoint
+
+        random_checkpoint(folder / "small-wan", vae_config={"num_res_blocks": 0})
+
+    return made_once("wan-checkpoint", make, tmp_path_factory) / "small-wan"
 
 
 @pytest.fixture(scope="session")
 def wan_bundle(wan_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The bundle of `wan_checkpoint`, in fp32, int8, bf16 and bf16-cpu. Not to be written to."""
-    from mutoscope_export.export import export_checkpoint
-    from mutoscope_export.options import ExportOptions
 
-    destination = tmp_path_factory.mktemp("wan") / "bundle"
-    export_checkpoint(wan_checkpoint, destination, ExportOptions(precision=("fp32", "int8", "bf16", "bf16-cpu")))
-    return destination
+    def make(folder: Path) -> None:
+        from mutoscope_export.export import export_checkpoint
+        from mutoscope_export.options import ExportOptions
+
+        export_checkpoint(wan_checkpoint, folder, ExportOptions(precision=("fp32", "int8", "bf16", "bf16-cpu")))
+
+    return made_once("wan-bundle", make, tmp_path_factory)
