@@ -10,7 +10,10 @@ from pathlib import Path
 import pytest
 from mutoscope_engines import telemetry
 
-from tests.making import made_once
+from tests.making import made_once, unmeasured
+
+# Whose tests run torch, and which is no measure of the runtime and the engines: they have tests of their own.
+UNMEASURED = ("export", "benchmarks", "test_same_as_diffusers.py")
 
 for load in (telemetry.onnxruntime, telemetry.openvino):  # before a test imports them by name, with their telemetry
     with suppress(ImportError):
@@ -34,6 +37,16 @@ def data_home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
 def unsigned(monkeypatch: pytest.MonkeyPatch) -> None:
     """Files as they are without c2pa-python: the same bytes for the same frames. Tests of signatures undo it."""
     monkeypatch.setattr("mutoscope.output.signing.is_available", lambda: False)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def coverage(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Coverage looks away from tests that it makes twice as slow, and that it need not see."""
+    if request.path.relative_to(Path(__file__).parent).parts[0] not in UNMEASURED:
+        yield
+        return
+    with unmeasured():
+        yield
 
 
 @pytest.fixture(scope="session")

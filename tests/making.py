@@ -36,6 +36,8 @@ def unmeasured() -> Iterator[None]:
         return
     measuring.stop()
     try:
-        yield
+        with pytest.MonkeyPatch.context() as patch:
+            patch.delenv("COVERAGE_PROCESS_CONFIG", raising=False)  # from which child processes know that they count
+            yield
     finally:
         measuring.start()

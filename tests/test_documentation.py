@@ -37,7 +37,9 @@ ERROR_ROW = re.compile(r"^\W*(\w+Error)\W+(\d+)\b", re.MULTILINE)
 # Commands and Python examples that do not run here, and why. Their flags and names are checked all the same.
 ON_A_GPU = "needs an NVIDIA GPU"
 COVERED = "takes minutes; tests/bench/test_command.py runs `bench`"
-EXPORTED = "takes a minute; tests/test_nothing_calls_home.py runs an export, and tests/conftest.py one of more precisions"
+EXPORTED = (
+    "takes a minute; tests/test_nothing_calls_home.py runs an export, and tests/conftest.py one of more precisions"
+)
 EXPORT = "mutoscope export Wan-AI/Wan2.1-T2V-1.3B-Diffusers wan-1.3b --precision int8 bf16"  # the README's
 NOT_RUN = {
     "mutoscope batch JOBS.jsonl OUT --ray 10.0.0.1:6379 --workers 8": (

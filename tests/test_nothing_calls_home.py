@@ -93,7 +93,10 @@ WAYS = {
     "serve": Way(["-c", SERVER], ["starlette"], loopback=True, leaves=["here/data/*", KEY]),
     "a signed video": Way(["-c", SIGNED], ["c2pa"], leaves=["here/red.mp4", KEY]),
     "bench": Way(
-        command(f"bench --quick --case default-clip --against diffusers,openvino --backend onnxruntime {SMALL}"),
+        command(
+            "bench --quick --rounds 1 --case default-clip --against diffusers,openvino --backend onnxruntime "
+            f"--precision fp32 {SMALL}"
+        ),
         [*TORCH, "openvino"],
         loopback=True,
         leaves=[TORCH_LEAVES],
@@ -104,7 +107,10 @@ WAYS = {
         leaves=["home/.cache/mutoscope/engines/*", "home/.local/share/mutoscope/engine.key"],
     ),
     "export": Way(
-        command("export", CHECKPOINT, "bundle"), TORCH, loopback=True, leaves=["here/bundle/*", TORCH_LEAVES]
+        command("export", CHECKPOINT, "bundle", "--precision", "int8", "bf16"),
+        TORCH,
+        loopback=True,
+        leaves=["here/bundle/*", TORCH_LEAVES],
     ),
 }
 

@@ -26,7 +26,7 @@ from mutoscope_export.families.wan.random_checkpoint import (
 from mutoscope_export.options import ExportOptions
 from numpy.typing import NDArray
 
-from tests.making import made_once, unmeasured
+from tests.making import made_once
 
 Frames = NDArray[np.uint8]
 
@@ -159,9 +159,7 @@ def test_the_video_is_that_of_diffusers(subjects: Subjects, case: str) -> None:
 
 
 @pytest.mark.parametrize("name", [SMALL, WAN_2_2])
-def test_frames_decoded_in_tiles_are_those_of_the_whole_and_of_diffusers(
-    subjects: Subjects, name: str
-) -> None:
+def test_frames_decoded_in_tiles_are_those_of_the_whole_and_of_diffusers(subjects: Subjects, name: str) -> None:
     request = DEFAULTS | {"height": 96, "width": 80, "num_frames": 9, "guidance_scale": 1.0}
     whole = subjects[name].ours.generate(**request)
     with mutoscope.Pipeline.load(subjects[name].bundle, tile=(72, 72)) as pipeline:
@@ -221,8 +219,7 @@ def test_int8_stays_close_to_fp32(subjects: Subjects) -> None:
 
 def test_a_compact_bundle_gives_the_same_frames(subjects: Subjects, tmp_path: Path) -> None:
     full = subjects[BFLOAT16]
-    with unmeasured():
-        compact = export_checkpoint(full.checkpoint, tmp_path / "compact", ExportOptions(compact=True))
+    compact = export_checkpoint(full.checkpoint, tmp_path / "compact", ExportOptions(compact=True))
     graphs = [onnx.load(path, load_external_data=False).graph for path in compact.root.glob("denoiser/*.onnx")]
     stored = [tensor for graph in graphs for tensor in graph.initializer]
     large = [tensor for tensor in stored if tensor.name.startswith("transformer.") and math.prod(tensor.dims) >= 256]

@@ -3,19 +3,9 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-
-from tests.making import unmeasured
-
-
-@pytest.fixture(scope="module", autouse=True)
-def not_measured() -> Iterator[None]:
-    """Coverage counts the lines of the runtime and the engines, which have tests of their own."""
-    with unmeasured():
-        yield
 
 
 @pytest.fixture
