@@ -192,7 +192,7 @@ def test_python_examples_run(example: Example, tmp_path: Path, monkeypatch: pyte
 def test_the_export_of_the_readme_is_the_one_that_these_tests_stand_on(
     wan_bundle: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Its precisions are exported in tests/test_nothing_calls_home.py, and what it makes is here a link to `wan_bundle`."""
+    """Its precisions are exported in tests/test_nothing_calls_home.py; here `wan_bundle` stands for what it makes."""
     asked = []
 
     def exported(checkpoint: str, destination: Path, options: ExportOptions, *, on_progress: object) -> Bundle:
