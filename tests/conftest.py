@@ -62,6 +62,20 @@ def wan_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
+def least_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """With as few layers as can be, for those to whom it matters that a whole export runs. Not to be written to."""
+
+    def make(folder: Path) -> None:
+        from mutoscope_export.families.wan.random_checkpoint import random_checkpoint
+
+        one_doubling = {"dim_mult": [1, 2], "temperal_downsample": [True]}
+        scales = {"scale_factor_spatial": 2, "scale_factor_temporal": 2}
+        random_checkpoint(folder / "least-wan", num_layers=1, vae_config={"num_res_blocks": 0} | one_doubling | scales)
+
+    return made_once("least-checkpoint", make, tmp_path_factory) / "least-wan"
+
+
+@pytest.fixture(scope="session")
 def wan_bundle(wan_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The bundle of `wan_checkpoint`, in fp32, int8, bf16 and bf16-cpu. Not to be written to."""
 

@@ -125,7 +125,7 @@ def test_a_way_of_use_makes_no_socket_and_leaves_nothing(
             pytest.skip(f"{package} is not installed")
     arguments = list(way.arguments)
     if any(CHECKPOINT in argument for argument in arguments):
-        checkpoint = str(request.getfixturevalue("wan_checkpoint"))
+        checkpoint = str(request.getfixturevalue("least_checkpoint"))
         arguments = [argument.replace(CHECKPOINT, checkpoint) for argument in arguments]
     found = watch([sys.executable, *arguments], tmp_path, loopback=way.loopback)
     unnamed = [path for path in found.left if not any(fnmatch(path, pattern) for pattern in way.leaves)]
