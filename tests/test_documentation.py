@@ -16,7 +16,9 @@ from typing import Any
 import mutoscope
 import mutoscope.errors
 import pytest
+from mutoscope.bundle.bundle import Bundle
 from mutoscope.cli import COMMANDS, main
+from mutoscope_export.options import ExportOptions
 
 ROOT = Path(__file__).parents[1]
 DOCUMENTS = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md"), ROOT / "benchmarks/README.md"])
@@ -35,6 +37,10 @@ ERROR_ROW = re.compile(r"^\W*(\w+Error)\W+(\d+)\b", re.MULTILINE)
 # Commands and Python examples that do not run here, and why. Their flags and names are checked all the same.
 ON_A_GPU = "needs an NVIDIA GPU"
 COVERED = "takes minutes; tests/bench/test_command.py runs `bench`"
+EXPORTED = (
+    "takes a minute; tests/test_nothing_calls_home.py runs an export, and tests/conftest.py one of more precisions"
+)
+EXPORT = "mutoscope export Wan-AI/Wan2.1-T2V-1.3B-Diffusers wan-1.3b --precision int8 bf16"  # the README's
 NOT_RUN = {
     "mutoscope batch JOBS.jsonl OUT --ray 10.0.0.1:6379 --workers 8": (
         "needs a cluster; tests/runtime/bulk/test_on_ray.py starts one"
@@ -49,15 +55,15 @@ NOT_RUN = {
     "mutoscope bench --json before.json": COVERED,
     "mutoscope bench --compare before.json": COVERED,
     "mutoscope build --target rtx40": "takes a minute; tests/runtime/building/test_build.py builds the built-in bundle",
-    "mutoscope export CHECKPOINT wan-1.3b --precision fp32 bf16": "as the export of the README, which runs",
-    "mutoscope export CHECKPOINT BUNDLE --precision fp32 int8 bf16": "as the export of the README, which runs",
+    EXPORT: EXPORTED,
+    "mutoscope export CHECKPOINT wan-1.3b --precision fp32 bf16": EXPORTED,
+    "mutoscope export CHECKPOINT BUNDLE --precision fp32 int8 bf16": EXPORTED,
     "mutoscope export CHECKPOINT BUNDLE --precision fp32 fp8 --calibration-prompts prompts.txt": (
         "takes minutes; tests/export/quantization/test_quantize.py runs the calibration"
     ),
 }
 PYTHON_NOT_RUN = {"torch.cuda.Stream()": ON_A_GPU}
 
-EXPORT = "mutoscope export Wan-AI/Wan2.1-T2V-1.3B-Diffusers wan-1.3b --precision int8 bf16"
 # What is added to a command so that it ends in seconds: by its name, and by a word that it must hold.
 STEPS = ["--num-inference-steps", "2"]
 SMALL = ["--height", "32", "--width", "48", "--num-frames", "5"]  # a random model's default size takes 23 GB
@@ -183,15 +189,20 @@ def test_python_examples_run(example: Example, tmp_path: Path, monkeypatch: pyte
     exec(compile(example.text, example.document, "exec"), {"__name__": "example"})
 
 
-@pytest.fixture(scope="module")
-def real_model(wan_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with a small random checkpoint in place of the hub's, in which the README's export has run."""
-    folder = tmp_path_factory.mktemp("real")
-    (folder / "Wan-AI").mkdir()
-    (folder / "Wan-AI/Wan2.1-T2V-1.3B-Diffusers").symlink_to(wan_checkpoint)
-    with contextlib.chdir(folder):
-        assert main(shlex.split(EXPORT)[1:]) == 0
-    return folder
+def test_the_export_of_the_readme_is_the_one_that_these_tests_stand_on(
+    wan_bundle: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its precisions are exported in tests/test_nothing_calls_home.py; here `wan_bundle` stands for what it makes."""
+    asked = []
+
+    def exported(checkpoint: str, destination: Path, options: ExportOptions, *, on_progress: object) -> Bundle:
+        asked.append((checkpoint, destination, options))
+        return Bundle.open(wan_bundle, verify=False)
+
+    monkeypatch.setattr("mutoscope_export.export.export_checkpoint", exported)
+    assert main(shlex.split(EXPORT)[1:]) == 0
+    options = ExportOptions(precision=("int8", "bf16"))
+    assert asked == [("Wan-AI/Wan2.1-T2V-1.3B-Diffusers", Path("wan-1.3b"), options)]
 
 
 @each([example for example in console_commands() if example.text not in NOT_RUN])
@@ -204,11 +215,8 @@ def test_commands_run(
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("MUTOSCOPE_CACHE", str(tmp_path / "cache"))
     monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path / "data"))
-    if example.text == EXPORT:
-        assert (request.getfixturevalue("real_model") / "wan-1.3b/manifest.json").exists()
-        return
     for bundle in {"wan-1.3b", "wan-4-steps"}.intersection(words):
-        Path(bundle).symlink_to(request.getfixturevalue("real_model") / "wan-1.3b")
+        Path(bundle).symlink_to(request.getfixturevalue("wan_bundle"))
     more = [flag for (command, word), flags in SHORTENED.items() if command == name and word in words for flag in flags]
     assert main([name, *words, *more]) == 0
 

@@ -93,7 +93,10 @@ WAYS = {
     "serve": Way(["-c", SERVER], ["starlette"], loopback=True, leaves=["here/data/*", KEY]),
     "a signed video": Way(["-c", SIGNED], ["c2pa"], leaves=["here/red.mp4", KEY]),
     "bench": Way(
-        command(f"bench --quick --case default-clip --against diffusers,openvino --backend onnxruntime {SMALL}"),
+        command(
+            "bench --quick --rounds 1 --case default-clip --against diffusers,openvino --backend onnxruntime "
+            f"--precision fp32 {SMALL}"
+        ),
         [*TORCH, "openvino"],
         loopback=True,
         leaves=[TORCH_LEAVES],
@@ -104,7 +107,10 @@ WAYS = {
         leaves=["home/.cache/mutoscope/engines/*", "home/.local/share/mutoscope/engine.key"],
     ),
     "export": Way(
-        command("export", CHECKPOINT, "bundle"), TORCH, loopback=True, leaves=["here/bundle/*", TORCH_LEAVES]
+        command("export", CHECKPOINT, "bundle", "--precision", "int8", "bf16"),
+        TORCH,
+        loopback=True,
+        leaves=["here/bundle/*", TORCH_LEAVES],
     ),
 }
 
@@ -119,7 +125,7 @@ def test_a_way_of_use_makes_no_socket_and_leaves_nothing(
             pytest.skip(f"{package} is not installed")
     arguments = list(way.arguments)
     if any(CHECKPOINT in argument for argument in arguments):
-        checkpoint = str(request.getfixturevalue("wan_checkpoint"))
+        checkpoint = str(request.getfixturevalue("least_checkpoint"))
         arguments = [argument.replace(CHECKPOINT, checkpoint) for argument in arguments]
     found = watch([sys.executable, *arguments], tmp_path, loopback=way.loopback)
     unnamed = [path for path in found.left if not any(fnmatch(path, pattern) for pattern in way.leaves)]

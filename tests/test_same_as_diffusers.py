@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
+from contextlib import closing
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +25,8 @@ from mutoscope_export.families.wan.random_checkpoint import (
 )
 from mutoscope_export.options import ExportOptions
 from numpy.typing import NDArray
+
+from tests.making import made_once
 
 Frames = NDArray[np.uint8]
 
@@ -55,6 +59,8 @@ CHECKPOINTS: dict[str, dict[str, Any]] = {
     },
 }  # fmt: skip
 
+SMALL, WAN_2_2, BFLOAT16 = CHECKPOINTS
+
 RED = "a red circle moving on a black square"
 MESSY = "caf&eacute; &amp;amp; ﬁsh  \u201cquoted\u201d\n and â€œmojibakeâ€ &lt;b&gt; 漢字"
 
@@ -83,20 +89,34 @@ class Subject:
         return frames
 
 
+class Subjects:
+    """The checkpoints by name, each made for the first test of this process that asks for it."""
+
+    def __init__(self, small: Subject, factory: pytest.TempPathFactory) -> None:
+        self._made = {SMALL: small}
+        self._factory = factory
+
+    def __getitem__(self, name: str) -> Subject:
+        if name not in self._made:
+            number = list(CHECKPOINTS).index(name)
+            folder = made_once(f"same-as-diffusers-{number}", partial(_export, name), self._factory)
+            self._made[name] = Subject(folder / "checkpoint", folder / "bundle")
+        return self._made[name]
+
+    def close(self) -> None:
+        for subject in self._made.values():
+            subject.ours.close()
+
+
+def _export(name: str, folder: Path) -> None:
+    checkpoint = random_checkpoint(folder / "checkpoint", **CHECKPOINTS[name])
+    export_checkpoint(checkpoint, folder / "bundle")
+
+
 @pytest.fixture(scope="module")
-def subjects(
-    wan_checkpoint: Path, wan_bundle: Path, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[dict[str, Subject]]:
-    made = {"small": Subject(wan_checkpoint, wan_bundle)}
-    for name, sizes in CHECKPOINTS.items():
-        if name not in made:
-            folder = tmp_path_factory.mktemp("same")
-            checkpoint = random_checkpoint(folder / "checkpoint", **sizes)
-            export_checkpoint(checkpoint, folder / "bundle")
-            made[name] = Subject(checkpoint, folder / "bundle")
-    yield made
-    for subject in made.values():
-        subject.ours.close()
+def subjects(wan_checkpoint: Path, wan_bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Subjects]:
+    with closing(Subjects(Subject(wan_checkpoint, wan_bundle), tmp_path_factory)) as made:
+        yield made
 
 
 def psnr_db(given: Frames, expected: NDArray[np.float32]) -> float:
@@ -104,7 +124,6 @@ def psnr_db(given: Frames, expected: NDArray[np.float32]) -> float:
     return float(10 * np.log10(255**2 / error))
 
 
-SMALL, WAN_2_2, BFLOAT16 = CHECKPOINTS
 REQUESTS: dict[str, tuple[str, dict[str, Any]]] = {
     "UniPC with guidance": (SMALL, {"num_inference_steps": 6, "num_frames": 9, "guidance_scale": 4.0}),
     "a single frame, messy prompt": (SMALL, {"prompt": MESSY, "num_frames": 1, "num_inference_steps": 4}),
@@ -129,7 +148,7 @@ DEFAULTS = {
 
 
 @pytest.mark.parametrize("case", REQUESTS)
-def test_the_video_is_that_of_diffusers(subjects: dict[str, Subject], case: str) -> None:
+def test_the_video_is_that_of_diffusers(subjects: Subjects, case: str) -> None:
     name, given = REQUESTS[case]
     request = DEFAULTS | given
     expected = subjects[name].reference_frames(**request)
@@ -140,9 +159,7 @@ def test_the_video_is_that_of_diffusers(subjects: dict[str, Subject], case: str)
 
 
 @pytest.mark.parametrize("name", [SMALL, WAN_2_2])
-def test_frames_decoded_in_tiles_are_those_of_the_whole_and_of_diffusers(
-    subjects: dict[str, Subject], name: str
-) -> None:
+def test_frames_decoded_in_tiles_are_those_of_the_whole_and_of_diffusers(subjects: Subjects, name: str) -> None:
     request = DEFAULTS | {"height": 96, "width": 80, "num_frames": 9, "guidance_scale": 1.0}
     whole = subjects[name].ours.generate(**request)
     with mutoscope.Pipeline.load(subjects[name].bundle, tile=(72, 72)) as pipeline:
@@ -153,7 +170,7 @@ def test_frames_decoded_in_tiles_are_those_of_the_whole_and_of_diffusers(
     assert psnr_db(tiled.frames, subjects[name].reference_frames(**request)) >= MIN_PSNR_DB
 
 
-def test_cached_steps_are_those_of_diffusers_taylorseer_in_its_lite_mode(subjects: dict[str, Subject]) -> None:
+def test_cached_steps_are_those_of_diffusers_taylorseer_in_its_lite_mode(subjects: Subjects) -> None:
     request = DEFAULTS | {"num_inference_steps": 10}
     transformer = subjects[SMALL].reference.transformer
     transformer.enable_cache(
@@ -174,14 +191,14 @@ def test_cached_steps_are_those_of_diffusers_taylorseer_in_its_lite_mode(subject
 
 @pytest.mark.parametrize("change", [{"seed": 8}, {"prompt": "the blue square"}, {"num_inference_steps": 4}])
 def test_another_request_gives_a_video_that_the_comparison_tells_apart(
-    subjects: dict[str, Subject], change: dict[str, Any]
+    subjects: Subjects, change: dict[str, Any]
 ) -> None:
     expected = subjects[SMALL].reference_frames(**DEFAULTS)
     video = subjects[SMALL].ours.generate(**(DEFAULTS | change))
     assert psnr_db(video.frames, expected) < MIN_PSNR_DB - 5
 
 
-def test_guidance_in_two_calls_gives_the_same_frames(subjects: dict[str, Subject]) -> None:
+def test_guidance_in_two_calls_gives_the_same_frames(subjects: Subjects) -> None:
     together = subjects[SMALL].ours.generate(**DEFAULTS)
     with mutoscope.Pipeline.load(subjects[SMALL].bundle, branches_per_call=1) as pipeline:
         apart = pipeline.generate(**DEFAULTS)
@@ -189,7 +206,7 @@ def test_guidance_in_two_calls_gives_the_same_frames(subjects: dict[str, Subject
     assert np.abs(together.frames.astype(int) - apart.frames.astype(int)).max() <= 1
 
 
-def test_int8_stays_close_to_fp32(subjects: dict[str, Subject]) -> None:
+def test_int8_stays_close_to_fp32(subjects: Subjects) -> None:
     """Close, not equal: the largest weights have a hundredth of their precision."""
     request = DEFAULTS | {"guidance_scale": 1.0}
     exact = subjects[SMALL].ours.generate(**request).frames
@@ -200,7 +217,7 @@ def test_int8_stays_close_to_fp32(subjects: dict[str, Subject]) -> None:
     assert psnr_db(another, exact.astype(np.float32)) + 10 < found < 70
 
 
-def test_a_compact_bundle_gives_the_same_frames(subjects: dict[str, Subject], tmp_path: Path) -> None:
+def test_a_compact_bundle_gives_the_same_frames(subjects: Subjects, tmp_path: Path) -> None:
     full = subjects[BFLOAT16]
     compact = export_checkpoint(full.checkpoint, tmp_path / "compact", ExportOptions(compact=True))
     graphs = [onnx.load(path, load_external_data=False).graph for path in compact.root.glob("denoiser/*.onnx")]

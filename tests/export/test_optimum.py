@@ -42,8 +42,8 @@ def test_optimum_lists_the_command_with_its_arguments(run: Run) -> None:
     assert all(name in shown.stdout for name in ("--model", "bundle", "mutoscope export"))
 
 
-def test_a_checkpoint_becomes_a_bundle_that_generates(run: Run, wan_checkpoint: Path, tmp_path: Path) -> None:
-    exported = run("--model", str(wan_checkpoint), str(tmp_path / "bundle"), "--precision", "fp32", "--json")
+def test_a_checkpoint_becomes_a_bundle_that_generates(run: Run, least_checkpoint: Path, tmp_path: Path) -> None:
+    exported = run("--model", str(least_checkpoint), str(tmp_path / "bundle"), "--precision", "fp32", "--json")
     assert exported.returncode == 0, exported.stderr
     with mutoscope.Pipeline.load(tmp_path / "bundle", precision="fp32") as pipeline:
         video = pipeline.generate("a red circle", height=32, width=32, num_frames=5, num_inference_steps=1)

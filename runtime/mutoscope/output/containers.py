@@ -8,7 +8,7 @@ from pathlib import Path
 
 from ..errors import OutputError
 from ..provenance.tag import TAG, xmp
-from .encoders import ENCODERS, check_encoder, encoder_options, numbered_frames, open_container
+from .encoders import ENCODERS, check_encoder, encoder_options, numbered_frames, open_container, threads_as_they_were
 from .frames import Frames, VideoHeader
 
 # More give nothing at the sizes of these models, and libvpx refuses more than 64.
@@ -63,6 +63,8 @@ def _write(
         context.thread_count = min(header.threads, MAX_THREADS)
         context.colorspace, context.color_range = Colorspace.ITU709, ColorRange.MPEG
         context.color_primaries, context.color_trc = ColorPrimaries.BT709, ColorTrc.BT709
+        with threads_as_they_were():
+            context.open(strict=False)
         reformatter = VideoReformatter()  # one for all frames: making it takes as long as using it
         for frame in numbered_frames(frames, header.fps):
             converted = reformatter.reformat(

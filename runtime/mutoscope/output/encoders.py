@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from fractions import Fraction
 from pathlib import Path
@@ -82,6 +84,27 @@ def check_encoder(codec: str) -> None:
 def silence() -> None:
     """SVT-AV1 prints thirty lines a video, unless its variable says otherwise: for a process that is ours alone."""
     os.environ.setdefault("SVT_LOG", "1")  # errors only
+
+
+@contextmanager
+def threads_as_they_were() -> Iterator[None]:
+    """Around what opens an encoder. As root, SVT-AV1 makes the thread that opens it, and all of its own, real-time.
+
+    Other programs on their cores, and other threads of this one, would then wait for the encoder, and what this process
+    starts would inherit it.
+    """
+    if sys.platform != "linux":
+        yield
+        return
+    before = os.listdir("/proc/self/task")
+    policy, priority = os.sched_getscheduler(0), os.sched_getparam(0)
+    try:
+        yield
+    finally:
+        for thread in (0, *(int(name) for name in os.listdir("/proc/self/task") if name not in before)):
+            with suppress(ProcessLookupError):  # it has ended meanwhile
+                if os.sched_getscheduler(thread) != policy:
+                    os.sched_setscheduler(thread, policy, priority)
 
 
 def open_container(target: Path, container: str, **options: str) -> av.container.OutputContainer:

@@ -55,7 +55,10 @@ def run(model: ir.Model, branches: int, tokens: int) -> np.ndarray:
     return session.run(None, feeds)[0]
 
 
-@pytest.mark.parametrize("change", [SliceFeedForward(3), project_in_turn, norm_from_half], ids=str)
+CHANGES = {"slices": SliceFeedForward(3), "projections": project_in_turn, "norms": norm_from_half}
+
+
+@pytest.mark.parametrize("change", CHANGES.values(), ids=CHANGES)
 @pytest.mark.parametrize(("branches", "tokens"), [(1, 1), (2, 2), (2, 9), (1, 10), (2, 11)])
 def test_the_result_is_the_same(change: Callable[[ir.Model], bool], branches: int, tokens: int) -> None:
     model = parsed()

@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import subprocess
+import sys
+from collections.abc import Iterator
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
 import av
+import numpy as np
 import pytest
 from mutoscope.output.video import write_video
+from numpy.typing import NDArray
 
 from tests.runtime.clips import H, T, W, chunked, leftovers, make_header, scene
 
@@ -78,3 +83,22 @@ def test_a_name_with_a_colon_is_a_name(tmp_path: Path, monkeypatch: pytest.Monke
     count = 1 if name.endswith(".png") else T
     write_video(name, chunked(scene(count)), make_header(count))
     assert leftovers(tmp_path) == [name]
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="threads are scheduled so on Linux alone")
+def test_no_encoder_makes_a_thread_real_time(tmp_path: Path) -> None:
+    """SVT-AV1 does where it may, which is as root."""
+
+    def policies() -> set[int]:
+        return {os.sched_getscheduler(int(thread)) for thread in os.listdir("/proc/self/task")}
+
+    seen = []
+
+    def chunks() -> Iterator[NDArray[np.uint8]]:
+        for chunk in chunked(scene()):
+            yield chunk
+            seen.append(policies())  # where the encoder is open
+
+    before = policies()
+    write_video(tmp_path / "out.mkv", chunks(), make_header(), codec="av1")
+    assert before == policies() and seen and all(each == before for each in seen)

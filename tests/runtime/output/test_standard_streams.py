@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 import os
 import subprocess
 import sys
@@ -19,29 +20,49 @@ CLOSED = """
 import os, sys
 for descriptor in {closed}:
     os.close(descriptor)
-os.execv(sys.executable, [sys.executable, "-m", "mutoscope", *sys.argv[1:]])
+os.execv(sys.executable, [sys.executable, *{program}, *sys.argv[1:]])
 """
 TRIED = [
     ["generate", PROMPT, "--explain", "--json"],
     ["inspect"],
     ["verify"],
     ["doctor", "--json"],
-    *([name, "--help"] for name in COMMANDS),
 ]
+EVERY_HELP = """
+import json, sys
+from mutoscope.cli import COMMANDS, main
+
+codes = {name: main([name, "--help"]) for name in COMMANDS}
+with open(sys.argv[1], "w") as file:
+    json.dump(codes, file)
+"""
+without = pytest.mark.parametrize("closed", [(2,), (0, 1, 2)], ids=["no standard error", "no streams"])
 
 
-def run(*arguments: str, closed: tuple[int, ...] = (), **variables: str) -> subprocess.CompletedProcess[bytes]:
+def run(
+    *arguments: str, closed: tuple[int, ...] = (), program: tuple[str, ...] = ("-m", "mutoscope"), **variables: str
+) -> subprocess.CompletedProcess[bytes]:
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path)), **variables}
-    code = CLOSED.format(closed=closed)
+    code = CLOSED.format(closed=closed, program=program)
     return subprocess.run([sys.executable, "-c", code, *arguments], capture_output=True, env=environment, timeout=120)
 
 
+@without
 @pytest.mark.parametrize("command", TRIED, ids=" ".join)
-@pytest.mark.parametrize("closed", [(2,), (0, 1, 2)], ids=["no standard error", "no streams"])
 def test_a_command_runs_without_its_streams(command: list[str], closed: tuple[int, ...]) -> None:
     done = run(*command, closed=closed)
     assert (done.returncode, done.stderr) == (0, b"")
     assert (done.stdout == b"") == (1 in closed)
+
+
+@without
+def test_every_command_gives_its_help_without_them(tmp_path: Path, closed: tuple[int, ...]) -> None:
+    """In one process, as each would take half a second to start."""
+    done = run(str(tmp_path / "codes"), closed=closed, program=("-c", EVERY_HELP))
+    assert (done.returncode, done.stderr) == (0, b"")
+    assert json.loads((tmp_path / "codes").read_text()) == dict.fromkeys(COMMANDS, 0)
+    for name in COMMANDS:
+        assert (f"usage: mutoscope {name}".encode() in done.stdout) == (1 not in closed)
 
 
 def test_an_error_has_its_code_where_nobody_can_be_told() -> None:
