@@ -17,7 +17,6 @@ import onnx
 import pytest
 import transformers
 from mutoscope.bundle.bundle import Bundle
-from mutoscope.bundle.contract import ROLES
 from mutoscope.bundle.manifest import Draw, Expert, Frames
 from mutoscope.conditions.text import Tokenizer
 from mutoscope.errors import RequestError
@@ -31,7 +30,9 @@ from mutoscope_export.opening import open_checkpoint
 from mutoscope_export.options import ExportOptions
 from mutoscope_export.parity import Sample, compare_with_own_class
 
-WAN_ROLES = tuple(role for role in ROLES if role != "denoiser_low")  # it has one expert
+from tests.bundles import interfaces
+
+WAN_ROLES = tuple(interfaces())
 GRAPHS = {
     ("text_encoder", "int8", "text_encoder/model-int8.onnx"),
     *(
@@ -328,9 +329,9 @@ def test_a_misspelt_override_is_refused(wan_checkpoint: Path, tmp_path: Path, ov
 @pytest.mark.parametrize(
     ("defaults", "message"),
     [
-        ({"height": 100}, r"default height is 100; its networks take 16 to 16384 in steps of 16\. Set .*mutoscope"),
+        ({"height": 100}, r"default height is 100, and the model takes 16 to 16384 in steps of 16\. Set .*mutoscope"),
         ({"width": 16400}, "default width is 16400"),
-        ({"num_frames": 80}, "default num_frames is 80; its networks take 1 to 4093 in steps of 4"),
+        ({"num_frames": 80}, "default num_frames is 80, and the model takes 1 to 4093 in steps of 4"),
         ({"num_inference_steps": 0}, "num_inference_steps"),
         ({"scheduler": "ddim"}, "give no schedule: scheduler is 'ddim'"),
     ],
