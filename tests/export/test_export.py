@@ -297,7 +297,9 @@ def test_a_graph_that_differs_from_its_network_prevents_publishing(
 @pytest.mark.parametrize("precisions", [("fp32", "fp7"), (), "fp32"])
 def test_an_unknown_precision_is_refused_with_the_list(wan_checkpoint: Path, tmp_path: Path, precisions: Any) -> None:
     known = "fp32, int8, bf16, bf16-cpu, fp16, fp8, int8-static"
-    with pytest.raises(RequestError, match=f"precision 'fp7'.*: {known}|precision must be a tuple of some of: {known}"):
+    with pytest.raises(
+        RequestError, match=f"precision 'fp7'.*: {known}|precision must be a tuple of one or more of: {known}"
+    ):
         export_checkpoint(wan_checkpoint, tmp_path / "bundle", ExportOptions(precision=precisions))
     assert_nothing_was_left(tmp_path)
 

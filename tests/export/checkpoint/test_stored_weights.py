@@ -44,7 +44,7 @@ def test_weights_that_are_not_exactly_those_of_the_class_are_refused(copy: Path,
     name = next(name for name in sorted(weights) if name.startswith(("blocks.1", "decoder", "encoder.block.1")))
     others = {other: value for other, value in weights.items() if other != name}
     for changed, message in (
-        (others, rf"{component} lacks 1 weight \({re.escape(name)}\)\. Get the checkpoint again, whole"),
+        (others, rf"{component} lacks 1 weight \({re.escape(name)}\)\. Get the complete checkpoint again"),
         ({**weights, "x": torch.zeros(1)}, rf"{component} has more than its class, \w+: 1 weight \(x\)\. What"),
         ({**weights, name: torch.zeros(3, 5, 7)}, rf"has 1 weight \({re.escape(name)}\) in other shapes"),
         ({**others, "x": torch.zeros(1)}, r"other weights than \w+: it lacks 1 weight .*, and has 1 weight \(x\) inst"),
@@ -125,7 +125,7 @@ def test_the_encoder_of_a_larger_model_may_have_its_prefix_as_transformers_allow
     [
         (torch.float8_e4m3fn, "F8_E4M3; supported: BF16, F16, F32. .* not quantized"),
         (torch.int8, "I8; supported: .* not quantized"),
-        (torch.float64, r"F64; supported: .* Save it anew in one of these, such as with model\.to\(torch\.float32\)"),
+        (torch.float64, r"F64; supported: .* Save it again in one of these, such as with model\.to\(torch\.float32\)"),
         (torch.int64, "I64; supported: .* Save it anew"),
     ],
 )
@@ -210,7 +210,7 @@ def test_shards_without_their_index_are_told_what_is_missing(tmp_path: Path) -> 
 def test_a_link_to_nothing_is_told(copy: Path, name: str) -> None:
     (copy / name).unlink()
     (copy / name).symlink_to("../../blobs/pruned")
-    with pytest.raises(ExportError, match=rf"{name} is a link to nothing; download it again"):
+    with pytest.raises(ExportError, match=rf"{name} is a broken link; download the file again"):
         open_checkpoint(copy).tokenizer()
 
 
@@ -219,7 +219,7 @@ def test_a_shard_that_is_a_link_to_nothing_is_told(tmp_path: Path) -> None:
     *_, last = sorted(folder.glob("*.safetensors"))
     last.unlink()
     last.symlink_to("../../blobs/pruned")
-    with pytest.raises(ExportError, match=rf"transformer/{last.name} is a link to nothing; download it again"):
+    with pytest.raises(ExportError, match=rf"transformer/{last.name} is a broken link; download the file again"):
         open_checkpoint(folder.parent)
 
 
