@@ -43,7 +43,7 @@ class Role:
         gives: outputs that it must have; an encoder also gives what its conditioning feeds on.
         caches: "gives" `cache_0`, `cache_1`, ...; or "passes" them on, as `next_cache_0`, ...; for the next call.
         grows_with: the symbols that activations are proportional to, once attention is fused.
-        budget: the row of `building/engine_budget.py` by which an engine is judged.
+        budget: the row of `building/engine_budget.py` by which the memory of an engine is checked.
         tiled: may run window by window.
         once: runs once in a video that is decoded whole.
         needed: every bundle has it; the others where a conditioning or an expert names them.

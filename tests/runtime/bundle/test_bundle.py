@@ -318,7 +318,10 @@ def test_a_manifest_that_says_something_else_is_refused(make_bundle, edit, compl
 @pytest.mark.parametrize(
     ("damage", "complaint"),
     [
-        (lambda path: path.write_bytes(path.read_bytes()[:-1]), rf"{GRAPH} in .* has \d+ bytes, the manifest says \d+"),
+        (
+            lambda path: path.write_bytes(path.read_bytes()[:-1]),
+            rf"{GRAPH} in .* has \d+ bytes, and the manifest says \d+",
+        ),
         (lambda path: path.write_bytes(b"T" + path.read_bytes()[1:]), f"{GRAPH} in .* does not have the hash"),
         (lambda path: path.unlink(), f"{GRAPH} is missing"),
         (lambda path: (path.unlink(), path.mkdir()), f"{GRAPH} is missing"),
