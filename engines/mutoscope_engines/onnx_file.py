@@ -55,7 +55,7 @@ def read_onnx_file(path: Path) -> OnnxFile:
             # Unmapped with the last view of it, which an error's traceback may hold.
             read = _read(memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)))
     except (OSError, ValueError, IndexError, RecursionError) as error:
-        raise GraphError(f"{name} is no ONNX graph: {error}; {advice}") from error
+        raise GraphError(f"{name} is not an ONNX graph: {error}; {advice}") from error
     folder = path.parent.resolve()
     for location in sorted(read.locations):
         if not (folder / location).resolve().is_relative_to(folder):
@@ -66,7 +66,7 @@ def read_onnx_file(path: Path) -> OnnxFile:
 def _read(model: memoryview) -> OnnxFile:
     graphs = [value for field, value in _fields(model) if field == _MODEL_GRAPH and isinstance(value, memoryview)]
     if len(graphs) != 1:
-        raise ValueError(f"it holds {len(graphs)} graphs, not one")
+        raise ValueError(f"it holds {len(graphs)} graphs; it must hold one")
     ends: dict[int, list[TensorSpec]] = {_GRAPH_INPUT: [], _GRAPH_OUTPUT: []}
     for field, value in _fields(graphs[0]):
         if field in ends and isinstance(value, memoryview):
@@ -91,7 +91,7 @@ def _spec(value_info: memoryview) -> TensorSpec:
     tensor = _message(_message(value_info, 2), 1)  # of the types, that of a tensor
     dtype = next((value for field, value in _fields(tensor) if field == 1), None)
     if dtype not in _NAMES:
-        raise ValueError(f"{name!r} has the type {dtype} of TensorProto; allowed: {', '.join(ONNX_TYPES)}")
+        raise ValueError(f"{name!r} has the TensorProto type {dtype}; allowed: {', '.join(ONNX_TYPES)}")
     axes = [value for field, value in _fields(_message(tensor, 2)) if field == 1 and isinstance(value, memoryview)]
     return TensorSpec(name, _NAMES[dtype], tuple(_size(axis, f"{name}.{i}") for i, axis in enumerate(axes)))
 

@@ -255,10 +255,10 @@ def check_feeds(inputs: Sequence[TensorSpec], feeds: Feeds, settled: Shapes | No
         value = feeds[spec.name]
         shape = tuple(value.shape)
         if str(value.dtype) != spec.dtype:
-            raise ShapeError(f"input {spec.name!r} is {value.dtype}, the graph takes {spec.dtype}")
+            raise ShapeError(f"input {spec.name!r} is {value.dtype}; the graph takes {spec.dtype}")
         if settled and shape != settled[spec.name]:
             raise ShapeError(
-                f"input {spec.name!r} has shape {shape}, this binding began with {settled[spec.name]}; "
+                f"input {spec.name!r} has shape {shape}; this binding began with {settled[spec.name]}, so "
                 "bind the session again for other sizes"
             )
         agrees = len(shape) == len(spec.shape) and all(
@@ -266,4 +266,4 @@ def check_feeds(inputs: Sequence[TensorSpec], feeds: Feeds, settled: Shapes | No
             for size, wanted in zip(shape, spec.shape, strict=True)
         )
         if not agrees:
-            raise ShapeError(f"input {spec.name!r} has shape {shape}, the graph takes {spec.shape} with {bound}")
+            raise ShapeError(f"input {spec.name!r} has shape {shape}; the graph takes {spec.shape} with {bound}")

@@ -210,7 +210,7 @@ class FakeSession(Session):
     def _refuse_undeclared(self, arrays: Mapping[str, Host], made: Mapping[str, Host]) -> None:
         if made.keys() != {spec.name for spec in self.outputs}:
             declared = sorted(spec.name for spec in self.outputs)
-            raise ShapeError(f"the function of {self.name} gave {sorted(made)}, the graph declares {declared}")
+            raise ShapeError(f"the function of {self.name} gave {sorted(made)}; the graph declares {declared}")
         symbols: dict[str, int] = {}
         for spec in self.inputs:
             _settle(spec, arrays[spec.name].shape, symbols)
@@ -218,11 +218,11 @@ class FakeSession(Session):
             value = made[spec.name]
             if str(value.dtype) != spec.dtype:
                 raise ShapeError(
-                    f"the function of {self.name} gave {spec.name!r} in {value.dtype}, the graph declares {spec.dtype}"
+                    f"the function of {self.name} gave {spec.name!r} as {value.dtype}; the graph declares {spec.dtype}"
                 )
             if not _settle(spec, value.shape, symbols):
                 raise ShapeError(
-                    f"the function of {self.name} gave {spec.name!r} in shape {value.shape}, the graph declares "
+                    f"the function of {self.name} gave {spec.name!r} in shape {value.shape}; the graph declares "
                     f"{spec.shape} with {symbols}"
                 )
 

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from mutoscope.bundle.bundle import Bundle
 from mutoscope.commands.arguments import Parser, add_fields, given, in_flags
-from mutoscope.errors import RequestError
+from mutoscope.errors import MutoscopeError
 from mutoscope.terminal import tell
 
 from .options import ExportOptions
@@ -32,8 +32,9 @@ def main(argv: Sequence[str]) -> int:
             ExportOptions(**given(arguments, ExportOptions)),
             on_progress=_Progress() if sys.stderr.isatty() else None,
         )
-    except RequestError as error:
-        raise RequestError(in_flags(str(error), fields(ExportOptions))) from error
+    except MutoscopeError as error:
+        error.args = (in_flags(str(error), fields(ExportOptions)),)
+        raise
     calibrated = json.loads(bundle.path(REPORT).read_text("utf-8"))["calibrated"]
     if arguments.json:
         tell(json.dumps(_facts(bundle) | calibrated))

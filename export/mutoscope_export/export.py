@@ -213,7 +213,7 @@ def _fit_preview(opened: OpenedCheckpoint, sources: Sequence[GraphSource], manif
 
 def _checked_precisions(given: Sequence[str], known: Sequence[str]) -> list[str]:
     if not given or isinstance(given, str):
-        raise RequestError(f"precision must be a tuple of some of: {', '.join(known)}; got {given!r}")
+        raise RequestError(f"precision must be a tuple of one or more of: {', '.join(known)}; got {given!r}")
     if unknown := [precision for precision in given if precision not in known]:
         raise RequestError(no_such("precision", unknown[0], known))
     return list(dict.fromkeys(given))

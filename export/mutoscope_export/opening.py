@@ -80,7 +80,7 @@ def _described(family: Family, checkpoint: Checkpoint) -> Description:
         raise ExportError(f"{checkpoint.name} is refused: {error}") from error
     except Exception as error:  # which one a value of the wrong kind raises is up to the libraries that read it
         raise ExportError(
-            f"a configuration file of {checkpoint.name} holds something of the wrong kind: "
+            f"a configuration file of {checkpoint.name} holds a value of the wrong type: "
             f"{type(error).__name__}: {error}. Get the checkpoint again"
         ) from error
     given = msgspec.to_builtins(described.defaults) | checkpoint.overrides.defaults

@@ -191,8 +191,8 @@ def compare_with_own_class(
     measure, limit = _limit(expected, _EXACT if exact else Tolerance(_ROUNDED.relative_l2, _EXACT.levels))
     if not found[measure] <= limit:
         raise ExportError(
-            f"the {component} is not exported as {type(model).__name__} computes it: {measure} is "
-            f"{found[measure]:.2g}, at most {limit:g} is allowed. Nothing was published; please report it with the "
+            f"the exported {component} differs from {type(model).__name__}: {measure} is "
+            f"{found[measure]:.2g}, and at most {limit:g} is allowed. Nothing was published; please report it with the "
             "versions of torch, diffusers and transformers"
         )
     return {"component": component, "against": "checkpoint's own classes", f"{measure}_tolerance": limit, **found}
@@ -205,7 +205,9 @@ def difference(given: NDArray[Any], expected: NDArray[Any]) -> dict[str, float]:
         ExportError: they differ in shape or type.
     """
     if given.shape != expected.shape or given.dtype != expected.dtype:
-        raise ExportError(f"the graph gives {given.dtype} {given.shape}, its network {expected.dtype} {expected.shape}")
+        raise ExportError(
+            f"the graph gives {given.dtype} {given.shape}, and its network {expected.dtype} {expected.shape}"
+        )
     off = np.abs(given.astype(np.float64) - expected)
     return {"max_abs": float(off.max(initial=0.0)), "relative_l2": relative_l2([(given, expected)])}
 
@@ -221,7 +223,7 @@ def _refuse_beyond(
     measure, limit = _limit(expected, check.tolerance)
     if not found[measure] <= limit:  # so that NaN is refused, too
         raise ExportError(
-            f"{graph.file} does not compute what its network does: {measure} of {name} is {found[measure]:.2g}, at "
+            f"{graph.file} differs from its network: {measure} of {name} is {found[measure]:.2g}, and at "
             f"most {limit:g} is allowed in {graph.precision}, run {check.arithmetic}, for inputs {dict(shapes)}. "
             "Nothing was published; please report it with the versions of torch, onnxscript and diffusers"
         )
@@ -237,7 +239,7 @@ def _refuse_other_interface(file: Path, graph: Graph) -> None:
         wanted = [(tensor.name, tensor.dtype, len(tensor.shape)) for tensor in declared]
         given = [(value.name, _dtype_name(value), len(value.shape or ())) for value in found]
         if wanted != given:
-            raise ExportError(f"{graph.file} has {given}, its family declares {wanted}")
+            raise ExportError(f"{graph.file} has {given}, and its family declares {wanted}")
 
 
 def _dtype_name(value: ir.Value) -> str:

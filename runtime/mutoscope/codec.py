@@ -34,7 +34,7 @@ def decode(kind: type[Record], values: Mapping[str, Any]) -> Record:
         RequestError: a name that there is not, a value of another type, or one that is missing; names all at once.
     """
     if not isinstance(values, Mapping):
-        raise RequestError(f"this is no object with the parameters of a {kind.__name__}; got {type(values).__name__}")
+        raise RequestError(f"the parameters of a {kind.__name__} must be an object; got {type(values).__name__}")
     known = {field.name: field for field in fields(kind)}  # type: ignore[arg-type]
     hints = get_type_hints(kind)
     problems, given = _unknown(list(known), values), {}
@@ -121,7 +121,7 @@ def from_plain(kind: type[Record], value: Any) -> Record:
     try:
         return msgspec.convert(value, kind, dec_hook=_typed)
     except msgspec.ValidationError as error:
-        raise RequestError(f"this is no {kind.__name__}: {error}") from error
+        raise RequestError(f"this is not a {kind.__name__}: {error}") from error
 
 
 def _unknown(known: Sequence[str], given: Mapping[str, Any]) -> list[str]:
@@ -153,11 +153,11 @@ def _plain(value: Any) -> Any:
         return plain_frame_rate(value)
     if hasattr(value, "tolist"):  # NumPy's
         return value.tolist()
-    raise RequestError(f"{value!r} has no form in JSON; give plain numbers, text, or names")
+    raise RequestError(f"{value!r} cannot be written as JSON; give plain numbers, text, or names")
 
 
 def _typed(kind: type, value: Any) -> Any:
     """A frame rate is the only type of a record that JSON lacks."""
     if kind is Fraction and (rate := parse_frame_rate(value)) is not None:
         return rate
-    raise ValueError(f"{value!r} is no {kind.__name__}")
+    raise ValueError(f"{value!r} is not a {kind.__name__}")

@@ -49,6 +49,7 @@ __all__ = [
 
 
 SMALLER_VIDEO = "ask for a smaller height, width or num_frames"  # where memory runs out
+EXPORT_AGAIN = "export it again with overwrite: mutoscope export CHECKPOINT BUNDLE"  # where a bundle is not right
 
 
 class RequestError(MutoscopeError):

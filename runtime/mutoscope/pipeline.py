@@ -274,12 +274,12 @@ class FrameStream:
         """
         if not self._decoder.on_device:
             raise BackendUnavailableError(
-                f"{self._decoder.name} keeps frames in host memory; iterate over the stream, or take a GPU backend"
+                f"{self._decoder.name} keeps frames in host memory; iterate over the stream, or use a GPU backend"
             )
         if self.plan.decoder_tiles > 1:
             raise RequestError(
                 f"this video is decoded in {self.plan.decoder_tiles} tiles, put together in host memory; iterate over "
-                "the stream, or have it decoded whole: with more memory, a smaller video, or no tile option"
+                "the stream, or let it be decoded whole: raise memory_limit, ask for a smaller video, or leave tile out"
             )
         self._copied = False
         return self._chunks

@@ -45,7 +45,7 @@ def load_policy(name: str) -> Policy:
     except Exception as error:  # whatever the module does when it is imported
         raise RequestError(f"policy={name!r} cannot be imported: {type(error).__name__}: {error}") from error
     if not callable(found):
-        raise RequestError(f"policy={name!r} is no function, but of type {type(found).__name__}")
+        raise RequestError(f"policy={name!r} is not a function; it is of type {type(found).__name__}")
     policy: Policy = found
     return policy
 
@@ -62,10 +62,12 @@ def ask(policy: Policy | None, request: VideoRequest) -> None:
         reason = policy(request)
     except Exception as error:
         raise RequestError(
-            f"nothing was made, as the policy failed with {type(error).__name__}; it must give None or a text"
+            f"nothing was made, as the policy failed with {type(error).__name__}; it must return None or text"
         ) from error
     if reason is None:
         return
     if not isinstance(reason, str):
-        raise RequestError(f"nothing was made, as the policy gave {type(reason).__name__}; it must give None or a text")
+        raise RequestError(
+            f"nothing was made, as the policy returned {type(reason).__name__}; it must return None or text"
+        )
     raise PolicyError(f"refused: {reason.strip() or UNSAID}")

@@ -70,7 +70,8 @@ class VideoRequest:
         unit="N",
     )
     max_sequence_length: int | None = parameter(
-        "length of the encoded prompt in tokens, including padding", unit="TOKENS"
+        "length of the encoded prompt in tokens, including padding; a text encoder that takes fewer uses its own limit",
+        unit="TOKENS",
     )
 
     @classmethod

@@ -169,7 +169,7 @@ def test_a_binding_after_another_begins_with_nothing_fed(backend: Backend, sum_a
 def test_other_sizes_than_in_the_first_run_are_refused(backend: Backend, sum_and_product: Path) -> None:
     with backend.open(sum_and_product, OPTIONS) as session, session.bind() as binding:
         binding.run({"a": normal(2, 2), "b": normal(2, 2)})
-        with pytest.raises(ShapeError, match=r"'a' has shape \(2, 3\), this binding began with \(2, 2\)"):
+        with pytest.raises(ShapeError, match=r"'a' has shape \(2, 3\); this binding began with \(2, 2\)"):
             binding.run({"a": normal(2, 3), "b": normal(2, 3)})
         with pytest.raises(ShapeError, match=r"unknown \['c'\]"):
             binding.run({"c": normal(2, 2)})
@@ -199,8 +199,8 @@ def test_an_input_need_not_be_contiguous(backend: Backend, sum_and_product: Path
     [
         ({"a": normal(2, 2)}, r"takes \['a', 'b'\]; missing \['b'\]"),
         ({"a": normal(2, 2), "b": normal(2, 2), "c": normal(2, 2)}, r"unknown \['c'\]"),
-        ({"a": normal(2, 2), "b": np.zeros((2, 2))}, "'b' is float64, the graph takes float32"),
-        ({"a": normal(2, 2), "b": normal(2)}, r"'b' has shape \(2,\), the graph takes"),
+        ({"a": normal(2, 2), "b": np.zeros((2, 2))}, "'b' is float64; the graph takes float32"),
+        ({"a": normal(2, 2), "b": normal(2)}, r"'b' has shape \(2,\); the graph takes"),
         ({"a": normal(2, 3), "b": normal(2, 4)}, r"'b'.*\(2, 4\)"),
     ],
 )
@@ -212,14 +212,14 @@ def test_wrong_feeds_are_refused_with_what_is_wrong(
 
 
 def test_sizes_behind_one_symbol_must_agree(reader: Backend, sum_and_product: Path) -> None:
-    complaint = r"'b' has shape \(2, 4\), the graph takes \('h', 'w'\) with .*'w': 3"
+    complaint = r"'b' has shape \(2, 4\); the graph takes \('h', 'w'\) with .*'w': 3"
     with reader.open(sum_and_product, OPTIONS) as session, pytest.raises(ShapeError, match=complaint):
         session.run({"a": normal(2, 3), "b": normal(2, 4)})
 
 
 def test_a_tensor_of_the_wrong_type_is_refused_like_an_array(backend: Backend, make_graph) -> None:
     graph = make_graph([helper.make_node("Cast", ["x"], ["y"], to=INT64)], [("x", FLOAT, ["n"])], [("y", INT64, ["n"])])
-    complaint = "'x' is int64, the graph takes float32"
+    complaint = "'x' is int64; the graph takes float32"
     with backend.open(graph, OPTIONS) as session, pytest.raises(ShapeError, match=complaint):
         session.run({"x": session.run({"x": normal(3)})["y"]})
 

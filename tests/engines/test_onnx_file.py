@@ -74,4 +74,4 @@ def test_a_file_that_ends_too_early_is_refused_at_any_length(make_graph) -> None
         try:  # between two fields of the model, what is there may be a graph
             assert read_onnx_file(graph).inputs == inputs
         except GraphError as error:
-            assert "graph/model.onnx is no ONNX graph" in str(error)
+            assert "graph/model.onnx is not an ONNX graph" in str(error)

@@ -55,8 +55,8 @@ def test_a_function_may_be_of_one_file_alone(enlarging) -> None:
 @pytest.mark.parametrize(
     ("y", "complaint"),
     [
-        (np.zeros((3, 4)), "gave 'y' in float64, the graph declares float32"),
-        (np.zeros((3, 5), np.float32), r"gave 'y' in shape \(3, 5\), the graph declares \('n', '2\*w'\) with .*'w': 2"),
+        (np.zeros((3, 4)), "gave 'y' as float64; the graph declares float32"),
+        (np.zeros((3, 5), np.float32), r"gave 'y' in shape \(3, 5\); the graph declares \('n', '2\*w'\) with .*'w': 2"),
         (np.zeros((4, 4), np.float32), r"gave 'y' in shape \(4, 4\)"),
         (np.zeros((3, 4, 1), np.float32), r"gave 'y' in shape \(3, 4, 1\)"),
     ],
@@ -71,7 +71,7 @@ def test_a_function_is_held_to_what_the_graph_declares(enlarging, y: Any, compla
 
 def test_a_function_gives_every_output_and_no_other(enlarging) -> None:
     backend = FakeBackend({"graph": lambda x: {"z": x}})
-    with pytest.raises(ShapeError, match=r"the function of graph gave \['z'\], the graph declares \['y'\]"):
+    with pytest.raises(ShapeError, match=r"the function of graph gave \['z'\]; the graph declares \['y'\]"):
         run(backend, enlarging)
 
 

@@ -10,10 +10,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from mutoscope.bundle.bundle import Bundle
 from mutoscope.errors import RequestError
 from mutoscope_export import export
 from mutoscope_export.cli import main
+from mutoscope_export.errors import ExportError
+from mutoscope_export.families.family import Reference
+from mutoscope_export.families.policy import QuantizedLayers
+from mutoscope_export.quantization.calibration import calibrate
 
 
 @pytest.mark.skipif(not hasattr(os, "openpty"), reason="this system has no pseudoterminals")
@@ -70,3 +75,14 @@ def test_what_the_export_refuses_is_told_in_flags(tmp_path: Path) -> None:
     (tmp_path / "manifest.json").write_text("{}")
     with pytest.raises(RequestError, match="is already a bundle; pass --overwrite to replace it"):
         main(["no-such-checkpoint", str(tmp_path)])
+
+
+def test_a_calibration_that_cannot_be_done_names_the_flag_that_helps(monkeypatch: pytest.MonkeyPatch) -> None:
+    def exported(*_: object, **__: object) -> Bundle:
+        networks = {"denoiser_low": torch.nn.Identity()}
+        calibrate(Reference(networks, [lambda: None], lambda calls: []), {"denoiser_low": QuantizedLayers((), ())})
+        raise AssertionError("it was calibrated")
+
+    monkeypatch.setattr(export, "export_checkpoint", exported)
+    with pytest.raises(ExportError, match="never reach the denoiser_low of the checkpoint; raise --calibration-steps"):
+        main(["some/model", "bundle"])

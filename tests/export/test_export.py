@@ -17,7 +17,6 @@ import onnx
 import pytest
 import transformers
 from mutoscope.bundle.bundle import Bundle
-from mutoscope.bundle.contract import ROLES
 from mutoscope.bundle.manifest import Draw, Expert, Frames
 from mutoscope.conditions.text import Tokenizer
 from mutoscope.errors import RequestError
@@ -31,7 +30,9 @@ from mutoscope_export.opening import open_checkpoint
 from mutoscope_export.options import ExportOptions
 from mutoscope_export.parity import Sample, compare_with_own_class
 
-WAN_ROLES = tuple(role for role in ROLES if role != "denoiser_low")  # it has one expert
+from tests.bundles import interfaces
+
+WAN_ROLES = tuple(interfaces())
 GRAPHS = {
     ("text_encoder", "int8", "text_encoder/model-int8.onnx"),
     *(
@@ -231,7 +232,7 @@ def test_a_module_that_misreads_a_weight_is_told_from_the_checkpoints_own_class(
     name = next(name for name, _ in model.named_parameters() if f"{weight}." in name and "encoder.conv" not in name)
     model.get_parameter(name).mul_(1.05)
     _, theirs = own(model)
-    with pytest.raises(ExportError, match=f"the {component} is not exported as"):
+    with pytest.raises(ExportError, match=f"the exported {component} differs from"):
         compare_with_own_class(component, model, ours, theirs)
 
 
@@ -296,7 +297,9 @@ def test_a_graph_that_differs_from_its_network_prevents_publishing(
 @pytest.mark.parametrize("precisions", [("fp32", "fp7"), (), "fp32"])
 def test_an_unknown_precision_is_refused_with_the_list(wan_checkpoint: Path, tmp_path: Path, precisions: Any) -> None:
     known = "fp32, int8, bf16, bf16-cpu, fp16, fp8, int8-static"
-    with pytest.raises(RequestError, match=f"precision 'fp7'.*: {known}|precision must be a tuple of some of: {known}"):
+    with pytest.raises(
+        RequestError, match=f"precision 'fp7'.*: {known}|precision must be a tuple of one or more of: {known}"
+    ):
         export_checkpoint(wan_checkpoint, tmp_path / "bundle", ExportOptions(precision=precisions))
     assert_nothing_was_left(tmp_path)
 
@@ -328,11 +331,11 @@ def test_a_misspelt_override_is_refused(wan_checkpoint: Path, tmp_path: Path, ov
 @pytest.mark.parametrize(
     ("defaults", "message"),
     [
-        ({"height": 100}, r"default height is 100; its networks take 16 to 16384 in steps of 16\. Set .*mutoscope"),
+        ({"height": 100}, r"default height is 100, and the model takes 16 to 16384 in steps of 16\. Set .*mutoscope"),
         ({"width": 16400}, "default width is 16400"),
-        ({"num_frames": 80}, "default num_frames is 80; its networks take 1 to 4093 in steps of 4"),
+        ({"num_frames": 80}, "default num_frames is 80, and the model takes 1 to 4093 in steps of 4"),
         ({"num_inference_steps": 0}, "num_inference_steps"),
-        ({"scheduler": "ddim"}, "give no schedule: scheduler is 'ddim'"),
+        ({"scheduler": "ddim"}, "no schedule can be made from the defaults: scheduler is 'ddim'"),
     ],
 )
 def test_defaults_that_the_networks_cannot_serve_are_refused(

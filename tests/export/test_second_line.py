@@ -1,7 +1,7 @@
 """A second model line, of which nothing but its folder and its row in a table knows, from checkpoint to frames.
 
-Its network, text encoder, tokenizer, frame rule, decoder and random draws differ from those of the first line, and a
-number of the request conditions it. `docs/adding-a-family.md` walks through its folder.
+Its network, text encoders, tokenizers, frame rule, decoder and random draws differ from those of the first line: two
+encoders read the prompt, and a number of the request conditions it. `docs/adding-a-family.md` walks through its folder.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from mutoscope_export.opening import open_checkpoint
 from mutoscope_export.options import ExportOptions
 from numpy.typing import NDArray
 
-from tests.export.second_line.random_checkpoint import random_checkpoint
+from tests.export.second_line.random_checkpoint import LETTERS, TOKENS, random_checkpoint
 from tests.export.second_line.reference import DriftPipeline
 from tests.export.spoiling import edit
 
@@ -105,6 +105,24 @@ def test_each_condition_changes_the_video(line: Line, change: dict[str, Any]) ->
     assert psnr_db(generated(line, "onnxruntime", **change), line.reference("the defaults")) < 30
 
 
+def test_what_only_the_second_text_encoder_can_tell_apart_changes_the_video_as_in_its_own_pipeline(line: Line) -> None:
+    zebra, yacht = "a red zebra", "a red yacht"  # to the first encoder both are a red word that it does not know
+    first = generated(line, "onnxruntime", prompt=zebra)
+    assert psnr_db(first, line.run("the defaults", zebra)) >= 60
+    assert psnr_db(first, line.run("the defaults", yacht)) < 30
+
+
+def test_a_plan_tells_the_length_and_the_memory_of_each_text_encoder(line: Line) -> None:
+    with mutoscope.Pipeline.load(line.bundle, backend="onnxruntime", precision="fp32") as pipeline:
+        plan = pipeline.plan("a  red   zebra")
+        shorter = pipeline.plan("a red zebra", max_sequence_length=30)
+    facts = plan.conditions.facts  # the text as it was given, because only one of the encoders folds spaces
+    assert (facts["prompt"], facts["prompt_tokens"], facts["prompt_tokens_2"]) == ("a  red   zebra", 5, 11)
+    assert (plan.conditions.lengths, facts["max_sequence_length"]) == ({"S": TOKENS, "N": LETTERS}, LETTERS)
+    assert shorter.conditions.lengths == {"S": TOKENS, "N": 30}
+    assert list(plan.memory.options) == ["text_encoder", "text_encoder_2", "denoise", "decode"]
+
+
 @pytest.mark.parametrize(("backend", "precision"), [("onnxruntime", "int8"), ("openvino", "bf16-cpu")])
 def test_other_precisions_stay_close(line: Line, backend: str, precision: str) -> None:
     assert psnr_db(generated(line, backend, precision), line.reference("the defaults")) > 30
@@ -118,12 +136,19 @@ def test_its_graphs_compile_for_gpus(
     assert mutoscope.cli.main(["build", str(line.bundle), "--precision", "bf16", "--target", "rtx40", "--report"]) == 0
     built = {row.split()[0].partition(".")[0] for row in capsys.readouterr().out.splitlines()}
     # One engine serves both calls of the features, whose graphs are equal.
-    assert built >= {"text_encoder", "denoiser", "vae_features_next", "vae_decoder_first", "vae_decoder_next"}
+    assert built >= {
+        "text_encoder",
+        "text_encoder_2",
+        "denoiser",
+        "vae_features_next",
+        "vae_decoder_first",
+        "vae_decoder_next",
+    }
 
 
 def test_what_the_prompt_alone_decides_is_a_part_of_its_own(line: Line) -> None:
     first, second = Bundle.open(line.bundle).manifest.graphs_of("denoiser", "fp32")
-    assert [tensor.name for tensor in first.inputs] == ["context"]
+    assert {tensor.name for tensor in first.inputs} == {"context", "sound"}
     assert {"fps", "texture"} <= {tensor.name for tensor in second.inputs}
 
 

@@ -55,7 +55,7 @@ def test_what_the_rules_allow_is_made(rules: str):
         (".policy", "must be a dotted name"),
         ("no_such_module.policy", "cannot be imported: ModuleNotFoundError"),
         ("{}.none", "cannot be imported: AttributeError"),
-        ("{}.number", "is no function, but of type int"),
+        ("{}.number", "is not a function; it is of type int"),
     ],
 )
 def test_rules_that_cannot_be_asked_are_refused(name: str, message: str, rules: str):
@@ -63,7 +63,7 @@ def test_rules_that_cannot_be_asked_are_refused(name: str, message: str, rules: 
         load_policy(name.format(rules))
 
 
-@pytest.mark.parametrize(("name", "message"), [("broken", "failed with KeyError"), ("odd", "gave bool")])
+@pytest.mark.parametrize(("name", "message"), [("broken", "failed with KeyError"), ("odd", "returned bool")])
 def test_rules_that_fail_allow_nothing(name: str, message: str, rules: str):
     with pytest.raises(RequestError, match=message) as caught:
         ask(load_policy(f"{rules}.{name}"), REQUEST)

@@ -54,7 +54,7 @@ def test_what_was_not_given_is_not_written() -> None:
 
 
 def test_a_backend_itself_has_no_form_in_json() -> None:
-    with pytest.raises(RequestError, match="has no form in JSON"):
+    with pytest.raises(RequestError, match="cannot be written as JSON"):
         RuntimeOptions(backend=OnnxRuntimeCpu()).to_dict()
 
 
@@ -72,7 +72,7 @@ def test_a_backend_itself_has_no_form_in_json() -> None:
         ({"prompt": None}, "prompt must be text; got None"),
         ({"prompt": "a", "scheduler": "unipcc"}, "there is no scheduler 'unipcc'; did you mean unipc?"),
         ({}, "prompt is missing"),
-        (["a"], "this is no object with the parameters of a VideoRequest; got list"),
+        (["a"], "the parameters of a VideoRequest must be an object; got list"),
     ],
 )
 def test_json_that_is_no_request_is_refused_with_what_is_wrong(values: Any, complaint: str) -> None:

@@ -225,7 +225,7 @@ class CudaDevice(Device):
             except BufferError as error:
                 raise ShapeError(f"a {type(array).__name__} cannot be read as an array on the GPU: {error}") from error
         if not view.is_device_accessible or view.device_id != self.index:
-            raise ShapeError(f"the array lies on device {view.device_id}, this session runs on GPU {self.index}")
+            raise ShapeError(f"the array is on device {view.device_id}, and this session is on GPU {self.index}")
         shape = tuple(view.shape)
         if view.strides is not None and not _is_contiguous(shape, tuple(view.strides)):
             raise ShapeError(f"the array of shape {shape} has strides {tuple(view.strides)}; make it contiguous first")

@@ -173,7 +173,7 @@ class DeviceTensor:
         """
         shape = self.shape[1:]
         if not 0 <= index < self.shape[0]:
-            raise IndexError(f"row {index} of a tensor of {self.shape[0]}")
+            raise IndexError(f"there is no row {index} in a tensor of {self.shape[0]} rows")
         address = self.address + index * byte_size(shape, self.dtype)
         return DeviceTensor(self.device, self.memory, address, shape, self.dtype)
 

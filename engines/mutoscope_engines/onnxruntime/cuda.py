@@ -50,7 +50,7 @@ class OnnxRuntimeCuda(Backend):
     def unavailable_because(self) -> str | None:
         if PROVIDER not in ort.get_available_providers():
             return (
-                "the installed onnxruntime is the build for CPUs; where Mutoscope's source is, run: "
+                "the installed onnxruntime is the build for CPUs; in the folder of Mutoscope's source, run: "
                 "pip uninstall -y onnxruntime && pip install '.[cuda]' ./distributions/onnxruntime_gpu"
             )
         return cuda_unavailable_because()

@@ -38,7 +38,7 @@ def open_session(graph: Path, settings: Any, providers: list[Any], device: str, 
     try:
         str(graph).encode()
     except UnicodeEncodeError as error:
-        raise GraphError(f"ONNX Runtime opens no path that is not UTF-8, such as {str(graph)!r}; rename it") from error
+        raise GraphError(f"ONNX Runtime cannot open {str(graph)!r}, a path that is not UTF-8; rename it") from error
     settings.log_severity_level = 4  # not even errors: they reach the caller as exceptions
     try:
         session = ort.InferenceSession(
@@ -62,7 +62,7 @@ def specs(nodes: Any) -> tuple[TensorSpec, ...]:
 
 def _spec(node: Any) -> TensorSpec:
     if node.type not in DTYPES:
-        raise GraphError(f"{node.name!r} of the graph is a {node.type}; allowed: {', '.join(DTYPES)}")
+        raise GraphError(f"{node.name!r} of the graph has the type {node.type}; allowed: {', '.join(DTYPES)}")
     shape = tuple(f"{node.name}.{axis}" if size is None else size for axis, size in enumerate(node.shape))
     return TensorSpec(node.name, DTYPES[node.type], shape)
 

@@ -124,7 +124,7 @@ def _main() -> None:
     except MutoscopeError as error:
         result = {"error": type(error).__name__, "message": str(error)}
     except MemoryError:
-        exhausted = out_of_memory(f"building {order['graph']}", "the compiler got no more")
+        exhausted = out_of_memory(f"building {order['graph']}", "no more memory was available")
         result = {"error": type(exhausted).__name__, "message": str(exhausted)}
     with answer:
         json.dump(result, answer)

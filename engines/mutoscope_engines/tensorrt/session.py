@@ -127,7 +127,7 @@ class TensorRtSession(DeviceSession):
             smallest, _, largest = (tuple(size) for size in self.engine.get_tensor_profile_shape(name, 0))
             if not all(low <= size <= high for low, size, high in zip(smallest, shape, largest, strict=True)):
                 raise ShapeError(
-                    f"input {name!r} has shape {shape}, the engine was built for {smallest} to {largest}; "
+                    f"input {name!r} has shape {shape}; the engine was built for {smallest} to {largest}, so "
                     "build one for these sizes"
                 )
         return TensorRtSlot(self, self.engine.create_execution_context(self._config), shapes, places)

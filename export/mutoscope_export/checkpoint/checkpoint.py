@@ -232,7 +232,7 @@ def read_json(path: Path) -> dict[str, Any]:
         refuse_pointer(path)
         content = json.loads(path.read_text("utf-8"))
     except FileNotFoundError:
-        raise ExportError(f"{path.parent.name}/{path.name} is missing. Get the checkpoint again, whole") from None
+        raise ExportError(f"{path.parent.name}/{path.name} is missing. Get the complete checkpoint again") from None
     except (OSError, ValueError, RecursionError) as error:
         raise ExportError(f"{path.parent.name}/{path.name} is not JSON: {error}. Get the checkpoint again") from error
     if not isinstance(content, dict):

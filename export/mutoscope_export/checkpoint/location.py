@@ -27,10 +27,10 @@ def locate(checkpoint: str | Path) -> tuple[Path, str, bool]:
     if root.is_dir():
         return root, root.resolve().name, False
     if root.exists() or root.suffix.lower() in _ENDINGS:
-        what = "is a file" if root.exists() else "names a file, and does not exist"
+        what = "is a file" if root.exists() else "names a file that does not exist"
         raise ExportError(
-            f"{checkpoint} {what}. Single-file checkpoints and GGUF are not read: name the top folder of a checkpoint "
-            "in the Diffusers layout, the one with model_index.json"
+            f"{checkpoint} {what}. Single-file checkpoints and GGUF cannot be read: name the top folder of a "
+            "checkpoint in the Diffusers layout, the one with model_index.json"
         )
     if isinstance(checkpoint, Path) or not _HUB_ID.fullmatch(checkpoint):
         raise ExportError(

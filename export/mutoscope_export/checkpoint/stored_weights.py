@@ -110,23 +110,25 @@ def refuse_differences(
     """
     if missing and unexpected:
         raise ExportError(
-            f"{component} has other weights than {class_name}: it lacks {_named(missing)}, and has "
-            f"{_named(unexpected)} instead. They are of another class, or in another layout. Get the checkpoint in the "
+            f"{component} does not have the weights of {class_name}: it lacks {_named(missing)}, and has "
+            f"{_named(unexpected)} instead. It is of another class, or in another layout. Get the checkpoint in the "
             "Diffusers layout"
         )
     if missing:
-        raise ExportError(f"{component} lacks {_named(missing)}. Get the checkpoint again, whole")
+        raise ExportError(f"{component} lacks {_named(missing)}. Get the complete checkpoint again")
     if unexpected:
         reason = (
             "They are the gates of FastVideo's sparse attention, which is not supported: full attention would give "
             "other videos"
             if all("to_gate_compress" in name for name in unexpected)
-            else "What they do would be lost. Get the checkpoint that was made for this class"
+            else "A video without them would be another one. Get the checkpoint that was made for this class"
         )
-        raise ExportError(f"{component} has more than its class, {class_name}: {_named(unexpected)}. {reason}")
+        raise ExportError(
+            f"{component} has weights that its class, {class_name}, does not use: {_named(unexpected)}. {reason}"
+        )
     if mismatched:
         raise ExportError(
-            f"{component} has {_named(mismatched)} in other shapes than its config.json says. "
+            f"{component} has {_named(mismatched)} in shapes that differ from its config.json. "
             "Get both from the same checkpoint"
         )
 
@@ -170,7 +172,7 @@ def refuse_link_to_nothing(*paths: Path) -> None:
     """
     for path in paths:
         if path.is_symlink() and not path.exists():
-            raise ExportError(f"{path.parent.name}/{path.name} is a link to nothing; download it again")
+            raise ExportError(f"{path.parent.name}/{path.name} is a broken link; download the file again")
 
 
 def is_hidden(path: Path, root: Path) -> bool:
@@ -193,7 +195,7 @@ def _files(folder: Path, library: str) -> list[Path]:
     if absent:
         refuse_link_to_nothing(*(folder / name for name in absent))
         raise ExportError(
-            f"{folder.name} lacks {', '.join(absent)}, which {index.name} lists. Get the checkpoint again, whole"
+            f"{folder.name} lacks {', '.join(absent)}, which {index.name} lists. Get the complete checkpoint again"
         )
     return [index, *(folder / name for name in names)]
 
@@ -209,7 +211,7 @@ def _shards(folder: Path, index: Path) -> list[str]:
     if outside or not names:
         raise ExportError(
             f"{folder.name}/{index.name} lists {', '.join(outside) or 'nothing'}; it must list .safetensors files "
-            "that are beside it"
+            "in the same folder"
         )
     return names
 
@@ -217,20 +219,22 @@ def _shards(folder: Path, index: Path) -> list[str]:
 def _without_weights(folder: Path, expected: str) -> str:
     others = sorted(path.name for path in folder.glob("*.safetensors") if not is_hidden(path, folder))
     if not others:
-        return f"{folder.name} has no {expected}. Get the checkpoint again, whole"
+        return f"{folder.name} has no {expected}. Get the complete checkpoint again"
     variants = [re.search(r"\.(\w+)[-\d]*(?:of-\d+)?\.safetensors", name) for name in others]
     kinds = {found.group(1) for found in variants if found}
     if kinds:
         return (
-            f"{folder.name} has its weights only as a variant, {others[0]}, which is not read. Load it with Diffusers' "
-            f"variant={sorted(kinds)[0]!r} and save it anew, or rename it to {expected} where it is one file"
+            f"{folder.name} has its weights only as the variant {others[0]}, which export does not read. Load it with "
+            f"Diffusers' variant={sorted(kinds)[0]!r} and save it again, or rename it to {expected} if it is one file"
         )
     if any(re.search(r"-\d{5}-of-\d{5}", name) for name in others):
         return (
             f"{folder.name} has its weights in several files, such as {others[0]}, and lacks {expected}.index.json, "
             "which lists them. Get the index again"
         )
-    return f"{folder.name} has no {expected}; {', '.join(others)} is not read. Rename it, if it has these weights"
+    return (
+        f"{folder.name} has no {expected}; export does not read {', '.join(others)}. Rename it if it has these weights"
+    )
 
 
 def _refuse_types(component: str, types: Iterable[str]) -> None:
@@ -241,7 +245,7 @@ def _refuse_types(component: str, types: Iterable[str]) -> None:
     remedy = (
         "Get the checkpoint as its authors published it, not quantized"
         if quantized
-        else "Save it anew in one of these, such as with model.to(torch.float32)"
+        else "Save it again in one of these, such as with model.to(torch.float32)"
     )
     raise ExportError(f"{component} has weights in {', '.join(unread)}; supported: {', '.join(DTYPES)}. {remedy}")
 
@@ -281,9 +285,9 @@ def _refuse_prefix(component: str, model: torch.nn.Module, given: Iterable[str],
     origin = _ORIGINS.get(prefix, "which its class does not use")
     matches = {name.replace(prefix, "", 1) for name in names} & set(expected)
     remedy = (
-        "Save it anew with the names of its class"
+        "Save it again with the names of its class"
         if matches
-        else f"Load the file with {type(model).__name__}.from_single_file and save it anew with save_pretrained"
+        else f"Load the file with {type(model).__name__}.from_single_file and save it again with save_pretrained"
     )
     raise ExportError(f"the weights of {component} have {prefix!r} in their names, {origin}. {remedy}")
 

@@ -51,7 +51,7 @@ def load_tokenizer(folder: Path, class_name: str) -> Any:
     if not found:
         refuse_link_to_nothing(*(folder / name for name in readable))
         raise ExportError(
-            f"{folder.name} has no vocabulary, which is {' or '.join(readable)}. Get the checkpoint again, whole"
+            f"{folder.name} has no vocabulary: it needs {' or '.join(readable)}. Get the complete checkpoint again"
         )
     for name in found:
         refuse_pointer(folder / name)
@@ -69,9 +69,9 @@ def _remedy(folder: Path, found: list[str]) -> str:
         try:
             import_module("sentencepiece")
         except ImportError:
-            return f"{SENTENCEPIECE} is read by sentencepiece: pip install sentencepiece"
+            return f"To read {SENTENCEPIECE}, run: pip install sentencepiece"
     if not (folder / CONFIG).is_file():
-        return f"{CONFIG} is missing, which names the class: get the checkpoint again, whole"
+        return f"{CONFIG}, which names the class, is missing: get the complete checkpoint again"
     return "Get the checkpoint again"
 
 
@@ -94,7 +94,7 @@ def settings_of(tokenizer: Any, folder: Path, rows: int) -> TokenizerSettings:
         ExportError: it cannot pad, says no length, or is not the text encoder's.
     """
     if tokenizer.pad_token_id is None:
-        raise ExportError("the tokenizer has no pad_token, and prompts are padded. Get the checkpoint again")
+        raise ExportError("the tokenizer has no pad_token, which is needed to pad prompts. Get the checkpoint again")
     longest = tokenizer.model_max_length
     if type(longest) is not int or longest < 1:  # a bool is an int
         raise ExportError(
@@ -108,7 +108,7 @@ def settings_of(tokenizer: Any, folder: Path, rows: int) -> TokenizerSettings:
             raise
         raise ExportError(
             f"{folder.name}/{CONFIG} is missing, and without it the class adds tokens of its own, so that the "
-            "vocabulary does not fit the text encoder. Get the checkpoint again, whole"
+            "vocabulary does not fit the text encoder. Get the complete checkpoint again"
         ) from error
     return TokenizerSettings(tokenizer.pad_token_id, longest)
 
@@ -125,8 +125,8 @@ def refuse_other_vocabulary(tokenizer: Any, rows: int) -> None:
     tokens = 1 + max(tokenizer.get_vocab().values(), default=-1)
     if not 0 <= rows - tokens <= min(_MOST_UNUSED_ROWS, rows // 8):
         raise ExportError(
-            f"the tokenizer has {tokens} tokens, and the text encoder's embedding {rows} rows: they are of different "
-            "models. Get both from the same checkpoint"
+            f"the tokenizer has {tokens} tokens, and the text encoder's embedding {rows} rows: they belong to "
+            "different models. Get both from the same checkpoint"
         )
 
 
@@ -141,7 +141,10 @@ def write_tokenizer(tokenizer: Any, destination: Path) -> None:
     backend = getattr(tokenizer, "backend_tokenizer", None)
     if backend is None:
         kind = type(tokenizer).__name__
-        raise ExportError(f"the tokenizer, a {kind}, has no form that the `tokenizers` library reads")
+        raise ExportError(
+            f"the tokenizer is a {kind}, which the `tokenizers` library cannot read. "
+            f"Export a checkpoint that has {SERIALIZED}"
+        )
     written = Tokenizer.from_str(backend.to_str())
     written.no_padding()
     written.no_truncation()
@@ -151,7 +154,7 @@ def write_tokenizer(tokenizer: Any, destination: Path) -> None:
         expected, given = tokenizer(text).input_ids, written.encode(text).ids
         if expected != given:
             raise ExportError(
-                f"{destination.name} gives {given} for {text!r}, the checkpoint's tokenizer {expected}. "
+                f"{destination.name} gives {given} for {text!r}, and the checkpoint's tokenizer gives {expected}. "
                 "Please report it with the version of transformers"
             )
     _refuse_unknown_words(tokenizer, written)
@@ -163,5 +166,5 @@ def _refuse_unknown_words(tokenizer: Any, written: Any) -> None:
     if unknown in ids:
         raise ExportError(
             f"the tokenizer does not know {ids.count(unknown)} of the {len(ids)} tokens of {_PLAIN_ENGLISH!r}: its "
-            "vocabulary is of another model, or damaged. Get the checkpoint again, whole"
+            "vocabulary belongs to another model, or is damaged. Get the complete checkpoint again"
         )

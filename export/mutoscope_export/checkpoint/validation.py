@@ -84,7 +84,7 @@ def _refuse_contradictions(opened: Checkpoint) -> None:
             _refuse_other_files(opened.root / component, config)
         if (quantization := config.get("quantization_config")) is not None:
             raise ExportError(
-                f"{component} of {opened.name} is quantized ({quantization!r:.80}), and that is not read. "
+                f"{component} of {opened.name} is quantized ({quantization!r:.80}), which export does not read. "
                 "Get the checkpoint as its authors published it, not quantized"
             )
 
@@ -110,13 +110,13 @@ def _refuse_other_files(folder: Path, config: Mapping[str, Any]) -> None:
     if (other := config.get("transformers_weights")) is not None:
         raise ExportError(
             f"{folder.name}/config.json names {other!r} under transformers_weights, and transformers would read that "
-            "in place of model.safetensors. Save the model anew with save_pretrained, or remove that line if "
+            "in place of model.safetensors. Save the model again with save_pretrained, or remove that line if "
             "model.safetensors has the right weights"
         )
     if (folder / "adapter_config.json").exists():
         raise ExportError(
             f"{folder.name} holds adapter_config.json, and transformers adds the adapter to the weights where peft is "
-            "installed. Merge it with peft's merge_and_unload and save the model anew, or remove the file"
+            "installed. Merge it with peft's merge_and_unload and save the model again, or remove the file"
         )
 
 
@@ -127,6 +127,6 @@ def _refuse_pickles(root: Path, components: Components) -> None:
         if pickles:
             raise ExportError(
                 f"{component} holds {', '.join(pickles)}, pickled weights, which can run code when they are opened. "
-                "Only safetensors are read: save the checkpoint anew with safe_serialization=True, or remove the "
+                "Only safetensors are read: save the checkpoint again with safe_serialization=True, or remove the "
                 "file if the same weights are there as safetensors"
             )

@@ -58,7 +58,7 @@ class QuantizationPolicy:
             ValueError: the step is unknown, or it quantizes nothing.
         """
         if up_to not in self.step_names:
-            raise ValueError(f"there is no step {up_to!r}; there are: {', '.join(self.step_names)}")
+            raise ValueError(f"there is no step {up_to!r}; the steps are: {', '.join(self.step_names)}")
         taken = self.steps[: self.step_names.index(up_to) + 1]
         parted = [(name, int(match[1]), match[2]) for name in names if (match := re.fullmatch(self.block, name))]
         count = 1 + max((number for _, number, _ in parted), default=-1)

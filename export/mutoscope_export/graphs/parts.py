@@ -90,7 +90,7 @@ def take_apart(model: ir.Model, cut: Cut | None) -> list[ir.Model]:
     constant = {value for node, inputs in _inputs_of(model.graph) if not inputs for value in node.outputs}
     taken = [_taken(part, parts[:number], constant) for number, part in enumerate(parts)]
     if read := sorted(str(value.name) for values in taken for value in values if value.is_graph_output()):
-        raise ValueError(f"it cannot be cut so: {', '.join(read)} is an output, and a later part reads it")
+        raise ValueError(f"the graph cannot be cut here: {', '.join(read)} is an output, and a later part reads it")
     rows = {value.name: split for values in taken for value in values if (split := _split(model.graph, value))}
     models = []
     for number, part in enumerate(parts):

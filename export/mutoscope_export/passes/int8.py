@@ -124,7 +124,7 @@ def _quantized_weight(graph: ir.Graph, weight: ir.Value, transposed: bool) -> tu
     tensor = weight_of(weight)
     scale = _scales(tensor.numpy().T if transposed else tensor.numpy())
     if not np.isfinite(scale).all():
-        raise ExportError(f"{weight.name} holds NaN or infinity, which int8 cannot. Get the checkpoint again")
+        raise ExportError(f"{weight.name} holds NaN or infinity, which int8 cannot represent. Get the checkpoint again")
 
     def quantize(array: Array) -> Array:
         columns = array.T if transposed else array

@@ -85,7 +85,7 @@ def quantize_dequantize(tape: Tape, x: ir.Value, scale: float, number_format: Nu
         ValueError: the type of `x` is not known.
     """
     if x.dtype is None:
-        raise ValueError(f"the type of {x.name} is not known, and the scale of its quantized form must have it")
+        raise ValueError(f"the type of {x.name} is not known, and its quantization scale needs that type")
     stored = constant(tape.graph, f"{x.name}.scale_{scale:.9g}", np.array(scale, x.dtype.numpy()))
     dtype = number_format.dtype
     quantized = tape("QuantizeLinear", x, stored, output_dtype=dtype, dtype=dtype, shape=x.shape)
@@ -114,7 +114,9 @@ def _dequantized_weight(tape: Tape, weight: ir.Value, axis: int, number_format: 
     assert dtype is not None
     scales = weight_scales(tensor.numpy(), axis, dtype.numpy(), number_format)
     if not np.isfinite(scales.astype(np.float32)).all():
-        raise ExportError(f"{weight.name} holds NaN or infinity, which has no scale. Get the checkpoint again")
+        raise ExportError(
+            f"{weight.name} holds NaN or infinity, which no scale can represent. Get the checkpoint again"
+        )
 
     def quantize(array: Array) -> Array:
         return number_format.nearest(array.astype(np.float32) / np.expand_dims(scales.astype(np.float32), 1 - axis))

@@ -70,7 +70,7 @@ def _prompts(given: Sequence[str] | None, own: Sequence[str] | None) -> tuple[st
     found = (own or DEFAULT_PROMPTS) if given is None else given
     prompts = tuple(prompt.strip() for prompt in found if prompt.strip())
     if not prompts:
-        raise RequestError("calibration_prompts has no prompt; give at least one, or leave the choice to export")
+        raise RequestError("calibration_prompts has no prompt; give at least one, or leave it out")
     return prompts
 
 
@@ -142,7 +142,8 @@ def calibrate(
                 run()
     if idle := [role for role, each in watched.items() if not each.recorder.calls]:
         raise ExportError(
-            f"the calibration never calls the {' and the '.join(idle)} of the checkpoint; calibrate with more steps"
+            f"the steps of the calibration never reach the {' and the '.join(idle)} of the checkpoint; raise "
+            "calibration_steps"
         )
     return {role: each.ranges(reference) for role, each in watched.items()}
 

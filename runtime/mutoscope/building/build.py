@@ -165,7 +165,9 @@ def _groups(
         )
     for target in targets:
         if precision is not None and precision not in target.precisions:
-            raise TargetError(f"{target.name} has no {precision}; it has: {', '.join(target.precisions)}")
+            raise TargetError(
+                f"{target.name} does not support {precision}; it supports: {', '.join(target.precisions)}"
+            )
     for old in (False, True):
         if group := tuple(target for target in targets if ("bf16" not in target.precisions) == old):
             yield group, precision or group[0].precisions[0]

@@ -22,7 +22,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 
-from mutoscope_engines.symbols import sized
+from mutoscope_engines.symbols import sized, symbols_of
 from mutoscope_engines.tensorrt.builder import Compiled
 
 from ..bundle.contract import ROLES
@@ -44,7 +44,8 @@ def budget_bytes(graph: Graph, symbols: Mapping[str, int], geometry: Geometry, c
         tokens = math.prod(symbols[name] for name in "Fhw") // math.prod(geometry.patch_size)
         budget = DENOISER_HIDDEN_STATES * symbols["B"] * tokens * width * 2
     elif kind == "text":
-        tokens = max(size for name, size in symbols.items() if name not in tuple("BFhwK"))  # of the longest text
+        named = {name for tensor in graph.inputs for size in tensor.shape for name in symbols_of(size)}
+        tokens = max((symbols[name] for name in named & symbols.keys() - set("BFhwK")), default=1)  # of its own text
         budget = symbols["B"] * tokens * (ENCODER_HIDDEN_STATES * width + SCORES * heads * tokens) * 4
     else:
         budget = FEATURE_MAPS * _widest_feature_map(graph, symbols) * 2

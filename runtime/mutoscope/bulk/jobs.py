@@ -33,7 +33,7 @@ class JobsError(RequestError):
 
     def __init__(self, path: Path, problems: list[str]) -> None:
         lines = f"{len(problems)} line{'s' if len(problems) > 1 else ''}"
-        super().__init__(f"{path} has {lines} that cannot be done, so nothing was made; correct and run it again")
+        super().__init__(f"{path} has errors in {lines}, so no video was made; correct them and run it again")
         self.problems = problems
 
 
@@ -83,7 +83,7 @@ def read_jobs(path: Path, pipeline: Pipeline, ending: str, output: OutputOptions
         try:
             job = parse_job(number, text)
             if job.name in jobs:
-                raise RequestError(f"the id {job.name!r} is also that of line {jobs[job.name].line}; give each its own")
+                raise RequestError(f"line {jobs[job.name].line} has the id {job.name!r}, too; give each job its own")
             jobs[job.name] = job
             plan = pipeline.plan(job.seeded)
             setting = setting or setting_of(plan, ending, output)
@@ -105,12 +105,14 @@ def parse_job(number: int, text: str) -> Job:
     """
     values = _parsed(text)
     if not isinstance(values, dict):
-        raise RequestError(f'a job is a JSON object, such as {{"prompt": "a red circle"}}; got {text.strip()[:60]}')
+        raise RequestError(
+            f'a job must be a JSON object, such as {{"prompt": "a red circle"}}; got {text.strip()[:60]}'
+        )
     problems = [no_such("name", name, NAMES) for name in values if name not in NAMES]
     own = {name: values[name] for name in OF_A_JOB if name in values}
     identity, repeat = own.get("id"), own.get("repeat", 1)
     if "id" in own and (not isinstance(identity, str) or not identity):
-        problems.append(f"id must be a text that is not empty; got {identity!r}")
+        problems.append(f"id must be text and not empty; got {identity!r}")
     try:
         checks.whole("repeat", repeat, minimum=1, maximum=MOST_REPEATS)
     except RequestError as error:
@@ -131,7 +133,7 @@ def _lines(path: Path) -> Iterator[tuple[int, str]]:
     except OSError as error:
         raise RequestError(f"{path} cannot be read: {error.strerror}; name a file of jobs") from error
     except UnicodeDecodeError as error:
-        raise RequestError(f"{path} is no UTF-8 text at byte {error.start}; save it as UTF-8") from error
+        raise RequestError(f"{path} is not UTF-8 at byte {error.start}; save it as UTF-8") from error
     for number, line in enumerate(text.split("\n"), start=1):  # JSON may hold other ends of lines, such as U+2028
         if line.strip():
             yield number, line
@@ -141,18 +143,20 @@ def _parsed(text: str) -> Any:
     def once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         names = [name for name, _ in pairs]
         if twice := {name for name in names if names.count(name) > 1}:
-            raise RequestError(f"{', '.join(sorted(twice))} stands there twice; give it once")
+            raise RequestError(f"{', '.join(sorted(twice))} is given twice; give it once")
         return dict(pairs)
 
     def refuse(constant: str) -> None:
-        raise RequestError(f"{constant} is no number in JSON; give a finite one")
+        raise RequestError(f"{constant} is not a number in JSON; give a finite one")
 
     try:
         return json.loads(text, object_pairs_hook=once, parse_constant=refuse)
     except json.JSONDecodeError as error:
-        raise RequestError(f"no JSON at character {error.pos + 1}: {error.msg}; got {text.strip()[:60]}") from None
+        raise RequestError(
+            f"this is not JSON at character {error.pos + 1}: {error.msg}; got {text.strip()[:60]}"
+        ) from None
     except ValueError as error:  # a number of thousands of digits
-        raise RequestError(f"no JSON: {error}") from None
+        raise RequestError(f"this is not JSON: {error}") from None
     except RecursionError:
         raise RequestError("this JSON is nested too deeply; write meta with fewer levels") from None
 

@@ -151,7 +151,7 @@ def supervise(start: Callable[[], Actor], batch: Batch, watch: Watch) -> None:
                 if finished is False:
                     lost += 1
                     if lost > most_lost:
-                        raise WorkersLostError(f"{lost} workers on the cluster ended unasked; see its logs")
+                        raise WorkersLostError(f"{lost} workers on the cluster ended unexpectedly; see its logs")
                     running[place] = start()
     finally:
         deadline = time.monotonic() + ENDS_WITHIN_S
@@ -263,8 +263,8 @@ def refuse_unreachable(address: str) -> None:
     host, _, port = address.rpartition(":")
     if "/" in address or not host or not port.isdigit():
         raise RequestError(
-            f"ray={address!r} is no address of a cluster; give HOST:PORT as the head node prints it when it starts, or "
-            f"{AUTO} on a machine of the cluster"
+            f"ray={address!r} is not the address of a cluster; give HOST:PORT as the head node prints it at its "
+            f"start, or {AUTO} on a machine of the cluster"
         )
     try:
         socket.create_connection((host.strip("[]"), int(port)), ANSWERS_WITHIN_S).close()

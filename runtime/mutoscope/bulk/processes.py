@@ -78,7 +78,9 @@ def run_workers(batch: Batch, store: Store, watch: Watch) -> None:
                 tried = _tried(store)
                 lost, before = (lost + 1 if tried == before else 1), tried
                 if lost > most_lost:
-                    raise WorkersLostError(f"{lost} workers ended unasked; the last with code {each.process.exitcode}")
+                    raise WorkersLostError(
+                        f"{lost} workers ended unexpectedly; the last with code {each.process.exitcode}"
+                    )
                 running.append(start(batch))
     finally:
         _end(running)

@@ -81,10 +81,10 @@ def read_receipts(path: Path) -> list[Receipt]:
     except OSError as error:
         raise RequestError(f"{path} cannot be read: {error.strerror}") from error
     except ValueError as error:
-        raise RequestError(f"{path} is no receipt: {error}") from error
+        raise RequestError(f"{path} is not a receipt: {error}") from error
     for facts in found:
         if not isinstance(facts, dict) or set(NEEDED) - facts.keys():
-            raise RequestError(f"{path} is no receipt of a batch: it lacks one of {', '.join(NEEDED)}")
+            raise RequestError(f"{path} is not a receipt of a batch: it lacks one of {', '.join(NEEDED)}")
     return [Receipt(folder, facts) for facts in found]
 
 

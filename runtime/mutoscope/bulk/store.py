@@ -260,7 +260,7 @@ class FolderStore:
                 raise
             raise OutputError(
                 f"{self.root} is on a file system without hard links ({error.strerror}), which keep each video from "
-                "being written twice; choose a folder on another one, and copy the videos from there"
+                "being written twice; choose a folder on another file system, and copy the videos later"
             ) from error
         finally:
             probe.unlink(missing_ok=True)

@@ -62,8 +62,8 @@ def open_store(batch: Batch) -> FolderStore:
     theirs = json.loads(store.read(SETTING) or b"{}")
     if unlike := _unlike(batch.setting, theirs):
         raise RequestError(
-            f"{batch.out} was begun with {unlike}. All its videos are made alike; choose the same again, or another "
-            "folder"
+            f"{batch.out} was begun with {unlike}. All videos of a batch must be made with the same settings; use "
+            "those, or name another folder"
         )
     return store
 
@@ -138,7 +138,7 @@ class Worker:
         here = setting_of(plan, batch.options.ending, batch.output)
         if unlike := _unlike(here, batch.setting):
             raise RequestError(
-                f"the batch is to be made with {unlike}, which this worker has. Name the backend and the precision, "
+                f"the batch must be made with {unlike}, as this worker would. Name the backend and the precision, "
                 "and install the same versions on all machines"
             )
 

@@ -91,7 +91,7 @@ class Bundle:
             name = path.relative_to(self.root).as_posix()
             if name not in self.manifest.files and (path.is_symlink() or not path.is_dir()):
                 raise BundleError(
-                    f"{name} in {self.root} lies beside a graph, and the manifest does not list it; refused. "
+                    f"{name} in {self.root} is beside a graph, and the manifest does not list it; refused. "
                     "Remove it, or export the bundle again"
                 )
 
@@ -100,7 +100,7 @@ class Bundle:
         size = path.stat().st_size
         if size != record.size:
             raise BundleError(
-                f"{name} in {self.root} has {size} bytes, the manifest says {record.size}: "
+                f"{name} in {self.root} has {size} bytes, and the manifest says {record.size}: "
                 "truncated or replaced. Copy or export the bundle again"
             )
         if file_sha256(path) != record.sha256:
@@ -158,7 +158,7 @@ def refuse_path(root: Path) -> None:
         str(root).encode()
     except UnicodeEncodeError:
         raise BundleError(
-            f"the path {str(root)!a} is not UTF-8, and the libraries that open graphs take no other. Rename the folder"
+            f"the path {str(root)!a} is not UTF-8, and the libraries that open graphs need UTF-8. Rename the folder"
         ) from None
 
 

@@ -43,7 +43,7 @@ class Role:
         gives: outputs that it must have; an encoder also gives what its conditioning feeds on.
         caches: "gives" `cache_0`, `cache_1`, ...; or "passes" them on, as `next_cache_0`, ...; for the next call.
         grows_with: the symbols that activations are proportional to, once attention is fused.
-        budget: the row of `building/engine_budget.py` by which an engine is judged.
+        budget: the row of `building/engine_budget.py` by which the memory of an engine is checked.
         tiled: may run window by window.
         once: runs once in a video that is decoded whole.
         needed: every bundle has it; the others where a conditioning or an expert names them.
@@ -82,8 +82,16 @@ _FEATURES_NEXT = Role(DECODE, _CHUNK, _FEATURES, "hw", "features", caches="passe
 _DECODER_FIRST = Role(DECODE, _FEATURES, _FRAMES, "hw", "decoder", caches="gives", tiled=True, once=True)
 _DECODER_NEXT = Role(DECODE, _FEATURES, _FRAMES, "hw", "decoder", caches="passes", tiled=True)
 
+
+def _numbered(name: str, role: Role, most: int) -> dict[str, Role]:
+    """A role that a bundle may have up to `most` times, as Diffusers numbers components: `name`, `name_2`, ..."""
+    return {name: role} | {f"{name}_{number}": role for number in range(2, most + 1)}
+
+
+_TEXT_ENCODER = Role(CONDITION, _TEXT, {}, grows_with="BL", budget="text", once=True, needed=False)
+
 ROLES: Mapping[str, Role] = {
-    "text_encoder": Role(CONDITION, _TEXT, {}, grows_with="BL", budget="text", once=True, needed=False),
+    **_numbered("text_encoder", _TEXT_ENCODER, most=3),
     "denoiser": _DENOISER,
     "denoiser_low": Role(DENOISE, _LOOP, _STEP, grows_with="BFhw", budget="denoiser", needed=False),
     "vae_features_first": _FEATURES_FIRST,

@@ -14,7 +14,7 @@ from .contract import DENOISE, NETWORK, ROLES, Tensor
 from .manifest import Graph, GraphTensor, Manifest
 
 Tensors = Mapping[str, GraphTensor]
-ANY = "*"  # a size that the contract leaves open
+ANY, REST = "*", "..."  # a size that the contract leaves open, and any number of them at the end
 
 
 @dataclass(frozen=True)
@@ -66,8 +66,8 @@ def complaints_of(manifest: Manifest, parts: Sequence[Graph]) -> list[str]:
     if role.caches == "passes":
         takes |= {name: _renamed(tensor, name) for name, tensor in found.caches.items()}
     return [
-        *_differences(f"{where} takes", takes, found.inputs),
-        *_differences(f"{where} gives", gives, found.outputs),
+        *_differences(where, "input", takes, found.inputs),
+        *_differences(where, "output", gives, found.outputs),
         *_wrong_caches(where, network_type(graph.precision), found.caches),
     ]
 
@@ -97,19 +97,20 @@ def _in_bundle(manifest: Manifest, graph: Graph, tensors: Mapping[str, Tensor]) 
 
 
 def _embeds(name: str) -> GraphTensor:
-    return GraphTensor(name=name, dtype="float32", shape=("B", ANY, ANY))
+    """What an encoder gives: a row for each guidance branch, be it of tokens, of their mask, or one vector."""
+    return GraphTensor(name=name, dtype="float32", shape=("B", REST))
 
 
 def _renamed(tensor: GraphTensor, name: str) -> GraphTensor:
     return GraphTensor(name=name, dtype=tensor.dtype, shape=tensor.shape)
 
 
-def _differences(sentence: str, wanted: Tensors, found: Tensors) -> list[str]:
-    missing = [f"{sentence} no {name}" for name in wanted if name not in found]
-    further = [f"{sentence} {name}, which nothing {'feeds' if 'takes' in sentence else 'reads'}"
+def _differences(where: str, end: str, wanted: Tensors, found: Tensors) -> list[str]:
+    missing = [f"{where} has no {end} {name}" for name in wanted if name not in found]
+    further = [f"{where} has the {end} {name}, which nothing {'feeds' if end == 'input' else 'reads'}"
                for name in found if name not in wanted]  # fmt: skip
     others = [
-        f"{sentence} {name} as {_written(found[name])}, not {_written(tensor)}"
+        f"{where} has the {end} {name} as {written(found[name])}; it must be {written(tensor)}"
         for name, tensor in wanted.items()
         if name in found and not _alike(found[name], tensor)
     ]
@@ -117,22 +118,27 @@ def _differences(sentence: str, wanted: Tensors, found: Tensors) -> list[str]:
 
 
 def _alike(found: GraphTensor, wanted: GraphTensor) -> bool:
+    given, expected = found.shape, wanted.shape
+    if expected[-1:] == (REST,):
+        expected = expected[:-1]
+        given = given[: len(expected)]
     return (
         found.dtype == wanted.dtype
-        and len(found.shape) == len(wanted.shape)
-        and all(expected in (size, ANY) for size, expected in zip(found.shape, wanted.shape, strict=True))
+        and len(given) == len(expected)
+        and all(other in (size, ANY) for size, other in zip(given, expected, strict=True))
     )
 
 
 def _wrong_caches(where: str, dtype: str, caches: Tensors) -> list[str]:
     if list(caches) != [f"cache_{index}" for index in range(len(caches))]:
-        return [f"{where} gives caches {', '.join(caches)}; they are numbered from 0"]
+        return [f"{where} gives the caches {', '.join(caches)}; they must be numbered cache_0, cache_1 and so on"]
     return [
-        f"{where} gives {name} in {tensor.dtype}, not {dtype}"
+        f"{where} gives {name} as {tensor.dtype}; in this precision it must be {dtype}"
         for name, tensor in caches.items()
         if tensor.dtype != dtype
     ]
 
 
-def _written(tensor: GraphTensor) -> str:
-    return f"{tensor.dtype} [{', '.join(map(str, tensor.shape))}]"
+def written(tensor: GraphTensor) -> str:
+    """Type and shape, for a person."""
+    return f"{tensor.dtype} [{', '.join('any' if size == ANY else str(size) for size in tensor.shape)}]"

@@ -210,7 +210,7 @@ class Demonstration(_Record, frozen=True):
         try:
             re.compile(self.pattern)
         except re.error as error:
-            raise ValueError(f"pattern is no regular expression: {error}") from error
+            raise ValueError(f"pattern is not a regular expression: {error}") from error
 
     def understands(self, prompt: str) -> bool:
         """Whether the model was trained on prompts such as this one."""

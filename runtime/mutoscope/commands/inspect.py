@@ -70,7 +70,8 @@ def _limits(bundle: Bundle) -> dict[str, str]:
     manifest = bundle.manifest
     limits = {name: f"{multiples(allowed)}, at most {allowed[-1]}" for name, allowed in manifest.sizes.items()}
     for text in manifest.texts:
-        limits[f"tokens of the {text.name}"] = f"at most {text.max_sequence_length}"
+        encoder = f" for the {text.role}" if len(manifest.texts) > 1 else ""
+        limits[f"tokens of the {text.name}{encoder}"] = f"at most {text.max_sequence_length}"
     return limits
 
 

@@ -53,9 +53,9 @@ def main(argv: Sequence[str]) -> int:
     target: Path = arguments.target or bundle_path()
     kind = next((kind for kind in KINDS if kind.fits(target)), None)
     if kind is None:
-        raise RequestError(f"{target} is nothing that can be verified; name {' or '.join(each.name for each in KINDS)}")
+        raise RequestError(f"{target} cannot be verified; name {' or '.join(each.name for each in KINDS)}")
     if arguments.trust and kind.verify is not verify_file:
-        raise RequestError("--trust is for the signature of a video or picture")
+        raise RequestError("--trust is only for the signature of a video or picture; leave it out")
     if kind.verify is not _receipts and (arguments.remake or arguments.bundle or given(arguments, RuntimeOptions)):
         raise RequestError("only the video of a receipt can be made again; name a receipt with --remake")
     return kind.verify(target, arguments)
@@ -132,7 +132,7 @@ def _made_again(receipt: Receipt, arguments: argparse.Namespace) -> str:
     told = f"{apart} when {' and '.join(_names(here))} makes it again in {here.precision}"
     bound = LEAST_PSNR_DB.get(here.precision or "") if here.precision == made.precision else None
     if bound is None:
-        return f"{told}; between {made.precision} and {here.precision} there is no bound to hold it to"
+        return f"{told}; between {made.precision} and {here.precision} no bound is known"
     if found < bound:
         raise ReceiptError(f"{receipt.file} {told}; two backends in {here.precision} differ by at least {bound:g} dB")
     return f"{told}; at least {bound:g} dB is the bound of {here.precision}"

@@ -74,7 +74,8 @@ class Tokenizer:
 class TextCondition(Condition):
     """A prompt, and with guidance the one that is steered away from: one row each, the negative one first.
 
-    Where the bundle names no negative one, both branches see the prompt.
+    Where the bundle names no negative one, both branches see the prompt. Several encoders may read the same text, each
+    with a tokenizer, a cleaning and a length of its own.
     """
 
     def __init__(self, about: TextConditioning, bundle: Bundle) -> None:
@@ -86,33 +87,42 @@ class TextCondition(Condition):
         self._about = about
         self._clean = CLEANINGS[about.cleaning]
         self._tokenizer = Tokenizer(bundle, about)
+        texts = bundle.manifest.texts
+        self._longest = max(text.max_sequence_length for text in texts)  # for any encoder
+        number = 1 + [text for text in texts if text.name == about.name].index(about)  # among those that read it
+        self._counted_as = f"{about.name}_tokens" + (f"_{number}" if number > 1 else "")
+        # A plan says the text from which all encoders make what they read, so that it makes the same video again.
+        self._tells_cleaned = len({text.cleaning for text in texts}) == 1
 
     def settle(self, request: Any, defaults: Defaults, *, guided: bool) -> Settled:
         about = self._about
         given = getattr(request, about.name)
-        text = self._clean(checks.text(about.name, "" if given is None and not about.required else given))
+        said = checks.text(about.name, "" if given is None and not about.required else given)
+        text = self._clean(said)
         if not text and about.required:
             raise RequestError(f'the {about.name} is empty; say what the video shows, for example "a red circle"')
-        length = checks.whole(
+        longest = checks.whole(
             "max_sequence_length",
-            about.max_sequence_length if request.max_sequence_length is None else request.max_sequence_length,
+            self._longest if request.max_sequence_length is None else request.max_sequence_length,
             minimum=1,
-            maximum=about.max_sequence_length,
+            maximum=self._longest,
         )
+        length = min(longest, about.max_sequence_length)
         texts = {about.name: text}
         notes: tuple[str, ...] = ()
-        facts: dict[str, str | int | float] = {about.name: text}
+        facts: dict[str, str | int | float] = {about.name: text if self._tells_cleaned else said}
         if about.negative is not None:
             asked = getattr(request, about.negative)
             given = getattr(defaults, about.negative) if asked is None else asked
-            negative = self._clean(checks.text(about.negative, given))
+            said = checks.text(about.negative, given)
+            negative = self._clean(said)
             if guided:
                 texts = {about.negative: negative, **texts}
             elif asked:
                 notes = (f"the {about.negative.replace('_', ' ')} is not used: guidance is off",)
-            facts[about.negative] = negative if guided else ""
+            facts[about.negative] = (negative if self._tells_cleaned else said) if guided else ""
         tokens = self._tokenizer.encode(texts, length)
-        facts |= {f"{about.name}_tokens": tokens.counts[-1], "max_sequence_length": length}
+        facts |= {self._counted_as: tokens.counts[-1], "max_sequence_length": longest}
         feeds = {"input_ids": tokens.input_ids, "attention_mask": tokens.attention_mask}
         if guided and about.negative is None:  # both branches see the same text
             feeds = {name: np.repeat(row, 2, axis=0) for name, row in feeds.items()}

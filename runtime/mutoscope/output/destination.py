@@ -116,7 +116,7 @@ def _refuse_occupied(target: Path, place: Path, is_folder: bool) -> None:
         return
     if is_folder and (not place.is_dir() or _content(place)):
         raise OutputError(
-            f"{target} is there already and not an empty folder; name a new one, or give an ending such as .mp4"
+            f"{target} already exists and is not an empty folder; name a new one, or give an ending such as .mp4"
         )
     kind = stat.S_IFMT(place.stat().st_mode)
     if kind in _KINDS:

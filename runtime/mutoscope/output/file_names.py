@@ -35,7 +35,7 @@ def reserved_because(path: str) -> str | None:
         if device in DEVICES:
             return f"{part!r} is a device, whatever its ending"
         if found := next((sign for sign in part if sign in NOT_IN_NAMES or sign < " "), None):
-            return f"{part!r} has a {found!r}, which no name can have"
+            return f"{part!r} has a {found!r}, which no file name may contain"
         if part[-1] in ". " and part != "..":
             return f"{part!r} ends with a dot or a space, which would be left out"
     return None

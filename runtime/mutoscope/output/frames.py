@@ -60,7 +60,7 @@ def checked(chunks: Iterable[Frames], header: VideoHeader) -> Iterator[Frames]:
         yield chunk
     if done != header.num_frames:
         count = "more" if done > header.num_frames else done
-        raise ShapeError(f"the video was to have {header.num_frames} frames; there are {count}")
+        raise ShapeError(f"the video must have {header.num_frames} frames; there are {count}")
 
 
 def refuse_unlike(chunk: Frames, shape: tuple[int, ...]) -> None:
@@ -69,4 +69,4 @@ def refuse_unlike(chunk: Frames, shape: tuple[int, ...]) -> None:
         ShapeError: the frames are not uint8, or not of this shape, `[H, W, 3]`.
     """
     if chunk.dtype != np.uint8 or tuple(chunk.shape[1:]) != shape:
-        raise ShapeError(f"frames are {chunk.dtype} {tuple(chunk.shape)}, not uint8 {('n', *shape)}")
+        raise ShapeError(f"frames are {chunk.dtype} {tuple(chunk.shape)}; they must be uint8 {('n', *shape)}")

@@ -151,7 +151,7 @@ def _resolve(path: Path | str, codec: str) -> tuple[Format, str, Path]:
     refuse_reserved(text)
     target = Path(text)
     if not target.name:
-        raise OutputError(f"{text!r} names no file; name one, such as out.mp4")
+        raise OutputError(f"{text!r} does not name a file; name one, such as out.mp4")
     is_folder = text.endswith((os.sep, os.altsep or os.sep))
     if target.name.lower() in FORMATS and not is_folder:
         raise OutputError(f"{text!r} is only an ending; give it a name, such as out{target.name}")

@@ -203,11 +203,11 @@ class Plan:
         """
         named = values.get("conditions", ()) if isinstance(values, dict) else None
         if not isinstance(named, (list, tuple)):
-            raise RequestError("this is no Plan: it is no object with a list of `conditions`")
+            raise RequestError("this is not a Plan: a Plan is an object with a list of `conditions`")
         facts = [str(name) for name in named]
         unlike = sorted({*_homes(), *facts} ^ (values.keys() - set(_DERIVED)))
         if unlike:
-            raise RequestError(f"this is no Plan of this version: it differs in {', '.join(unlike)}")
+            raise RequestError(f"this is not a Plan of this version: it differs in {', '.join(unlike)}")
         values = values | {"conditions": {name: values[name] for name in facts}}
         nested: dict[str, Any] = {}
         for name, home in _homes().items():

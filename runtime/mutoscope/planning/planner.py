@@ -98,7 +98,7 @@ def settle_conditions(
         facts={name: value for each in settled for name, value in each.facts.items()},
         lengths={symbol: size for each in settled for symbol, size in each.symbols.items()},
     )
-    notes = [note for each in settled for note in each.notes]
+    notes = list(dict.fromkeys(note for each in settled for note in each.notes))
     demonstration = manifest.demonstration
     if demonstration and not demonstration.understands(plan.prompt):
         notes.append(
@@ -193,8 +193,8 @@ def plan_placements(execution: Execution, manifest: Manifest) -> PlacementPlan:
     stages, settings = {}, {}
     for stage, where in execution.placements.items():
         if roles := manifest.roles_of(stage):
-            precision = manifest.graphs_of(roles[-1], where.precision)[0].precision
-            stages[stage] = f"{precision} by {where.backend.version()}"
+            precisions = dict.fromkeys(manifest.graphs_of(role, where.precision)[0].precision for role in roles)
+            stages[stage] = f"{' and '.join(precisions)} by {where.backend.version()}"
         if found := where.backend.settings(execution.session):
             settings[where.backend.name] = found
     return PlacementPlan(

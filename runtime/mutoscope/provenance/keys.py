@@ -126,9 +126,9 @@ def signer_of(chain: str, key: str) -> Signer:
     except TypeError as error:
         raise ProvenanceError("the key is encrypted; give it without a password, or sign by a function") from error
     except ValueError as error:
-        raise ProvenanceError("this is no key and chain of certificates in PEM") from error
+        raise ProvenanceError("this is not a private key with its chain of certificates in PEM") from error
     if private.public_key() != certificates[0].public_key():
-        raise ProvenanceError("the first certificate of the chain is not that of the key")
+        raise ProvenanceError("the first certificate of the chain does not belong to the key")
     if certificates[0].not_valid_after_utc < datetime.now(UTC):
         raise ProvenanceError(f"the certificate was valid until {certificates[0].not_valid_after_utc:%Y-%m-%d}")
     ends = "" if key.endswith("\n") else "\n"
@@ -161,7 +161,7 @@ def _algorithm(private: Any) -> str:
         return "ps256"
     raise ProvenanceError(
         f"C2PA takes keys on the curves {', '.join(_CURVES)}, Ed25519 keys, and RSA keys of {_LEAST_RSA_BITS} bits or "
-        f"more; this is another ({type(private).__name__})"
+        f"more; this one is of another kind ({type(private).__name__})"
     )
 
 

@@ -129,7 +129,7 @@ def _in_tiles(graphs: LoadedGraphs, plan: Plan, features: list[Host]) -> Iterato
                     part: Frames = chunk.numpy()
                     refuse_unlike(part, (rows * scale, columns * scale, 3))
                     if len(part) > len(frames):
-                        raise ShapeError(f"the video was to have {video.num_frames} frames; there are more")
+                        raise ShapeError(f"the video must have {video.num_frames} frames; there are more")
                     tile.paste(part, frames, scale)
                     if number == len(tiles):
                         yield HostTensor(frames)

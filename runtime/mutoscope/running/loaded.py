@@ -17,7 +17,7 @@ from mutoscope_engines.session import Backend, EngineWanted, Feeds, Session, Ses
 from ..bundle.bundle import Bundle
 from ..bundle.contract import STAGES, stage_of
 from ..bundle.manifest import Graph, GraphTensor
-from ..errors import BundleError, CancelledError
+from ..errors import EXPORT_AGAIN, BundleError, CancelledError
 from ..planning.execution import Execution
 from ..planning.footprints import wanted_engine
 from ..planning.plan import Plan
@@ -206,15 +206,16 @@ def _refuse_disagreement(session: Session, graph: Graph) -> None:
     Raises:
         BundleError: what was opened has another interface than the manifest says.
     """
-    _refuse_others(f"{graph.file} has other inputs", graph.inputs, session.inputs)
-    _refuse_others(f"{graph.file} has other outputs", graph.outputs, session.outputs)
+    _refuse_others(f"the inputs of {graph.file}", graph.inputs, session.inputs)
+    _refuse_others(f"the outputs of {graph.file}", graph.outputs, session.outputs)
 
 
-def _refuse_others(sentence: str, declared: Sequence[GraphTensor], found: Sequence[TensorSpec]) -> None:
+def _refuse_others(what: str, declared: Sequence[GraphTensor], found: Sequence[TensorSpec]) -> None:
     ours, theirs = {each.name: each for each in declared}, {each.name: each for each in found}
     if ours.keys() != theirs.keys() or not all(_alike(ours[name], theirs[name]) for name in ours):
         raise BundleError(
-            f"{sentence} than its manifest says: {_listed(found)}, not {_listed(declared)}. Export the bundle again"
+            f"{what} are {_listed(found)}, and its manifest says {_listed(declared)}. "
+            f"To mend the bundle, {EXPORT_AGAIN}"
         )
 
 

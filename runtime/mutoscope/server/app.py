@@ -128,7 +128,9 @@ class _Routes:
         asked = await read_asked(request)
         key = request.headers.get("idempotency-key")
         if key is not None and not 1 <= len(key) <= 255:
-            raise RefusedError(HTTPStatus.BAD_REQUEST, "invalid_value", "an Idempotency-Key has 1 to 255 characters")
+            raise RefusedError(
+                HTTPStatus.BAD_REQUEST, "invalid_value", "an Idempotency-Key must have 1 to 255 characters"
+            )
         return await self._answer(self._service.create, asked, Origin(idempotency_key=key))
 
     async def list(self, request: Request) -> Response:
@@ -137,7 +139,7 @@ class _Routes:
         if order not in ("asc", "desc"):
             raise invalid_value("order", "order must be asc or desc")
         if not set(states) <= set(STATES):
-            raise invalid_value("state", f"state must be of {', '.join(STATES)}")
+            raise invalid_value("state", f"state must be one or more of {', '.join(STATES)}")
         limit = query.get("limit", "20")
         if not limit.isdecimal() or len(limit) > 3 or not 1 <= int(limit) <= MOST_LISTED:
             words = f"limit must be a whole number from 1 to {MOST_LISTED}"
@@ -322,8 +324,8 @@ async def _refused(_: Request, refusal: Exception) -> Response:
 async def _http_error(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
     words = {
-        HTTPStatus.NOT_FOUND: "there is nothing at this address; docs/server.md lists what there is",
-        HTTPStatus.METHOD_NOT_ALLOWED: f"this address takes no {request.method}",
+        HTTPStatus.NOT_FOUND: "this address does not exist; docs/server.md lists all addresses",
+        HTTPStatus.METHOD_NOT_ALLOWED: f"this address does not accept {request.method}",
         HTTPStatus.REQUEST_ENTITY_TOO_LARGE: "the body of the request is too large",
     }
     status = HTTPStatus(error.status_code)

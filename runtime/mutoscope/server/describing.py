@@ -73,6 +73,6 @@ def _limits(manifest: Manifest) -> dict[str, dict[str, Any]]:
         sizes = manifest.geometry.sizes(axis)
         limits[name] = {"minimum": sizes[0], "maximum": sizes[-1], "step": sizes.step}
     if manifest.texts:
-        longest = min(text.max_sequence_length for text in manifest.texts)
+        longest = max(text.max_sequence_length for text in manifest.texts)
         limits["max_sequence_length"] = {"minimum": 1, "maximum": longest, "step": 1}
     return limits

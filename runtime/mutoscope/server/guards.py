@@ -96,7 +96,7 @@ class Guards:
     def _refused(self, headers: Headers, scope: Scope) -> ASGIApp | None:
         length = headers.get("content-length", "")
         if self._max_body is not None and length.isdecimal() and int(length) > self._max_body:
-            words = f"the body of the request is too large: {length[:20]} bytes; at most {self._max_body} are taken"
+            words = f"the body of the request is too large: {length[:20]} bytes; at most {self._max_body} are allowed"
             return _error(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, "request_entity_too_large", words)
         host = headers.get("host", "")
         # Another site's page may send requests here from a browser on this machine.

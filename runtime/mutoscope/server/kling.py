@@ -245,7 +245,7 @@ def _whole(request: Request, name: str, default: int, most: int) -> int:
 
 async def _not_made(request: Request) -> Any:
     path = request.url.path
-    words = f"this address takes no {request.method}" if path.startswith(TASKS) else f"there is no {path} here"
+    words = f"this address does not accept {request.method}" if path.startswith(TASKS) else f"there is no {path} here"
     message = f"{words}; this server makes videos from text alone, at {TASKS}"
     raise RefusedError(HTTPStatus.NOT_FOUND, "unknown_address", message)
 

@@ -248,4 +248,4 @@ def _refuse_used(path: Path, probe: socket.socket) -> None:
             probe.connect(str(path))
         except ConnectionRefusedError:
             return
-    raise OutputError(f"cannot listen on uds={str(path)!r}: another server does already; name another path")
+    raise OutputError(f"cannot listen on uds={str(path)!r}: another server listens there already; name another path")

@@ -152,5 +152,5 @@ def _seconds(value: Any) -> Fraction | None:
 
 
 def _plain(value: Any) -> Any:
-    """As JSON would have it, so that both ways in are judged by one decoder."""
+    """As JSON would have it, so that one decoder checks both ways in."""
     return list(value) if isinstance(value, tuple) else str(value) if isinstance(value, Fraction) else value

@@ -196,7 +196,7 @@ class Service:
             raise invalid_value("variant", message)
         job = self.get(id)
         if job.state != COMPLETED:
-            message = f"this video has no content: it is {job.state}"
+            message = f"this video has no content; its state is {job.state}"
             raise RefusedError(HTTPStatus.CONFLICT, "video_not_ready", message, "video_id", NO_RETRY)
         name, media_type = VARIANTS[variant]
         folder = self.studio.place(id)
@@ -312,7 +312,7 @@ class Service:
     def _queue_full(self) -> RefusedError:
         wait_s = self.wait_s(1)
         headers = {"retry-after": str(wait_s)} | (NO_RETRY if wait_s > LONG_WAIT_S else {})
-        message = f"{self.options.queue} videos wait or run already, which is the most; try again in {wait_s} s"
+        message = f"{self.options.queue} videos wait or run already, and no more are allowed; try again in {wait_s} s"
         return RefusedError(HTTPStatus.TOO_MANY_REQUESTS, "queue_full", message, headers=headers)
 
 

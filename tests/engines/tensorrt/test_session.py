@@ -29,7 +29,7 @@ def test_sizes_beyond_the_profile_are_refused_before_memory_is_taken(sum_and_pro
     session = TensorRtSession(FakeTensorRt(device), engine_of(sum_and_product), device, TensorRtSettings())
     a = np.zeros((2, 4000), np.float32)
     with pytest.raises(
-        ShapeError, match=r"\(2, 4000\), the engine was built for \(1, 1\) to \(2048, 2048\).*build one"
+        ShapeError, match=r"\(2, 4000\); the engine was built for \(1, 1\) to \(2048, 2048\).*build one"
     ):
         session.run({"a": a, "b": a})
     assert device.used == 0

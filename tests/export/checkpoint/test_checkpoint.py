@@ -71,8 +71,8 @@ REFUSED_CONFIGS: dict[str, tuple[str, Change, str]] = {
     "pixels of another patch": ("vae/config.json", lambda c: c.update(out_channels=12), "out_channels .* 12, .* 3;"),
     "too few means": ("vae/config.json", lambda c: c["latents_mean"].pop(), "latents_mean is 3, z_dim .* 4"),
     "too few deviations": ("vae/config.json", lambda c: c["latents_std"].pop(), "latents_std is 3, z_dim .* 4"),
-    "words for numbers": ("transformer/config.json", lambda c: c.update(num_layers="two"), "wrong kind: TypeError"),
-    "null for a list": ("vae/config.json", lambda c: c.update(dim_mult=None), "wrong kind: TypeError"),
+    "words for numbers": ("transformer/config.json", lambda c: c.update(num_layers="two"), "wrong type: TypeError"),
+    "null for a list": ("vae/config.json", lambda c: c.update(dim_mult=None), "wrong type: TypeError"),
     "an ungated text encoder": (
         "text_encoder/config.json", lambda c: c.update(feed_forward_proj="relu", is_gated_act=False), "gated-gelu",
     ),

@@ -45,7 +45,7 @@ ENDINGS = [
 @pytest.mark.parametrize("name", ["models/wan", "models/wan.safetensors", *(f"else/x.{ending}" for ending in ENDINGS)])
 def test_a_file_is_never_asked_for_on_the_hub(no_hub: Path, name: str) -> None:
     with pytest.raises(
-        ExportError, match=rf"{name} .*file.*Single-file checkpoints and GGUF are not read.*model_index"
+        ExportError, match=rf"{name} .*file.*Single-file checkpoints and GGUF cannot be read.*model_index"
     ):
         locate(name)
 

@@ -32,7 +32,9 @@ def test_a_vocabulary_that_is_missing_is_refused_and_not_invented(
 ) -> None:
     for name in kept:
         shutil.copy(wan_checkpoint / "tokenizer" / name, tmp_path)
-    with pytest.raises(ExportError, match=r"has no vocabulary, which is tokenizer\.json.* Get the checkpoint again"):
+    with pytest.raises(
+        ExportError, match=r"has no vocabulary: it needs tokenizer\.json.* Get the complete checkpoint again"
+    ):
         load_tokenizer(tmp_path, f"transformers.{class_name}")
 
 
@@ -56,7 +58,7 @@ def test_an_embedding_may_have_rows_to_spare(tokens: int, rows: int) -> None:
 )
 def test_a_vocabulary_of_another_model_is_refused(tokens: int, rows: int) -> None:
     with pytest.raises(
-        ExportError, match=f"tokenizer has {tokens} tokens, and .* embedding {rows} rows: they are of dif"
+        ExportError, match=f"tokenizer has {tokens} tokens, and .* embedding {rows} rows: they belong to dif"
     ):
         refuse_other_vocabulary(SimpleNamespace(get_vocab=lambda: {str(i): i for i in range(tokens)}), rows)
 
@@ -171,7 +173,9 @@ def test_the_remedy_for_a_class_that_nothing_names_is_the_configuration(
     sentencepiece_vocabulary: Path, tmp_path: Path
 ) -> None:
     shutil.copy(sentencepiece_vocabulary / "spiece.model", tmp_path)
-    with pytest.raises(ExportError, match=r"tokenizer_config\.json is missing, which names the class: get the checkpo"):
+    with pytest.raises(
+        ExportError, match=r"tokenizer_config\.json, which names the class, is missing: get the complete checkpo"
+    ):
         load_tokenizer(tmp_path, "transformers.AutoTokenizer")
 
 
@@ -193,7 +197,7 @@ def test_the_remedy_for_a_missing_sentencepiece_is_sentencepiece(
     sentencepiece_vocabulary: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(sys.modules, "sentencepiece", None)
-    with pytest.raises(ExportError, match=r"spiece\.model is read by sentencepiece: pip install sentencepiece$"):
+    with pytest.raises(ExportError, match=r"To read spiece\.model, run: pip install sentencepiece$"):
         load_tokenizer(sentencepiece_vocabulary, "transformers.T5Tokenizer")
 
 

@@ -53,5 +53,5 @@ def test_an_unknown_step_is_refused_with_the_list() -> None:
     policy = QuantizationPolicy(
         E4M3, r"b(\d)\.(.*)", 0.1, (QuantizationStep("one", "x"), QuantizationStep("two", "y")), "one", "{}", "{}"
     )
-    with pytest.raises(ValueError, match="no step 'three'; there are: one, two"):
+    with pytest.raises(ValueError, match="no step 'three'; the steps are: one, two"):
         policy.layers(["b0.x"], "three")

@@ -126,7 +126,7 @@ def test_each_of_two_networks_has_its_own_ranges_and_its_own_recorded_steps() ->
 
 
 def test_a_network_that_the_runs_never_reach_is_named() -> None:
-    with pytest.raises(ExportError, match="never calls the denoiser_low of the checkpoint; calibrate with more steps"):
+    with pytest.raises(ExportError, match="never reach the denoiser_low of the checkpoint; raise calibration_steps"):
         calibrate(experts(late_steps=0), dict.fromkeys(("denoiser", "denoiser_low"), LAYERS["denoiser"]))
 
 

@@ -18,7 +18,7 @@ from mutoscope_export.graphs.parts import made_of
 from mutoscope_export.passes.int8 import DynamicInt8
 from torch import Tensor
 
-from . import decoder, denoiser, text
+from . import decoder, denoiser, letters, text
 from .networks import SCALE, WINDOW_FRAMES, WINDOW_LATENTS, DriftDecoder
 
 NAME = "drift"
@@ -26,7 +26,9 @@ _HERE = "tests.export.second_line.networks"
 PIPELINES = {
     "DriftPipeline": {
         "tokenizer": (READS_SERIALIZED,),
+        "tokenizer_2": (READS_SERIALIZED,),
         "text_encoder": ("transformers.BertModel",),
+        "text_encoder_2": (f"{_HERE}.DriftLetters",),
         "transformer": (f"{_HERE}.DriftTransformer",),
         "vae": (f"{_HERE}.DriftDecoder",),
         "scheduler": ("diffusers.FlowMatchEulerDiscreteScheduler",),
@@ -37,19 +39,9 @@ _PASSES = {"fp32": (), "int8": (DynamicInt8(denoiser.QUANTIZABLE_WEIGHTS),), "bf
 
 def describe(checkpoint: Checkpoint) -> Description:
     """What the manifest says of a checkpoint."""
-    transformer, encoder, vae = map(checkpoint.without_weights, ("transformer", "text_encoder", "vae"))
+    transformer, vae = map(checkpoint.without_weights, ("transformer", "vae"))
     if transformer.config.channels != vae.config.channels:
         raise ValueError(f"the transformer has {transformer.config.channels} channels, the VAE {vae.config.channels}")
-    settings = settings_of(checkpoint.tokenizer(), checkpoint.root / "tokenizer", encoder.config.vocab_size)
-    prompt = TextConditioning(
-        name="prompt",
-        role="text_encoder",
-        feeds=text.FEEDS,
-        max_sequence_length=min(settings.max_tokens, encoder.config.max_position_embeddings),
-        pad_token_id=settings.pad_token_id,
-        negative="negative_prompt",
-        symbol="S",
-    )
     channels, scheduler = vae.config.channels, checkpoint.scheduler
     frames = Frames(
         first=WINDOW_FRAMES,
@@ -69,7 +61,7 @@ def describe(checkpoint: Checkpoint) -> Description:
             patch_size=(1, 1, 1), max_patches=64, vae_decoder_halo=decoder.HALO,
         ),
         frames=frames,
-        conditionings=(prompt, frame_rate),
+        conditionings=(*_prompt(checkpoint), frame_rate),
         draws=draws,
         defaults=Defaults(
             height=32, width=48, num_frames=18, num_inference_steps=4, guidance_scale=2.0, fps=12, negative_prompt="",
@@ -80,10 +72,40 @@ def describe(checkpoint: Checkpoint) -> Description:
     )  # fmt: skip
 
 
+def _prompt(checkpoint: Checkpoint) -> list[TextConditioning]:
+    """The prompt as both encoders read it, each with its tokenizer, its length and its input of the denoiser."""
+    words, spelling = map(checkpoint.without_weights, ("text_encoder", "text_encoder_2"))
+    settings = settings_of(checkpoint.tokenizer(), checkpoint.root / "tokenizer", words.config.vocab_size)
+    prompt = TextConditioning(
+        name="prompt",
+        role="text_encoder",
+        feeds=text.FEEDS,
+        max_sequence_length=min(settings.max_tokens, words.config.max_position_embeddings),
+        pad_token_id=settings.pad_token_id,
+        negative="negative_prompt",
+        symbol="S",
+    )
+    folder = checkpoint.root / "tokenizer_2"
+    settings = settings_of(checkpoint.tokenizer("tokenizer_2"), folder, spelling.config.vocab_size)
+    by_letters = TextConditioning(
+        name="prompt",
+        role="text_encoder_2",
+        feeds=letters.FEEDS,
+        max_sequence_length=min(settings.max_tokens, spelling.config.max_letters),
+        pad_token_id=settings.pad_token_id,
+        negative="negative_prompt",
+        tokenizer="tokenizer_2.json",
+        cleaning="spaces",
+        symbol="N",
+    )
+    return [prompt, by_letters]
+
+
 def sources(checkpoint: Checkpoint, precisions: Sequence[str]) -> list[GraphSource]:
     """The graphs to make, those of one component beside each other."""
     bases = tuple(Form(name) for name in dict.fromkeys(map(base_precision, precisions)))
-    steps = tuple(Form(name, _PASSES[name], made_of(*text.FEEDS.values())) for name in precisions)
+    from_the_prompt = made_of(*text.FEEDS.values(), *letters.FEEDS.values())
+    steps = tuple(Form(name, _PASSES[name], from_the_prompt) for name in precisions)
     decoders = [
         GraphSource(
             role, "vae", module, partial(decoder.inputs, role=role), partial(decoder.outputs, role=role),
@@ -94,6 +116,10 @@ def sources(checkpoint: Checkpoint, precisions: Sequence[str]) -> list[GraphSour
     return [
         GraphSource(
             "text_encoder", "text_encoder", text.TextEncoder, text.inputs, text.outputs, text.examples, bases, text.own
+        ),
+        GraphSource(
+            "text_encoder_2", "text_encoder_2", letters.LetterEncoder, letters.inputs, letters.outputs,
+            letters.examples, bases, letters.own,
         ),
         GraphSource(
             "denoiser", "transformer", denoiser.DenoiserStep, denoiser.inputs, denoiser.outputs, denoiser.examples,

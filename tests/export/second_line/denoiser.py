@@ -26,6 +26,7 @@ class DenoiserStep(nn.Module):
         state: Tensor,
         timestep: Tensor,
         context: Tensor,
+        sound: Tensor,
         fps: Tensor,
         texture: Tensor,
         guidance_weights: Tensor,
@@ -36,15 +37,15 @@ class DenoiserStep(nn.Module):
         network = self.transformer
         spread = texture[:, None].expand_as(latents)
         hidden = self._convolve(network.conv_in, torch.cat([latents, spread])[None])
-        told = network.time(timestep[:, None] / 1000) + network.rate(fps[:, None] / 30)
+        told = network.time(timestep[:, None] / 1000) + network.rate(fps[:, None] / 30) + network.sound(sound)
         hidden = F.silu(hidden + told[:, :, None, None, None])
-        tokens = hidden.flatten(2).transpose(1, 2).expand(context.shape[0], -1, -1)
+        tokens = hidden.flatten(2).transpose(1, 2)
         key, value = self._project(network.to_k, context), self._project(network.to_v, context)
         mixed, *_ = torch.onnx.ops.attention(
             self._project(network.to_q, tokens), key, value, q_num_heads=1, kv_num_heads=1
         )
         mixed = self._project(network.to_out, mixed).float().transpose(1, 2)
-        hidden = hidden + mixed.reshape(-1, *hidden.shape[1:])
+        hidden = hidden + mixed.reshape(hidden.shape)
         velocities = self._convolve(network.conv_out, F.silu(hidden))
         velocity = (guidance_weights[:, None, None, None, None] * velocities).sum(0)
         return step(velocity, state, solver_a, solver_b)
@@ -66,6 +67,7 @@ def inputs(transformer: DriftTransformer) -> list[SymbolicValue]:
         ("state", "float32", ("K", channels, "F", "h", "w")),
         ("timestep", "float32", (1,)),
         ("context", "float32", ("B", "S", transformer.config.text_width)),
+        ("sound", "float32", ("B", transformer.config.sound_width)),
         ("fps", "float32", (1,)),
         ("texture", "float32", (channels, "h", "w")),
         ("guidance_weights", "float32", ("B",)),
@@ -103,6 +105,7 @@ def own(transformer: DriftTransformer) -> tuple[Tensor, Tensor]:
         example["latents"].expand(branches, -1, -1, -1, -1),
         example["timestep"].expand(branches),
         example["context"],
+        example["sound"],
         example["fps"].expand(branches),
         example["texture"],
     )

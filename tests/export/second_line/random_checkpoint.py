@@ -7,29 +7,32 @@ from pathlib import Path
 
 import torch
 from diffusers import FlowMatchEulerDiscreteScheduler
-from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
+from tokenizers import Regex, Tokenizer, models, normalizers, pre_tokenizers, processors
 from torch import nn
 from transformers import BertConfig, BertModel, PreTrainedTokenizerFast
 
 from . import PIPELINES
-from .networks import DriftDecoder, DriftTransformer
+from .networks import DriftDecoder, DriftLetters, DriftTransformer
 
-TOKENS = 24
+TOKENS, LETTERS = 24, 70
 _WORDS = "a red blue circle square moving right left on the black white background fast slowly , ."
 _SPECIAL = ("[PAD]", "[UNK]", "[CLS]", "[SEP]")
+_LETTERS = ("[UNK]", "[PAD]", *" ,.abcdefghijklmnopqrstuvwxyz")
 
 
 def random_checkpoint(folder: Path, *, seed: int = 3) -> Path:
     """Writes it into `folder`, which it returns."""
     torch.manual_seed(seed)
-    tokenizer = _tokenizer()
+    tokenizer, letters = _tokenizer(), _tokenizer_of_letters()
     text = BertConfig(
         vocab_size=len(tokenizer), hidden_size=12, num_hidden_layers=2, num_attention_heads=2, intermediate_size=20,
         max_position_embeddings=TOKENS,
     )  # fmt: skip
     parts = {
         "tokenizer": tokenizer,
+        "tokenizer_2": letters,
         "text_encoder": _randomised(BertModel(text)),
+        "text_encoder_2": _randomised(DriftLetters(len(letters), LETTERS)),
         "transformer": _randomised(DriftTransformer(), gain=1.6),
         "vae": _randomised(DriftDecoder(), gain=0.7),
         "scheduler": FlowMatchEulerDiscreteScheduler(shift=2.0),
@@ -51,6 +54,15 @@ def _tokenizer() -> PreTrainedTokenizerFast:
     words.post_processor = processors.TemplateProcessing(single="[CLS] $A [SEP]", special_tokens=ends)
     return PreTrainedTokenizerFast(
         tokenizer_object=words, pad_token="[PAD]", unk_token="[UNK]", model_max_length=TOKENS
+    )
+
+
+def _tokenizer_of_letters() -> PreTrainedTokenizerFast:
+    letters = Tokenizer(models.WordLevel({letter: number for number, letter in enumerate(_LETTERS)}, "[UNK]"))
+    letters.normalizer = normalizers.Lowercase()
+    letters.pre_tokenizer = pre_tokenizers.Split(Regex(r"[\s\S]"), "isolated")
+    return PreTrainedTokenizerFast(
+        tokenizer_object=letters, pad_token="[PAD]", unk_token="[UNK]", model_max_length=LETTERS
     )
 
 

@@ -28,7 +28,8 @@ CACHES = tuple(
 def check(role: str, activation_bytes: float, *, width: int = 1536, heads: int = 12, **symbols: int) -> None:
     num_frames = 1 if role.endswith("_first") else 4
     frames = GraphTensor(name="frames", dtype="uint8", shape=(num_frames, "8*h", "8*w", 3))
-    graph = Graph(role=role, precision="bf16", file="", inputs=(), outputs=(frames, *CACHES))
+    ids = GraphTensor(name="input_ids", dtype="int64", shape=("B", "L"))
+    graph = Graph(role=role, precision="bf16", file="", inputs=(ids,), outputs=(frames, *CACHES))
     compiled = Compiled(int(activation_bytes), 0, 0, "", 0.0, 0, width, heads)
     check_budget(graph, {**SYMBOLS, **symbols}, GEOMETRY, compiled, "rtx40")
 
@@ -50,6 +51,8 @@ def test_a_text_encoder_may_hold_the_scores_of_its_short_text():
     check("text_encoder", 3 * scores, width=4096, heads=64)
     with pytest.raises(EngineError):
         check("text_encoder", 10 * scores, width=4096, heads=64)
+    with pytest.raises(EngineError):  # whatever the length of another encoder's text
+        check("text_encoder", 10 * scores, width=4096, heads=64, S=4096)
 
 
 def test_a_decoder_may_hold_a_few_of_its_widest_feature_maps():

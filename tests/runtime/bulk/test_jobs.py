@@ -27,25 +27,25 @@ def test_every_bad_line_is_named_at_once_with_its_number(pipeline, write):
         '{"prompt": "a circle", "seed": ' + "1" * 5000 + "}",
         "[" * 100_000,
     )
-    with pytest.raises(JobsError, match="11 lines that cannot be done, so nothing was made") as caught:
+    with pytest.raises(JobsError, match="has errors in 11 lines, so no video was made") as caught:
         read(path, pipeline)
     found = dict(problem.removeprefix("line ").split(": ", 1) for problem in caught.value.problems)
     assert list(found) == [str(number) for number in range(3, 14)]
     assert "prompt" in found["3"] and "promt" in found["3"]
     assert "32" in found["4"] and "33" in found["4"]  # the nearest height that fits
     assert "line 1" in found["5"]
-    assert "id must be a text" in found["6"] and "repeat" in found["6"]
+    assert "id must be text" in found["6"] and "repeat" in found["6"]
     assert "seeds up to" in found["7"]
     assert "twice" in found["8"]
-    assert "NaN is no number" in found["9"]
-    assert "no JSON at character" in found["10"]
+    assert "NaN is not a number" in found["9"]
+    assert "not JSON at character" in found["10"]
     assert "a job is a JSON object" in found["11"]
     assert found["12"].startswith("no JSON")
     assert "nested too deeply" in found["13"]
 
 
 def test_a_single_bad_line_is_one_line(pipeline, write):
-    with pytest.raises(JobsError, match="1 line that"):
+    with pytest.raises(JobsError, match="1 line, so"):
         read(write({"prompt": "a circle"}, {"prompt": "a circle", "id": 5}), pipeline)
 
 
@@ -55,7 +55,7 @@ def test_a_file_that_is_missing_empty_or_no_text_is_refused(pipeline, write, tmp
     with pytest.raises(RequestError, match="has no jobs"):
         read(write("", " "), pipeline)
     (tmp_path / "latin").write_bytes(b'{"prompt": "caf\xe9"}')
-    with pytest.raises(RequestError, match="no UTF-8 text at byte 15"):
+    with pytest.raises(RequestError, match="is not UTF-8 at byte 15"):
         read(tmp_path / "latin", pipeline)
 
 

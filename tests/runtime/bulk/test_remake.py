@@ -45,7 +45,7 @@ def test_a_receipt_a_list_and_a_folder_are_read_alike(out: Path):
 @pytest.mark.parametrize("text", ["{", "[1]", '{"file": "x"}'])
 def test_what_is_no_receipt_is_refused(tmp_path: Path, text: str):
     (tmp_path / "x.json").write_text(text)
-    with pytest.raises(RequestError, match="is no receipt"):
+    with pytest.raises(RequestError, match="is not a receipt"):
         read_receipts(tmp_path / "x.json")
     with pytest.raises(RequestError, match="cannot be read"):
         read_receipts(tmp_path / "none.json")

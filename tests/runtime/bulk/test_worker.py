@@ -264,7 +264,7 @@ def test_a_folder_keeps_to_its_setting(make_batch, pipeline):
 
 def test_a_machine_that_would_make_other_videos_is_refused(make_batch, pipeline, tmp_path):
     batch = make_batch({"prompt": "a circle"})
-    with pytest.raises(RequestError, match=r"to be made with mutoscope '0', not .* same versions"):
+    with pytest.raises(RequestError, match=r"must be made with mutoscope '0', not .* same versions"):
         Worker(replace(batch, setting={**batch.setting, "mutoscope": "0"}), pipeline).run()
     Worker(replace(batch, tasks=()), pipeline).run()
 

@@ -13,13 +13,14 @@ from typing import Any
 import msgspec
 import pytest
 from mutoscope.bundle.bundle import Bundle, write_manifest
-from mutoscope.bundle.contract import ROLES
 from mutoscope.bundle.manifest import MANIFEST
 from mutoscope.errors import BundleError
 from mutoscope_engines.onnx_file import read_onnx_file
 
+from tests.bundles import interfaces
+
 GRAPH = "denoiser/model.onnx"
-NEEDED = [role for role in ROLES if role != "denoiser_low"]  # in the order of the bundle's graphs
+NEEDED = list(interfaces())  # in the order of the bundle's graphs
 
 
 def edit_manifest(root: Path, edit: Callable[[dict[str, Any]], Any]) -> None:
@@ -171,18 +172,18 @@ def test_a_manifest_that_is_a_link_out_of_the_folder_is_refused(make_bundle) -> 
     [
         (
             lambda m: m["defaults"].update(height=33),
-            "the default height is 33; its networks take 16 to 1024 in steps of 16",
+            "the default height is 33, and the model takes 16 to 1024 in steps of 16",
         ),
         (
             lambda m: m["defaults"].update(width=1040),
-            "the default width is 1040; its networks take 16 to 1024 in steps of 16",
+            "the default width is 1040, and the model takes 16 to 1024 in steps of 16",
         ),
-        (lambda m: m["preview"]["weights"].pop(), "preview has 3 rows for 4 channels"),
+        (lambda m: m["preview"]["weights"].pop(), "preview.weights has 3 rows; it must have one for each channel, 4"),
         (
             lambda m: m["graphs"].append(m["graphs"][0]),
-            "the graphs of the text_encoder in fp32 are numbered 0, 0; one is 0",
+            "the parts of the text_encoder in fp32 are numbered 0, 0; a whole graph must be 0",
         ),
-        *[(lambda m, i=i: m["graphs"].pop(i), f"no graph of the {role}") for i, role in enumerate(NEEDED)],
+        *[(lambda m, i=i: m["graphs"].pop(i), f"no graph has the role {role}") for i, role in enumerate(NEEDED)],
         (
             lambda m: m["graphs"].extend(
                 [m["graphs"][0] | {"precision": "fp16"}, m["graphs"][1] | {"precision": "fp8"}]
@@ -191,12 +192,12 @@ def test_a_manifest_that_is_a_link_out_of_the_folder_is_refused(make_bundle) -> 
         ),
         (
             lambda m: m["graphs"][1].update(inputs=[{"name": "x", "dtype": "float32", "shape": ["F", "2*depth"]}]),
-            "shapes of its graphs and draws name depth, which nothing gives a size",
+            "shapes of graphs or draws have the size depth; use",
         ),
         *[
             (
                 lambda m, size=size: m["graphs"][1].update(inputs=[{"name": "x", "dtype": "float32", "shape": [size]}]),
-                f"shapes of its graphs and draws name {unknown}, which nothing gives a size",
+                f"shapes of graphs or draws have the size {unknown}; use",
             )
             for size, unknown in (("F*depth//2", "depth"), ("h//0", "h//0"), ("h+1", "h+1"), ("2**h", "2**h"))
         ],
@@ -205,7 +206,7 @@ def test_a_manifest_that_is_a_link_out_of_the_folder_is_refused(make_bundle) -> 
                 lambda m, numbers=numbers: m["graphs"].extend(
                     m["graphs"][1] | {"precision": "int8", "part": number} for number in numbers
                 ),
-                f"the graphs of the denoiser in int8 are numbered {', '.join(map(str, sorted(numbers)))}; one",
+                f"the parts of the denoiser in int8 are numbered {', '.join(map(str, sorted(numbers)))}; a",
             )
             for numbers in ((1,), (0, 1), (1, 3), (1, 1))
         ],
@@ -218,7 +219,7 @@ def test_a_manifest_that_is_a_link_out_of_the_folder_is_refused(make_bundle) -> 
                         (3 - part, [given], []),
                     )
                 ),
-                f"denoiser.{3 - part} in int8 takes x otherwise than a part before it gives it",
+                f"no part before denoiser.{3 - part} in int8 gives x as {given['dtype']} [{given['shape'][0]}, h]",
             )
             for part, given in (
                 (2, {"name": "x", "dtype": "float32", "shape": [2, "h"]}),
@@ -294,16 +295,16 @@ def test_a_damaged_manifest_is_refused(make_bundle, damage: Callable[[bytes], by
 @pytest.mark.parametrize(
     ("edit", "complaint"),
     [
-        (lambda m: m.update(format_version=1), "format version 1, this Mutoscope reads 4"),
+        (lambda m: m.update(format_version=1), "format version 1, and this Mutoscope reads version 4"),
         (lambda m: m.update(format_version="2"), "format version 2"),
         (lambda m: m.pop("format_version"), "format_version"),
         (lambda m: m.update(engine="x"), "unknown field `engine`"),
         (lambda m: m["geometry"].update(depth=1), "unknown field `depth` - at `$.geometry`"),
         (lambda m: m["geometry"].update(latent_channels="4"), "got `str` - at `$.geometry.latent_channels`"),
         (lambda m: m["defaults"].pop("fps"), "missing required field `fps`"),
-        (lambda m: m["files"].pop(GRAPH), f"does not list {GRAPH}"),
-        (lambda m: m["files"].pop("tokenizer.json"), "does not list tokenizer.json"),
-        (lambda m: m["graphs"][1].update(weights=["denoiser/gone"]), "does not list denoiser/gone"),
+        (lambda m: m["files"].pop(GRAPH), f"files do not include {GRAPH}"),
+        (lambda m: m["files"].pop("tokenizer.json"), "files do not include tokenizer.json"),
+        (lambda m: m["graphs"][1].update(weights=["denoiser/gone"]), "files do not include denoiser/gone"),
         (lambda m: m["graphs"][1].update(weight_bytes=-1), "`$.graphs[1].weight_bytes`"),
         (lambda m: m["files"][GRAPH].update(size=-1), "Expected `int` >= 0 - at `$.files[...].size`"),
     ],
@@ -317,7 +318,10 @@ def test_a_manifest_that_says_something_else_is_refused(make_bundle, edit, compl
 @pytest.mark.parametrize(
     ("damage", "complaint"),
     [
-        (lambda path: path.write_bytes(path.read_bytes()[:-1]), rf"{GRAPH} in .* has \d+ bytes, the manifest says \d+"),
+        (
+            lambda path: path.write_bytes(path.read_bytes()[:-1]),
+            rf"{GRAPH} in .* has \d+ bytes, and the manifest says \d+",
+        ),
         (lambda path: path.write_bytes(b"T" + path.read_bytes()[1:]), f"{GRAPH} in .* does not have the hash"),
         (lambda path: path.unlink(), f"{GRAPH} is missing"),
         (lambda path: (path.unlink(), path.mkdir()), f"{GRAPH} is missing"),

@@ -65,43 +65,76 @@ def test_denoisers_take_the_loop_inputs_and_only_they_do() -> None:
 @pytest.mark.parametrize(
     ("edit", "said"),
     [
-        (lambda d: graph(d, "denoiser")["outputs"].pop(), "the denoiser in bf16 gives no velocity_peak"),
-        (lambda d: graph(d, "denoiser")["inputs"].pop(0), "the denoiser in bf16 takes no latents"),
+        (lambda d: graph(d, "denoiser")["outputs"].pop(), "the denoiser in bf16 has no output velocity_peak"),
+        (lambda d: graph(d, "denoiser")["inputs"].pop(0), "the denoiser in bf16 has no input latents"),
         (
             lambda d: graph(d, "denoiser")["inputs"].append({"name": "mask", "dtype": "float32", "shape": [1]}),
-            "the denoiser in bf16 takes mask, which nothing feeds",
+            "the denoiser in bf16 has the input mask, which nothing feeds",
         ),
         (
             lambda d: graph(d, "vae_decoder_first")["outputs"].append({"name": "x", "dtype": "uint8", "shape": [1]}),
-            "the vae_decoder_first in bf16 gives x, which nothing reads",
+            "the vae_decoder_first in bf16 has the output x, which nothing reads",
         ),
-        (lambda d: tensor(d, "text_encoder", "input_ids").update(dtype="float32"), "takes input_ids as float32 [B, L]"),
-        (lambda d: tensor(d, "denoiser", "state").update(shape=["K", 16, "F", "h"]), "takes state as float32 [K, 16"),
-        (lambda d: tensor(d, "denoiser", "latents").update(shape=[8, "F", "h", "w"]), "takes latents as float32 [8, F"),
-        (lambda d: tensor(d, "denoiser", "timestep").update(shape=["B"]), "takes timestep as float32 [B], not float32"),
-        (lambda d: tensor(d, "denoiser", "solver_b").update(shape=["Q"]), "shapes of its graphs and draws name Q"),
+        (
+            lambda d: tensor(d, "text_encoder", "input_ids").update(dtype="float32"),
+            "has the input input_ids as float32 [B, L]; it must be int64 [B, L]",
+        ),
+        (
+            lambda d: tensor(d, "denoiser", "state").update(shape=["K", 16, "F", "h"]),
+            "has the input state as float32 [K, 16",
+        ),
+        (
+            lambda d: tensor(d, "denoiser", "latents").update(shape=[8, "F", "h", "w"]),
+            "has the input latents as float32 [8, F",
+        ),
+        (
+            lambda d: tensor(d, "denoiser", "timestep").update(shape=["B"]),
+            "has the input timestep as float32 [B]; it must be float32 [1]",
+        ),
+        (
+            lambda d: tensor(d, "denoiser", "solver_b").update(shape=["Q"]),
+            "shapes of graphs or draws have the size Q; use numbers, B, F, K, L, h, w and their",
+        ),
         (
             lambda d: tensor(d, "vae_decoder_next", "frames").update(shape=[8, "16*h", "16*w", 3]),
-            "gives frames as uint8 [8, 16*h, 16*w, 3], not uint8 [4, 16*h, 16*w, 3]",
+            "has the output frames as uint8 [8, 16*h, 16*w, 3]; it must be uint8 [4, 16*h, 16*w, 3]",
         ),
         (
             lambda d: tensor(d, "vae_decoder_first", "features").update(shape=[1, 7, "h", "w"]),
-            "do not agree on the shape of the features",
+            "give and take features as float32 [1, 192, h, w] and float32 [1, 7, h, w]; these must be equal",
         ),
         (
             lambda d: tensor(d, "text_encoder", "prompt_embeds").update(shape=["B", "L", 7]),
-            "do not agree on the shape of prompt_embeds",
+            "the text_encoder and the denoiser have prompt_embeds in the shapes [B, L, 128] and [B, L, 7]",
         ),
-        (lambda d: tensor(d, "vae_features_first", "cache_0").update(dtype="float32"), "gives cache_0 in float32"),
+        (
+            lambda d: tensor(d, "vae_features_first", "cache_0").update(dtype="float32"),
+            "gives cache_0 as float32; in this precision it must be bfloat16",
+        ),
         (
             lambda d: tensor(d, "vae_features_first", "cache_0").update(shape=[3, 16, "h", "w"]),
-            "the caches of the vae_features_first in bf16 are not those that the next call takes",
+            "the caches that the vae_features_first in bf16 gives differ from those that the next call takes",
         ),
-        (lambda d: tensor(d, "vae_features_first", "cache_1").update(name="cache_17"), "they are numbered from 0"),
-        (lambda d: graph(d, "denoiser").update(role="upscaler"), "there are graphs of upscaler; known are"),
-        (lambda d: graph(d, "denoiser").update(precision="fp3"), "there are graphs in fp3; known are"),
-        (lambda d: graph(d, "denoiser", 2, "fp32").update(part=3), "are numbered 1, 3; one is 0, parts 1, 2"),
-        (lambda d: d.update(graphs=[g for g in d["graphs"] if g["role"] != "denoiser"]), "no graph of the denoiser"),
+        (
+            lambda d: tensor(d, "vae_features_first", "cache_1").update(name="cache_17"),
+            "they must be numbered cache_0, cache_1 and so on",
+        ),
+        (
+            lambda d: graph(d, "denoiser").update(role="upscaler"),
+            "graphs have the role upscaler; this Mutoscope knows only the roles denoiser,",
+        ),
+        (
+            lambda d: graph(d, "denoiser").update(precision="fp3"),
+            "graphs have the precision fp3; this Mutoscope knows only the precisions bf16,",
+        ),
+        (
+            lambda d: graph(d, "denoiser", 2, "fp32").update(part=3),
+            "are numbered 1, 3; a whole graph must be 0, and parts 1, 2 and so on",
+        ),
+        (
+            lambda d: d.update(graphs=[g for g in d["graphs"] if g["role"] != "denoiser"]),
+            "no graph has the role denoiser",
+        ),
     ],
 )
 def test_a_graph_that_does_not_keep_the_contract_is_refused(edit: Callable[[Document], Any], said: str) -> None:
@@ -112,41 +145,75 @@ def test_a_graph_that_does_not_keep_the_contract_is_refused(edit: Callable[[Docu
     ("edit", "said"),
     [
         (lambda d: d["conditionings"][0].update(kind="smell"), "Invalid value 'smell'"),
-        (lambda d: d["conditionings"][0].update(role="vae_decoder_next"), "which is no encoder"),
-        (lambda d: d["conditionings"][0].update(feeds={"prompt_embeds": "state"}), "changes in each step"),
-        (lambda d: d["conditionings"][0].update(feeds={"embeds": "prompt_embeds"}), "gives no embeds"),
-        (lambda d: d["conditionings"][0].update(symbol="B"), "two of the symbol B"),
-        (lambda d: d["conditionings"].append(d["conditionings"][0]), "two of the conditioning prompt"),
-        (lambda d: d["conditionings"][0].update(negative="mood"), "steered away from 'mood', a text that has no"),
-        (lambda d: d["conditionings"].append(number("seed", 0, 9)), "seed is no number that has a default; those are"),
+        (
+            lambda d: d["conditionings"][0].update(role="vae_decoder_next"),
+            "has the encoder 'vae_decoder_next'; it must be one of text_encoder, text_encoder_2",
+        ),
+        (
+            lambda d: d["conditionings"][0].update(feeds={"prompt_embeds": "state"}),
+            "feeds the denoiser's input state, which only the steps may feed",
+        ),
+        (lambda d: d["conditionings"][0].update(feeds={"embeds": "prompt_embeds"}), "has no output embeds"),
+        (lambda d: d["conditionings"][0].update(symbol="B"), "more than one size has the symbol B"),
+        (
+            lambda d: d["conditionings"].append(d["conditionings"][0]),
+            "more than one conditioning has the encoder text_encoder",
+        ),
+        (lambda d: d["conditionings"][0].update(negative="mood"), "has the negative text 'mood', which has no default"),
+        (
+            lambda d: d["conditionings"].append(number("seed", 0, 9)),
+            "seed is not a number with a default; use one of fps, guidance_scale",
+        ),
         (
             lambda d: d["conditionings"].append(number("fps", 10, 60)),
-            "the default fps is 8; its networks take 10 to 60",
+            "the default fps is 8, and the model takes 10 to 60",
         ),
         (lambda d: d["conditionings"].append(number("fps", 0, 1e39)), "`$.conditionings[1].maximum`"),
-        (lambda d: d.update(conditionings=[]), "takes prompt_embeds, which nothing feeds"),
-        (lambda d: d["files"].pop("tokenizer.json"), "it does not list tokenizer.json"),
-        (lambda d: d.update(experts=[]), "the experts are none"),
-        (lambda d: d.update(experts=[{"role": "text_encoder"}]), "they are graphs of a denoiser"),
-        (lambda d: d.update(experts=[{"role": "denoiser", "above": 500.0}]), "the last from 0"),
+        (
+            lambda d: d["conditionings"].append(d["conditionings"][0] | {"role": "text_encoder_2"}),
+            "more than one size has the symbol L; more than one conditioning or draw feeds the denoiser's",
+        ),
+        (
+            lambda d: d["conditionings"].append(
+                d["conditionings"][0] | {"role": "text_encoder_2", "feeds": {"a": "b"}, "symbol": "M"}
+            ),
+            "no graph has the role text_encoder_2; the graph of the denoiser in bf16 has no input b",
+        ),
+        (lambda d: d.update(conditionings=[]), "has the input prompt_embeds, which nothing feeds"),
+        (lambda d: d["files"].pop("tokenizer.json"), "its files do not include tokenizer.json"),
+        (lambda d: d.update(experts=[]), "the experts have the roles none; use one or more of denoiser, denoiser_low"),
+        (
+            lambda d: d.update(experts=[{"role": "text_encoder"}]),
+            "the experts have the roles text_encoder; use one or more of denoiser, denoiser_low",
+        ),
+        (
+            lambda d: d.update(experts=[{"role": "denoiser", "above": 500.0}]),
+            "above the timesteps 500; each must be lower than the one before, and the last 0",
+        ),
         (
             lambda d: d.update(experts=[{"role": "denoiser"}, {"role": "denoiser_low"}]),
-            "each works from a lower timestep on than the one before",
+            "the experts work above the timesteps 0, 0; each must be lower than the one before",
         ),
-        (lambda d: d.update(draws=[]), "no draw is of the latents [16, F, h, w]"),
-        (lambda d: d["draws"][0].update(shape=[8, "F", "h", "w"]), "no draw is of the latents"),
-        (lambda d: d["draws"].append({"input": "prompt_embeds", "shape": [1]}), "two of the input of the denoiser"),
-        (lambda d: d["draws"].append({"input": "x", "shape": ["*"]}), "shapes of its graphs and draws name *"),
+        (lambda d: d.update(draws=[]), "no draw has the input latents and the shape [16, F, h, w]"),
+        (lambda d: d["draws"][0].update(shape=[8, "F", "h", "w"]), "no draw has the input latents"),
+        (
+            lambda d: d["draws"].append({"input": "prompt_embeds", "shape": [1]}),
+            "more than one conditioning or draw feeds the denoiser's input prompt_embeds",
+        ),
+        (lambda d: d["draws"].append({"input": "x", "shape": ["*"]}), "shapes of graphs or draws have the size *"),
         (lambda d: d["conditionings"][0].update(symbol="8"), "`$.conditionings[0].symbol`"),
-        (lambda d: d["frames"].update(step=3), "are no whole calls of a decoder that gives 1 frames and then 4 each"),
+        (
+            lambda d: d["frames"].update(step=3),
+            "the decoder makes 1 in its first call and 4 in every other, and a video must be a whole",
+        ),
         (
             lambda d: d["geometry"].update(vae_scale_factor_temporal=8),
-            "vae_scale_factor_temporal is 8, but the decoder makes 4 frames from 1 latent frames",
+            "vae_scale_factor_temporal is 8; it must be 4 / 1",
         ),
         (lambda d: d["frames"].update(most=0), "`$.frames.most`"),
-        (lambda d: d["defaults"].update(num_frames=18), "the default num_frames is 18; its networks take 1 to 253"),
-        (lambda d: d["defaults"].update(height=100), "the default height is 100; its networks take 32 to 2048"),
-        (lambda d: d["defaults"].update(scheduler="magic"), "the defaults give no schedule"),
+        (lambda d: d["defaults"].update(num_frames=18), "the default num_frames is 18, and the model takes 1 to 253"),
+        (lambda d: d["defaults"].update(height=100), "the default height is 100, and the model takes 32 to 2048"),
+        (lambda d: d["defaults"].update(scheduler="magic"), "no schedule can be made from the defaults"),
     ],
 )
 def test_data_that_names_what_nothing_has_is_refused(edit: Callable[[Document], Any], said: str) -> None:

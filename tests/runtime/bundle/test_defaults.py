@@ -13,11 +13,11 @@ from mutoscope.errors import BundleError
 @pytest.mark.parametrize(
     ("change", "complaint"),
     [
-        ({"height": 33}, "the default height is 33; its networks take 16 to 1024 in steps of 16"),
-        ({"width": 1040}, "the default width is 1040; its networks take 16 to 1024 in steps of 16"),
-        ({"num_frames": 18}, "the default num_frames is 18; its networks take 1 to 253 in steps of 4"),
-        ({"scheduler": "heun"}, "the defaults give no schedule: scheduler is 'heun'"),
-        ({"sigmas": (1.0, 0.5)}, "the defaults give no schedule: there are 2 sigmas for 4 steps"),
+        ({"height": 33}, "the default height is 33, and the model takes 16 to 1024 in steps of 16"),
+        ({"width": 1040}, "the default width is 1040, and the model takes 16 to 1024 in steps of 16"),
+        ({"num_frames": 18}, "the default num_frames is 18, and the model takes 1 to 253 in steps of 4"),
+        ({"scheduler": "heun"}, "no schedule can be made from the defaults: scheduler is 'heun'"),
+        ({"sigmas": (1.0, 0.5)}, "no schedule can be made from the defaults: there are 2 sigmas for 4 steps"),
     ],
 )
 def test_each_default_that_cannot_be_is_named(make_bundle: Any, change: dict[str, Any], complaint: str) -> None:
@@ -28,5 +28,7 @@ def test_each_default_that_cannot_be_is_named(make_bundle: Any, change: dict[str
 
 
 def test_a_bundle_whose_defaults_cannot_be_is_refused_as_a_bundle(make_bundle: Any) -> None:
-    with pytest.raises(BundleError, match=r"default num_frames is 18; .*\. Export the bundle again"):
+    with pytest.raises(
+        BundleError, match=r"default num_frames is 18, .*, export it again with overwrite: mutoscope export"
+    ):
         make_bundle(defaults={"num_frames": 18})

@@ -68,7 +68,7 @@ def test_bad_lines_are_all_told_in_flags_of_the_jobs_and_nothing_is_made(run: Ru
     assert run({"prompt": "a circle", "height": 33}, {"promt": "x"}, {"prompt": "a circle"}) == 2
     err = capsys.readouterr().err
     assert "line 1: height" in err and "32" in err and "line 2:" in err and "line 3" not in err
-    assert "2 lines that cannot be done, so nothing was made" in err
+    assert "has errors in 2 lines, so no video was made" in err
     assert not Path("out").exists()
 
 

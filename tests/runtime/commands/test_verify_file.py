@@ -65,9 +65,9 @@ def test_a_file_without_any_layer_is_no_error(tmp_path: Path, capsys: pytest.Cap
 
 
 def test_what_is_not_there_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert "nothing that can be verified" in told(capsys, "verify", tmp_path / "none.mp4", code=2)[1]
+    assert "cannot be verified" in told(capsys, "verify", tmp_path / "none.mp4", code=2)[1]
     assert "root.pem cannot be read" in told(capsys, "verify", __file__, "--trust", tmp_path / "root.pem", code=2)[1]
-    assert "--trust is for" in told(capsys, "verify", "--trust", tmp_path / "root.pem", code=2)[1]
+    assert "--trust is only for" in told(capsys, "verify", "--trust", tmp_path / "root.pem", code=2)[1]
 
 
 def test_keys_are_shown_once_there_are_some(capsys: pytest.CaptureFixture[str]) -> None:
@@ -93,7 +93,7 @@ def test_a_chain_that_cannot_sign_leaves_the_key_as_it_was(
     (tmp_path / "root.pem").write_text(own.root)  # a certificate for certificates
     (tmp_path / "key.pem").write_text(str(own.key))
     for chain, key, code, reason in [
-        ("root.pem", "key.pem", 3, "not that of the key"),
+        ("root.pem", "key.pem", 3, "does not belong to the key"),
         ("none.pem", "key.pem", 2, "none.pem cannot be read"),
     ]:
         command = ("provenance", "keys", "--chain", tmp_path / chain, "--key", tmp_path / key)

@@ -96,7 +96,7 @@ def test_what_is_no_rate_is_refused_like_any_other(conditioned: MakeBundle, fps:
 
 
 def test_a_bundle_whose_default_is_out_of_range_is_refused(conditioned: MakeBundle) -> None:
-    with pytest.raises(BundleError, match="the default fps is 8; its networks take 10 to 60"):
+    with pytest.raises(BundleError, match="the default fps is 8, and the model takes 10 to 60"):
         conditioned("fps", 10, 60)
 
 

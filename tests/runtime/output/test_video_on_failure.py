@@ -151,7 +151,7 @@ def test_a_place_or_format_that_cannot_be_is_refused_before_any_work(
 
 @pytest.mark.parametrize("path", ["", ".", "/"])
 def test_a_path_without_a_name_is_refused(path: str) -> None:
-    with pytest.raises(OutputError, match=f"'{path}' names no file; name one, such as out.mp4"):
+    with pytest.raises(OutputError, match=f"'{path}' does not name a file; name one, such as out.mp4"):
         check_output(path)
 
 

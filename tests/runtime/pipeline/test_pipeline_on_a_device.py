@@ -128,5 +128,5 @@ def test_tiles_replay_one_graph_and_are_put_together_on_the_host(backend, on_cpu
 
 
 def test_on_the_cpu_there_is_no_device_to_leave_frames_on(on_cpu) -> None:
-    with on_cpu.stream(PROMPT, **SMALL) as stream, pytest.raises(BackendUnavailableError, match="take a GPU backend"):
+    with on_cpu.stream(PROMPT, **SMALL) as stream, pytest.raises(BackendUnavailableError, match="use a GPU backend"):
         stream.on_device()

@@ -226,10 +226,10 @@ def test_a_plan_comes_back_from_json_as_it_was(job, asked: dict[str, Any]) -> No
     [
         ({"height": None}, "Expected `int`, got `null`"),
         ({"height": "32"}, "Expected `int`, got `str`"),
-        ({"fps": 1000}, "1000 is no Fraction"),
+        ({"fps": 1000}, "1000 is not a Fraction"),
         ({"hieght": 32}, "it differs in hieght"),
-        ({"conditions": None}, "it is no object with a list of `conditions`"),
-        ({"conditions": 5}, "it is no object with a list of `conditions`"),
+        ({"conditions": None}, "a Plan is an object with a list of `conditions`"),
+        ({"conditions": 5}, "a Plan is an object with a list of `conditions`"),
     ],
 )
 def test_what_is_no_plan_is_refused(job, change: dict[str, Any], complaint: str) -> None:

@@ -90,7 +90,7 @@ def test_a_link_in_place_of_the_key_is_refused(path: Path, tmp_path: Path) -> No
 def test_a_damaged_key_is_refused_and_stays(path: Path) -> None:
     make_signer(path)
     path.write_text(path.read_text()[:100])
-    with pytest.raises(ProvenanceError, match="is damaged: this is no key and chain"):
+    with pytest.raises(ProvenanceError, match="is damaged: this is not a private key with"):
         make_signer(path)
     assert path.stat().st_size == 100
 
@@ -116,10 +116,10 @@ def test_what_cannot_sign_is_refused_with_the_reason() -> None:
     key, other = ec.generate_private_key(ec.SECP256R1()), ec.generate_private_key(ec.SECP256R1())
     odd, small = ec.generate_private_key(ec.SECP256K1()), rsa.generate_private_key(65537, 1024)
     for chain, private, reason in [
-        (certificate(key), pem(other), "not that of the key"),
+        (certificate(key), pem(other), "does not belong to the key"),
         (certificate(key), pem(key, BestAvailableEncryption(b"secret")), "encrypted"),
         (certificate(key, days=-1), pem(key), "was valid until"),
-        ("", pem(key), "no key and chain"),
+        ("", pem(key), "not a private key"),
         (certificate(odd), pem(odd), "curves secp256r1"),
         (certificate(small), pem(small), "2048 bits or more"),
     ]:

@@ -9,7 +9,8 @@ import msgspec
 import numpy as np
 import pytest
 from mutoscope.bundle.bundle import Bundle
-from mutoscope.bundle.manifest import NumberConditioning
+from mutoscope.bundle.manifest import NumberConditioning, TextConditioning
+from mutoscope.conditions.text import Tokenizer
 from mutoscope.errors import RequestError
 from mutoscope_engines.testing import FakeBackend
 
@@ -59,6 +60,64 @@ def test_where_memory_is_short_the_encoder_is_closed_before_the_denoiser_opens(
         assert not pipeline.generate(PROMPT).plan.memory.keep_loaded
     assert backend.log[:4] == [
         ("open", "text_encoder"), ("run", "text_encoder"), ("close", "text_encoder"), ("open", "denoiser"),
+    ]  # fmt: skip
+
+
+@pytest.fixture
+def read_twice(make_bundle: Callable[..., Bundle]) -> Bundle:
+    """Two encoders read the prompt, the second with spaces as they are and at most 16 tokens of the same tokenizer,
+    into one vector a row."""
+    [prompt] = make_bundle().manifest.texts
+    second = TextConditioning(
+        name="prompt", role="text_encoder_2", feeds={"pooled": "pooled"}, max_sequence_length=16, pad_token_id=5,
+        negative="negative_prompt", symbol="M",
+    )  # fmt: skip
+    ends = interfaces()
+    inputs, outputs = ends["denoiser"]
+    ends["denoiser"] = (*inputs, *tensors(pooled=("B", 3))), outputs
+    ends["text_encoder_2"] = tensors(input_ids=("B", "M"), attention_mask=("B", "M")), tensors(pooled=("B", 3))
+    return make_bundle(conditionings=(prompt, second), graphs=graphs(ends))
+
+
+def pooled(input_ids: Any, attention_mask: Any) -> Any:
+    counts = attention_mask.sum(1)
+    return {"pooled": np.stack([counts, input_ids[:, 0], input_ids[:, -1]], axis=1).astype(np.float32)}
+
+
+def test_two_encoders_read_the_same_prompt_each_in_its_own_way(
+    backend: FakeBackend, load: Any, read_twice: Bundle
+) -> None:
+    backend.graphs["text_encoder_2"] = pooled
+    with load(read_twice) as pipeline:
+        plan = pipeline.generate("a red  circle", negative_prompt="", guidance_scale=3.0).plan
+        asked = pipeline.plan("a red circle", max_sequence_length=20)
+        with pytest.raises(RequestError, match="max_sequence_length must be a whole number from 1 to 24; got 25"):
+            pipeline.plan("a red circle", max_sequence_length=25)
+    ids = Tokenizer(read_twice, read_twice.manifest.texts[1]).encode({"": "", "a": "a red  circle"}, 16).input_ids
+    fed = [feeds for role, feeds in backend.fed if role == "denoiser"]
+    for feeds in fed:
+        assert feeds["prompt_embeds"].shape == (2, 24, 6)
+        np.testing.assert_array_equal(
+            feeds["pooled"], [[1, ids[0, 0], 5], [(ids[1] != 5).sum(), ids[1, 0], ids[1, -1]]]
+        )
+    assert len(fed) == 4
+    assert plan.conditions.lengths == {"L": 24, "M": 16} and asked.conditions.lengths == {"L": 20, "M": 16}
+    # As the encoders clean it differently, the plan says it as it was given: so the request makes the same video again.
+    assert plan.to_request().prompt == "a red  circle"
+    counted = [plan.conditions.facts[f"prompt_tokens{number}"] for number in ("", "_2")]
+    assert counted == [asked.conditions.facts["prompt_tokens"], (ids[1] != 5).sum()]
+
+
+def test_where_memory_is_short_one_encoder_after_the_other_is_open(
+    backend: FakeBackend, load: Any, read_twice: Bundle
+) -> None:
+    backend.graphs["text_encoder_2"], backend.memory = pooled, 60_000
+    with load(read_twice) as pipeline:
+        plan = pipeline.generate(PROMPT).plan
+    assert list(plan.memory.options) == ["text_encoder", "text_encoder_2", "denoise", "decode"]
+    assert [entry for entry in backend.log if entry[0] != "run"][:5] == [
+        ("open", "text_encoder"), ("close", "text_encoder"), ("open", "text_encoder_2"), ("close", "text_encoder_2"),
+        ("open", "denoiser"),
     ]  # fmt: skip
 
 

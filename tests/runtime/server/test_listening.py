@@ -36,7 +36,7 @@ def test_a_unix_socket_is_for_its_owner_and_goes_with_the_server(tmp_path: Path)
             [sys.executable, "-m", "mutoscope", "serve", "--uds", str(path), "--data", str(tmp_path / "other")],
             capture_output=True, text=True, stdin=subprocess.DEVNULL,
         )  # fmt: skip
-        assert again.returncode == 2 and "another server does already" in again.stderr
+        assert again.returncode == 2 and "another server listens there already" in again.stderr
         assert server.end() == 0
     assert not path.exists()
 
