@@ -92,7 +92,7 @@ def _run(batch: Batch, pipeline: Pipeline, store: FolderStore, report: _Report) 
         elif batch.options.ray is not None:
             from ..bulk.on_ray import run_on_ray  # only here, because it brings Ray
 
-            run_on_ray(batch, report.look)
+            run_on_ray(batch, store, report.look)
             tidy(store)
         elif batch.options.workers == 1:
             Worker(batch, pipeline, report.look).run()
