@@ -192,7 +192,7 @@ def test_more_workers_than_cores_need_a_cluster() -> None:
         BatchOptions(workers=100_000).check()
 
 
-def test_a_batch_on_two_nodes_survives_a_killed_actor_and_a_removed_node(tmp_path: Path) -> None:
+def test_a_batch_on_two_nodes_survives_ctrl_c_a_killed_actor_and_a_removed_node(tmp_path: Path) -> None:
     if find_spec("ray") is None:
         pytest.skip("ray is not installed")
     network = ["unshare", "--net", "sh", "-ec", LOOPBACK, "sh"]
@@ -205,11 +205,13 @@ def test_a_batch_on_two_nodes_survives_a_killed_actor_and_a_removed_node(tmp_pat
     done = subprocess.run([*network, *program], capture_output=True, text=True, timeout=180)
     assert done.returncode == 0, done.stderr
     found = json.loads(done.stdout.splitlines()[-1])
+    assert (found["interrupted"]["code"], found["interrupted"]["left"]) == (130, [])
+    assert found["interrupted"]["errors"].endswith("mutoscope: interrupted\n")  # after what Ray misses in this network
     assert found["code"] == 0, found["errors"]
     told = Counter(json.loads(line).get("id") for line in found["output"].splitlines())
     receipts = [json.loads(line) for line in (out / "receipts.jsonl").read_text().splitlines()]
     assert [receipt["id"] for receipt in receipts] == [line["id"] for line in lines]
-    assert all(told[line["id"]] == 1 for line in lines)
+    assert all(told[line["id"]] <= 1 for line in lines)  # not those that were finished before
     assert {path.name for path in (out / "videos").iterdir()} == {Path(each["file"]).name for each in receipts}
     assert len({receipt["file"] for receipt in receipts}) == VIDEOS
     assert [*(out / "claims").iterdir(), *(out / "making").iterdir()] == []
