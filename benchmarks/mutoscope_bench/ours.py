@@ -60,7 +60,7 @@ class Ours(Implementation):
 
     def load(self, work: Work, precision: str) -> Run:
         given = {"precision": precision, "threads": work.threads}
-        load = {"clip": _load_clip, "forward": _load_forward, "decode": _load_decode, "bulk": _load_bulk}[work.kind]
+        load = _LOAD[work.kind]
         options = RuntimeOptions.from_dict(work.runtime | given)  # whose backends a peer may have added to
         return load(work, replace(options, backend=tuple(self._backend.split(JOINED_BY))))
 
@@ -205,3 +205,6 @@ def _load_decode(work: Work, options: RuntimeOptions) -> Run:
         return {"elapsed_s": elapsed, "sha256": output.sha256}
 
     return run
+
+
+_LOAD = {"clip": _load_clip, "forward": _load_forward, "decode": _load_decode, "bulk": _load_bulk}
