@@ -186,3 +186,37 @@ def quieter_forward(result: Result) -> str:
     rows = result["quieter"]["rows"]
     told = [f"{row['implementation']}, {row['precision']}: {seconds(row['wall_min_s'])}" for row in rows]
     return "; ".join(told) + ", the least of seven runs"
+
+
+def killed_batches(result: Result) -> str:
+    total = {name: sum(row[name] for row in result["rows"]) for name in ("kills", "kills_with_a_claim", "videos")}
+    kept = {name: sum(row[name] for row in result["rows"]) for name in ("lost", "doubled", "left_over")}
+    return (
+        f"{total['kills']} kills, {total['kills_with_a_claim']} of them while a video was made; of {total['videos']} "
+        f"videos {kept['lost']} lost, {kept['doubled']} doubled; {kept['left_over']} files left over"
+    )
+
+
+def videos_per_hour(result: Result) -> str:
+    rows = {row["side"]: row for row in result["rows"]}
+    told = [f"{name}: {row['videos_per_hour']} videos an hour" for name, row in rows.items()]
+    return f"{'; '.join(told)}, of {rows['batch']['videos']} in {rows['batch']['rounds']} rounds"
+
+
+def killed_servers(result: Result) -> str:
+    (row,) = result["rows"]
+    states = {**row["states"], "deleted": row["deleted"]}
+    ended = ", ".join(f"{count} {state}" for state, count in states.items())
+    return (
+        f"{row['kills']} kills; {row['accepted']} jobs accepted, and some whose answer a kill cut off: {ended}; "
+        f"{row['faults']} lost, doubled or left half written"
+    )
+
+
+def loaded_server(result: Result) -> str:
+    (row,) = result["rows"]
+    return (
+        f"{row['clients']} clients, {row['requests']} requests in {row['minutes']:.0f} minutes: {row['wrong']} wrong "
+        f"answers, {row['median_ms']:.0f} ms at the median, {row['p99_ms'] / 1000:.1f} s at the 99th percentile; "
+        f"resident memory grew by {100 * row['growth']:.1f} % after the second minute"
+    )

@@ -18,6 +18,9 @@ from .results_figures import (
     compiler_memory,
     decoder_activations,
     followed,
+    killed_batches,
+    killed_servers,
+    loaded_server,
     lost_and_gained,
     peaks_by_length,
     peaks_by_tiles,
@@ -26,6 +29,7 @@ from .results_figures import (
     stages_of_export,
     times,
     turns,
+    videos_per_hour,
     within_limit,
     wrong_shapes,
 )
@@ -232,6 +236,33 @@ SECTIONS = (
         (
             Row("Wan 2.1 1.3B to fp32", ("export_memory_wan13b.json",), stages_of_export, EXPORT),
             Row("Wan 2.1 14B to bf16, in parts", ("export_memory_wan14b.json",), stages_of_export, EXPORT),
+        ),
+    ),
+    Section(
+        "Batches, the server and the watermark",
+        "",
+        (
+            Row(
+                "workers of [a batch](bulk.md) killed at random, on two sides whose clocks differ by an hour",
+                ("batch_kills.json",),
+                killed_batches,
+                ORT,
+            ),
+            Row(
+                "`mutoscope batch` beside a loop of `mutoscope generate`, built-in clips",
+                ("batch_loop.json",),
+                videos_per_hour,
+                ORT,
+            ),
+            Row("[`mutoscope serve`](server.md) killed at random", ("server_kills.json",), killed_servers, ORT),
+            Row("`mutoscope serve` under load", ("server_load.json",), loaded_server, ORT),
+            Row(
+                "bits of the [watermark](provenance.md) read after x264, AV1, scaling and cutting, PSNR, false alarms, "
+                "time a frame",
+                ("watermark_robustness.json",),
+                lambda result: f"{len(result['summary'])} combinations of size, clips and attack, in the file",
+                ("av", "numpy"),
+            ),
         ),
     ),
     Section(

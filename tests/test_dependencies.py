@@ -13,7 +13,8 @@ from packaging.version import Version
 
 ROOT = Path(__file__).parents[1]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]
-TRIED = ("export", "openvino", "cuda", "tensorrt-rtx")  # the extras whose lowest versions are installed
+TRIED = ("export", "openvino", "cuda", "tensorrt-rtx")  # the extras whose lowest and newest versions are installed
+SERVING = ("server", "provenance", "ray")  # the same, but only the lowest: `.ci/run` itself installs the newest
 CONSTRAINTS = ROOT / ".ci" / "constraints"
 OUTCOMES = json.loads((CONSTRAINTS / "outcome.json").read_text("utf-8"))
 
@@ -34,12 +35,12 @@ def pins(file: str) -> dict[str, Version]:
 def test_the_lowest_that_are_tried_are_the_lower_bounds() -> None:
     bounds = {
         name: Version(bound.version)
-        for name, each in requirements(*TRIED).items()
+        for name, each in requirements(*TRIED, *SERVING).items()
         for bound in each.specifier
         if bound.operator == ">="
     }
     assert pins("lowest.txt") == bounds
-    assert set(bounds) == set(requirements(*TRIED))  # none is without one
+    assert set(bounds) == set(requirements(*TRIED, *SERVING))  # none is without one
 
 
 @pytest.mark.parametrize("name", sorted(requirements(*TRIED)))
@@ -61,10 +62,11 @@ def test_every_python_that_is_declared_was_tried(python: str) -> None:
 @pytest.mark.parametrize("name", OUTCOMES)
 def test_what_was_tried_are_the_versions_that_are_constrained_and_it_ended_well(name: str) -> None:
     kind, outcome = name.partition(",")[0], OUTCOMES[name]
-    wanted = pins("lowest.txt" if kind == "lowest" else "newest.txt")
+    wanted = pins("lowest.txt" if kind in ("lowest", "serving") else "newest.txt")
     installed = {each: Version(version) for each, version in outcome["versions"].items() if each in wanted}
     assert installed == {each: wanted[each] for each in installed}
-    assert set(installed) >= set(requirements(*TRIED if kind != "runtime" else ()))
+    tried = {"lowest": TRIED, "serving": SERVING, "newest": TRIED, "runtime": ()}[kind]
+    assert set(installed) >= set(requirements(*tried))
     assert outcome["failed"] == [] and (kind == "runtime" or " passed" in outcome["tests"])
 
 

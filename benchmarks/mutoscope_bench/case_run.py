@@ -19,7 +19,7 @@ from mutoscope.request import VideoRequest
 
 from . import energy
 from .case_model import Model, model_of
-from .cases import PROMPT, QUICK_REQUESTS, QUICK_TEXT_TOKENS, SEED, Case, UnmeasurableError
+from .cases import PROMPT, QUICK_REQUESTS, QUICK_TEXT_TOKENS, QUICK_VIDEOS, SEED, Case, UnmeasurableError
 from .implementation import Variant, Work, text_width
 from .implementations import OURS, REFERENCE, load_implementation
 from .measuring import MeasurementError
@@ -104,11 +104,16 @@ class CaseRun:
             text_tokens=QUICK_TEXT_TOKENS if options.quick else case.text_tokens or 0,
             text_width=text_width(Bundle.open(model.bundle, verify=False)),
             threads=options.threads,
-            batch=options.batch if case.kind == "clip" else 1,
+            batch=self._videos(),
             result=str(self.folder / "output.npy"),
             video=str(self.folder / "video.mp4"),
             runtime=options.runtime,
         )
+
+    def _videos(self) -> int:
+        if self._case.kind == "clip":
+            return self._options.batch
+        return min(self._case.videos, QUICK_VIDEOS) if self._options.quick else self._case.videos
 
     # The processes
 
@@ -135,7 +140,8 @@ class CaseRun:
             self._note(variant.implementation, variant.precision, f"not measured: {error}")
             return None
         cold_s, cold_note = self._cold.get(variant, (None, None))
-        return Runs(variant, worker, trace, pid, processes.result_file(variant), cold_s, cold_note)
+        result, videos = processes.result_file(variant), processes.work.batch
+        return Runs(variant, worker, trace, pid, result, videos, cold_s, cold_note)
 
     def _fastest_of_ours(self, stack: ExitStack, ours: Sequence[Variant], processes: Processes) -> Runs | None:
         """Ours in turn. The fastest stays open, to be compared with the peers; the others are finished."""

@@ -46,8 +46,8 @@ MODELS = {
 class Case:
     """One piece of work that every implementation does alike.
 
-    `kind` is "clip" (a whole run, prompt to file), "forward" (one call of the denoiser with both guidance branches) or
-    "decode" (latents to frames).
+    `kind` is "clip" (a whole run, prompt to file), "forward" (one call of the denoiser with both guidance branches),
+    "decode" (latents to frames) or "bulk" (several videos by the machinery of `mutoscope batch`).
     """
 
     name: str
@@ -58,6 +58,8 @@ class Case:
     text_tokens: int | None = None  # L of a forward
     needs_bundle: bool = False  # no built-in model can serve it
     left_out: Mapping[str, str] = field(default_factory=dict)  # implementation to why
+    ours_alone: bool = False  # no peer has anything like it
+    videos: int = 1
 
 
 class UnmeasurableError(Exception):
@@ -95,6 +97,10 @@ CASES = {
             },
             needs_bundle=True,
         ),
+        Case(
+            "bulk", "bulk", "eight small videos as `mutoscope batch` makes them, beside a loop of Pipeline.generate",
+            request={"height": 64, "width": 64, "num_frames": 9}, ours_alone=True, videos=8,
+        ),
     )
 }  # fmt: skip
 # What a comparison runs when no case is named.
@@ -104,5 +110,6 @@ QUICK_REQUESTS: Mapping[str, Mapping[str, Any]] = {
     "clip": {"num_frames": 5, "num_inference_steps": 2},
     "forward": {"height": 32, "width": 32, "num_frames": 5},
     "decode": {"height": 32, "width": 32, "num_frames": 5},
+    "bulk": {"height": 32, "width": 32, "num_frames": 1, "num_inference_steps": 1},
 }
-QUICK_TEXT_TOKENS = 8
+QUICK_TEXT_TOKENS, QUICK_VIDEOS = 8, 2

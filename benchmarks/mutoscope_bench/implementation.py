@@ -25,7 +25,7 @@ from .measuring import Run
 class Work:
     """What one process is to do, complete and as plain values: it travels as JSON."""
 
-    kind: str  # "clip", "forward", "decode"
+    kind: str  # "clip", "forward", "decode", "bulk"
     bundle: str
     checkpoint: str | None  # in the Diffusers layout, of the same model
     plan: dict[str, Any]  # of the request: every value resolved
@@ -33,7 +33,7 @@ class Work:
     text_tokens: int  # L of a forward
     text_width: int  # D
     threads: int
-    batch: int  # videos of a clip: 1, or more for the scenario Offline
+    batch: int  # videos of a run: 1, or more for the scenario Offline and in bulk
     result: str  # file that takes the output of the first run: `.npy`
     video: str  # file that takes the video
     runtime: dict[str, Any]  # fields of `RuntimeOptions` that were given

@@ -18,8 +18,8 @@ from .difference import difference
 from .implementation import Variant
 from .measuring import Answer, Worker
 from .memory_trace import MemoryTrace
-from .options import BATCH
 from .result import RatioRow, Row, Series, figures
+from .stages import OF_SEVERAL_VIDEOS
 from .timing import paired_ratio
 
 
@@ -32,6 +32,7 @@ class Runs:
     trace: MemoryTrace
     pid: int
     result: Path
+    videos: int  # of each run
     cold_s: float | None
     cold_note: str | None
     answers: list[Answer] = field(default_factory=list)
@@ -57,7 +58,7 @@ def rows_of(case: str, runs: Runs, main_stage: str, import_s: Sequence[float]) -
         "first_run": [first["first_s"]],
         **_stage_samples(runs.answers, main_stage),
     }
-    facts = {"load_cold": {"note": runs.cold_note}, main_stage: _whole(runs, main_stage)}
+    facts = {"load_cold": {"note": runs.cold_note}, main_stage: _whole(runs)}
     return [
         Row(
             case=case,
@@ -66,13 +67,18 @@ def rows_of(case: str, runs: Runs, main_stage: str, import_s: Sequence[float]) -
             precision=runs.variant.precision,
             **figures(seconds),
             **facts.get(stage, {}),
+            videos_per_s=_videos_per_s(runs, seconds) if stage in OF_SEVERAL_VIDEOS else None,
         )
         for stage, seconds in samples.items()
         if seconds
     ]
 
 
-def _whole(runs: Runs, main_stage: str) -> dict[str, Any]:
+def _videos_per_s(runs: Runs, seconds: Sequence[float]) -> float:
+    return round(runs.videos / statistics.median(seconds), 4)
+
+
+def _whole(runs: Runs) -> dict[str, Any]:
     energies = [answer["energy_j"] for answer in runs.answers if answer["energy_j"] is not None]
     return {
         "peak_rss_bytes": max(answer["peak_rss_bytes"] for answer in runs.answers),
@@ -80,7 +86,6 @@ def _whole(runs: Runs, main_stage: str) -> dict[str, Any]:
         "energy_j": round(statistics.median(energies), 3) if energies else None,
         "output_sha256": runs.first.get("sha256"),
         "note": runs.first.get("note"),
-        "videos_per_s": round(BATCH / statistics.median(elapsed_s(runs)), 4) if main_stage == "batch" else None,
     }
 
 

@@ -102,7 +102,7 @@ def _times(result: Result, name: str, rows: Sequence[Row]) -> str:
     }  # fmt: skip
     throughput = any(row.videos_per_s for row in rows)
     stage_heads = [STAGES[stage].column for stage in columns]
-    heads = ["", "", *stage_heads, *(["videos/s"] if throughput else []), "+-", "peak RSS", "error", "PSNR"]
+    heads = ["", "", *stage_heads, *(["videos/h"] if throughput else []), "+-", "peak RSS", "error", "PSNR"]
     if ratios:
         heads.append(f"ours ({ours.precision if ours else ''}) is faster by")
     lines = []
@@ -111,7 +111,7 @@ def _times(result: Result, name: str, rows: Sequence[Row]) -> str:
         times = {row.stage: seconds_text(row.median_s) for row in of_one if row.median_s is not None}
         line = [implementation, precision or "", *(times.get(stage, "") for stage in columns)]
         if throughput:
-            line.append(f"{main.videos_per_s:.3g}" if main and main.videos_per_s else "")
+            line.append(f"{3600 * main.videos_per_s:.0f}" if main and main.videos_per_s else "")
         line += list(_facts(main, result.reference.get(name)))
         if ratios:
             found = ratios.get((implementation, precision or ""))

@@ -13,6 +13,7 @@ from mutoscope_engines.names import no_such
 from ..errors import MutoscopeError, RequestError
 from ..pipeline import Pipeline
 from ..planning.plan import Plan
+from ..policy import Policy, ask
 from ..request import OutputOptions, VideoRequest
 from ..solvers.noise import SEED_MAX
 from ..values import checks
@@ -24,14 +25,22 @@ NAMES = (*(field.name for field in fields(VideoRequest)), *OF_A_JOB)
 MOST_REPEATS = 1_000_000
 
 
+@dataclass(frozen=True)
+class BadLine:
+    """A line of the file that cannot be done, by its number from 1, and why."""
+
+    line: int
+    cause: str
+
+
 class JobsError(RequestError):
     """The file of jobs cannot be done as it is.
 
     Attributes:
-        problems: one a line of the file that is wrong, each with its number.
+        problems: all lines that are wrong.
     """
 
-    def __init__(self, path: Path, problems: list[str]) -> None:
+    def __init__(self, path: Path, problems: list[BadLine]) -> None:
         lines = f"{len(problems)} line{'s' if len(problems) > 1 else ''}"
         super().__init__(f"{path} has errors in {lines}, so no video was made; correct them and run it again")
         self.problems = problems
@@ -68,14 +77,19 @@ class Checked:
     tasks: tuple[Task, ...]
 
 
-def read_jobs(path: Path, pipeline: Pipeline, ending: str, output: OutputOptions) -> Checked:
+def read_jobs(
+    path: Path, pipeline: Pipeline, ending: str, output: OutputOptions, policy: Policy | None = None
+) -> Checked:
     """The videos that a file of jobs asks for, every job planned, in the order of the file.
+
+    The policy is asked once for each job that can be done, with the seed of its first video. Its repeats differ in
+    nothing but the seed, and workers get what was allowed, so neither is asked about again.
 
     Raises:
         RequestError: the file cannot be read, or has no jobs.
         JobsError: lines that cannot be done; names all of them.
     """
-    problems: list[str] = []
+    problems: list[BadLine] = []
     jobs: dict[str, Job] = {}
     tasks: list[Task] = []
     setting: dict[str, Any] = {}
@@ -86,10 +100,11 @@ def read_jobs(path: Path, pipeline: Pipeline, ending: str, output: OutputOptions
                 raise RequestError(f"line {jobs[job.name].line} has the id {job.name!r}, too; give each job its own")
             jobs[job.name] = job
             plan = pipeline.plan(job.seeded)
+            ask(policy, job.seeded)
             setting = setting or setting_of(plan, ending, output)
             tasks += _tasks(job, plan, setting)
         except MutoscopeError as error:
-            problems.append(f"line {number}: {error}")
+            problems.append(BadLine(number, str(error)))
     if problems:
         raise JobsError(path, problems)
     if not tasks:

@@ -24,7 +24,8 @@ from ..builtin import bundle_path
 from ..bundle.bundle import Bundle
 from ..errors import BackendUnavailableError, MutoscopeError, RequestError
 from ..pipeline import Pipeline
-from .processes import ENDS_WITHIN_S, LOOK_EVERY_S, WorkersLostError, shared
+from .processes import ENDS_WITHIN_S, LOOK_EVERY_S, LostWorkers, shared
+from .store import Store
 from .task import SETTING, Batch
 from .worker import Watch, work
 
@@ -106,18 +107,19 @@ class Actor(Protocol):
         """Asks it to stop, and ends it after so many seconds."""
 
 
-def run_on_ray(batch: Batch, watch: Watch) -> None:
+def run_on_ray(batch: Batch, store: Store, watch: Watch) -> None:
     """Works with as many actors as the batch has workers, on the cluster that its options name.
 
     Args:
         batch: with the options of one worker, as they were given.
+        store: its folder.
         watch: called often; what it raises stops all actors.
 
     Raises:
         BackendUnavailableError: Ray is not installed.
         RequestError: the cluster cannot be reached, or has no place for the actors.
         WorkerError: an actor cannot go on; all others are stopped.
-        WorkersLostError: more were lost than all videos have attempts.
+        WorkersLostError: more were lost than a video has attempts, and no video was finished or failed meanwhile.
     """
     library = _connected(batch.options.ray or AUTO)
     try:
@@ -130,16 +132,16 @@ def run_on_ray(batch: Batch, watch: Watch) -> None:
         kind = library.remote(
             num_cpus=threads, num_gpus=int(needs_gpu), max_restarts=0, max_task_retries=0, max_concurrency=2
         )(WorkerActor)
-        supervise(lambda: _RayActor(library, kind, assignment), batch, watch)
+        supervise(lambda: _RayActor(library, kind, assignment), batch, store, watch)
     finally:
         library.shutdown()
 
 
-def supervise(start: Callable[[], Actor], batch: Batch, watch: Watch) -> None:
+def supervise(start: Callable[[], Actor], batch: Batch, store: Store, watch: Watch) -> None:
     """Keeps as many actors as the batch has workers until one of them finds nothing left to do; as `run_on_ray`
     raises."""
     running = [start() for _ in range(batch.options.workers)]
-    most_lost, lost = batch.options.attempts * len(batch.tasks) + len(running), 0
+    lost = LostWorkers(batch, store)
     try:
         while True:
             time.sleep(LOOK_EVERY_S)
@@ -149,9 +151,7 @@ def supervise(start: Callable[[], Actor], batch: Batch, watch: Watch) -> None:
                 if finished:  # nothing is left; others may wait for a place in the cluster for ever
                     return
                 if finished is False:
-                    lost += 1
-                    if lost > most_lost:
-                        raise WorkersLostError(f"{lost} workers on the cluster ended unexpectedly; see its logs")
+                    lost.add("see the logs of the cluster")
                     running[place] = start()
     finally:
         deadline = time.monotonic() + ENDS_WITHIN_S

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import multiprocessing
+import os
 import signal
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from multiprocessing.context import SpawnProcess
 from typing import Any
@@ -18,6 +21,8 @@ from .worker import Watch, work
 
 LOOK_EVERY_S = 0.2
 ENDS_WITHIN_S = 30.0  # of a worker that was asked to end: the rest of a step
+# How many threads NumPy's libraries take for a product, which the watermark has; they read it when they are loaded.
+THREADS_OF_NUMPY = ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS", "VECLIB_MAXIMUM_THREADS")
 
 
 class WorkersLostError(MutoscopeError):
@@ -35,6 +40,37 @@ def shared(settled: RuntimeOptions, workers: int) -> RuntimeOptions:
     """
     threads, memory = settled.threads or 1, settled.memory_limit or 1
     return replace(settled, threads=max(1, threads // workers), memory_limit=max(1, memory // workers))
+
+
+class LostWorkers:
+    """Counts workers that ended unexpectedly since a video was last finished or failed.
+
+    Args:
+        batch: whose workers.
+        store: its folder.
+    """
+
+    def __init__(self, batch: Batch, store: Store) -> None:
+        self._store = store
+        self._most = batch.options.attempts + batch.options.workers
+        self._count, self._before = 0, self._tried()
+
+    def add(self, where: str) -> None:
+        """One more.
+
+        Args:
+            where: what is known of its end, for a person.
+
+        Raises:
+            WorkersLostError: more were lost than a video has attempts, and no video was finished or failed meanwhile.
+        """
+        tried = self._tried()
+        self._count, self._before = (self._count + 1 if tried == self._before else 1), tried
+        if self._count > self._most:
+            raise WorkersLostError(f"{self._count} workers ended unexpectedly; {where}")
+
+    def _tried(self) -> int:
+        return len(self._store.names(RECEIPTS)) + len(self._store.names(FAILED))
 
 
 @dataclass
@@ -64,7 +100,7 @@ def run_workers(batch: Batch, store: Store, watch: Watch) -> None:
         WorkersLostError: more were lost than a video has attempts, and no video was finished or failed meanwhile.
     """
     running = [start(batch) for _ in range(batch.options.workers)]
-    most_lost, lost, before = batch.options.attempts + len(running), 0, _tried(store)
+    lost = LostWorkers(batch, store)
     try:
         while running:
             time.sleep(LOOK_EVERY_S)
@@ -75,19 +111,10 @@ def run_workers(batch: Batch, store: Store, watch: Watch) -> None:
                     raise error
                 if each.process.exitcode == 0:
                     continue
-                tried = _tried(store)
-                lost, before = (lost + 1 if tried == before else 1), tried
-                if lost > most_lost:
-                    raise WorkersLostError(
-                        f"{lost} workers ended unexpectedly; the last with code {each.process.exitcode}"
-                    )
+                lost.add(f"the last with code {each.process.exitcode}")
                 running.append(start(batch))
     finally:
         _end(running)
-
-
-def _tried(store: Store) -> int:
-    return len(store.names(RECEIPTS)) + len(store.names(FAILED))
 
 
 def start(batch: Batch) -> _Process:
@@ -95,9 +122,22 @@ def start(batch: Batch) -> _Process:
     context = multiprocessing.get_context("spawn")  # a fork would copy the threads of libraries in a broken state
     receiving, sending = context.Pipe(duplex=False)
     process = context.Process(target=live, args=(batch, sending), name="mutoscope worker")
-    process.start()
+    with _threads_of_numpy(batch.runtime.threads):
+        process.start()
     sending.close()
     return _Process(process, receiving)
+
+
+@contextmanager
+def _threads_of_numpy(threads: int | None) -> Iterator[None]:
+    """Processes that are started meanwhile have so many, unless the user's environment says how many."""
+    unsaid = [name for name in THREADS_OF_NUMPY if name not in os.environ and threads is not None]
+    os.environ.update(dict.fromkeys(unsaid, str(threads)))
+    try:
+        yield
+    finally:
+        for name in unsaid:
+            del os.environ[name]
 
 
 def _end(running: list[_Process]) -> None:

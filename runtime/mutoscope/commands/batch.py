@@ -24,10 +24,11 @@ from ..bundle.bundle import Bundle
 from ..output.encoders import silence
 from ..output.video import check_format
 from ..pipeline import Pipeline
+from ..policy import Policy, load_policy
 from ..progress import Progress, duration
 from ..request import OutputOptions, RuntimeOptions
 from ..terminal import note, tell
-from .arguments import Parser, add_bundle, add_fields, given, in_flags
+from .arguments import Parser, add_bundle, add_fields, add_policy, given, in_flags
 
 SOME_FAILED = 7  # the exit code where videos were left alone after too many attempts
 LOOK_EVERY_S = 1.0
@@ -39,12 +40,13 @@ def main(argv: Sequence[str]) -> int:
     arguments = _parser().parse(argv)
     options = BatchOptions(**given(arguments, BatchOptions))
     options.check()
+    policy = None if arguments.policy is None else load_policy(arguments.policy)
     silence()
     with Progress(sys.stderr, quiet=arguments.quiet) as progress:
         progress.start("checking the bundle and the jobs")
         bundle = Bundle.open(arguments.bundle or bundle_path())
         with Pipeline(bundle, _runtime_of_one(arguments, bundle, options)) as pipeline:
-            batch = _checked(arguments, options, pipeline)
+            batch = _checked(arguments, options, pipeline, policy)
             progress.clear()
             with open_store(batch) as store:
                 return _run(batch, pipeline, store, _Report(batch, store, progress, as_json=arguments.json))
@@ -58,16 +60,19 @@ def _runtime_of_one(arguments: argparse.Namespace, bundle: Bundle, options: Batc
         return shared(whole.settled, options.workers)
 
 
-def _checked(arguments: argparse.Namespace, options: BatchOptions, pipeline: Pipeline) -> Batch:
+def _checked(arguments: argparse.Namespace, options: BatchOptions, pipeline: Pipeline, policy: Policy | None) -> Batch:
     """The batch, once every line of the file can be done; tells those that cannot."""
     output = OutputOptions(**given(arguments, OutputOptions))
     check_format(f"video{options.ending}", output.codec)
     try:
-        checked = read_jobs(arguments.jobs, pipeline, options.ending, output)
+        checked = read_jobs(arguments.jobs, pipeline, options.ending, output, policy)
     except JobsError as error:
         of_flags = [field for kind in (RuntimeOptions, OutputOptions) for field in fields(kind)]
         for problem in error.problems:
-            note(in_flags(problem, of_flags))
+            cause = in_flags(problem.cause, of_flags)
+            note(f"line {problem.line}: {cause}")
+            if arguments.json:
+                _tell_event("refused", {"line": problem.line, "cause": cause})
         raise
     return Batch(
         out=arguments.out,
@@ -87,7 +92,7 @@ def _run(batch: Batch, pipeline: Pipeline, store: FolderStore, report: _Report) 
         elif batch.options.ray is not None:
             from ..bulk.on_ray import run_on_ray  # only here, because it brings Ray
 
-            run_on_ray(batch, report.look)
+            run_on_ray(batch, store, report.look)
             tidy(store)
         elif batch.options.workers == 1:
             Worker(batch, pipeline, report.look).run()
@@ -177,7 +182,11 @@ class _Report:
 
     def _event(self, kind: str, facts: dict[str, Any]) -> None:
         if self._json:
-            tell(json.dumps({"event": kind} | facts))
+            _tell_event(kind, facts)
+
+
+def _tell_event(kind: str, facts: dict[str, Any]) -> None:
+    tell(json.dumps({"event": kind} | facts))
 
 
 def _line(tally: Tally) -> str:
@@ -203,6 +212,7 @@ def _parser() -> Parser:
     )
     parser.add_argument("out", metavar="OUT", type=Path, help="folder for the videos and receipts")
     add_bundle(parser, "--bundle")
+    add_policy(parser)
     parser.add_argument("--json", action="store_true", help="print JSON lines: what is done, failed and left")
     parser.add_argument("--quiet", action="store_true", help="print nothing but errors to standard error")
     add_fields(parser, BatchOptions)

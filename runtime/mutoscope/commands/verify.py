@@ -134,8 +134,8 @@ def _made_again(receipt: Receipt, arguments: argparse.Namespace) -> str:
     if bound is None:
         return f"{told}; between {made.precision} and {here.precision} no bound is known"
     if found < bound:
-        raise ReceiptError(f"{receipt.file} {told}; two backends in {here.precision} differ by at least {bound:g} dB")
-    return f"{told}; at least {bound:g} dB is the bound of {here.precision}"
+        raise ReceiptError(f"{receipt.file} {told}; in {here.precision} it must be at least {bound:g} dB")
+    return f"{told}; in {here.precision} it must be at least {bound:g} dB"
 
 
 def _names(options: RuntimeOptions) -> tuple[str, ...]:

@@ -1,5 +1,6 @@
-"""A Ray cluster of two nodes on this machine, on which a batch loses an actor and then a node. A program of its own,
-to be run in a network namespace that has loopback alone; prints what came of it as JSON.
+"""A Ray cluster of two nodes on this machine, on which a batch is interrupted and started again, and then loses an
+actor and a node. A program of its own, to be run in a network namespace that has loopback alone; prints what came of
+it as JSON.
 """
 
 from __future__ import annotations
@@ -27,16 +28,30 @@ def main(jobs: str, out: Path) -> None:
         second = cluster.add_node(num_cpus=1, object_store_memory=STORE)
         command = [sys.executable, "-m", "mutoscope", "batch", jobs, str(out), "--json", "--quiet", "--workers", "2"]
         arguments = [*command, "--ray", cluster.address]
-        batch = subprocess.Popen(arguments, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        interrupted = ctrl_c(started(arguments), out)
+        batch = started(arguments)
         until(lambda: len(working(out)) == 2)
         killed = min(working(out))
         os.kill(killed, signal.SIGKILL)
         until(lambda: len(working(out) - {killed}) == 2)  # another was started in its place
         cluster.remove_node(second, allow_graceful=False)
         output, errors = batch.communicate(timeout=120)
-        print(json.dumps({"code": batch.returncode, "output": output, "errors": errors, "killed": killed}))
+        print(json.dumps({"code": batch.returncode, "output": output, "errors": errors, "interrupted": interrupted}))
     finally:
         cluster.shutdown()
+
+
+def started(arguments: list[str]) -> subprocess.Popen[str]:
+    return subprocess.Popen(arguments, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+
+def ctrl_c(batch: subprocess.Popen[str], out: Path) -> dict[str, object]:
+    """Interrupts a batch whose actors work. Gives how it ended, and what it left unfinished."""
+    until(lambda: len(working(out)) == 2)
+    batch.send_signal(signal.SIGINT)
+    _, errors = batch.communicate(timeout=120)
+    left = [path.name for folder in ("claims", "making") for path in (out / folder).iterdir()]
+    return {"code": batch.returncode, "errors": errors, "left": left}
 
 
 def working(out: Path) -> set[int]:

@@ -29,19 +29,39 @@ def test_every_bad_line_is_named_at_once_with_its_number(pipeline, write):
     )
     with pytest.raises(JobsError, match="has errors in 11 lines, so no video was made") as caught:
         read(path, pipeline)
-    found = dict(problem.removeprefix("line ").split(": ", 1) for problem in caught.value.problems)
-    assert list(found) == [str(number) for number in range(3, 14)]
-    assert "prompt" in found["3"] and "promt" in found["3"]
-    assert "32" in found["4"] and "33" in found["4"]  # the nearest height that fits
-    assert "line 1" in found["5"]
-    assert "id must be text" in found["6"] and "repeat" in found["6"]
-    assert "seeds up to" in found["7"]
-    assert "twice" in found["8"]
-    assert "NaN is not a number" in found["9"]
-    assert "not JSON at character" in found["10"]
-    assert "a job is a JSON object" in found["11"]
-    assert found["12"].startswith("no JSON")
-    assert "nested too deeply" in found["13"]
+    found = {problem.line: problem.cause for problem in caught.value.problems}
+    assert list(found) == list(range(3, 14))
+    assert "prompt" in found[3] and "promt" in found[3]
+    assert "32" in found[4] and "33" in found[4]  # the nearest height that fits
+    assert "line 1" in found[5]
+    assert "id must be text" in found[6] and "repeat" in found[6]
+    assert "seeds up to" in found[7]
+    assert "twice" in found[8]
+    assert "NaN is not a number" in found[9]
+    assert "not JSON at character" in found[10]
+    assert "a job is a JSON object" in found[11]
+    assert found[12].startswith("no JSON")
+    assert "nested too deeply" in found[13]
+
+
+def test_the_policy_is_asked_about_every_job_that_can_be_done_and_its_refusals_are_bad_lines(pipeline, write):
+    asked = []
+
+    def policy(request):
+        asked.append((request.prompt, request.seed))
+        return "no squares" if "square" in request.prompt else None
+
+    path = write(
+        {"prompt": "a square", "seed": 1},
+        {"prompt": "a circle", "seed": 2, "repeat": 3},
+        {"prompt": "a square", "height": 33},
+        {"prompt": "a square", "seed": 4},
+    )
+    with pytest.raises(JobsError) as caught:
+        read_jobs(path, pipeline, ".npy", OutputOptions(), policy)
+    found = {problem.line: problem.cause for problem in caught.value.problems}
+    assert found[1] == found[4] == "refused: no squares" and "height" in found[3] and 2 not in found
+    assert asked == [("a square", 1), ("a circle", 2), ("a square", 4)]
 
 
 def test_a_single_bad_line_is_one_line(pipeline, write):

@@ -9,7 +9,9 @@ import time
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import psutil
 import pytest
 from mutoscope import OutputOptions, Pipeline, RequestError, RuntimeOptions
@@ -150,6 +152,22 @@ def test_workers_that_end_again_and_again_without_a_video_are_given_up(batch: Ba
 
         with pytest.raises(KeyboardInterrupt):
             run_workers(batch, store, progress)
+
+
+def multiply(batch: Batch, said: Any) -> None:
+    """In the place of a worker: how many threads it has after a product that NumPy would share out."""
+    np.ones((600, 600)) @ np.ones((600, 600))
+    said.send(psutil.Process().num_threads())
+
+
+def test_a_worker_multiplies_with_its_share_of_the_threads(batch: Batch, monkeypatch):
+    monkeypatch.setattr(p, "live", multiply)
+    for name in p.THREADS_OF_NUMPY:
+        monkeypatch.delenv(name, raising=False)
+    started = p.start(batch)
+    assert started.said.recv() == batch.runtime.threads == 1
+    started.process.join()
+    assert not set(p.THREADS_OF_NUMPY) & set(os.environ)
 
 
 class Starter:

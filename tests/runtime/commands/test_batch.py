@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import json
 import os
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -70,6 +71,25 @@ def test_bad_lines_are_all_told_in_flags_of_the_jobs_and_nothing_is_made(run: Ru
     assert "line 1: height" in err and "32" in err and "line 2:" in err and "line 3" not in err
     assert "has errors in 2 lines, so no video was made" in err
     assert not Path("out").exists()
+
+
+def test_a_program_is_told_the_bad_lines_too(run: Run, capsys):
+    assert run({"prompt": "a circle"}, {"promt": "x"}, flags=("--json",)) == 2
+    (told,) = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert (told["event"], told["line"]) == ("refused", 2) and "promt" in told["cause"]
+
+
+def test_what_the_policy_refuses_is_told_by_line_and_nothing_is_made(run: Run, capsys, monkeypatch):
+    Path("house_rules.py").write_text(
+        "def policy(request):\n    return 'no squares' if 'square' in request.prompt else None"
+    )
+    monkeypatch.setattr("sys.path", list(sys.path))
+    flags = ("--policy", "house_rules.policy")
+    assert run({"prompt": "a circle"}, {"prompt": "a square"}, flags=flags) == 2
+    err = capsys.readouterr().err
+    assert "line 2: refused: no squares" in err and "line 1" not in err and not Path("out").exists()
+    assert run({"prompt": "a circle"}, flags=flags) == 0
+    assert run({"prompt": "a circle"}, flags=("--policy", "house_rules.none")) == 2
 
 
 def test_a_video_that_fails_is_told_with_its_cause_and_exit_code_7(run: Run, backend, capsys):

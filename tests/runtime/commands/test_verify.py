@@ -86,7 +86,7 @@ def test_a_remake_that_differs_is_held_to_the_bound_of_its_precision(receipts, b
     assert cli.main(["verify", str(receipts), "--remake", "--precision", "fp32"]) == code
     out, err = capsys.readouterr()
     assert words in out + err
-    assert ("differ by at least 45 dB" in err) == (code == 3)
+    assert ("it must be at least 45 dB" in err) == (code == 3)
 
 
 def test_a_changed_video_ends_with_exit_code_3(receipts: Path, capsys):
