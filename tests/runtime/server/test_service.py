@@ -65,7 +65,7 @@ def test_the_queue_tells_how_many_wait_and_in_what_order(served: Served):
     first, second, third = held(served), served.make()["id"], served.make()["id"]
     assert [served.get(id)["queue_position"] for id in (first, second, third)] == [None, 0, 1]
     queue = served.http.get("/v1/queue").json()
-    assert (queue["counts"]["running"], queue["counts"]["queued"], queue["running"]) == (1, 2, first)
+    assert (queue["counts"]["running"], queue["counts"]["queued"], queue["running"]) == (1, 2, [first])
     assert queue["limit"] == 100 and queue["seconds_left"] > 0 and queue["waits_because"] is None
 
 
