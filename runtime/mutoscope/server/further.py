@@ -56,9 +56,8 @@ def work(data: Path, options: Mapping[str, Any], ended: threading.Event) -> None
     if not (data / TABLE).exists():
         raise RequestError(f"{data} is no data folder of a server; name the one that `mutoscope serve` was given")
     with ExitStack() as stack:
-        table, news = JobTable(data / TABLE, tells=True), News(data / TABLE)
-        stack.callback(table.close)
-        stack.callback(news.close)
+        table = stack.enter_context(JobTable(data / TABLE, tells=True))
+        news = stack.enter_context(News(data / TABLE))
         owners = Owners(data / WORKERS)
         name = stack.enter_context(owners.hold())
         note(f"works for {data}")

@@ -136,6 +136,12 @@ class JobTable:
             [number] = self._connection.execute("PRAGMA data_version").fetchone()
         return int(number)
 
+    def __enter__(self) -> JobTable:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
     def close(self) -> None:
         """Nothing may be asked of it afterwards."""
         with self._lock:

@@ -34,6 +34,12 @@ class News:
         self._connection = connect(path, durable=False)  # a progress that is lost will never be missed
         self._version = -1
 
+    def __enter__(self) -> News:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
     def close(self) -> None:
         """Nothing may be asked of it afterwards."""
         with self._lock:
