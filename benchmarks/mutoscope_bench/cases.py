@@ -46,8 +46,8 @@ MODELS = {
 class Case:
     """One piece of work that every implementation does alike.
 
-    `kind` is "clip" (a whole run, prompt to file), "forward" (one call of the denoiser with both guidance branches) or
-    "decode" (latents to frames).
+    `kind` is "clip" (a whole run, prompt to file), "forward" (one call of the denoiser with both guidance branches),
+    "decode" (latents to frames) or "server" (a clip through `mutoscope serve`).
     """
 
     name: str
@@ -58,6 +58,7 @@ class Case:
     text_tokens: int | None = None  # L of a forward
     needs_bundle: bool = False  # no built-in model can serve it
     left_out: Mapping[str, str] = field(default_factory=dict)  # implementation to why
+    ours_alone: bool = False  # no peer has anything like it
 
 
 class UnmeasurableError(Exception):
@@ -95,6 +96,10 @@ CASES = {
             },
             needs_bundle=True,
         ),
+        Case(
+            "server", "server", "the default clip through `mutoscope serve`, beside the same without a server",
+            ours_alone=True,
+        ),
     )
 }  # fmt: skip
 # What a comparison runs when no case is named.
@@ -104,5 +109,6 @@ QUICK_REQUESTS: Mapping[str, Mapping[str, Any]] = {
     "clip": {"num_frames": 5, "num_inference_steps": 2},
     "forward": {"height": 32, "width": 32, "num_frames": 5},
     "decode": {"height": 32, "width": 32, "num_frames": 5},
+    "server": {"height": 32, "width": 32, "num_frames": 1, "num_inference_steps": 1},
 }
 QUICK_TEXT_TOKENS = 8

@@ -31,6 +31,7 @@ from numpy.typing import NDArray
 
 from .implementation import Implementation, Work, batch_plans, decode_latents, forward_feeds
 from .measuring import Answer, Run
+from .server import server_run, serving
 from .stages import STAGES
 
 _loaded = ExitStack()  # what a process of the benchmark loads, it holds until it ends
@@ -59,7 +60,7 @@ class Ours(Implementation):
 
     def load(self, work: Work, precision: str) -> Run:
         given = {"precision": precision, "threads": work.threads}
-        load = {"clip": _load_clip, "forward": _load_forward, "decode": _load_decode}[work.kind]
+        load = _LOAD[work.kind]
         options = RuntimeOptions.from_dict(work.runtime | given)  # whose backends a peer may have added to
         return load(work, replace(options, backend=tuple(self._backend.split(JOINED_BY))))
 
@@ -79,6 +80,13 @@ def _load_clip(work: Work, options: RuntimeOptions) -> Run:
         return answers[0] | {"elapsed_s": elapsed, "sha256": output.sha256}
 
     return run
+
+
+def _load_server(work: Work, options: RuntimeOptions) -> Run:
+    silence()
+    pipeline = _loaded.enter_context(Pipeline(Bundle.open(work.bundle), options))
+    pipeline.preload(VideoRequest.from_dict(work.request))
+    return server_run(pipeline, work, _loaded.enter_context(serving(work.bundle, options)))
 
 
 def _clip(pipeline: Pipeline, work: Work, seed: int, file: Path, output: _Output) -> Answer:
@@ -197,3 +205,6 @@ def _load_decode(work: Work, options: RuntimeOptions) -> Run:
         return {"elapsed_s": elapsed, "sha256": output.sha256}
 
     return run
+
+
+_LOAD = {"clip": _load_clip, "forward": _load_forward, "decode": _load_decode, "server": _load_server}

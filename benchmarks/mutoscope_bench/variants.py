@@ -39,6 +39,8 @@ def our_variants(case: Case, options: Options, root: Path, note: Note) -> dict[V
 
 def peer_variants(case: Case, options: Options, work: Work, on_device: bool, note: Note) -> Iterator[Variant]:
     """Those that can do the work, the reference first. `on_device`: whether ours runs on a GPU."""
+    if case.ours_alone:
+        return
     for name in sorted(options.against, key=lambda name: name != REFERENCE[0]):
         if name in case.left_out:
             note(name, None, f"left out: {case.left_out[name]}")
@@ -99,7 +101,7 @@ def runtime_options(options: Options, backend: str, precision: str | None) -> Ru
 def _variant(case: Case, bundle: Bundle, execution: Execution) -> Variant:
     """What runs in this case alone: a decoder without graphs in the denoiser's precision is named by its own."""
     placements, precision = execution.placements, execution.main.precision
-    ran = {"clip": placements, "forward": [DENOISE], "decode": [DECODE]}[case.kind]
+    ran = {"clip": placements, "forward": [DENOISE], "decode": [DECODE], "server": placements}[case.kind]
     names = dict.fromkeys(placements[stage].backend.name for stage in ran)
     if case.kind == "decode":
         decodes = bundle.manifest.graphs_of(DECODER, placements[DECODE].precision)[0].precision
