@@ -170,6 +170,12 @@ class JobTable:
             row = run("SELECT * FROM jobs WHERE id = ? AND state != ?", id, DELETED).fetchone()
             return None if row is None else _job(row)
 
+    def get_keyed(self, idempotency_key: str) -> Job | None:
+        """The job that was asked for with a key, or `None` where there is none, or none any more."""
+        with self._transaction() as run:
+            row = run("SELECT * FROM jobs WHERE idempotency_key = ?", idempotency_key).fetchone()
+            return None if row is None else _job(row)
+
     def page(
         self, *, after: str | None, limit: int, newest_first: bool, states: Sequence[str] = STATES, skip: int = 0
     ) -> list[Job]:
