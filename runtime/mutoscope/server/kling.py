@@ -78,9 +78,8 @@ class Kling:
             Route(TASKS, self._answered(self.list), methods=["GET"]),
             Route("/account/costs", self._answered(self.costs), methods=["GET"]),
             Route(TASKS + "/{id}/video.mp4", self.content, methods=["GET"], name="kling_video"),
-            Route(
-                TASKS + "/{id:path}", self._answered(self.retrieve), methods=["GET"]
-            ),  # clients' names may have slashes
+            # Names that clients give may have slashes.
+            Route(TASKS + "/{id:path}", self._answered(self.retrieve), methods=["GET"]),
         ]
         rest = self._answered(_not_made)
         ends = ("", "/{_:path}")
