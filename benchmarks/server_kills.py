@@ -1,9 +1,10 @@
 """Kills `mutoscope serve` at random moments, and looks whether a video was lost, doubled or left half written.
 
-    python -m benchmarks.server_kills [--rounds 200] [--output FILE.json]
+    python -m benchmarks.server_kills [--rounds 200] [--workers N] [--output FILE.json]
 
 Each round starts the server on the same data folder, asks for a few small videos of the built-in model, deletes or
-cancels some, and sends SIGKILL after a random part of a second. After the last round a server runs until nothing
+cancels some, and sends SIGKILL after a random part of a second. With further workers (`mutoscope work`), one of them is
+killed in about every second round, too; they outlive the server. After the last round a server runs until nothing
 waits. Every video that was accepted, and that nobody deleted, must then have ended once; each file must have the hash
 that its row names; and nothing else may lie in the folder. Fails if one of these does not hold.
 """
@@ -52,18 +53,22 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=200, help="how often the server is killed")
     parser.add_argument("--seed", type=int, default=0, help="of the moments and of what is asked for")
+    parser.add_argument("--workers", type=int, default=0, help="how many processes of `mutoscope work` share the work")
     parser.add_argument("--output", type=Path, help="JSON file for the result")
     arguments = parser.parse_args(argv)
     chance, ledger, started = random.Random(arguments.seed), Ledger(), time.monotonic()
-    with tempfile.TemporaryDirectory() as folder:
+    with tempfile.TemporaryDirectory() as folder, Crew(Path(folder), arguments.workers) as crew:
         for number in range(arguments.rounds):
-            _round(Path(folder), ledger, chance, number)
+            _round(Path(folder), ledger, chance, number, crew)
         with serving(Path(folder)) as (url, _):
             shown = _when_all_ended(url)
+        crew.end()
         faults = _faults(Path(folder), ledger, shown)
     attempts = Counter(each["attempts"] for each in shown.values())
     row = {
         "kills": arguments.rounds,
+        "workers": arguments.workers,
+        "kills_of_workers": crew.killed,
         "accepted": len(ledger.accepted),
         "states": dict(Counter(each["state"] for each in shown.values())),
         "deleted": len(set(ledger.accepted) - set(shown)),
@@ -91,6 +96,40 @@ def serving(folder: Path) -> Iterator[tuple[str, subprocess.Popen[str]]]:
             process.kill()
 
 
+class Crew:
+    """Processes of `mutoscope work` on a data folder; killed at the end."""
+
+    def __init__(self, folder: Path, workers: int) -> None:
+        self.killed = 0
+        self._command = [sys.executable, "-m", "mutoscope", "work", str(folder), "--threads", "1"]
+        self._workers, self._running = workers, list[subprocess.Popen[bytes]]()
+
+    def __enter__(self) -> Crew:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.end()
+
+    def fill(self) -> None:
+        """Starts those that are missing."""
+        self._running = [each for each in self._running if each.poll() is None]
+        while len(self._running) < self._workers:
+            self._running.append(subprocess.Popen(self._command, stdin=subprocess.DEVNULL, stderr=subprocess.DEVNULL))
+
+    def kill_one(self, chance: random.Random) -> None:
+        """In about half of all calls."""
+        if self._running and chance.random() < 0.5:
+            chance.choice(self._running).kill()
+            self.killed += 1
+
+    def end(self) -> None:
+        """Kills all."""
+        for each in self._running:
+            each.kill()
+            each.wait()
+        self._running.clear()
+
+
 def ask(url: str, method: str, path: str, body: Any = None) -> Any:
     """The answer, or `None` where the server died over it."""
     data = None if body is None else json.dumps(body).encode()
@@ -100,14 +139,19 @@ def ask(url: str, method: str, path: str, body: Any = None) -> Any:
     return None
 
 
-def _round(folder: Path, ledger: Ledger, chance: random.Random, number: int) -> None:
+def _round(folder: Path, ledger: Ledger, chance: random.Random, number: int, crew: Crew) -> None:
     with serving(folder) as (url, process):
+        crew.fill()
         for _ in range(chance.randrange(3)):
             made = ask(url, "POST", "/v1/videos", TINY | {"seed": number})
             if made is not None:
                 ledger.accepted.append(made["id"])
         killer = subprocess.Popen(["sh", "-c", f"sleep {chance.uniform(0, MOST_SECONDS):.3f}; kill -9 {process.pid}"])
+        crew_at = time.monotonic() + chance.uniform(0, MOST_SECONDS)
         while process.poll() is None:
+            if time.monotonic() > crew_at:
+                crew.kill_one(chance)
+                crew_at = float("inf")
             _disturb(url, ledger, chance)
             time.sleep(0.05)
         killer.wait()

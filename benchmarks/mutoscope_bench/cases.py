@@ -47,7 +47,8 @@ class Case:
     """One piece of work that every implementation does alike.
 
     `kind` is "clip" (a whole run, prompt to file), "forward" (one call of the denoiser with both guidance branches),
-    "decode" (latents to frames) or "bulk" (several videos by the machinery of `mutoscope batch`).
+    "decode" (latents to frames), "bulk" (several videos by the machinery of `mutoscope batch`) or "server" (a clip
+    through `mutoscope serve`).
     """
 
     name: str
@@ -101,6 +102,10 @@ CASES = {
             "bulk", "bulk", "eight small videos as `mutoscope batch` makes them, beside a loop of Pipeline.generate",
             request={"height": 64, "width": 64, "num_frames": 9}, ours_alone=True, videos=8,
         ),
+        Case(
+            "server", "server", "the default clip through `mutoscope serve`, beside the same without a server",
+            ours_alone=True,
+        ),
     )
 }  # fmt: skip
 # What a comparison runs when no case is named.
@@ -111,5 +116,6 @@ QUICK_REQUESTS: Mapping[str, Mapping[str, Any]] = {
     "forward": {"height": 32, "width": 32, "num_frames": 5},
     "decode": {"height": 32, "width": 32, "num_frames": 5},
     "bulk": {"height": 32, "width": 32, "num_frames": 1, "num_inference_steps": 1},
+    "server": {"height": 32, "width": 32, "num_frames": 1, "num_inference_steps": 1},
 }
 QUICK_TEXT_TOKENS, QUICK_VIDEOS = 8, 2

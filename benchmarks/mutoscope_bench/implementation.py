@@ -25,7 +25,7 @@ from .measuring import Run
 class Work:
     """What one process is to do, complete and as plain values: it travels as JSON."""
 
-    kind: str  # "clip", "forward", "decode", "bulk"
+    kind: str  # "clip", "forward", "decode", "bulk", "server"
     bundle: str
     checkpoint: str | None  # in the Diffusers layout, of the same model
     plan: dict[str, Any]  # of the request: every value resolved

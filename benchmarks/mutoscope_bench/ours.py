@@ -32,6 +32,7 @@ from numpy.typing import NDArray
 from .bulk import bulk_run
 from .implementation import Implementation, Work, batch_plans, decode_latents, forward_feeds
 from .measuring import Answer, Run
+from .server import server_run, serving
 from .stages import STAGES
 
 _loaded = ExitStack()  # what a process of the benchmark loads, it holds until it ends
@@ -82,11 +83,19 @@ def _load_clip(work: Work, options: RuntimeOptions) -> Run:
     return run
 
 
-def _load_bulk(work: Work, options: RuntimeOptions) -> Run:
+def _preloaded(work: Work, options: RuntimeOptions) -> Pipeline:
     silence()
     pipeline = _loaded.enter_context(Pipeline(Bundle.open(work.bundle), options))
     pipeline.preload(VideoRequest.from_dict(work.request))
-    return bulk_run(pipeline, work)
+    return pipeline
+
+
+def _load_bulk(work: Work, options: RuntimeOptions) -> Run:
+    return bulk_run(_preloaded(work, options), work)
+
+
+def _load_server(work: Work, options: RuntimeOptions) -> Run:
+    return server_run(_preloaded(work, options), work, _loaded.enter_context(serving(work.bundle, options)))
 
 
 def _clip(pipeline: Pipeline, work: Work, seed: int, file: Path, output: _Output) -> Answer:
@@ -207,4 +216,6 @@ def _load_decode(work: Work, options: RuntimeOptions) -> Run:
     return run
 
 
-_LOAD = {"clip": _load_clip, "forward": _load_forward, "decode": _load_decode, "bulk": _load_bulk}
+_LOAD = {
+    "clip": _load_clip, "forward": _load_forward, "decode": _load_decode, "bulk": _load_bulk, "server": _load_server,
+}  # fmt: skip

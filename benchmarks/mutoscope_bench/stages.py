@@ -35,16 +35,21 @@ STAGES = {
     "whole_run": Stage("from the request to the finished file", "whole run"),
     "batch": Stage("all videos of a batch, from the request to the last finished file", "batch"),
     "loop": Stage("the same videos by `Pipeline.generate`, one after the other", "loop"),
+    "served": Stage("from sending the request to the server until it says that the video is finished", "served"),
+    "direct": Stage("the same video without a server, from the request to the finished file", "direct"),
+    "server_adds": Stage("what the server adds: the first less the second, of each run", "adds"),
     "forward": Stage("one forward of the denoiser, all guidance branches", "forward"),
 }
 # Of these, the first that a case has is what the case is about.
-MAIN_STAGES = ("whole_run", "batch", "forward", "decode")
-_MAIN_STAGE = {"clip": "whole_run", "forward": "forward", "decode": "decode", "bulk": "batch"}
+MAIN_STAGES = ("whole_run", "batch", "served", "forward", "decode")
+_MAIN_STAGE = {
+    "clip": "whole_run", "forward": "forward", "decode": "decode", "bulk": "batch", "server": "served",
+}  # fmt: skip
 OF_SEVERAL_VIDEOS = ("batch", "loop")  # their rows say how many are made in a second
 # Left to right in a terminal's table: the whole work, then its parts, then what happens once.
 COLUMNS = (
-    *MAIN_STAGES, "loop", "text_encoder", "step", "encode", "first_frame", "first_run", "load_warm", "load_cold",
-    "import",
+    *MAIN_STAGES, "loop", "direct", "server_adds", "text_encoder", "step", "encode", "first_frame", "first_run",
+    "load_warm", "load_cold", "import",
 )  # fmt: skip
 
 

@@ -101,7 +101,8 @@ def runtime_options(options: Options, backend: str, precision: str | None) -> Ru
 def _variant(case: Case, bundle: Bundle, execution: Execution) -> Variant:
     """What runs in this case alone: a decoder without graphs in the denoiser's precision is named by its own."""
     placements, precision = execution.placements, execution.main.precision
-    ran = {"clip": placements, "forward": [DENOISE], "decode": [DECODE], "bulk": placements}[case.kind]
+    several = {"clip", "bulk", "server"}
+    ran = placements if case.kind in several else {"forward": [DENOISE], "decode": [DECODE]}[case.kind]
     names = dict.fromkeys(placements[stage].backend.name for stage in ran)
     if case.kind == "decode":
         decodes = bundle.manifest.graphs_of(DECODER, placements[DECODE].precision)[0].precision

@@ -27,6 +27,7 @@ COMMANDS = {
     "generate": ("mutoscope.commands.generate:main", "make a video from a prompt", ""),
     "batch": ("mutoscope.commands.batch:main", "make the videos of a file of jobs; goes on where it was stopped", ""),
     "serve": ("mutoscope.commands.serve:main", "serve a page and an API on this machine", "server"),
+    "work": ("mutoscope.commands.work:main", "make videos for a server, in one more process", ""),
     "inspect": ("mutoscope.commands.inspect:main", "show the contents of a bundle", ""),
     "verify": (
         "mutoscope.commands.verify:main",

@@ -2,25 +2,22 @@
 
 from __future__ import annotations
 
-import sys
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
-
-import filelock
-from mutoscope_engines.system.user_folders import data_folder
 
 from ..builtin import bundle_path
 from ..bundle.bundle import Bundle
-from ..errors import OutputError, RequestError
+from ..errors import RequestError
 from ..output.encoders import silence
 from ..policy import load_policy
 from ..request import OutputOptions, RuntimeOptions
 from ..server.app import make_app
-from ..server.listening import Server, listen, tls_context, watch_parent
+from ..server.data_folder import default_folder, owned
+from ..server.listening import Server, listen, tls_context
 from ..server.options import ServeOptions
+from ..server.parent import watch_parent
 from ..server.service import Service
-from ..server.worker import Studio
+from ..server.studio import VIDEOS, Studio
 from ..terminal import note
 from .arguments import Parser, add_fields, add_policy, given
 
@@ -39,18 +36,20 @@ def main(argv: Sequence[str]) -> int:
         OutputOptions(**given(arguments, OutputOptions)),
     )
     silence()
-    with _owned(options) as folder, listen(options) as found:
+    data = Path(options.data or default_folder())
+    with owned(data) as folder, listen(options) as found:
         studio = Studio(
             bundles=_bundles(arguments.bundles),
             options=runtime,
             output=output,
-            folder=folder / "videos",
+            folder=folder / VIDEOS,
             attempts=options.attempts,
             free_disk=options.free_disk,
         )
         studio.folder.mkdir(mode=0o700, exist_ok=True)
         service = Service(studio, options, policy)
         try:
+            service.table.set_settings(studio.settings())  # for workers in other processes
             service.start()
             app = make_app(service, token, None if options.uds else frozenset({options.host}), kling)
             server = Server(app, found, stopping=service.events.close, tls=tls)
@@ -97,25 +96,3 @@ def _bundles(named: Sequence[str]) -> dict[str, Bundle]:
             raise RequestError(f"{text!r} has no name of its own; write NAME=BUNDLE, with another name for each")
         found[name] = Bundle.open(Path(folder))
     return found
-
-
-@contextmanager
-def _owned(options: ServeOptions) -> Iterator[Path]:
-    """The data folder, for its owner's eyes and for one server at a time."""
-    folder = Path(options.data or data_folder("the queue and the videos of the server") / "server")
-    try:
-        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        lock = filelock.FileLock(folder / "lock", blocking=False)
-        lock.acquire()
-    except filelock.Timeout:
-        raise RequestError(f"another server uses data={str(folder)!r}; name another folder") from None
-    except OSError as error:
-        raise OutputError(f"data={str(folder)!r} cannot be used: {error.strerror}; name another folder") from error
-    try:
-        if sys.platform != "win32" and folder.stat().st_mode & 0o077:
-            raise RequestError(
-                f"data={str(folder)!r} lets other users in; run: chmod 700 {folder}, or name a new folder"
-            )
-        yield folder
-    finally:
-        lock.release()

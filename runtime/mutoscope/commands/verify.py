@@ -29,7 +29,7 @@ from ..progress import Progress
 from ..request import RuntimeOptions
 from ..terminal import tell
 from .arguments import Parser, add_bundle, add_fields, given
-from .verify_file import add_trust, is_video_or_picture, verify_file
+from .verify_file import add_of_files, is_video_or_picture, verify_file
 
 
 @dataclass(frozen=True)
@@ -56,6 +56,8 @@ def main(argv: Sequence[str]) -> int:
         raise RequestError(f"{target} cannot be verified; name {' or '.join(each.name for each in KINDS)}")
     if arguments.trust and kind.verify is not verify_file:
         raise RequestError("--trust is only for the signature of a video or picture; leave it out")
+    if arguments.json and kind.verify is not verify_file:
+        raise RequestError("--json is only for a video or picture; the exit code says whether others match")
     if kind.verify is not _receipts and (arguments.remake or arguments.bundle or given(arguments, RuntimeOptions)):
         raise RequestError("only the video of a receipt can be made again; name a receipt with --remake")
     return kind.verify(target, arguments)
@@ -76,7 +78,7 @@ def _parser() -> Parser:
         help="folder of a bundle; a receipt, receipts.jsonl, or the folder of a batch; a video or picture, or a folder "
         "of PNGs (default: the built-in bundle)",
     )
-    add_trust(parser)
+    add_of_files(parser)
     parser.add_argument(
         "--remake",
         action="store_true",

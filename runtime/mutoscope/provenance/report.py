@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -41,6 +42,13 @@ class Report:
         signed = self.signature.state in (TRUSTED, VALID) and self.signature.facts is not None
         marked = self.watermark is not None and self.watermark.found
         return [name for name, there in ((TAG, self.tag), (WATERMARK, marked), (SIGNATURE, signed)) if there]
+
+    def to_dict(self) -> dict[str, Any]:
+        """As JSON has it: for each layer what was found, and the names of those that say AI-generated."""
+        read = self.watermark and asdict(self.watermark) | {
+            "of": BITS, "found": self.watermark.found, "chance": self.watermark.chance,
+        }  # fmt: skip
+        return {"layers": self.layers, TAG: self.tag, WATERMARK: read, SIGNATURE: asdict(self.signature)}
 
     def describe(self) -> dict[str, str]:
         """A sentence for each layer."""

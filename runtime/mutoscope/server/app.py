@@ -25,7 +25,7 @@ from ..version import __version__
 from .body import read_asked, read_json
 from .describing import describe_parameters
 from .guards import COOKIE, Guards, session_of
-from .jobs import FINISHED, QUEUED, RUNNING, STATES, Job
+from .jobs import FINISHED, STATES, Job
 from .kling import Kling
 from .metrics import CONTENT_TYPE, exposition
 from .options import KlingKeys
@@ -149,7 +149,7 @@ class _Routes:
             page = self._service.page(
                 query.get("after"), int(limit) + 1, newest_first=order == "desc", states=states or STATES
             )
-            shown = [self._service.video(job) for job in page[: int(limit)]]
+            shown = self._service.videos(page[: int(limit)])
             return {
                 "object": "list",
                 "data": shown,
@@ -220,19 +220,8 @@ class _Routes:
         return JSONResponse(self._model_object(name))
 
     async def queue(self, _: Request) -> Response:
-        counts = await run_in_threadpool(self._service.table.counts)
-        live = self._service.worker.live
         return JSONResponse(
-            {
-                "object": "queue",
-                "counts": counts,
-                "limit": self._service.options.queue,
-                "running": None if live is None else live.id,
-                "seconds_left": self._service.wait_s(counts[QUEUED] + counts[RUNNING])
-                if counts[QUEUED] + counts[RUNNING]
-                else 0,
-                "waits_because": self._waits_because(),
-            }
+            {"object": "queue", **await run_in_threadpool(self._service.queue), "waits_because": self._waits_because()}
         )
 
     async def session(self, request: Request) -> Response:
@@ -293,11 +282,11 @@ class _Routes:
 
     def _poll_after_ms(self, shown: dict[str, Any]) -> int:
         """A step's time, where it is known: before that nothing new can be seen."""
-        live = self._service.worker.live
-        step_s = live.step_s if live is not None and live.id == shown["id"] else None
-        if step_s is None:
+        left_s: float | None = shown.get("seconds_left")
+        steps_left: int = shown.get("steps", 0) - shown.get("step", 0)
+        if left_s is None or not steps_left:
             return 1000 if shown["queue_position"] else 250
-        return min(5000, max(250, round(step_s * 1000)))
+        return min(5000, max(250, round(left_s / steps_left * 1000)))
 
 
 def _stream(lines: AsyncIterator[str]) -> Response:

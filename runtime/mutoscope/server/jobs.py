@@ -1,6 +1,7 @@
 """The queue and the gallery: one row a video in an SQLite table that survives a kill, and a power cut. Knows SQL.
 
-A row is durable before its video is promised. Progress is no row's business: it lives in the worker's memory.
+A row is durable before its video is promised. Several processes may use one table at the same time. Progress is no
+row's business: a worker keeps it in memory, and tells another process by `news.py`.
 """
 
 from __future__ import annotations
@@ -9,16 +10,19 @@ import json
 import os
 import sqlite3
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
+from ..errors import OutputError
+
 QUEUED, RUNNING, COMPLETED, FAILED, CANCELLED = "queued", "running", "completed", "failed", "cancelled"
 FINISHED = (COMPLETED, FAILED, CANCELLED)
 STATES = (QUEUED, RUNNING, *FINISHED)
 DELETED = "deleted"  # its files are on their way out; no caller sees it
+STATE = "state"  # the kind of news that a job's state is another
 
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS jobs (
@@ -39,11 +43,21 @@ CREATE TABLE IF NOT EXISTS jobs (
     receipt TEXT,
     remixed_from TEXT,
     idempotency_key TEXT UNIQUE,
-    fingerprint TEXT
+    fingerprint TEXT,
+    owner TEXT
 ) STRICT;
 CREATE INDEX IF NOT EXISTS jobs_by_state ON jobs (state, attempts, number);
+CREATE INDEX IF NOT EXISTS jobs_by_owner ON jobs (owner) WHERE owner IS NOT NULL;
+CREATE TABLE IF NOT EXISTS news (
+    number INTEGER PRIMARY KEY AUTOINCREMENT,
+    video TEXT NOT NULL,
+    kind TEXT NOT NULL,
+    data TEXT,
+    UNIQUE (video, kind)
+) STRICT;
+CREATE TABLE IF NOT EXISTS settings (content TEXT NOT NULL) STRICT;
 """
-_VERSION = 1
+_VERSION = 2
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,25 +84,63 @@ class Job:
     remixed_from: str | None = None
     idempotency_key: str | None = None
     fingerprint: str | None = None  # of what was asked for with that key
+    owner: str | None = None  # the worker that makes it, or that has not let go of its files yet
 
 
+_Run = Callable[..., sqlite3.Cursor]  # SQL and its values
 _COLUMNS = [field.name for field in fields(Job) if field.name != "number"]
 _JSON = ("request", "error", "receipt")
 
 
-class JobTable:
-    """All jobs of one data folder. Any thread may use it; each method is one transaction, durable when it returns."""
+def connect(path: Path, *, durable: bool) -> sqlite3.Connection:
+    """A connection to the file of a table, for any thread.
 
-    def __init__(self, path: Path) -> None:
-        self._lock = threading.Lock()
+    Args:
+        durable: whether a change has to survive a power cut. A kill of the process it survives anyway.
+    """
+    connection = sqlite3.connect(path, check_same_thread=False, isolation_level=None, timeout=30)
+    connection.row_factory = sqlite3.Row
+    for setting in ("journal_mode = WAL", f"synchronous = {'FULL' if durable else 'NORMAL'}", "secure_delete = ON"):
+        connection.execute(f"PRAGMA {setting}")
+    return connection
+
+
+class JobTable:
+    """All jobs of one data folder. Any thread may use it; each method is one transaction, durable when it returns.
+
+    Args:
+        path: its file; made where it is missing.
+        tells: whether changes of state are news for another process, which has the clients.
+
+    Raises:
+        OutputError: the file is one of another version.
+    """
+
+    def __init__(self, path: Path, *, tells: bool = False) -> None:
+        self._lock, self._tells = threading.Lock(), tells
         # For the owner alone from its first byte on; SQLite gives its further files the same permissions.
         os.close(os.open(path, os.O_RDWR | os.O_CREAT, 0o600))
-        self._connection = sqlite3.connect(path, check_same_thread=False, isolation_level=None, timeout=30)
-        self._connection.row_factory = sqlite3.Row
-        for setting in ("journal_mode = WAL", "synchronous = FULL", "secure_delete = ON"):
-            self._connection.execute(f"PRAGMA {setting}")
+        self._connection = connect(path, durable=True)
+        [version] = self._connection.execute("PRAGMA user_version").fetchone()
+        if version not in (0, _VERSION):
+            self._connection.close()
+            raise OutputError(f"{path} is a queue of another version of Mutoscope; name a new folder as data")
         self._connection.executescript(_SCHEMA)
-        self._connection.execute(f"PRAGMA user_version = {_VERSION}")
+        if version != _VERSION:
+            self._connection.execute(f"PRAGMA user_version = {_VERSION}")
+
+    @property
+    def version(self) -> int:
+        """Another number each time that another process, or another table in this one, has changed something."""
+        with self._lock:
+            [number] = self._connection.execute("PRAGMA data_version").fetchone()
+        return int(number)
+
+    def __enter__(self) -> JobTable:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
 
     def close(self) -> None:
         """Nothing may be asked of it afterwards."""
@@ -118,6 +170,12 @@ class JobTable:
             row = run("SELECT * FROM jobs WHERE id = ? AND state != ?", id, DELETED).fetchone()
             return None if row is None else _job(row)
 
+    def get_keyed(self, idempotency_key: str) -> Job | None:
+        """The job that was asked for with a key, or `None` where there is none, or none any more."""
+        with self._transaction() as run:
+            row = run("SELECT * FROM jobs WHERE idempotency_key = ?", idempotency_key).fetchone()
+            return None if row is None else _job(row)
+
     def page(
         self, *, after: str | None, limit: int, newest_first: bool, states: Sequence[str] = STATES, skip: int = 0
     ) -> list[Job]:
@@ -139,74 +197,102 @@ class JobTable:
             found = dict(tuple(row) for row in run("SELECT state, count(*) FROM jobs GROUP BY state"))
         return {state: found.get(state, 0) for state in STATES}
 
-    def ahead_of(self, job: Job) -> int:
-        """How many queued jobs begin before this one."""
+    def ahead_of(self, ids: Sequence[str]) -> dict[str, int]:
+        """How many queued jobs begin before each of some, by id; those of them that are not queued are left out."""
         with self._transaction() as run:
-            [count] = run(
-                "SELECT count(*) FROM jobs WHERE state = ? AND (attempts, number) < (?, ?)",
-                QUEUED, job.attempts, job.number,
-            ).fetchone()  # fmt: skip
-            return int(count)
+            rows = run(
+                "SELECT id, place FROM (SELECT id, row_number() OVER (ORDER BY attempts, number) - 1 AS place "
+                f"FROM jobs WHERE state = ?) WHERE id IN ({', '.join('?' * len(ids))})",
+                QUEUED, *ids,
+            )  # fmt: skip
+            return {row["id"]: row["place"] for row in rows}
 
-    def claim(self, now: float) -> Job | None:
-        """The next job, running from now on. One that failed before lets the others go first."""
+    def claim(self, owner: str, now: float) -> Job | None:
+        """The next job, a worker's from now on. One that failed before lets the others go first."""
         with self._transaction() as run:
             row = run(
-                "UPDATE jobs SET state = ?, attempts = attempts + 1, started_at = ? WHERE number = "
+                "UPDATE jobs SET state = ?, attempts = attempts + 1, started_at = ?, owner = ? WHERE number = "
                 "(SELECT number FROM jobs WHERE state = ? ORDER BY attempts, number LIMIT 1) RETURNING *",
-                RUNNING, now, QUEUED,
+                RUNNING, now, owner, QUEUED,
             ).fetchone()  # fmt: skip
-            return None if row is None else _job(row)
+            if row is None:
+                return None
+            self._tell(run, row["id"])
+            return _job(row)
 
-    def complete(self, id: str, receipt: dict[str, Any], now: float) -> bool:
+    def is_wanted(self, job: Job) -> bool:
+        """Whether the worker that claimed a job still has to make it: it may be cancelled or deleted."""
+        with self._lock:
+            row = self._connection.execute(
+                "SELECT 1 FROM jobs WHERE id = ? AND state = ? AND owner = ?", (job.id, RUNNING, job.owner)
+            ).fetchone()
+        return row is not None
+
+    def complete(self, job: Job, receipt: dict[str, Any], now: float) -> bool:
         """Says whether it was still wanted; its file must be on the disk by then."""
-        return self._finish(id, (RUNNING,), COMPLETED, now, receipt=receipt)
+        change = "state = ?, finished_at = ?, receipt = ?, owner = NULL"
+        return self._settle(job, change, COMPLETED, now, json.dumps(receipt))
 
-    def fail(self, id: str, error: dict[str, Any], now: float) -> bool:
-        """Says whether it was still wanted."""
-        return self._finish(id, (RUNNING,), FAILED, now, error=error)
+    def fail(self, job: Job, error: dict[str, Any], now: float) -> bool:
+        """Says whether it was still wanted; its files must be gone by then."""
+        change = "state = ?, finished_at = ?, error = ?, owner = NULL"
+        return self._settle(job, change, FAILED, now, json.dumps(error))
 
-    def cancel(self, id: str, now: float) -> bool:
-        """Says whether it was queued or running."""
-        error = {"code": "cancelled", "message": "this video was cancelled", "param": None}
-        return self._finish(id, (QUEUED, RUNNING), CANCELLED, now, error=error)
-
-    def give_back(self, id: str, *, counts: bool) -> bool:
-        """Queues a running job again; says whether it was still wanted.
+    def give_back(self, job: Job, *, counts: bool) -> bool:
+        """Queues a running job again; says whether it was still wanted. Its files must be gone by then.
 
         Args:
+            job: as its worker claimed it.
             counts: whether what was begun counts as an attempt.
         """
+        return self._settle(job, "state = ?, attempts = attempts - ?, owner = NULL", QUEUED, 0 if counts else 1)
+
+    def let_go(self, job: Job) -> None:
+        """The worker of a cancelled job has removed its files."""
         with self._transaction() as run:
-            return bool(
-                run(
-                    "UPDATE jobs SET state = ?, attempts = attempts - ? WHERE id = ? AND state = ?",
-                    QUEUED, 0 if counts else 1, id, RUNNING,
-                ).rowcount
+            run("UPDATE jobs SET owner = NULL WHERE id = ? AND owner = ?", job.id, job.owner)
+
+    def cancel(self, id: str, now: float) -> bool:
+        """Says whether it was queued or running. A worker that makes it has to let go of it afterwards."""
+        error = json.dumps({"code": "cancelled", "message": "this video was cancelled", "param": None})
+        with self._transaction() as run:
+            done = run(
+                "UPDATE jobs SET state = ?, finished_at = ?, error = ? WHERE id = ? AND state IN (?, ?)",
+                CANCELLED, now, error, id, QUEUED, RUNNING,
             )  # fmt: skip
+            return self._told(run, id, done)
 
-    def orphans(self) -> list[Job]:
-        """Jobs that no process runs: asked before the worker of a data folder begins."""
+    def owners(self) -> list[str]:
+        """The workers that have jobs, whether they live or not."""
         with self._transaction() as run:
-            return [_job(row) for row in run("SELECT * FROM jobs WHERE state = ?", RUNNING)]
+            return [row["owner"] for row in run("SELECT DISTINCT owner FROM jobs WHERE owner IS NOT NULL")]
 
-    def mark_deleted(self, id: str) -> str | None:
-        """Nobody sees the job from now on. Gives the state that it was in, or `None` where there is none."""
+    def held(self, owner: str | None = None) -> list[Job]:
+        """The jobs that a worker has, or any; cancelled and deleted ones too, until it lets go of them."""
+        condition, values = ("owner IS NOT NULL", ()) if owner is None else ("owner = ?", (owner,))
         with self._transaction() as run:
-            row = run("SELECT state FROM jobs WHERE id = ? AND state != ?", id, DELETED).fetchone()
-            if row is not None:
-                run("UPDATE jobs SET state = ?, idempotency_key = NULL WHERE id = ?", DELETED, id)
-            return None if row is None else str(row["state"])
+            return [_job(row) for row in run(f"SELECT * FROM jobs WHERE {condition}", *values)]
+
+    def mark_deleted(self, id: str) -> Job | None:
+        """Nobody sees the job from now on. Gives it as it was, or `None` where there is none."""
+        with self._transaction() as run:
+            row = run("SELECT * FROM jobs WHERE id = ? AND state != ?", id, DELETED).fetchone()
+            if row is None:
+                return None
+            done = run("UPDATE jobs SET state = ?, idempotency_key = NULL WHERE id = ?", DELETED, id)
+            self._told(run, id, done)
+            return _job(row)
 
     def deleted(self) -> list[str]:
-        """The ids of jobs whose files may still be there."""
+        """The ids of jobs whose files may still be there, and that no worker has."""
         with self._transaction() as run:
-            return [row["id"] for row in run("SELECT id FROM jobs WHERE state = ?", DELETED)]
+            return [row["id"] for row in run("SELECT id FROM jobs WHERE state = ? AND owner IS NULL", DELETED)]
 
     def forget(self, id: str) -> None:
         """Removes the row, and overwrites what it held, once its files are gone."""
         with self._transaction() as run:
             run("DELETE FROM jobs WHERE id = ?", id)
+            run("DELETE FROM news WHERE video = ?", id)
         with self._lock:  # the log of changes still has the row
             self._connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
 
@@ -215,19 +301,45 @@ class JobTable:
         with self._transaction() as run:
             return [row["id"] for row in run("SELECT id FROM jobs WHERE finished_at < ? AND state != ?", when, DELETED)]
 
-    def _finish(self, id: str, before: Sequence[str], state: str, now: float, **columns: dict[str, Any]) -> bool:
-        changes = "".join(f", {name} = ?" for name in columns)
-        values = [json.dumps(value) for value in columns.values()]
-        places = ", ".join("?" * len(before))
+    def settings(self) -> str:
+        """What the server said last of how videos are made; nothing where it never did."""
+        with self._lock:
+            row = self._connection.execute("SELECT content FROM settings").fetchone()
+        return "" if row is None else str(row["content"])
+
+    def set_settings(self, content: str) -> None:
+        """For the workers in other processes."""
+        with self._transaction() as run:
+            run("DELETE FROM settings")
+            run("INSERT INTO settings (content) VALUES (?)", content)
+
+    def _settle(self, job: Job, change: str, *values: Any) -> bool:
+        """Changes the row of a running job, if it is still that worker's."""
         with self._transaction() as run:
             done = run(
-                f"UPDATE jobs SET state = ?, finished_at = ?{changes} WHERE id = ? AND state IN ({places})",
-                state, now, *values, id, *before,
-            )  # fmt: skip
-            return bool(done.rowcount)
+                f"UPDATE jobs SET {change} WHERE id = ? AND state = ? AND owner = ?",
+                *values,
+                job.id,
+                RUNNING,
+                job.owner,
+            )
+            return self._told(run, job.id, done)
+
+    def _told(self, run: _Run, id: str, done: sqlite3.Cursor) -> bool:
+        """Whether there was something to change; if so, it is news."""
+        if not done.rowcount:
+            return False
+        self._tell(run, id)
+        return True
+
+    def _tell(self, run: _Run, id: str) -> None:
+        """In the same transaction, so that no kill comes between a change and the news of it."""
+        run("DELETE FROM news WHERE video = ?", id)
+        if self._tells:
+            run("INSERT INTO news (video, kind) VALUES (?, ?)", id, STATE)
 
     @contextmanager
-    def _transaction(self) -> Iterator[Any]:
+    def _transaction(self) -> Iterator[_Run]:
         with self._lock:
             self._connection.execute("BEGIN IMMEDIATE")
             try:

@@ -26,7 +26,7 @@ from .body import read_object
 from .jobs import CANCELLED, COMPLETED, FAILED, QUEUED, RUNNING, Job
 from .options import KlingKeys
 from .reading import from_json
-from .refusals import RefusedError, invalid_value
+from .refusals import RefusedError, invalid_value, not_found
 from .service import Origin, Service
 from .video_object import DAY_S, seconds_of
 
@@ -76,8 +76,10 @@ class Kling:
         known = [
             Route(TASKS, self._answered(self.create), methods=["POST"]),
             Route(TASKS, self._answered(self.list), methods=["GET"]),
-            Route(TASKS + "/{id}", self._answered(self.retrieve), methods=["GET"]),
+            Route("/account/costs", self._answered(self.costs), methods=["GET"]),
             Route(TASKS + "/{id}/video.mp4", self.content, methods=["GET"], name="kling_video"),
+            # Names that clients give may have slashes.
+            Route(TASKS + "/{id:path}", self._answered(self.retrieve), methods=["GET"]),
         ]
         rest = self._answered(_not_made)
         ends = ("", "/{_:path}")
@@ -104,8 +106,16 @@ class Kling:
         return [self._task(job, request) for job in jobs]
 
     async def retrieve(self, request: Request) -> Any:
-        """One task."""
-        return self._task(await run_in_threadpool(self._service.get, request.path_params["id"]), request)
+        """One task, by its id or by the name that its client gave it."""
+        return self._task(await run_in_threadpool(self._found, request.path_params["id"]), request)
+
+    async def costs(self, _: Request) -> Any:
+        """Clients look here for what they have paid for."""
+        return {
+            "code": 0,
+            "msg": "videos cost nothing here, so there are no packs",
+            "resource_pack_subscribe_infos": [],
+        }
 
     async def content(self, request: Request) -> Response:
         """The file of a finished task, for whoever has the link."""
@@ -116,6 +126,13 @@ class Kling:
         except RefusedError as refusal:
             return _refused(refusal)
         return FileResponse(path, media_type=media_type, filename=f"{id}.mp4", content_disposition_type="inline")
+
+    def _found(self, id: str) -> Job:
+        table = self._service.table
+        job = table.get(id) or table.get_keyed(EXTERNAL + id)
+        if job is None:
+            raise not_found("video", id)
+        return job
 
     def _answered(self, action: Action) -> Action:
         async def answer(request: Request) -> Response:

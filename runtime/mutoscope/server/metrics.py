@@ -18,12 +18,12 @@ def exposition(service: Service) -> bytes:
     for state, count in service.table.counts().items():
         jobs.labels(state).set(count)
     made = Counter("mutoscope_videos_made", "Videos finished since the server started.", registry=registry)
-    made.inc(service.worker.made)
+    made.inc(service.made)
     last = Gauge("mutoscope_last_video_seconds", "How long the newest video took.", registry=registry)
-    last.set(service.worker.last_video_s or 0)
-    live = service.worker.live
-    progress = Gauge("mutoscope_running_progress", "Percent of the running video that is done.", registry=registry)
-    progress.set(live.progress if live is not None else 0)
+    last.set(service.last_video_s or 0)
+    progress = Gauge("mutoscope_running_progress", "Percent of the running videos that is done.", registry=registry)
+    lives = service.lives()
+    progress.set(sum(live.progress for live in lives) / len(lives) if lives else 0)
     limit = Gauge("mutoscope_queue_limit", "Videos that may wait or run at the same time.", registry=registry)
     limit.set(service.options.queue)
     memory = Gauge("mutoscope_resident_memory_bytes", "Memory that the server holds.", registry=registry)

@@ -15,7 +15,7 @@ from typing import Any, get_type_hints
 from mutoscope_engines.names import no_such
 
 from ..bundle.manifest import Manifest
-from ..codec import decode, from_text
+from ..codec import decode, from_text, to_plain
 from ..errors import RequestError
 from ..request import VideoRequest
 from ..values.frame_rates import parse_frame_rate
@@ -91,7 +91,7 @@ def from_form(pairs: Sequence[tuple[str, str]], files: Sequence[str] = ()) -> As
     for name, text in values.items():
         if name in FIELDS:
             try:
-                values[name] = _plain(from_text(FIELDS[name], _HINTS[name], text))
+                values[name] = to_plain(from_text(FIELDS[name], _HINTS[name], text))
             except ValueError as error:
                 raise invalid_value(name, f"{name} {error}") from None
     return _asked(values)
@@ -149,8 +149,3 @@ def _seconds(value: Any) -> Fraction | None:
         message = f"seconds must be a number above 0, such as 4 or 2.5; got {text[:80]!r}"
         raise invalid_value("seconds", message)
     return Fraction(text)
-
-
-def _plain(value: Any) -> Any:
-    """As JSON would have it, so that one decoder checks both ways in."""
-    return list(value) if isinstance(value, tuple) else str(value) if isinstance(value, Fraction) else value

@@ -12,6 +12,7 @@ import shutil
 import sqlite3
 import time
 from collections.abc import Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, fields, replace
 from http import HTTPStatus
 from pathlib import Path
@@ -28,14 +29,19 @@ from ..planning.plan import Plan
 from ..policy import Policy, ask
 from ..request import VideoRequest
 from .events import EventLog
-from .jobs import COMPLETED, QUEUED, RUNNING, STATES, Job, JobTable
+from .following import Follower
+from .jobs import CANCELLED, COMPLETED, FAILED, QUEUED, RUNNING, STATES, Job, JobTable
+from .live import Live
 from .options import ServeOptions
+from .outcomes import Outcomes
+from .owners import Owners
 from .pictures import write_spritesheet, write_thumbnail
 from .reading import Asked
 from .recipes import command_line, python_lines
 from .refusals import NO_RETRY, RefusedError, bad_request, invalid_value, not_found
+from .studio import TABLE, WORKERS, Studio
 from .video_object import DAY_S, video_object
-from .worker import FILE_NAME, Studio, Worker, tidy
+from .worker import FILE_NAME, Worker
 
 VARIANTS = {
     "video": (FILE_NAME, "video/mp4"),
@@ -54,32 +60,47 @@ class Origin:
 
 
 class Service:
-    """The videos of one data folder, which must exist. `start` begins to make them, `stop` ends it."""
+    """The videos of one data folder, which must exist. `start` begins to make them, `stop` ends it.
+
+    It is the audience of its own worker, and of a `Follower`, which tells what workers in other processes do.
+    """
 
     def __init__(self, studio: Studio, options: ServeOptions, policy: Policy | None = None) -> None:
         self.studio, self.options = studio, options
         self.events = EventLog()
-        self.table = JobTable(studio.folder.parent / "jobs.sqlite3")
-        self.worker = Worker(studio, self.table, self.events, self.tell)
+        data = studio.folder.parent
+        self.table = JobTable(data / TABLE)
+        self.made = 0
+        self.last_video_s: float | None = None
         self._policy = policy
         # They only plan, and never open a graph: the worker's own pipeline holds the memory.
         self._planners = {name: Pipeline(bundle, studio.options) for name, bundle in studio.bundles.items()}
+        owners = Owners(data / WORKERS)
+        self._outcomes = Outcomes(studio, self.table, owners)
+        self._open = ExitStack()
+        self.worker = Worker(self._open.enter_context(owners.hold()), studio, self.table, self._outcomes, self)
+        self._further: dict[str, Live] = {}  # what workers in other processes make
+        self._follower = Follower(data / TABLE, self._outcomes, self)
 
     def start(self) -> None:
         """Puts right what a kill left behind, and starts the worker."""
-        self.worker.recover()
+        self._outcomes.release_ended()
         for id in self.table.deleted():
-            tidy(self.studio, self.table, id)
+            self._outcomes.delete(id)
         for folder in self.studio.folder.iterdir():
-            job_now = self.table.get(folder.name)
-            if job_now is None or job_now.state != COMPLETED:  # what was begun is made anew
+            job = self.table.get(folder.name)
+            gone = job is None or job.state in (FAILED, CANCELLED)
+            if gone and folder.name not in {each.id for each in self.table.held()}:
                 shutil.rmtree(folder)
+        self._follower.start()
         self.worker.start()
 
     def stop(self) -> None:
         """Ends the worker at its next step, and lets go of the data folder."""
         self.events.close()
+        self._follower.end()
         self.worker.end()
+        self._open.close()
         for planner in self._planners.values():
             planner.close()
         self.table.close()
@@ -166,9 +187,8 @@ class Service:
         Raises:
             RefusedError: there is no such video.
         """
-        if self.table.cancel(id, time.time()):
-            self.worker.give_up(id)
-            self.tell(id)
+        if self.table.cancel(id, time.time()):  # a worker sees it at its next step
+            self.changed(id)
         return self.get(id)
 
     def delete(self, id: str) -> None:
@@ -180,10 +200,9 @@ class Service:
         before = self.table.mark_deleted(id)
         if before is None:
             raise not_found("video", id)
-        self.worker.give_up(id)
-        if before != RUNNING:  # the worker does it for what it runs
-            tidy(self.studio, self.table, id)
-        self.tell(id)
+        if before.owner is None:  # its worker does it otherwise, at the next step
+            self._outcomes.delete(id)
+        self.changed(id)
 
     def content(self, id: str, variant: str) -> tuple[Path, str, Job]:
         """A file of a finished video, its media type, and the job.
@@ -226,17 +245,48 @@ class Service:
 
     def video(self, job: Job) -> dict[str, Any]:
         """A job as clients see it."""
-        live = self.worker.live
-        ahead = self.table.ahead_of(job) if job.state == QUEUED else None
-        return video_object(job, live if live is not None and live.id == job.id else None, ahead, self.options.keep)
+        return self.videos([job])[0]
 
-    def tell(self, id: str) -> None:
+    def videos(self, jobs: Sequence[Job]) -> list[dict[str, Any]]:
+        """Some jobs as clients see them."""
+        waiting = [job.id for job in jobs if job.state == QUEUED]
+        ahead = self.table.ahead_of(waiting) if waiting else {}
+        return [video_object(job, self._live(job), ahead.get(job.id), self.options.keep) for job in jobs]
+
+    def changed(self, id: str) -> None:
         """Tells everybody who listens what state a video is in now."""
         job = self.table.get(id)
+        if job is None or job.state != RUNNING:
+            self._further.pop(id, None)
         if job is None:
             self.events.publish(id, "deleted", {"id": id})
-        else:
-            self.events.publish(id, "video", self.video(job))
+            return
+        if job.state == COMPLETED and job.finished_at is not None:
+            self.made += 1
+            self.last_video_s = job.finished_at - (job.started_at or job.finished_at)
+        self.events.publish(id, "video", self.video(job))
+
+    def progress(self, live: Live) -> None:
+        """Tells everybody how far a video is."""
+        if live is not self.worker.live:
+            self._further[live.id] = live
+        self.events.publish(live.id, "progress", {"id": live.id, **live.to_dict()})
+
+    def preview(self, id: str, picture: dict[str, Any]) -> None:
+        """Shows everybody what is made."""
+        self.events.publish(id, "preview", {"id": id, **picture})
+
+    def queue(self) -> dict[str, Any]:
+        """What waits and runs, as a whole."""
+        counts = self.table.counts()
+        unfinished = counts[QUEUED] + counts[RUNNING]
+        running = self.table.page(after=None, limit=counts[RUNNING], newest_first=False, states=(RUNNING,))
+        return {
+            "counts": counts,
+            "limit": self.options.queue,
+            "running": [job.id for job in running],
+            "seconds_left": self.wait_s(unfinished) if unfinished else 0,
+        }
 
     def delete_old(self) -> None:
         """Deletes what ended more than `keep` days ago."""
@@ -245,8 +295,20 @@ class Service:
                 self.delete(id)
 
     def wait_s(self, waiting: int) -> int:
-        """About how long it takes to make some videos, from how long the last one took."""
-        return max(1, round(waiting * (self.worker.last_video_s or 5.0)))
+        """About how long it takes to make some videos, from how long the last one took, and how many are made now."""
+        at_once = max(1, self.table.counts()[RUNNING])
+        return max(1, round(waiting * (self.last_video_s or 5.0) / at_once))
+
+    def lives(self) -> list[Live]:
+        """How far the videos are that run, in any process."""
+        own = self.worker.live
+        return [*self._further.values(), *([own] if own else [])]
+
+    def _live(self, job: Job) -> Live | None:
+        if job.state != RUNNING:
+            return None
+        own = self.worker.live
+        return own if own is not None and own.id == job.id else self._further.get(job.id)
 
     def _like(self, id: str, **changed: Any) -> Job:
         job = self.get(id)
@@ -305,7 +367,7 @@ class Service:
             message = "this Idempotency-Key was used for another request; take a new key"
             raise RefusedError(HTTPStatus.UNPROCESSABLE_ENTITY, "idempotency_key_reused", message)
         if job.id == new.id:
-            self.tell(job.id)
+            self.changed(job.id)
             self.worker.wake()
         return job
 

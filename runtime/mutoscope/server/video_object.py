@@ -6,7 +6,7 @@ from fractions import Fraction
 from typing import Any
 
 from .jobs import CANCELLED, COMPLETED, FAILED, QUEUED, RUNNING, Job
-from .worker import Live
+from .live import Live
 
 DAY_S = 86_400
 _STATUS = {QUEUED: "queued", RUNNING: "in_progress", COMPLETED: "completed", FAILED: "failed", CANCELLED: "failed"}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -38,6 +39,21 @@ def test_a_video_is_told_layer_by_layer(video: Path, capsys: pytest.CaptureFixtu
     assert watermark.startswith("watermark  found, ")
     assert signature.startswith("signature  as it was signed, by Mutoscope local, not verified, who is known here")
     assert summary == f"{video}: AI-generated, by its tag and watermark and signature"
+
+
+def test_a_program_is_told_the_same_as_json(video: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    found = json.loads(told(capsys, "verify", video, "--json")[0])
+    assert (found["path"], found["layers"]) == (str(video), ["tag", "watermark", "signature"])
+    assert found["tag"] is True and found["watermark"]["found"] is True and found["watermark"]["frames"] == 3
+    assert (found["signature"]["state"], found["signature"]["facts"]["made"]["seed"]) == ("trusted", 7)
+    content = bytearray(video.read_bytes())
+    content[-2000] ^= 1
+    video.write_bytes(bytes(content))
+    assert json.loads(told(capsys, "verify", video, "--json", code=3)[0])["signature"]["state"] == "invalid"
+    (tmp_path / "note.txt").write_text("nothing")
+    nothing = json.loads(told(capsys, "verify", tmp_path / "note.txt", "--json")[0])
+    assert (nothing["layers"], nothing["tag"], nothing["watermark"]) == ([], False, None)
+    assert "--json is only for a video or picture" in told(capsys, "verify", "--json", code=2)[1]
 
 
 def test_a_changed_video_ends_with_exit_code_3(video: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -19,7 +19,7 @@ from mutoscope.server.app import make_app
 from mutoscope.server.listening import Server, address_of, listen, tls_context
 from mutoscope.server.options import ServeOptions
 from mutoscope.server.service import Service
-from mutoscope.server.worker import Studio
+from mutoscope.server.studio import Studio
 from mutoscope_engines.session import Host, Session, SessionOptions
 from mutoscope_engines.testing import FakeBackend, FakeSession
 

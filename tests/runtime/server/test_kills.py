@@ -132,7 +132,7 @@ def test_a_video_that_kills_the_server_fails_in_the_end_and_does_not_block_the_q
         assert server.process.wait(60) == -9
     with serving(tmp_path, "--attempts", "2") as server:
         shown = videos(server.url)[str(poison)]
-        assert (shown["state"], shown["error"]["code"], shown["attempts"]) == ("failed", "server_ended", 2)
+        assert (shown["state"], shown["error"]["code"], shown["attempts"]) == ("failed", "worker_ended", 2)
         assert "killed" in shown["error"]["message"]
         other = accepted(server.url)
         assert all_ended(server.url)[str(other)]["state"] == "completed"

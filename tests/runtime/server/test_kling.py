@@ -30,7 +30,7 @@ def signed(secret: str = SECRET, *, algorithm: str = "HS256", **claims: Any) -> 
 def kling(served: Served, method: str = "GET", path: str = "", token: str | None = None, **more: Any) -> Any:
     headers = {"authorization": f"Bearer {token or signed()}", **more.pop("headers", {})}
     return served.http.request(
-        method, path if path.startswith(("/v1", "/metrics")) else TASKS + path, headers=headers, **more
+        method, path if path.startswith(("/v1", "/metrics", "/account")) else TASKS + path, headers=headers, **more
     )
 
 
@@ -200,12 +200,27 @@ def test_an_external_id_is_unique_and_its_request_may_be_repeated(ready: Served)
     assert (other.status_code, other.json()["code"]) == (422, 1201)
 
 
+def test_a_task_is_found_by_the_name_that_its_client_gave_it(ready: Served):
+    task = asked(ready, external_task_id="my name/2 ü", seed=21).json()["data"]["task_id"]
+    assert kling(ready, path="/my%20name%2F2%20%C3%BC").json()["data"]["task_id"] == task
+    assert kling(ready, path="/my%20name").json()["code"] == 1203
+    ready.http.delete(f"/v1/videos/{task}")
+    assert kling(ready, path="/my%20name%2F2%20%C3%BC").json()["code"] == 1203
+
+
+def test_nobody_has_paid_for_anything(ready: Served):
+    answer = kling(ready, path="/account/costs?start_time=1726124664368&end_time=1727366400000").json()
+    assert (answer["code"], answer["data"]["code"], answer["data"]["resource_pack_subscribe_infos"]) == (0, 0, [])
+    assert ready.http.get("/account/costs").json()["code"] == 1002  # the server's own token opens nothing here
+
+
 def test_tasks_are_listed_in_pages_newest_first(ready: Served):
     made = [asked(ready).json()["data"]["task_id"] for _ in range(5)][::-1]
     pages = [kling(ready, path=f"?pageNum={number}&pageSize=2").json()["data"] for number in (1, 2)]
     assert [[task["task_id"] for task in page] for page in pages] == [made[:2], made[2:4]]
     assert [task["task_id"] for task in kling(ready).json()["data"]][:5] == made
     assert kling(ready, path="?pageNum=1000").json()["data"] == []
+    assert len(kling(ready, path="?pageNum=1&pageSize=500").json()["data"]) >= 5  # the most that it may be
 
 
 def test_a_full_queue_a_policy_and_a_failure_have_its_codes(tmp_path: Path):

@@ -39,9 +39,11 @@ const client = api(process.env.SECRET);
 const task = await client.textToVideo({ prompt, aspect_ratio: "1:1", external_task_id: "one", cfg_scale: 0.5 });
 const waiting = { interval: 100, showSpinner: false };
 const result = await client.waitForVideoResult(task.data.task_id, undefined, waiting);
+const named = await client.queryTextToVideoTask("one");
+const costs = await client.getAccountInfo(1726124664368, 1727366400000);
 const [path] = await client.saveVideoResult(result, "saved", prompt);
 console.log(JSON.stringify({
-  task, result,
+  task, result, named, costs,
   sha256: createHash("sha256").update(await readFile(path)).digest("hex"),
   callback: await refusal(() => client.textToVideo({ prompt, callback_url: "https://example.com" })),
   image: await refusal(() => client.imageToVideo({ image: "aGVsbG8=" })),
@@ -90,6 +92,8 @@ def test_the_client_makes_a_video_saves_it_and_hears_what_is_refused(tmp_path: P
         assert (result["task_status"], video["duration"]) == ("succeed", "2.125")
         made = tmp_path / "data/videos" / task["task_id"] / "video.mp4"
         assert said["sha256"] == hashlib.sha256(made.read_bytes()).hexdigest()
+    assert said["named"]["data"]["task_id"] == task["task_id"]
+    assert said["costs"]["data"]["resource_pack_subscribe_infos"] == []
     assert said["callback"][:2] == [1201, 400] and "callback_url" in said["callback"][2]
     assert said["image"][:2] == [1202, 404] and "from text alone" in said["image"][2]
     assert said["unknown"][:2] == [1203, 404]

@@ -1,0 +1,111 @@
+"""What `mutoscope serve` adds to a video: the same request straight to a pipeline, and through HTTP, in turn.
+
+Knows the server as a client does. The server is a process of its own, with the options of the pipeline.
+"""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import fields
+from http.client import HTTPConnection
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+from mutoscope import Pipeline
+from mutoscope.codec import as_text
+from mutoscope.commands.arguments import flag_of
+from mutoscope.making import make_file
+from mutoscope.request import OutputOptions, RuntimeOptions, VideoRequest
+from mutoscope_engines.system.child_python import child_python
+
+from .implementation import Work
+from .measuring import Answer, MeasurementError, Run
+
+TIMEOUT_S = 3600.0  # of a step, at most: between two events of a video that is made
+OUTPUT = OutputOptions(sign="off")
+
+
+def server_run(pipeline: Pipeline, work: Work, address: str) -> Run:
+    """Makes the video both ways; which is first changes from run to run.
+
+    Args:
+        pipeline: of the one way, loaded.
+        work: what to make.
+        address: of a server with the same bundle and options.
+    """
+    request = VideoRequest.from_dict(work.request)
+    numbers = iter(range(10**9))
+
+    def run() -> Answer:
+        ways = {"direct": lambda: _direct(pipeline, request, work), "served": lambda: _served(address, request)}
+        order = list(ways) if next(numbers) % 2 == 0 else list(reversed(ways))
+        taken = {name: ways[name]() for name in order}
+        if len({sha256 for _, sha256 in taken.values()}) > 1:
+            raise MeasurementError("the server made another file of the same request")
+        seconds = {name: elapsed for name, (elapsed, _) in taken.items()}
+        added = seconds["served"] - seconds["direct"]
+        return {"elapsed_s": seconds["served"], "stages": {"direct": seconds["direct"], "server_adds": added}}
+
+    return run
+
+
+@contextmanager
+def serving(bundle: str, options: RuntimeOptions) -> Iterator[str]:
+    """The address of a server of its own, with an empty queue, until the end of the `with`.
+
+    Raises:
+        MeasurementError: it does not start; says where to look.
+    """
+    given = {field: getattr(options, field.name) for field in fields(options)}
+    flags = [f"{flag_of(field.name)}={as_text(field, value)}" for field, value in given.items() if value is not None]
+    with tempfile.TemporaryDirectory() as folder:
+        command = child_python("-m", "mutoscope", "serve", "--port=0", f"--data={folder}/data", f"--sign={OUTPUT.sign}")
+        pipe = subprocess.PIPE
+        with subprocess.Popen([*command, *flags, f"it={bundle}"], stdin=pipe, stdout=pipe, text=True) as process:
+            assert process.stdout is not None and process.stdin is not None
+            line = process.stdout.readline()
+            if not line:
+                raise MeasurementError("`mutoscope serve` did not start; its last line above says why")
+            try:
+                yield json.loads(line)["url"]
+            finally:
+                process.stdin.close()  # which ends it
+                process.wait()
+
+
+def _direct(pipeline: Pipeline, request: VideoRequest, work: Work) -> tuple[float, str]:
+    """Seconds, and the hash of the file."""
+    started = time.perf_counter()
+    made = make_file(pipeline, request, Path(work.video), OUTPUT)
+    return time.perf_counter() - started, made.file.content_sha256
+
+
+def _served(address: str, request: VideoRequest) -> tuple[float, str]:
+    """The same, from sending the request until the server says that the video is finished."""
+    connection = HTTPConnection(urlsplit(address).netloc, timeout=TIMEOUT_S)
+    started = time.perf_counter()
+    connection.request("POST", "/v1/videos", json.dumps(request.to_dict()), {"content-type": "application/json"})
+    queued = json.loads(connection.getresponse().read())
+    connection.request("GET", f"/v1/videos/{queued['id']}/events")
+    video = _ended(line.decode() for line in connection.getresponse())
+    elapsed = time.perf_counter() - started
+    connection.close()
+    if video["state"] != "completed":
+        raise MeasurementError(f"the server made no video: {video['error']['message']}")
+    return elapsed, video["content_sha256"]
+
+
+def _ended(lines: Iterator[str]) -> dict[str, Any]:
+    """The last event of a video that ends."""
+    found: dict[str, Any] = {}
+    for line in lines:
+        name, _, value = line.partition(": ")
+        if name == "data":
+            found = json.loads(value)
+    return found
