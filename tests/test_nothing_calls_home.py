@@ -58,6 +58,18 @@ sys.exit(main(["serve", "--port", "0", "--data", "data", "--free-disk", "1kB"]))
 """
 
 
+BENCH = f"""
+import sys
+from mutoscope.cli import main
+from mutoscope_bench import processes
+from mutoscope_peers.diffusers_peer import Eager
+
+processes.IMPORTS, Eager.variants = 1, ("fp32",)  # more of the same processes would do the same
+asked = "bench --quick --rounds 1 --case default-clip --against diffusers,openvino --backend onnxruntime {SMALL}"
+sys.exit(main([*asked.split(), "--precision", "fp32"]))
+"""
+
+
 @dataclass(frozen=True)
 class Way:
     """A way to use Mutoscope, with the packages that it needs and what it may do."""
@@ -93,10 +105,7 @@ WAYS = {
     "serve": Way(["-c", SERVER], ["starlette"], loopback=True, leaves=["here/data/*", KEY]),
     "a signed video": Way(["-c", SIGNED], ["c2pa"], leaves=["here/red.mp4", KEY]),
     "bench": Way(
-        command(
-            "bench --quick --rounds 1 --case default-clip --against diffusers,openvino --backend onnxruntime "
-            f"--precision fp32 {SMALL}"
-        ),
+        ["-c", BENCH],
         [*TORCH, "openvino"],
         loopback=True,
         leaves=[TORCH_LEAVES],
