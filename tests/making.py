@@ -30,14 +30,14 @@ def made_once(name: str, make: Callable[[Path], object], factory: pytest.TempPat
 @contextmanager
 def unmeasured() -> Iterator[None]:
     """Coverage looks at every line that runs. Torch's exporter, of which none counts, then takes twice as long."""
-    measuring = Coverage.current()
-    if measuring is None:
-        yield
-        return
-    measuring.stop()
+    stopped = []
+    while measuring := Coverage.current():  # in a process of pytest-xdist two: as its own, and as a child of the first
+        measuring.stop()
+        stopped.append(measuring)
     try:
         with pytest.MonkeyPatch.context() as patch:
             patch.delenv("COVERAGE_PROCESS_CONFIG", raising=False)  # from which child processes know that they count
             yield
     finally:
-        measuring.start()
+        for measuring in reversed(stopped):
+            measuring.start()

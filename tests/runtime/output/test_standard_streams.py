@@ -32,7 +32,12 @@ EVERY_HELP = """
 import json, sys
 from mutoscope.cli import COMMANDS, main
 
-codes = {name: main([name, "--help"]) for name in COMMANDS}
+codes = {}
+for name in COMMANDS:
+    try:
+        main([name, "--help"])
+    except SystemExit as end:
+        codes[name] = end.code
 with open(sys.argv[1], "w") as file:
     json.dump(codes, file)
 """
