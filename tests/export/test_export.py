@@ -289,7 +289,7 @@ def test_a_graph_that_differs_from_its_network_prevents_publishing(
         ]
 
     monkeypatch.setattr(export, "record", one_percent_off)
-    with pytest.raises(ExportError, match=r"text_encoder/model.onnx does not compute .* Nothing was published"):
+    with pytest.raises(ExportError, match=r"encoder/model.onnx differs from its network: .* Nothing was published"):
         export_checkpoint(wan_checkpoint, tmp_path / "bundle")
     assert_nothing_was_left(tmp_path)
 
@@ -297,9 +297,7 @@ def test_a_graph_that_differs_from_its_network_prevents_publishing(
 @pytest.mark.parametrize("precisions", [("fp32", "fp7"), (), "fp32"])
 def test_an_unknown_precision_is_refused_with_the_list(wan_checkpoint: Path, tmp_path: Path, precisions: Any) -> None:
     known = "fp32, int8, bf16, bf16-cpu, fp16, fp8, int8-static"
-    with pytest.raises(
-        RequestError, match=f"precision 'fp7'.*: {known}|precision must be a tuple of one or more of: {known}"
-    ):
+    with pytest.raises(RequestError, match=f"precision 'fp7'.*: {known}|must be a tuple of one or more of: {known}"):
         export_checkpoint(wan_checkpoint, tmp_path / "bundle", ExportOptions(precision=precisions))
     assert_nothing_was_left(tmp_path)
 
@@ -318,8 +316,7 @@ def test_a_checkpoint_may_bring_defaults_of_its_own(wan_checkpoint: Path, tmp_pa
     manifest = described(wan_checkpoint, tmp_path, overrides)
     assert (manifest.defaults.height, manifest.defaults.fps, manifest.defaults.width) == (96, 8, 832)
     assert manifest.demonstration.description == "red and blue things"
-    assert manifest.provenance.attribution == "The authors"
-    assert "mutoscope.json" in manifest.provenance.files
+    assert manifest.provenance.attribution == "The authors" and "mutoscope.json" in manifest.provenance.files
 
 
 @pytest.mark.parametrize("overrides", [{"default": {}}, {"defaults": {"hight": 96}}, {"defaults": {"height": "96"}}])

@@ -155,9 +155,9 @@ _OF_DATA = (_wrong_experts, _wrong_conditionings, _wrong_feeds, _wrong_frames)
 
 def _wrong_graphs(manifest: Manifest) -> Iterator[str]:
     yield from (f"no graph has the role {role}" for role in manifest.roles if not manifest.precisions(role))
-    precisions = {each.role: manifest.precisions(each.role) for each in manifest.experts}
-    if all(precisions.values()) and not manifest.precisions():
-        has = "; ".join(f"{role} has {_listed(found)}" for role, found in precisions.items())
+    of_experts = {each.role: manifest.precisions(each.role) for each in manifest.experts}
+    if all(of_experts.values()) and not manifest.precisions():
+        has = "; ".join(f"{role} has {_listed(precisions)}" for role, precisions in of_experts.items())
         yield f"no precision has graphs of every expert: {has}"
     shapes = [tensor.shape for graph in manifest.graphs for tensor in (*graph.inputs, *graph.outputs)]
     shapes += [draw.shape for draw in manifest.draws]

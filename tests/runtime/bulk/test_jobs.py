@@ -39,8 +39,8 @@ def test_every_bad_line_is_named_at_once_with_its_number(pipeline, write):
     assert "twice" in found[8]
     assert "NaN is not a number" in found[9]
     assert "not JSON at character" in found[10]
-    assert "a job is a JSON object" in found[11]
-    assert found[12].startswith("no JSON")
+    assert "a job must be a JSON object" in found[11]
+    assert found[12].startswith("this is not JSON")
     assert "nested too deeply" in found[13]
 
 

@@ -170,14 +170,8 @@ def test_a_manifest_that_is_a_link_out_of_the_folder_is_refused(make_bundle) -> 
 @pytest.mark.parametrize(
     ("edit", "complaint"),
     [
-        (
-            lambda m: m["defaults"].update(height=33),
-            "the default height is 33, and the model takes 16 to 1024 in steps of 16",
-        ),
-        (
-            lambda m: m["defaults"].update(width=1040),
-            "the default width is 1040, and the model takes 16 to 1024 in steps of 16",
-        ),
+        (lambda m: m["defaults"].update(height=33), "the default height is 33, and the model takes 16 to 1024 in"),
+        (lambda m: m["defaults"].update(width=1040), "the default width is 1040, and the model takes 16 to 1024 in"),
         (lambda m: m["preview"]["weights"].pop(), "preview.weights has 3 rows; it must have one for each channel, 4"),
         (
             lambda m: m["graphs"].append(m["graphs"][0]),
@@ -190,16 +184,18 @@ def test_a_manifest_that_is_a_link_out_of_the_folder_is_refused(make_bundle) -> 
             ),
             "no 'text_encoder' graph in fp8 or bf16; it has: fp32, fp16",
         ),
-        (
-            lambda m: m["graphs"][1].update(inputs=[{"name": "x", "dtype": "float32", "shape": ["F", "2*depth"]}]),
-            "shapes of graphs or draws have the size depth; use",
-        ),
         *[
             (
                 lambda m, size=size: m["graphs"][1].update(inputs=[{"name": "x", "dtype": "float32", "shape": [size]}]),
                 f"shapes of graphs or draws have the size {unknown}; use",
             )
-            for size, unknown in (("F*depth//2", "depth"), ("h//0", "h//0"), ("h+1", "h+1"), ("2**h", "2**h"))
+            for size, unknown in (
+                ("2*depth", "depth"),
+                ("F*depth//2", "depth"),
+                ("h//0", "h//0"),
+                ("h+1", "h+1"),
+                ("2**h", "2**h"),
+            )
         ],
         *[
             (
@@ -318,10 +314,7 @@ def test_a_manifest_that_says_something_else_is_refused(make_bundle, edit, compl
 @pytest.mark.parametrize(
     ("damage", "complaint"),
     [
-        (
-            lambda path: path.write_bytes(path.read_bytes()[:-1]),
-            rf"{GRAPH} in .* has \d+ bytes, and the manifest says \d+",
-        ),
+        (lambda path: path.write_bytes(path.read_bytes()[:-1]), rf"{GRAPH} .* \d+ bytes, and the manifest says \d+"),
         (lambda path: path.write_bytes(b"T" + path.read_bytes()[1:]), f"{GRAPH} in .* does not have the hash"),
         (lambda path: path.unlink(), f"{GRAPH} is missing"),
         (lambda path: (path.unlink(), path.mkdir()), f"{GRAPH} is missing"),

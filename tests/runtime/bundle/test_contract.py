@@ -194,6 +194,13 @@ def test_a_graph_that_does_not_keep_the_contract_is_refused(edit: Callable[[Docu
             lambda d: d.update(experts=[{"role": "denoiser"}, {"role": "denoiser_low"}]),
             "the experts work above the timesteps 0, 0; each must be lower than the one before",
         ),
+        (
+            lambda d: (
+                d.update(experts=[{"role": "denoiser", "above": 500.0}, {"role": "denoiser_low"}]),
+                [graph(d, "denoiser", part, "fp32").update(role="denoiser_low") for part in (1, 2)],
+            ),
+            "no precision has graphs of every expert: denoiser has bf16, int8; denoiser_low has fp32",
+        ),
         (lambda d: d.update(draws=[]), "no draw has the input latents and the shape [16, F, h, w]"),
         (lambda d: d["draws"][0].update(shape=[8, "F", "h", "w"]), "no draw has the input latents"),
         (
