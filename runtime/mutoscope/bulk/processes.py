@@ -130,7 +130,7 @@ def start(batch: Batch) -> _Process:
 
 @contextmanager
 def _threads_of_numpy(threads: int | None) -> Iterator[None]:
-    """Processes that are started meanwhile have so many, unless the user's environment says how many."""
+    """NumPy in processes that are started meanwhile uses so many, unless the user's environment says how many."""
     unsaid = [name for name in THREADS_OF_NUMPY if name not in os.environ and threads is not None]
     os.environ.update(dict.fromkeys(unsaid, str(threads)))
     try:
