@@ -97,6 +97,9 @@ def test_cancel_and_delete_stop_its_work_within_one_step(way: str, served: Serve
     shown = served.http.get(f"/v1/videos/{id}")
     assert shown.status_code == 404 if way == "delete" else shown.json()["error"]["code"] == "cancelled"
     assert [job.id for job in served.service.table.held()] == [busy] and served.service.table.deleted() == []
+    if way == "delete":  # its row, its previews and what was told of it
+        left = [path.read_bytes() for path in served.service.studio.folder.parent.rglob("*") if path.is_file()]
+        assert id.encode() not in b"".join(left)
 
 
 def test_what_it_was_making_when_it_ended_in_order_waits_again_and_that_is_no_attempt(
