@@ -9,9 +9,10 @@ import json
 import subprocess
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import fields
+from functools import partial
 from http.client import HTTPConnection
 from pathlib import Path
 from typing import Any
@@ -28,11 +29,13 @@ from .implementation import Work
 from .measuring import Answer, MeasurementError, Run
 
 TIMEOUT_S = 3600.0  # of a step, at most: between two events of a video that is made
-OUTPUT = OutputOptions(sign="off")
+OUTPUT = OutputOptions(sign="off")  # of both ways
+
+Way = Callable[[], tuple[float, str]]  # seconds, and the hash of the file
 
 
 def server_run(pipeline: Pipeline, work: Work, address: str) -> Run:
-    """Makes the video both ways; which is first changes from run to run.
+    """Makes the video both ways.
 
     Args:
         pipeline: of the one way, loaded.
@@ -40,17 +43,22 @@ def server_run(pipeline: Pipeline, work: Work, address: str) -> Run:
         address: of a server with the same bundle and options.
     """
     request = VideoRequest.from_dict(work.request)
-    numbers = iter(range(10**9))
+    return in_turn(
+        {"direct": partial(_direct, pipeline, request, Path(work.video)), "served": partial(_served, address, request)}
+    )
+
+
+def in_turn(ways: Mapping[str, Way]) -> Run:
+    """Goes both ways, "direct" and "served"; which is first changes from run to run."""
+    names = list(ways)
 
     def run() -> Answer:
-        ways = {"direct": lambda: _direct(pipeline, request, work), "served": lambda: _served(address, request)}
-        order = list(ways) if next(numbers) % 2 == 0 else list(reversed(ways))
-        taken = {name: ways[name]() for name in order}
+        taken = {name: ways[name]() for name in names}
+        names.reverse()
         if len({sha256 for _, sha256 in taken.values()}) > 1:
             raise MeasurementError("the server made another file of the same request")
-        seconds = {name: elapsed for name, (elapsed, _) in taken.items()}
-        added = seconds["served"] - seconds["direct"]
-        return {"elapsed_s": seconds["served"], "stages": {"direct": seconds["direct"], "server_adds": added}}
+        served, direct = taken["served"][0], taken["direct"][0]
+        return {"elapsed_s": served, "stages": {"direct": direct, "server_adds": served - direct}}
 
     return run
 
@@ -79,15 +87,14 @@ def serving(bundle: str, options: RuntimeOptions) -> Iterator[str]:
                 process.wait()
 
 
-def _direct(pipeline: Pipeline, request: VideoRequest, work: Work) -> tuple[float, str]:
-    """Seconds, and the hash of the file."""
+def _direct(pipeline: Pipeline, request: VideoRequest, path: Path) -> tuple[float, str]:
     started = time.perf_counter()
-    made = make_file(pipeline, request, Path(work.video), OUTPUT)
+    made = make_file(pipeline, request, path, OUTPUT)
     return time.perf_counter() - started, made.file.content_sha256
 
 
 def _served(address: str, request: VideoRequest) -> tuple[float, str]:
-    """The same, from sending the request until the server says that the video is finished."""
+    """From sending the request until the server says that the video is finished."""
     connection = HTTPConnection(urlsplit(address).netloc, timeout=TIMEOUT_S)
     started = time.perf_counter()
     connection.request("POST", "/v1/videos", json.dumps(request.to_dict()), {"content-type": "application/json"})

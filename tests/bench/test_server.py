@@ -5,13 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from mutoscope import Pipeline
-from mutoscope.request import OutputOptions
-from mutoscope_bench import server
+from mutoscope.request import RuntimeOptions
 from mutoscope_bench.measuring import MeasurementError
 from mutoscope_bench.options import Options
 from mutoscope_bench.run import run
-from mutoscope_bench.server import server_run
+from mutoscope_bench.server import Way, in_turn, serving
 
 pytest.importorskip("starlette")
 
@@ -30,31 +28,25 @@ def test_the_time_through_the_server_is_split_into_the_video_and_what_is_added()
     assert rows["served"].peak_rss_bytes and rows["direct"].peak_rss_bytes is None
 
 
-def test_the_two_ways_take_turns_and_must_make_the_same_file(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_two_ways_take_turns_and_must_make_the_same_file() -> None:
     order: list[str] = []
+    seconds = {"direct": (1.0, "a"), "served": (1.25, "a")}
 
-    def way(name: str, sha256: str):  # type: ignore[no-untyped-def]
-        def taken(*_: object) -> tuple[float, str]:
+    def way(name: str) -> Way:
+        def taken() -> tuple[float, str]:
             order.append(name)
-            return 1.0, sha256
+            return seconds[name]
 
         return taken
 
-    class Work:
-        request = {"prompt": "a circle"}  # noqa: RUF012
-
-    monkeypatch.setattr(server, "_direct", way("direct", "a"))
-    monkeypatch.setattr(server, "_served", way("served", "a"))
-    both = server_run(Pipeline, Work, "")  # type: ignore[arg-type]
-    assert [both()["elapsed_s"], both()["stages"]["server_adds"]] == [1.0, 0.0]
+    both = in_turn({name: way(name) for name in seconds})
+    assert both() == both() == {"elapsed_s": 1.25, "stages": {"direct": 1.0, "server_adds": 0.25}}
     assert order == ["direct", "served", "served", "direct"]
-    monkeypatch.setattr(server, "_served", way("served", "b"))
+    seconds["served"] = (1.0, "b")
     with pytest.raises(MeasurementError, match="another file"):
         both()
 
 
 def test_a_server_that_does_not_start_is_an_error(tmp_path: Path) -> None:
-    options = Pipeline.load().options
-    with pytest.raises(MeasurementError, match="did not start"), server.serving(str(tmp_path), options):
+    with pytest.raises(MeasurementError, match="did not start"), serving(str(tmp_path), RuntimeOptions()):
         raise AssertionError
-    assert OutputOptions(sign="off") == server.OUTPUT  # as both ways write

@@ -24,6 +24,7 @@ POSITIONAL = {
     "batch": ["jobs.jsonl", "videos"],
     "export": ["checkpoint", "bundle"],
     "provenance": ["keys"],
+    "work": ["folder"],
 }
 
 

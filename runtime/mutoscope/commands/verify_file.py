@@ -15,9 +15,7 @@ from .arguments import Parser
 
 def add_of_files(parser: Parser) -> None:
     """The flags that are for a video or picture alone."""
-    parser.add_argument(
-        "--json", action="store_true", help="print what was found in a video or picture as one JSON object"
-    )
+    parser.add_argument("--json", action="store_true", help="print what was found in a video or picture as JSON")
     parser.add_argument(
         "--trust", metavar="FILE", type=Path, help="certificates (PEM) that are trusted to say who signed a video"
     )

@@ -27,7 +27,7 @@ class Follower:
     def __init__(self, table: Path, outcomes: Outcomes, audience: Audience) -> None:
         self._news = News(table)
         self._outcomes, self._audience = outcomes, audience
-        self._number, self._looked = 0, 0.0
+        self._number, self._version, self._looked = 0, -1, 0.0
         self._ended = threading.Event()
         self._thread = threading.Thread(target=self._run, name="mutoscope-follower", daemon=True)
 
@@ -52,9 +52,12 @@ class Follower:
                 self._ended.wait(LOOK_S)
 
     def _look(self) -> None:
-        for told in self._news.since(self._number):
-            self._tell(told)
-            self._number = told.number
+        version = self._news.version
+        if version != self._version:
+            for told in self._news.since(self._number):
+                self._tell(told)
+                self._number = told.number
+            self._version = version
         if time.monotonic() - self._looked >= LOOK_S:
             for id in self._outcomes.release_ended():
                 self._audience.changed(id)

@@ -54,7 +54,7 @@ def work(data: Path, options: Mapping[str, Any], ended: threading.Event) -> None
         BundleError: a bundle is refused.
     """
     if not (data / TABLE).exists():
-        raise RequestError(f"{data} is no data folder of a server; name the one that `mutoscope serve` was given")
+        raise RequestError(f"{data} is no data folder of a server; name the one that the server was given")
     with ExitStack() as stack:
         table = stack.enter_context(JobTable(data / TABLE, tells=True))
         news = stack.enter_context(News(data / TABLE))

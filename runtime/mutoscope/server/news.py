@@ -6,7 +6,9 @@ It lies in the file of the jobs, and goes with them. `JobTable` puts changes of 
 from __future__ import annotations
 
 import json
+import sqlite3
 import threading
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -32,7 +34,6 @@ class News:
     def __init__(self, path: Path) -> None:
         self._lock = threading.Lock()
         self._connection = connect(path, durable=False)  # a progress that is lost will never be missed
-        self._version = -1
 
     def __enter__(self) -> News:
         return self
@@ -45,28 +46,31 @@ class News:
         with self._lock:
             self._connection.close()
 
-    def put(self, video: str, kind: str, data: dict[str, Any]) -> None:
-        """Replaces the last of its kind."""
+    @property
+    def version(self) -> int:
+        """Another number each time that another connection has changed something. Costs almost nothing."""
         with self._lock:
+            [number] = self._connection.execute("PRAGMA data_version").fetchone()
+        return int(number)
+
+    def put(self, video: str, kind: str, data: dict[str, Any]) -> None:
+        """Replaces the last of its kind; lost where the disk is full, because the next may get through."""
+        with self._lock, suppress(sqlite3.OperationalError):
             self._connection.execute(
                 "INSERT OR REPLACE INTO news (video, kind, data) VALUES (?, ?, ?)", (video, kind, json.dumps(data))
             )
 
     def since(self, number: int) -> list[Told]:
-        """What is new after a number, in order. Costs almost nothing where no other connection has changed anything.
+        """What is new after a number, in order.
 
         Progress is left out where the video does not run any more.
         """
         with self._lock:
-            [version] = self._connection.execute("PRAGMA data_version").fetchone()
-            if version == self._version:
-                return []
             rows = self._connection.execute(
                 "SELECT news.* FROM news LEFT JOIN jobs ON jobs.id = news.video "
                 "WHERE news.number > ? AND (news.kind = ? OR jobs.state = ?) ORDER BY news.number",
                 (number, STATE, RUNNING),
             ).fetchall()
-            self._version = version
         return [Told(row["number"], row["video"], row["kind"], json.loads(row["data"] or "{}")) for row in rows]
 
     def forget_changes(self) -> None:

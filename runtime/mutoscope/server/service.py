@@ -11,6 +11,7 @@ import secrets
 import shutil
 import sqlite3
 import time
+from collections import deque
 from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, fields, replace
@@ -71,6 +72,7 @@ class Service:
         data = studio.folder.parent
         self.table = JobTable(data / TABLE)
         self.made = 0
+        self._counted = deque[str](maxlen=1000)  # the newest of them, as each may be told twice
         self.last_video_s: float | None = None
         self._policy = policy
         # They only plan, and never open a graph: the worker's own pipeline holds the memory.
@@ -261,7 +263,8 @@ class Service:
         if job is None:
             self.events.publish(id, "deleted", {"id": id})
             return
-        if job.state == COMPLETED and job.finished_at is not None:
+        if job.state == COMPLETED and job.finished_at is not None and id not in self._counted:
+            self._counted.append(id)
             self.made += 1
             self.last_video_s = job.finished_at - (job.started_at or job.finished_at)
         self.events.publish(id, "video", self.video(job))

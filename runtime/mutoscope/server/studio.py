@@ -64,7 +64,7 @@ def studio_of(settings: str, folder: Path, options: Mapping[str, Any]) -> Studio
         RequestError: no server has said anything, or the options do not fit together.
     """
     if not settings:
-        raise RequestError("no server has used this data folder yet; start `mutoscope serve` on it first")
+        raise RequestError("no server has used this data folder yet; start a server on it first")
     said = json.loads(settings)
     bundles = {name: Bundle.open(Path(root)) for name, (root, _) in said["models"].items()}
     for name, (root, sha256) in said["models"].items():

@@ -6,6 +6,7 @@ import signal
 import sqlite3
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
@@ -16,7 +17,7 @@ import pytest
 from mutoscope.cli import main
 from mutoscope.errors import BundleError, OutputError, RequestError
 from mutoscope.request import OutputOptions, RuntimeOptions
-from mutoscope.server.further import Reporter
+from mutoscope.server.further import Reporter, work
 from mutoscope.server.jobs import JobTable
 from mutoscope.server.news import News
 from mutoscope.server.outcomes import Outcomes
@@ -97,6 +98,9 @@ def test_cancel_and_delete_stop_its_work_within_one_step(way: str, served: Serve
     shown = served.http.get(f"/v1/videos/{id}")
     assert shown.status_code == 404 if way == "delete" else shown.json()["error"]["code"] == "cancelled"
     assert [job.id for job in served.service.table.held()] == [busy] and served.service.table.deleted() == []
+    if way == "delete":  # its row, its previews and what was told of it
+        left = [path.read_bytes() for path in served.service.studio.folder.parent.rglob("*") if path.is_file()]
+        assert id.encode() not in b"".join(left)
 
 
 def test_what_it_was_making_when_it_ended_in_order_waits_again_and_that_is_no_attempt(
@@ -162,6 +166,21 @@ def test_one_whose_server_makes_videos_in_another_way_now_begins_none(served: Se
         wait_for(lambda: not worker.alive)
         worker.end()
     assert (served.get(id)["state"], served.get(id)["attempts"]) == ("queued", 0)
+
+
+def test_it_goes_on_with_what_a_server_that_was_started_again_says(served: Served, busy: str):
+    studio = replace(served.service.studio, options=RuntimeOptions(backend="onnxruntime", precision="fp32"))
+    table, data, ended = served.service.table, studio.folder.parent, threading.Event()
+    table.set_settings(replace(studio, bundles={"other": studio.bundles["built-in"]}).settings())
+    thread = threading.Thread(target=work, args=(data, {"threads": 1}, ended))
+    thread.start()
+    wait_for(lambda: len(list((data / WORKERS).iterdir())) == 2)
+    table.set_settings(studio.settings())
+    video = served.ended(served.make(num_frames=1, num_inference_steps=1)["id"])
+    assert (video["state"], video["attempts"], video["error"]) == ("completed", 1, None)
+    ended.set()
+    thread.join(60)
+    assert len(list((data / WORKERS).iterdir())) == 1  # its lock goes with it
 
 
 def test_a_model_that_there_is_no_more_fails_in_words(served: Served, busy: str, gate: Gate):
