@@ -2,11 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import os
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING, BinaryIO
 
 import numpy as np
 from numpy.typing import NDArray
+
+if TYPE_CHECKING:
+    from av import VideoFrame, VideoStream
+    from av.container import InputContainer
+
+# Of FFmpeg's formats, files of videos alone: others are lists of addresses to fetch, or take any text for a video.
+_FORMATS = "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,avi,mpegts,mpeg,mpegvideo,flv,asf,ogg,ivf,nut,mxf,yuv4mpegpipe"
+_SEEKABLE = ("mov", "matroska")  # these list their key frames
 
 
 def decoded_frames(path: Path) -> Iterator[NDArray[np.uint8]]:
@@ -20,4 +30,59 @@ def decoded_frames(path: Path) -> Iterator[NDArray[np.uint8]]:
 
     with av.open(f"file:{path}") as container:  # a name may look like one of FFmpeg's protocols
         for frame in container.decode(container.streams.video[0]):
-            yield frame.to_ndarray(format="rgb24").astype(np.uint8, copy=False)
+            yield _pixels(frame)
+
+
+def last_frame(file: BinaryIO, check: Callable[[int, int], None] = lambda width, height: None) -> NDArray[np.uint8]:
+    """The last frame of the first video stream, uint8 `[H, W, 3]`, turned as the file says. Nothing else is kept.
+
+    Args:
+        file: open at its start.
+        check: is told width and height before anything is decoded; what it raises ends the work.
+
+    Raises:
+        av.FFmpegError: FFmpeg cannot read or decode it, or its format is none of `_FORMATS`.
+        ValueError: it has no video, no frames, or not all of them.
+    """
+    import av
+
+    with av.open(file, options={"format_whitelist": _FORMATS, "protocol_whitelist": ""}) as container:
+        stream = next(iter(container.streams.video), None)
+        if stream is None:
+            raise ValueError("it has no video")
+        check(stream.width, stream.height)
+        _refuse_cut_off(file, stream)
+        last = _last(container, stream)
+        if last is None:
+            raise ValueError("it has no frames")
+        return np.ascontiguousarray(np.rot90(_pixels(last), round(last.rotation / 90)))
+
+
+def _last(container: InputContainer, stream: VideoStream) -> VideoFrame | None:
+    last = None
+    if container.duration is not None and container.format.name.startswith(_SEEKABLE):
+        container.seek(container.duration)
+        for frame in container.decode(stream):
+            if last is None and not frame.key_frame:
+                break
+            last = frame
+        else:
+            if last is not None:
+                return last
+        container.seek(0)
+    for frame in container.decode(stream):
+        last = frame
+    return last
+
+
+def _refuse_cut_off(file: BinaryIO, stream: VideoStream) -> None:
+    """FFmpeg gives the frames that are there."""
+    entries = stream.index_entries
+    here = file.tell()
+    if len(entries) and entries[-1].pos + entries[-1].size > file.seek(0, os.SEEK_END):
+        raise ValueError("it is cut off")
+    file.seek(here)
+
+
+def _pixels(frame: VideoFrame) -> NDArray[np.uint8]:
+    return frame.to_ndarray(format="rgb24").astype(np.uint8, copy=False)
