@@ -46,7 +46,7 @@ def last_frame(file: BinaryIO, check: Callable[[int, int], None] = lambda width,
     """
     import av
 
-    with av.open(file, options={"format_whitelist": _FORMATS, "protocol_whitelist": ""}) as container:
+    with av.open(file, "r", options={"format_whitelist": _FORMATS, "protocol_whitelist": ""}) as container:
         stream = next(iter(container.streams.video), None)
         if stream is None:
             raise ValueError("it has no video")
