@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .errors import RequestError
-from .video_files import last_frame
+from .video_files import VideoError, last_frame
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -206,8 +206,6 @@ def _of_16_bits(image: Image.Image) -> Pixels:
 
 
 def _of_video(file: BinaryIO, name: str, shown: str) -> Picture:
-    import av
-
     file.seek(0)
     start = file.read(12)
     if start[4:8] == b"ftyp" and start[8:] in _HEIF_BRANDS:
@@ -217,10 +215,10 @@ def _of_video(file: BinaryIO, name: str, shown: str) -> Picture:
     file.seek(0)
     try:
         frame = last_frame(file, lambda width, height: _refuse_large(width, height, name, shown))
-    except (av.FFmpegError, ValueError) as error:
+    except VideoError as error:
         raise RequestError(
-            f"{name} is no picture or video that can be read: {shown}; give a picture as {READABLE}, or a video such "
-            "as MP4 or WebM"
+            f"{name} is no picture that can be read: {shown}. Nor is it a video: {error}. Give a picture as {READABLE}, "
+            "or a video such as MP4 or WebM"
         ) from error
     return Picture(frame)
 
