@@ -217,8 +217,8 @@ def _of_video(file: BinaryIO, name: str, shown: str) -> Picture:
         frame = last_frame(file, lambda width, height: _refuse_large(width, height, name, shown))
     except VideoError as error:
         raise RequestError(
-            f"{name} is no picture that can be read: {shown}. Nor is it a video: {error}. Give a picture as {READABLE}, "
-            "or a video such as MP4 or WebM"
+            f"{name} is no picture or video that can be read: {shown}: {error}. Give a picture as {READABLE}, or a video "
+            "such as MP4 or WebM"
         ) from error
     return Picture(frame)
 
