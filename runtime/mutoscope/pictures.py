@@ -5,6 +5,7 @@ Knows picture files, and the last frame of video files. Knows no request, no mod
 
 from __future__ import annotations
 
+import hashlib
 import io
 import math
 import os
@@ -41,6 +42,12 @@ class Picture:
 
     pixels: Pixels
     notes: tuple[str, ...] = ()
+
+    @property
+    def identity(self) -> str:
+        """The same for the same pixels, however they are stored: `640x480 sha256:` and 64 hexadecimal digits."""
+        height, width, _ = self.pixels.shape
+        return f"{width}x{height} sha256:{hashlib.sha256(self.pixels.tobytes()).hexdigest()}"
 
 
 def open_picture(source: PictureSource, *, name: str = "image") -> Pixels:
@@ -217,8 +224,8 @@ def _of_video(file: BinaryIO, name: str, shown: str) -> Picture:
         frame = last_frame(file, lambda width, height: _refuse_large(width, height, name, shown))
     except VideoError as error:
         raise RequestError(
-            f"{name} is no picture or video that can be read: {shown}: {error}. Give a picture as {READABLE}, or a video "
-            "such as MP4 or WebM"
+            f"{name} is no picture or video that can be read: {shown}: {error}. Give a picture as {READABLE}, or a "
+            "video such as MP4 or WebM"
         ) from error
     return Picture(frame)
 
