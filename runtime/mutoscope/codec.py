@@ -129,8 +129,9 @@ def _unknown(known: Sequence[str], given: Mapping[str, Any]) -> list[str]:
 
 def _decoded(field: Field[Any], hint: Any, value: Any) -> Any:
     kinds = [kind for kind in _kinds(hint) if kind is type(None) or kind in _IN_WORDS]
-    # A fraction is text in JSON.
-    exact: Form | None = field.metadata.get("form") if Fraction in _kinds(hint) else None
+    # A fraction and a path are text in JSON.
+    form: Form | None = field.metadata.get("form")
+    exact = form if Fraction in _kinds(hint) or form is PICTURE else None
     try:
         if exact is not None and isinstance(value, str):
             return exact.read(value)

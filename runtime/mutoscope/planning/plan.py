@@ -198,9 +198,7 @@ class Plan:
     def _refuse_another(self, name: str, source: PictureSource | None) -> None:
         planned = self.conditions.facts.get(name)
         if source is None and planned is not None:
-            raise RequestError(
-                f"{name} is missing: the plan has a picture there, {planned}; give it again, as {name}=..."
-            )
+            raise RequestError(f"{name} is missing: the plan has a picture there, {planned}; give it again")
         if source is not None and (found := read_picture(source, name=name).identity) != planned:
             raise RequestError(
                 f"{name} is another picture than the plan has, which is {planned or 'none'}; got {found}"

@@ -127,7 +127,7 @@ def test_a_receipt_names_the_picture_and_makes_the_video_again_from_it_alone(
 def test_a_plan_asks_for_its_picture_again(pipeline: Pipeline) -> None:
     plan = pipeline.plan("a circle", image=RED)
     again = Plan.from_dict(json.loads(json.dumps(plan.to_dict())))
-    with pytest.raises(RequestError, match=r"image is missing: .* 6x4 sha256:.*; give it again, as image=\.\.\."):
+    with pytest.raises(RequestError, match=r"image is missing: .* 6x4 sha256:.*; give it again"):
         again.to_request()
     with pytest.raises(RequestError, match="image is another picture than the plan has"):
         again.to_request(image=BLUE)
