@@ -20,6 +20,7 @@ from mutoscope.output.video import write_video
 from mutoscope.pictures import open_picture, read_picture
 from mutoscope.video_files import decoded_frames
 from PIL import Image
+from PIL.PngImagePlugin import PngImageFile
 
 from tests.runtime.clips import H, chunked, make_header, scene
 
@@ -129,6 +130,24 @@ def test_of_16_bits_the_upper_8_count_in_grey_and_in_color() -> None:
     assert np.array_equal(open_picture(b"P5 3 2 65535\n" + grey.tobytes()), expected)
     holed = open_picture(png(3, 2, 16, 0, [row.tobytes() for row in grey], (b"tRNS", struct.pack(">H", 256))))
     assert holed[0, :, 0].tolist() == [0, 0, 255]
+
+
+@pytest.mark.parametrize(("photometric", "expected"), [(0, [255, 1]), (1, [0, 254])])
+def test_a_tiff_says_whether_its_smallest_value_is_white(photometric: int, expected: list[int]) -> None:
+    pixels, first = struct.pack("<2H", 0, 0xFEFF), 12  # where the list of tags begins: after the head and the pixels
+    tags = [(256, 2), (257, 1), (258, 16), (259, 1), (262, photometric), (273, 8), (277, 1), (278, 1), (279, 4)]
+    entries = b"".join(struct.pack("<HHIHH", tag, 3, 1, value, 0) for tag, value in tags)
+    content = struct.pack("<2sHI", b"II", 42, first) + pixels + struct.pack("<H", len(tags)) + entries + bytes(4)
+    assert open_picture(content)[0, :, 0].tolist() == expected
+
+
+def test_a_picture_that_memory_cannot_hold_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(self: Image.Image) -> None:
+        raise MemoryError
+
+    monkeypatch.setattr(PngImageFile, "load", full)
+    with pytest.raises(RequestError, match=r"image does not fit into memory: .* bytes; make it smaller first"):
+        open_picture(stored(COLORS, "PNG"))
 
 
 def test_inks_are_what_they_leave_of_white() -> None:
