@@ -31,8 +31,8 @@ RED, BLUE = (np.full((4, 6, 3), color, np.uint8) for color in ((255, 0, 0), (0, 
 class PromptAndPicture(TextCondition):
     """Has a picture beside the prompt, which changes nothing but the plan."""
 
-    def settle(self, request: Any, defaults: Any, *, guided: bool) -> Settled:
-        settled = super().settle(request, defaults, guided=guided)
+    def settle(self, request: Any, *settings: Any, **named: Any) -> Settled:
+        settled = super().settle(request, *settings, **named)
         return replace(settled, facts={**settled.facts, "image": read_picture(request.image).identity})
 
 
