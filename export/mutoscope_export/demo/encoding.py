@@ -99,7 +99,8 @@ def _encode(vae: AutoencoderKLWan, clips: Tensor) -> Tensor:
     )
     with torch.autocast(clips.device.type, torch.bfloat16):
         latents = vae.encode(clips).latent_dist.mode()
-    return (latents.float() - mean) / std
+    normalised: Tensor = (latents.float() - mean) / std
+    return normalised
 
 
 @torch.no_grad()

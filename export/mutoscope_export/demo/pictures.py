@@ -98,4 +98,5 @@ def _bouncing(place: Place, time: Float, rng: np.random.Generator) -> Float:
     floor = max(place.y, bottom - rng.uniform(0.0, 4.0))
     height = max(floor - place.y, (floor - top) * rng.uniform(0.75, 1.0))
     entered = math.acos((floor - place.y) / height) / math.pi if height else 0.0
-    return floor - height * np.abs(np.cos(math.pi * (2.0 * time + entered)))
+    y: Float = floor - height * np.abs(np.cos(math.pi * (2.0 * time + entered)))
+    return y

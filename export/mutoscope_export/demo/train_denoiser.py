@@ -91,8 +91,8 @@ def losses(velocity: Tensor, clean: Tensor, noise: Tensor, levels: Tensor, pictu
     asked = levels > 0
     return {
         "loss": squares[asked].mean(),
-        "from_text": squares[~pictured][asked[~pictured]].mean().detach(),
-        "from_pictures": squares[pictured][asked[pictured]].mean().detach(),
+        "from_text": squares[asked & ~pictured[:, None]].mean().detach(),
+        "from_pictures": squares[asked & pictured[:, None]].mean().detach(),
     }
 
 
@@ -119,7 +119,7 @@ def train_denoiser(
         model.start_from(start_from)
         schedule = schedule.gentler(2)
     model.to(device)
-    kept = {"device": device, "seed": seed}
+    kept: dict[str, Any] = {"device": device, "seed": seed}
     vae.to(device).eval()
     from_text = encode_clips(vae, clip_count, folder / "latents.npy", **kept)
     from_pictures = encode_pictured_clips(vae, clip_count, folder / "pictured.npy", **kept)
