@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
+import torch
+from diffusers import AutoencoderKLWan
+from mutoscope_export.demo import make, train_denoiser, train_vae
 from mutoscope_export.demo.grammar import MOTIONS
 from mutoscope_export.demo.pictures import Place, continue_from, draw_pictured_clip
 from mutoscope_export.demo.renderer import render, render_along
+from mutoscope_export.demo.text import build_tokenizer
 
-from benchmarks.picture_following import ASPECTS, GOALS, drawn_requests, goals_met, measure, summarise
+from benchmarks.picture_following import ASPECTS, GOALS, DiffusersModel, drawn_requests, goals_met, measure, summarise
 
 COUNT = 8
+TINY = {"height": 64, "width": 64, "num_frames": 5, "num_inference_steps": 1, "guidance_scale": 1.5, "fps": 8}
 
 
 class Drawing:
@@ -98,3 +104,31 @@ def test_the_summary_counts_by_group_and_keeps_the_worst_first_frame():
     }  # fmt: skip
     assert summary["own"]["motion"] == 0.0 and "other_words" not in summary
     assert goals_met(summary) == {name: name != "motion" for name in GOALS}
+
+
+@pytest.fixture
+def checkpoint(tmp_path, monkeypatch):
+    """As `make` saves one, untrained and tiny."""
+    torch.manual_seed(0)
+    monkeypatch.setitem(make.OVERRIDES, "defaults", TINY)
+    monkeypatch.setitem(train_denoiser.CONFIG, "num_layers", 1)
+    tokenizer = build_tokenizer()
+    vae = AutoencoderKLWan(**train_vae.CONFIG | {"base_dim": 4, "decoder_base_dim": 4, "dim_mult": [1, 1, 1, 1]})
+    make.save_checkpoint(tmp_path, train_denoiser.TextToLatents(tokenizer), tokenizer, vae)
+    return tmp_path
+
+
+def test_a_saved_checkpoint_goes_on_from_the_picture_it_is_given_and_makes_clips_from_text_too(checkpoint):
+    assert json.loads((checkpoint / "model_index.json").read_text())["expand_timesteps"] is True
+    model = DiffusersModel(checkpoint)
+    picture = np.random.default_rng(0).integers(0, 256, (64, 64, 3), np.uint8)
+    from_text, from_picture = (
+        model.generate("a red circle growing", seed=1, image=image).frames for image in (None, picture)
+    )
+    vae = AutoencoderKLWan.from_pretrained(checkpoint / "vae", torch_dtype=torch.float32)
+    with torch.no_grad():
+        through = vae.decode(vae.encode(train_vae.to_model(picture[None, None])).latent_dist.mode()).sample
+    first = (through[0, :, 0].permute(1, 2, 0).numpy() + 1) * 127.5
+    np.testing.assert_allclose(from_picture[0], first, atol=1)
+    assert from_text.shape == from_picture.shape == (5, 64, 64, 3) and from_text.dtype == np.uint8
+    assert np.abs(from_text[0] - first).max() > 10
