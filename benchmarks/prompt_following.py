@@ -46,7 +46,7 @@ class Judgement:
 
 def judge(frames: Frames) -> Judgement:
     """Reads uint8 `[T, H, W, 3]` frames: one shape of one colour on a plain background."""
-    readings = [_read_frame(frame) for frame in frames.astype(np.float32)]
+    readings = [read_frame(frame) for frame in frames.astype(np.float32)]
     background = _agreed([_nearest(reading.background, BACKGROUNDS) for reading in readings])
     foreground = np.stack([reading.mask for reading in readings])
     mask = _largest_component(foreground)
@@ -68,23 +68,25 @@ def _agreed(words: Sequence[str | None]) -> str | None:
     return word if count >= LEAST_AGREEMENT * len(words) else None
 
 
-class _Reading(NamedTuple):
+class Reading(NamedTuple):
+    """Of one frame: the two colours, each `[3]`, and which pixels are the shape's, `[H, W]`."""
+
     background: NDArray[Any]
     colour: NDArray[Any]
     mask: NDArray[np.bool_]
 
 
-def _read_frame(pixels: NDArray[Any]) -> _Reading:
+def read_frame(pixels: NDArray[Any]) -> Reading:
     """The two colours of one frame, and which pixels lie nearer to the foreground's; the border tells them apart."""
     border = np.concatenate([side.reshape(-1, 3) for side in (pixels[:3], pixels[-3:], pixels[:, :3], pixels[:, -3:])])
     difference = pixels - np.median(border, axis=0)
     clear = np.linalg.norm(difference, axis=-1) > 60
     if clear.sum() < LEAST_PIXELS:
         everywhere = np.median(pixels, axis=(0, 1))
-        return _Reading(everywhere, everywhere, np.zeros_like(clear))
+        return Reading(everywhere, everywhere, np.zeros_like(clear))
     towards = np.median(difference[clear], axis=0)
     mask = difference @ towards > 0.5 * towards @ towards
-    return _Reading(np.median(pixels[~mask], axis=0), np.median(pixels[mask], axis=0), mask)
+    return Reading(np.median(pixels[~mask], axis=0), np.median(pixels[mask], axis=0), mask)
 
 
 def _largest_component(mask: NDArray[np.bool_]) -> NDArray[np.bool_]:

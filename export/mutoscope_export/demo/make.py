@@ -16,12 +16,13 @@ from typing import Any
 
 import torch
 from diffusers import AutoencoderKLWan, UniPCMultistepScheduler, WanPipeline
+from transformers import T5Tokenizer
 
 from ..export import export_checkpoint
 from ..options import ExportOptions
 from .grammar import DESCRIPTION, calibration_prompts, prompt_pattern
 from .renderer import FPS, HEIGHT, NUM_FRAMES, WIDTH
-from .train_denoiser import train_denoiser
+from .train_denoiser import TextToLatents, train_denoiser, trained_so_far
 from .train_vae import reconstruction_psnr, render_pool, train_vae
 from .training import RECORD as TRAINING_RECORD
 from .training import read_record
@@ -62,7 +63,9 @@ def main() -> None:
     parser.add_argument("--vae-steps", type=int, default=2400, help="of the VAE on short clips, from nothing")
     parser.add_argument("--whole-clip-steps", type=int, default=1500, help="of the VAE on whole clips, after that")
     parser.add_argument("--denoiser-steps", type=int, default=2300)
-    parser.add_argument("--clips", type=int, default=5000, help="clips that the denoiser learns from")
+    parser.add_argument(
+        "--clips", type=int, default=5000, help="from text that the denoiser learns from, and as many from pictures"
+    )
     parser.add_argument("--checkpoint", type=Path, default=CHECKPOINT, help="default: the repository's")
     parser.add_argument("--bundle", type=Path, default=BUNDLE, help="default: the repository's")
     parser.add_argument("--record", type=Path, default=RECORD, help="of loss and time; default: the repository's")
@@ -70,9 +73,20 @@ def main() -> None:
         "--start-from", type=Path, help="a checkpoint of this model, which is trained further: its VAE on whole clips"
     )
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--threads", type=int, help="of the CPU; PyTorch's choice when not given")
+    parser.add_argument(
+        "--snapshot",
+        type=Path,
+        help="train nothing: write the checkpoint of a denoiser that is being trained in --work",
+    )
     arguments = parser.parse_args()
 
+    if arguments.threads:
+        torch.set_num_threads(arguments.threads)
     vae = make_vae(arguments)
+    if arguments.snapshot:
+        save_checkpoint(arguments.snapshot, *trained_so_far(arguments.work / "denoiser"), vae)
+        return
     model, tokenizer = train_denoiser(
         vae,
         arguments.work / "denoiser",
@@ -82,15 +96,7 @@ def main() -> None:
         seed=arguments.seed,
         start_from=arguments.start_from,
     )
-    scheduler = UniPCMultistepScheduler(
-        prediction_type="flow_prediction", use_flow_sigmas=True, flow_shift=FLOW_SHIFT, num_train_timesteps=1000
-    )
-    pipeline = WanPipeline(tokenizer, model.text_encoder, vae, scheduler, model.transformer)
-    pipeline.to("cpu", torch.float16).save_pretrained(arguments.checkpoint, safe_serialization=True)
-    _forget_paths(arguments.checkpoint)
-    card = MODEL_CARD.format(description=DESCRIPTION)
-    for name, text in (("mutoscope.json", json.dumps(OVERRIDES, indent=1) + "\n"), ("README.md", card)):
-        (arguments.checkpoint / name).write_text(text, encoding="utf-8", newline="\n")
+    save_checkpoint(arguments.checkpoint, model, tokenizer, vae)
     export_checkpoint(
         arguments.checkpoint,
         arguments.bundle,
@@ -101,6 +107,20 @@ def main() -> None:
     shipped = AutoencoderKLWan.from_pretrained(arguments.checkpoint / "vae", torch_dtype=torch.float32)
     figures = {"vae_reconstruction_psnr_db": round(reconstruction_psnr(shipped, unseen), 2)}
     write_record(arguments.record, arguments.work, figures)
+
+
+def save_checkpoint(folder: Path, model: TextToLatents, tokenizer: T5Tokenizer, vae: AutoencoderKLWan) -> None:
+    """Writes the published layout of Wan 2.2 TI2V: one folder, from text as `WanPipeline`, from a picture as
+    `WanImageToVideoPipeline`."""
+    scheduler = UniPCMultistepScheduler(
+        prediction_type="flow_prediction", use_flow_sigmas=True, flow_shift=FLOW_SHIFT, num_train_timesteps=1000
+    )
+    pipeline = WanPipeline(tokenizer, model.text_encoder, vae, scheduler, model.transformer, expand_timesteps=True)
+    pipeline.to("cpu", torch.float16).save_pretrained(folder, safe_serialization=True)
+    _forget_paths(folder)
+    card = MODEL_CARD.format(description=DESCRIPTION)
+    for name, text in (("mutoscope.json", json.dumps(OVERRIDES, indent=1) + "\n"), ("README.md", card)):
+        (folder / name).write_text(text, encoding="utf-8", newline="\n")
 
 
 def _forget_paths(checkpoint: Path) -> None:

@@ -91,7 +91,11 @@ def signed_distance(shape: str, dx: Float, dy: Float, radius: Float) -> Float:
 
 def render(scene: Scene, rng: np.random.Generator, num_frames: int = NUM_FRAMES) -> NDArray[np.uint8]:
     """Draws one clip of a scene: uint8 `[T, H, W, 3]`."""
-    path = draw_trajectory(scene, rng, num_frames)
+    return render_along(scene, draw_trajectory(scene, rng, num_frames))
+
+
+def render_along(scene: Scene, path: Trajectory) -> NDArray[np.uint8]:
+    """Draws a scene's shape along a path, frame by frame: uint8 `[T, H, W, 3]`."""
     rows = np.arange(HEIGHT, dtype=np.float32)[None, :, None] + 0.5
     columns = np.arange(WIDTH, dtype=np.float32)[None, None, :] + 0.5
     radius = path.radius[:, None, None]

@@ -1,13 +1,13 @@
 """Trains the built-in `WanTransformer3DModel` and its `UMT5EncoderModel` together, by flow matching on VAE latents.
 
-Knows latents, captions and noise levels. Knows nothing of pixels beyond rendering the clips to encode.
+One model learns both uses: clips from text alone, and clips whose first frame is given as a picture.
+
+Knows latents, captions and noise levels. Knows nothing of pixels.
 """
 
 from __future__ import annotations
 
-import json
-import os
-from dataclasses import dataclass
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -18,11 +18,11 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from transformers import T5Tokenizer, UMT5Config, UMT5EncoderModel
 
-from .grammar import PHRASINGS, Scene, all_scenes
-from .renderer import render
+from .encoding import Clips, encode_clips, encode_pictured_clips
+from .grammar import PHRASINGS, Scene
 from .text import MAX_SEQUENCE_LENGTH, build_tokenizer, text_encoder_config
-from .train_vae import LATENT_CHANNELS, to_model
-from .training import Training, TrainingSchedule, sha256_of_weights
+from .train_vae import LATENT_CHANNELS
+from .training import Training, TrainingSchedule, averaged_weights
 
 TEXT_WIDTH = 128
 CONFIG: dict[str, Any] = {
@@ -38,16 +38,10 @@ CONFIG: dict[str, Any] = {
     "rope_max_seq_len": 64,
 }
 BATCH_SIZE = 48
+PICTURED_SHARE = 0.5  # of a batch: clips whose first latent frame is given, clean, and carries no loss
+SAVE_EVERY_S = 900.0
 PROMPT_DROPOUT = 0.1  # the share of clips that teach the empty prompt, for guidance
 NOISE_SHIFT = 2.0  # towards noise, where colour, place and motion are decided
-
-
-@dataclass(frozen=True)
-class Clips:
-    """Encoded clips: normalised latents f16 `[N, C, F, h, w]`, and the scene of each."""
-
-    latents: NDArray[np.float16]
-    scenes: list[Scene]
 
 
 class TextToLatents(nn.Module):
@@ -65,59 +59,41 @@ class TextToLatents(nn.Module):
         self.transformer.load_state_dict(WanTransformer3DModel.from_pretrained(checkpoint / "transformer").state_dict())
 
     def forward(self, latents: Tensor, sigma: Tensor, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
-        """Velocity `[B, C, F, h, w]` for noisy latents at noise level `sigma` `[B]`."""
+        """Velocity `[B, C, F, h, w]` for noisy latents at noise level `sigma`: `[B]`, or `[B, F]` by frame."""
         prompt_embeds = self.text_encoder(input_ids, attention_mask).last_hidden_state
         prompt_embeds = prompt_embeds * attention_mask.unsqueeze(-1)
         padding = MAX_SEQUENCE_LENGTH - prompt_embeds.shape[1]
         prompt_embeds = nn.functional.pad(prompt_embeds, (0, 0, 0, padding))
-        velocity: Tensor = self.transformer(latents, sigma * 1000, prompt_embeds, return_dict=False)[0]
+        timestep = sigma * 1000
+        if sigma.ndim == 2:  # each token has its frame's, as Diffusers feeds it where timesteps are expanded
+            _, rows, columns = CONFIG["patch_size"]
+            timestep = timestep.repeat_interleave(latents.shape[3] // rows * (latents.shape[4] // columns), dim=1)
+        velocity: Tensor = self.transformer(latents, timestep, prompt_embeds, return_dict=False)[0]
         return velocity
 
 
-@torch.no_grad()
-def encode_clips(vae: AutoencoderKLWan, count: int, file: Path, *, device: str, seed: int) -> Clips:
-    """Renders and encodes clips of every scene that is not held out, or reads them back from `file`.
+def levels_of_frames(levels: Tensor, frames: int, pictured: Tensor) -> Tensor:
+    """Noise levels `[B, F]` from those of the clips, `[B]`: 0 for the first frame of a clip whose picture is given."""
+    each = levels[:, None].repeat(1, frames)
+    each[pictured, 0] = 0.0
+    return each
 
-    Beside `file` stands what its latents were made from.
 
-    Raises:
-        ValueError: `file` was made from something else, so that captions would not fit its latents.
+def losses(velocity: Tensor, clean: Tensor, noise: Tensor, levels: Tensor, pictured: Tensor) -> dict[str, Tensor]:
+    """The squared error of the velocity: of all, from text, and from pictures. A frame at noise level 0 has no part.
+
+    Args:
+        velocity: what the model says, `[B, C, F, h, w]`, as are `clean` and `noise`.
+        levels: of noise, `[B, F]`.
+        pictured: the clips whose first frame was given, bool `[B]`.
     """
-    statistics = [list(vae.config.latents_mean), list(vae.config.latents_std)]
-    made_from = {"count": count, "seed": seed, "vae_sha256": sha256_of_weights(vae, statistics)}
-    scenes = [scene for scene in all_scenes() if not scene.held_out]
-    np.random.default_rng(seed).shuffle(scenes)
-    chosen = [scenes[i % len(scenes)] for i in range(count)]
-    if not file.exists():
-        rng = np.random.default_rng(seed)
-        mean, std = (
-            torch.tensor(values, device=device).view(1, -1, 1, 1, 1)
-            for values in (vae.config.latents_mean, vae.config.latents_std)
-        )
-        batches = []
-        for start in range(0, count, 16):
-            clips = np.stack([render(scene, rng) for scene in chosen[start : start + 16]])
-            with torch.autocast(device, torch.bfloat16):
-                latents = vae.encode(to_model(clips).to(device)).latent_dist.mode()
-            batches.append(((latents.float() - mean) / std).half().cpu().numpy())
-        file.with_suffix(".json").write_text(json.dumps(made_from) + "\n", encoding="utf-8", newline="\n")
-        temporary = file.with_suffix(".tmp.npy")
-        np.save(temporary, np.concatenate(batches))
-        os.replace(temporary, file)
-    latents = np.load(file)
-    _refuse_latents_of_others(file, len(latents), made_from)
-    return Clips(latents, chosen)
-
-
-def _refuse_latents_of_others(file: Path, count: int, made_from: dict[str, Any]) -> None:
-    note = file.with_suffix(".json")
-    found = json.loads(note.read_text("utf-8")) if note.exists() else made_from | {"count": count}
-    if found != made_from or count != made_from["count"]:
-        raise ValueError(
-            f"{file} holds {count} clips made from {found}, and not from {made_from}: ask for the same again, "
-            "or remove the folder it lies in to begin anew"
-        )
-    note.write_text(json.dumps(made_from) + "\n", encoding="utf-8", newline="\n")
+    squares = (velocity.float() - (noise - clean)).square().mean(dim=(1, 3, 4))
+    asked = levels > 0
+    return {
+        "loss": squares[asked].mean(),
+        "from_text": squares[asked & ~pictured[:, None]].mean().detach(),
+        "from_pictures": squares[asked & pictured[:, None]].mean().detach(),
+    }
 
 
 def train_denoiser(
@@ -143,28 +119,49 @@ def train_denoiser(
         model.start_from(start_from)
         schedule = schedule.gentler(2)
     model.to(device)
-    clips = encode_clips(vae.to(device).eval(), clip_count, folder / "latents.npy", device=device, seed=seed)
-    training = Training(model, schedule, folder)
+    kept: dict[str, Any] = {"device": device, "seed": seed}
+    vae.to(device).eval()
+    from_text = encode_clips(vae, clip_count, folder / "latents.npy", **kept)
+    from_pictures = encode_pictured_clips(vae, clip_count, folder / "pictured.npy", **kept)
+    training = Training(model, schedule, folder, save_every_s=SAVE_EVERY_S)
+    pictured = torch.arange(BATCH_SIZE, device=device) < round(PICTURED_SHARE * BATCH_SIZE)
 
     def loss_of_step(step: int) -> dict[str, Tensor]:
         rng = np.random.default_rng((seed, step))
-        chosen = rng.integers(len(clips.scenes), size=BATCH_SIZE)
-        clean = torch.from_numpy(clips.latents[chosen].astype(np.float32)).to(device)
-        text = tokenizer(
-            [_caption(clips.scenes[index], rng) for index in chosen], padding=True, return_tensors="pt"
-        ).to(device)
+        count = int(pictured.sum())
+        latents, captions = _draw(((from_pictures, count), (from_text, BATCH_SIZE - count)), rng)
+        clean = torch.from_numpy(latents).to(device)
+        text = tokenizer(captions, padding=True, return_tensors="pt").to(device)
         uniform = rng.permutation(BATCH_SIZE) / BATCH_SIZE + rng.random(BATCH_SIZE) / BATCH_SIZE  # stratified
         level = NOISE_SHIFT * uniform / (1 + (NOISE_SHIFT - 1) * uniform)
-        sigma = torch.from_numpy(level.astype(np.float32)).to(device)
+        levels = levels_of_frames(torch.from_numpy(level.astype(np.float32)).to(device), clean.shape[2], pictured)
         noise = torch.from_numpy(rng.standard_normal(clean.shape, dtype=np.float32)).to(device)
-        noisy = torch.lerp(clean, noise, sigma.view(-1, 1, 1, 1, 1))
+        noisy = torch.lerp(clean, noise, levels[:, None, :, None, None])
         with torch.autocast(device, torch.bfloat16, enabled=device != "cpu"):  # no faster on CPUs without AMX
-            velocity = model(noisy, sigma, text.input_ids, text.attention_mask)
-        return {"loss": (velocity.float() - (noise - clean)).square().mean()}
+            velocity = model(noisy, levels, text.input_ids, text.attention_mask)
+        return losses(velocity, clean, noise, levels, pictured)
 
     training.run(loss_of_step)
     training.load_averaged()
     return model.eval(), tokenizer
+
+
+def trained_so_far(folder: Path) -> tuple[TextToLatents, T5Tokenizer]:
+    """The averaged model of a training that `train_denoiser` keeps in `folder`, as it was saved last."""
+    tokenizer = build_tokenizer()
+    model = TextToLatents(tokenizer)
+    model.load_state_dict(averaged_weights(folder))
+    return model.eval(), tokenizer
+
+
+def _draw(parts: Iterable[tuple[Clips, int]], rng: np.random.Generator) -> tuple[NDArray[np.float32], list[str]]:
+    """So many clips of each part, one part after the other: their latents and a caption of each."""
+    latents, captions = [], []
+    for clips, count in parts:
+        chosen = rng.integers(len(clips.scenes), size=count)
+        latents.append(clips.latents[chosen].astype(np.float32))
+        captions += [_caption(clips.scenes[index], rng) for index in chosen]
+    return np.concatenate(latents), captions
 
 
 def _caption(scene: Scene, rng: np.random.Generator) -> str:

@@ -9,6 +9,7 @@ import hashlib
 import json
 import math
 import os
+import shutil
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
@@ -21,6 +22,8 @@ from torch import nn
 from .muon import Muon
 
 RECORD = "record.jsonl"
+STATE = "state.pt"
+KEPT_STATES = 3  # a training that goes astray can go back
 
 
 @dataclass(frozen=True)
@@ -56,7 +59,8 @@ def sha256_of_weights(module: nn.Module, beside: Any = None) -> str:
 class Training:
     """A resumable training of one module, kept in a folder: `state.pt` (our own, never shipped) and `record.jsonl`.
 
-    The averaged weights are what is exported; `averaged` holds them.
+    The averaged weights are what is exported; `averaged` holds them. The two states before the newest are
+    `state.1.pt` and `state.2.pt`: to go back to one, rename it.
     """
 
     def __init__(
@@ -83,7 +87,7 @@ class Training:
 
     @property
     def _state_file(self) -> Path:
-        return self.folder / "state.pt"
+        return self.folder / STATE
 
     @property
     def _record_file(self) -> Path:
@@ -117,7 +121,17 @@ class Training:
         }
         temporary = self._state_file.with_suffix(".tmp")
         torch.save(state, temporary)
+        self._set_aside()
         os.replace(temporary, self._state_file)
+
+    def _set_aside(self) -> None:
+        """Keeps the states before the next one, but for the oldest. A `state.pt` is there at every moment."""
+        aside = [self.folder / f"state.{age}.pt" for age in range(1, KEPT_STATES)]
+        for index in range(len(aside) - 1, 0, -1):
+            if aside[index - 1].exists():
+                os.replace(aside[index - 1], aside[index])
+        if self._state_file.exists():
+            shutil.copyfile(self._state_file, aside[0])
 
     def load_averaged(self) -> None:
         """Puts the averaged weights into the module, for evaluation and export."""
@@ -188,6 +202,12 @@ class Training:
         row = {"step": self.step, "elapsed_s": round(self.elapsed_s, 1), **rounded}
         with self._record_file.open("a", encoding="utf-8", newline="\n") as record:
             record.write(json.dumps(row) + "\n")
+
+
+def averaged_weights(folder: Path) -> dict[str, torch.Tensor]:
+    """What a training in `folder` averaged until it was saved last, on the CPU."""
+    averaged: dict[str, torch.Tensor] = torch.load(folder / STATE, weights_only=True, map_location="cpu")["averaged"]
+    return averaged
 
 
 def read_record(folder: Path) -> Iterator[dict[str, Any]]:

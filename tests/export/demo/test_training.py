@@ -9,10 +9,9 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
-from diffusers import AutoencoderKLWan
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from mutoscope_export.demo import make, train_denoiser
+from mutoscope_export.demo import make
 from mutoscope_export.demo.grammar import (
     BACKGROUNDS,
     COLOURS,
@@ -28,9 +27,8 @@ from mutoscope_export.demo.grammar import (
 from mutoscope_export.demo.muon import orthogonalise
 from mutoscope_export.demo.renderer import draw_trajectory, render
 from mutoscope_export.demo.text import MAX_SEQUENCE_LENGTH, build_tokenizer
-from mutoscope_export.demo.train_denoiser import encode_clips
 from mutoscope_export.demo.train_vae import SHAPE_WEIGHT, weighted_errors
-from mutoscope_export.demo.training import Training, TrainingSchedule, read_record
+from mutoscope_export.demo.training import Training, TrainingSchedule, averaged_weights, read_record
 from torch import nn
 from transformers import AutoTokenizer
 
@@ -69,6 +67,14 @@ def test_a_training_stopped_and_resumed_equals_an_unbroken_one(tmp_path):
     torch.testing.assert_close(resumed.module.state_dict(), unbroken.module.state_dict(), rtol=0, atol=0)
 
 
+def test_a_training_keeps_the_two_states_before_its_newest(tmp_path):
+    with pytest.raises(_StoppedError):
+        _train(tmp_path, stop_after=8, save_every_s=-1.0)
+    states = [torch.load(tmp_path / name, weights_only=True) for name in ("state.pt", "state.1.pt", "state.2.pt")]
+    assert [state["step"] for state in states] == [8, 7, 6]
+    torch.testing.assert_close(averaged_weights(tmp_path), states[0]["averaged"], rtol=0, atol=0)
+
+
 def test_a_training_killed_after_its_last_saving_has_each_step_once_in_its_record(tmp_path):
     with pytest.raises(_StoppedError):
         _train(tmp_path, stop_after=3, save_every_s=-1.0)
@@ -94,44 +100,6 @@ def test_what_muon_makes_orthogonal_has_singular_values_near_one(shape):
         matrices = matrices + 12 * torch.eye(shape[0])
     values = torch.linalg.svdvals(orthogonalise(matrices))
     assert float(values.min()) > 0.6 and float(values.max()) < 1.3
-
-
-@pytest.fixture(scope="module")
-def vae():
-    torch.manual_seed(0)
-    return AutoencoderKLWan(**_vae_config()).eval()
-
-
-def _vae_config():
-    return {
-        "base_dim": 4, "decoder_base_dim": 4, "z_dim": 2, "dim_mult": [1, 1, 1, 1], "num_res_blocks": 1,
-        "temperal_downsample": [False, True, True], "is_residual": True, "in_channels": 12, "out_channels": 12,
-        "patch_size": 2, "scale_factor_spatial": 16, "latents_mean": [0.0, 0.0], "latents_std": [1.0, 1.0],
-    }  # fmt: skip
-
-
-def test_latents_are_read_back_only_for_what_they_were_made_from(vae, tmp_path, monkeypatch):
-    file = tmp_path / "latents.npy"
-    made = encode_clips(vae, 3, file, device="cpu", seed=0)
-    monkeypatch.setattr(train_denoiser, "render", None)  # from here on nothing may be drawn
-    again = encode_clips(vae, 3, file, device="cpu", seed=0)
-    assert again.scenes == made.scenes and np.array_equal(again.latents, made.latents)
-    for count, seed in ((2, 0), (4, 0), (3, 1)):
-        with pytest.raises(ValueError, match="holds 3 clips"):
-            encode_clips(vae, count, file, device="cpu", seed=seed)
-    other = AutoencoderKLWan(**_vae_config()).eval()
-    with pytest.raises(ValueError, match="holds 3 clips"):
-        encode_clips(other, 3, file, device="cpu", seed=0)
-
-
-def test_latents_that_do_not_say_what_they_are_of_are_taken_when_they_are_as_many(tmp_path, vae):
-    file = tmp_path / "latents.npy"
-    np.save(file, np.zeros((3, 2, 5, 6, 6), np.float16))
-    with pytest.raises(ValueError, match="holds 3 clips"):
-        encode_clips(vae, 4, file, device="cpu", seed=0)
-    assert len(encode_clips(vae, 3, file, device="cpu", seed=0).scenes) == 3
-    with pytest.raises(ValueError, match="holds 3 clips"):
-        encode_clips(vae, 3, file, device="cpu", seed=1)
 
 
 def test_a_vae_that_was_not_wholly_saved_is_not_taken_for_finished(tmp_path, monkeypatch):
