@@ -64,6 +64,11 @@ _DENOISER_CUTS: Mapping[str, Cut] = dict.fromkeys(_CPU_PRECISIONS, made_of(*text
 BLOCKS = {"denoiser": r"blocks\.(\d+)\.", "text_encoder": r"block\.(\d+)\."}  # in the names of their weights
 
 
+def expands_timesteps(checkpoint: Checkpoint) -> bool:
+    """Whether each latent frame has a timestep of its own, so that a picture may be the first: Wan 2.2 TI2V 5B."""
+    return bool(checkpoint.index.get("expand_timesteps"))
+
+
 def sources(checkpoint: Checkpoint, precisions: Sequence[str]) -> list[GraphSource]:
     """The graphs of a Wan checkpoint, which is one for text-to-video."""
     return text_to_video(precisions)
