@@ -99,6 +99,11 @@ def _wrong_conditionings(manifest: Manifest) -> Iterator[str]:
             yield f"the conditioning {text.name} is encoded by {text.role!r}, which is no encoder"
         if text.negative is not None and not isinstance(getattr(manifest.defaults, text.negative, None), str):
             yield f"the conditioning {text.name} is steered away from {text.negative!r}, a text that has no default"
+    for image in manifest.images:
+        if image.role not in ROLES or not ROLES[image.role].takes.keys() == {"frames"}:
+            yield f"the conditioning {image.name} is encoded by {image.role!r}, which takes no picture"
+        elif unknown := set(image.feeds) - set(ROLES[image.role].gives):
+            yield f"the conditioning {image.name} feeds on {_listed(unknown)}, which the {image.role} does not give"
     for number in manifest.numbers:
         if number.name not in NUMBERS:
             yield f"the conditioning {number.name} is no number that has a default; those are {_listed(NUMBERS)}"
@@ -110,6 +115,7 @@ def _wrong_feeds(manifest: Manifest) -> Iterator[str]:
     """What the denoiser is fed twice, or in each step anew, or not at all."""
     inputs = [number.input for number in manifest.numbers]
     inputs += [name for text in manifest.texts for name in text.feeds.values()]
+    inputs += [name for image in manifest.images for name in (*image.feeds.values(), image.given)]
     inputs += [draw.input for draw in manifest.draws]
     yield from _twice("input of the denoiser", inputs)
     if taken := (set(LOOP_INPUTS) - {"latents"}) & set(inputs):
