@@ -2,11 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import os
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING, BinaryIO
 
 import numpy as np
 from numpy.typing import NDArray
+
+from .errors import MutoscopeError
+
+if TYPE_CHECKING:
+    from av import VideoFrame, VideoStream
+    from av.container import InputContainer
+
+# Of FFmpeg's formats, files of videos alone: others are lists of addresses to fetch, or take any text for a video.
+_FORMATS = "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,avi,mpegts,mpeg,mpegvideo,flv,asf,ogg,ivf,nut,mxf,yuv4mpegpipe"
+_SEEKABLE = ("mov", "matroska")  # these list their key frames
+
+
+class VideoError(Exception):
+    """A file has no last frame to give: says why."""
 
 
 def decoded_frames(path: Path) -> Iterator[NDArray[np.uint8]]:
@@ -20,4 +36,63 @@ def decoded_frames(path: Path) -> Iterator[NDArray[np.uint8]]:
 
     with av.open(f"file:{path}") as container:  # a name may look like one of FFmpeg's protocols
         for frame in container.decode(container.streams.video[0]):
-            yield frame.to_ndarray(format="rgb24").astype(np.uint8, copy=False)
+            yield _pixels(frame)
+
+
+def last_frame(file: BinaryIO, check: Callable[[int, int], None]) -> NDArray[np.uint8]:
+    """The last frame of the first video stream, uint8 `[H, W, 3]`, turned as the file says. No other frame is kept.
+
+    Args:
+        file: open at its start.
+        check: is told width and height before anything is decoded; the `MutoscopeError` that it raises is passed on.
+
+    Raises:
+        VideoError: the file has none, or cannot be read.
+    """
+    import av
+
+    try:
+        with av.open(file, "r", options={"format_whitelist": _FORMATS, "protocol_whitelist": ""}) as container:
+            stream = next(iter(container.streams.video), None)
+            if stream is None or stream.codec_context is None:
+                raise VideoError("it has no video, or one of an unknown codec")
+            check(stream.width, stream.height)
+            _refuse_cut_off(file, stream)
+            last = _last(container, stream)
+            if last is None:
+                raise VideoError("its video has no frames")
+            return np.ascontiguousarray(np.rot90(_pixels(last), round(last.rotation / 90)))
+    except (VideoError, MutoscopeError):
+        raise
+    except Exception as error:  # of damaged files, PyAV raises more than its own errors
+        raise VideoError("FFmpeg knows no video in it, or it is damaged") from error
+
+
+def _last(container: InputContainer, stream: VideoStream) -> VideoFrame | None:
+    last = None
+    if container.duration is not None and container.format.name.startswith(_SEEKABLE):
+        container.seek(container.duration)
+        for frame in container.decode(stream):
+            if last is None and not frame.key_frame:
+                break
+            last = frame
+        else:
+            if last is not None:
+                return last
+        container.seek(0)
+    for frame in container.decode(stream):
+        last = frame
+    return last
+
+
+def _refuse_cut_off(file: BinaryIO, stream: VideoStream) -> None:
+    """FFmpeg gives the frames that are there."""
+    entries = stream.index_entries
+    here = file.tell()
+    if len(entries) and entries[-1].pos + entries[-1].size > file.seek(0, os.SEEK_END):
+        raise VideoError("it is cut off")
+    file.seek(here)
+
+
+def _pixels(frame: VideoFrame) -> NDArray[np.uint8]:
+    return frame.to_ndarray(format="rgb24").astype(np.uint8, copy=False)
