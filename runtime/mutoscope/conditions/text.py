@@ -16,7 +16,7 @@ from ..bundle.bundle import Bundle
 from ..bundle.manifest import Defaults, TextConditioning
 from ..errors import BundleError, RequestError
 from ..values import checks
-from .base import Condition, Settled, UseGraph
+from .base import Condition, Settled, UseGraph, VideoSize
 from .cleaning import CLEANINGS
 
 
@@ -87,7 +87,7 @@ class TextCondition(Condition):
         self._clean = CLEANINGS[about.cleaning]
         self._tokenizer = Tokenizer(bundle, about)
 
-    def settle(self, request: Any, defaults: Defaults, *, guided: bool) -> Settled:
+    def settle(self, request: Any, defaults: Defaults, *, guided: bool, size: VideoSize) -> Settled:
         about = self._about
         given = getattr(request, about.name)
         text = self._clean(checks.text(about.name, "" if given is None and not about.required else given))

@@ -164,8 +164,9 @@ class Plan:
     @property
     def header(self) -> VideoHeader:
         """What the writer of a file is told of the video."""
-        # Without a path and a remark of the machine it was made on; the bundle's hash says the same for everybody.
-        facts = {name: value for name, value in self.to_dict().items() if name not in ("bundle", "notes")}
+        # Without paths and a remark of the machine it was made on; the hashes of these files say the same for everybody.
+        told = self.to_dict()
+        facts = {name: told[name] for name in told if name != "notes" and f"{name}_sha256" not in told}
         return VideoHeader(
             height=self.geometry.height,
             width=self.geometry.width,

@@ -14,7 +14,7 @@ from typing import Any
 
 from ..bundle.bundle import Bundle
 from ..bundle.manifest import MAX_STEPS, Manifest
-from ..conditions.base import Condition, Settled
+from ..conditions.base import Condition, Settled, VideoSize
 from ..errors import RequestError
 from ..request import VideoRequest
 from ..solvers.noise import SEED_MAX, SEED_MIN
@@ -38,8 +38,8 @@ def make_job(request: VideoRequest, execution: Execution, bundle: Bundle, condit
     """
     manifest = bundle.manifest
     guidance = plan_guidance(request, manifest)
-    settled = settle_conditions(request, guidance, manifest, conditions)
     geometry = plan_geometry(request, manifest)
+    settled = settle_conditions(request, guidance, geometry, manifest, conditions)
     schedule = settle_schedule(request, guidance, manifest)
     branches, rows = len(guidance.weights), schedule.plan.state_rows
     sizes = Sizes(branches, settled.plan.lengths, geometry.latents_shape, rows, guidance.unguided)
@@ -82,7 +82,11 @@ class SettledConditions:
 
 
 def settle_conditions(
-    request: VideoRequest, guidance: GuidancePlan, manifest: Manifest, conditions: Sequence[Condition]
+    request: VideoRequest,
+    guidance: GuidancePlan,
+    geometry: GeometryPlan,
+    manifest: Manifest,
+    conditions: Sequence[Condition],
 ) -> SettledConditions:
     """
     Raises:
@@ -93,7 +97,8 @@ def settle_conditions(
         if given := getattr(request, name):
             raise RequestError(f"this model takes no {name}; got {given[:60]!r}. Leave it out")
     guided = is_guided(guidance.scale)
-    settled = tuple(each.settle(request, manifest.defaults, guided=guided) for each in conditions)
+    size = VideoSize(geometry.height, geometry.width, dict(zip("Fhw", geometry.latents_shape[1:], strict=True)))
+    settled = tuple(each.settle(request, manifest.defaults, guided=guided, size=size) for each in conditions)
     plan = ConditionsPlan(
         facts={name: value for each in settled for name, value in each.facts.items()},
         lengths={symbol: size for each in settled for symbol, size in each.symbols.items()},
@@ -193,7 +198,7 @@ def plan_placements(execution: Execution, manifest: Manifest) -> PlacementPlan:
     stages, settings = {}, {}
     for stage, where in execution.placements.items():
         if roles := manifest.roles_of(stage):
-            precision = manifest.graphs_of(roles[-1], where.precision)[0].precision
+            precision = manifest.graphs_of(roles[0], where.precision)[0].precision
             stages[stage] = f"{precision} by {where.backend.version()}"
         if found := where.backend.settings(execution.session):
             settings[where.backend.name] = found
