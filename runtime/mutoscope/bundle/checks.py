@@ -100,7 +100,7 @@ def _wrong_conditionings(manifest: Manifest) -> Iterator[str]:
         if text.negative is not None and not isinstance(getattr(manifest.defaults, text.negative, None), str):
             yield f"the conditioning {text.name} is steered away from {text.negative!r}, a text that has no default"
     for image in manifest.images:
-        if image.role not in ROLES or not ROLES[image.role].takes.keys() == {"frames"}:
+        if image.role not in ROLES or ROLES[image.role].takes.keys() != {"frames"}:
             yield f"the conditioning {image.name} is encoded by {image.role!r}, which takes no picture"
         elif unknown := set(image.feeds) - set(ROLES[image.role].gives):
             yield f"the conditioning {image.name} feeds on {_listed(unknown)}, which the {image.role} does not give"

@@ -1,10 +1,11 @@
-"""A picture of the request as the first frame of the video. Knows how it is resized, and which inputs of the denoiser it
-feeds. Knows nothing of picture files, or of what a model does with a frame.
+"""A picture of the request as the first frame of the video.
+
+Knows how it is resized, and which inputs of the denoiser it feeds. Knows nothing of picture files, or of what a model
+does with a frame.
 """
 
 from __future__ import annotations
 
-import hashlib
 import os
 from typing import Any
 
@@ -40,11 +41,8 @@ class ImageCondition(Condition):
         picture = read_picture(source, name=about.name)
         frame = fitted(picture.pixels, size.height, size.width)
         fed[about.given][0] = 1
-        identity = hashlib.sha256(frame).hexdigest()
-        facts: dict[str, str | int | float] = {
-            about.name: os.fspath(source) if isinstance(source, (str, os.PathLike)) else f"sha256:{identity}",
-            f"{about.name}_sha256": identity,  # of its pixels in the size of the video
-        }
+        named = os.fspath(source) if isinstance(source, (str, os.PathLike)) else picture.identity
+        facts: dict[str, str | int | float] = {about.name: named, f"{about.name}_pixels": picture.identity}
         feeds = {_FRAMES: frame[None].astype(np.float32), about.given: fed[about.given]}
         return Settled(feeds, facts=facts, notes=picture.notes)
 

@@ -164,9 +164,10 @@ class Plan:
     @property
     def header(self) -> VideoHeader:
         """What the writer of a file is told of the video."""
-        # Without paths and a remark of the machine it was made on; the hashes of these files say the same for everybody.
+        # Without a remark of the machine it was made on, and without paths: beside each is a hash of what it leads to.
         told = self.to_dict()
-        facts = {name: told[name] for name in told if name != "notes" and f"{name}_sha256" not in told}
+        paths = {name for name in told for kind in ("sha256", "pixels") if f"{name}_{kind}" in told}
+        facts = {name: value for name, value in told.items() if name not in paths | {"notes"}}
         return VideoHeader(
             height=self.geometry.height,
             width=self.geometry.width,

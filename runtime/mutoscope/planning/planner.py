@@ -96,6 +96,8 @@ def settle_conditions(
     for name in {"prompt", "negative_prompt"} - followed:
         if given := getattr(request, name):
             raise RequestError(f"this model takes no {name}; got {given[:60]!r}. Leave it out")
+    if request.image is not None and "image" not in [image.name for image in manifest.images]:
+        raise RequestError("this model takes no image; leave it out, or take a bundle that makes videos from pictures")
     guided = is_guided(guidance.scale)
     size = VideoSize(geometry.height, geometry.width, dict(zip("Fhw", geometry.latents_shape[1:], strict=True)))
     settled = tuple(each.settle(request, manifest.defaults, guided=guided, size=size) for each in conditions)

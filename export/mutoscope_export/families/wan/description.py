@@ -10,14 +10,22 @@ from typing import Any
 
 import msgspec
 from diffusers import AutoencoderKLWan, WanTransformer3DModel
-from mutoscope.bundle.manifest import Defaults, Draw, Frames, Geometry, TextConditioning
+from mutoscope.bundle.manifest import (
+    Conditioning,
+    Defaults,
+    Draw,
+    Frames,
+    Geometry,
+    ImageConditioning,
+    TextConditioning,
+)
 from mutoscope.solvers.options import CLASSES, WHOLE_TIMESTEPS, from_diffusers
 from transformers import UMT5EncoderModel
 
 from ...checkpoint.checkpoint import Checkpoint
 from ...checkpoint.tokenizer import READS_SERIALIZED, settings_of
 from ..family import Description
-from . import denoiser, text, vae
+from . import denoiser, first_frame, text, vae
 from .graph_sources import PRECISIONS, expands_timesteps
 from .precision_policy import CALIBRATED
 
@@ -72,7 +80,7 @@ def describe(checkpoint: Checkpoint) -> Description:
     return Description(
         geometry=geometry,
         frames=_frames(geometry),
-        conditionings=(_prompt(checkpoint, encoder),),
+        conditionings=(_prompt(checkpoint, encoder), *_first_frame(checkpoint)),
         draws=(Draw(input="latents", shape=(geometry.latent_channels, "F", "h", "w")),),
         defaults=msgspec.structs.replace(defaults, scheduler=from_diffusers(scheduler), **changes),
         scheduler=scheduler,
@@ -134,6 +142,19 @@ def _frames(geometry: Geometry) -> Frames:
     scale, (patch, *_) = geometry.vae_scale_factor_temporal, geometry.patch_size
     first, step = scale * (patch - 1) + 1, scale * patch
     return Frames(first=first, step=step, most=first + step * (geometry.max_patches - 1), frames_per_call=(1, scale))
+
+
+def _first_frame(checkpoint: Checkpoint) -> list[Conditioning]:
+    if not expands_timesteps(checkpoint):
+        return []
+    image = ImageConditioning(
+        name="image",
+        role="vae_encoder_first",
+        feeds=first_frame.FEEDS,
+        given=first_frame.GIVEN,
+        required=False,
+    )
+    return [image]
 
 
 def _prompt(checkpoint: Checkpoint, encoder: UMT5EncoderModel) -> TextConditioning:

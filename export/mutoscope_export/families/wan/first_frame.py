@@ -32,7 +32,7 @@ class FirstFrameStep(denoiser.DenoiserStep):
     smaller by the tokens of a frame: for 704x1280x121 2 MB in place of 2 GB.
     """
 
-    def forward(  # type: ignore[override]
+    def forward(  # type: ignore[override]  # noqa: PLR0913 - a parameter for each input of the graph
         self,
         latents: Tensor,
         state: Tensor,

@@ -85,7 +85,12 @@ def expands_timesteps(checkpoint: Checkpoint) -> bool:
 def sources(checkpoint: Checkpoint, precisions: Sequence[str]) -> list[GraphSource]:
     """The graphs of a Wan checkpoint, for text-to-video or also from a first frame."""
     if expands_timesteps(checkpoint):
-        return [_encoder(precisions), _denoiser(precisions, _FIRST_FRAME), _picture_encoder(precisions), *_decoders(precisions)]
+        return [
+            _encoder(precisions),
+            _denoiser(precisions, _FIRST_FRAME),
+            _picture_encoder(precisions),
+            *_decoders(precisions),
+        ]
     return text_to_video(precisions)
 
 

@@ -42,7 +42,7 @@ def next_state(transformer: WanTransformer3DModel, inputs: Mapping[str, Tensor])
 
 
 def condition(vae: AutoencoderKLWan, levels: Tensor) -> Tensor:
-    """Frames in levels 0..255 `[T, H, W, 3]` -> latents `[C, F, h, w]` as the denoiser takes them, of the whole clip."""
+    """Frames in levels 0..255 `[T, H, W, 3]` -> latents `[C, F, h, w]` as the denoiser takes them, clip whole."""
     mean, std = (torch.tensor(values).view(-1, 1, 1, 1) for values in (vae.config.latents_mean, vae.config.latents_std))
     clip = levels.permute(3, 0, 1, 2)[None] / 255 * 2 - 1
     latents: Tensor = vae.encode(clip).latent_dist.mode()[0]

@@ -45,16 +45,16 @@ def random_checkpoint(
     latent_channels: int = 4,
     text_width: int = TEXT_WIDTH,
     vae_config: Mapping[str, Any] | None = None,
-    expand_timesteps: bool = False,
     **transformer: Any,
 ) -> Path:
     """Writes a checkpoint that `WanPipeline.from_pretrained(folder)` and `export_checkpoint` read; returns `folder`.
 
     `transformer` are parameters of `WanTransformer3DModel`, `vae_config` of `AutoencoderKLWan`, which differ from small
     ones (`VAE_2_2`: those of Wan 2.2's); `text_width` is what the text encoder gives and the transformer takes.
-    `max_shard_size` splits weights into several files. `expand_timesteps` makes it one that also takes a picture, as
-    Wan 2.2 TI2V 5B does.
+    `max_shard_size` splits weights into several files. With `expand_timesteps` among the former it also takes a
+    picture, as Wan 2.2 TI2V 5B does.
     """
+    expand_timesteps = transformer.pop("expand_timesteps", False)
     torch_state = torch.random.get_rng_state()
     torch.manual_seed(0)
     tokenizer = _tokenizer()
