@@ -109,12 +109,6 @@ def test_a_video_from_a_picture_is_that_of_diffusers_and_of_another_picture_is_n
     request = DEFAULTS | REQUESTS[case]
     expected = reference_frames(WanImageToVideoPipeline, checkpoint, **request, image=Image.fromarray(picture(0)))
     made, other = (generated(ours, **request, image=picture(seed)) for seed in (0, 1))
-    print(
-        case,
-        psnr_db(made, expected),
-        psnr_db(other, expected),
-        psnr_db(other[1:], expected[1:]) if len(other) > 1 else "",
-    )
     assert psnr_db(made, expected) >= MIN_PSNR_DB
     assert psnr_db(other, expected) <= MAX_PSNR_DB_OF_ANOTHER
 
@@ -125,7 +119,6 @@ def test_without_a_picture_the_video_is_that_of_the_text_to_video_pipeline(
 ) -> None:
     request = DEFAULTS | REQUESTS[case]
     expected = reference_frames(WanPipeline, checkpoint, **request)
-    print(case, psnr_db(generated(ours, **request), expected))
     assert psnr_db(generated(ours, **request), expected) >= MIN_PSNR_DB
 
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from mutoscope_engines.precisions import network_type
 
 from .contract import DENOISE, NETWORK, ROLES, Tensor
-from .manifest import Graph, GraphTensor, Manifest
+from .manifest import Graph, GraphTensor, Manifest, Shape
 
 Tensors = Mapping[str, GraphTensor]
 ANY = "*"  # a size that the contract leaves open
@@ -54,7 +54,7 @@ def fed_by_number_or_seed(manifest: Manifest) -> Tensors:
 
 def fed_by_pictures(manifest: Manifest) -> Tensors:
     """The inputs of a denoiser that pictures feed: their latent frames, and which of the video's these are."""
-    latent = (manifest.geometry.latent_channels, 1, "h", "w")
+    latent: Shape = (manifest.geometry.latent_channels, 1, "h", "w")
     named = {name: latent for image in manifest.images for name in image.feeds.values()}
     named |= {image.given: ("F",) for image in manifest.images}
     return {name: GraphTensor(name=name, dtype="float32", shape=shape) for name, shape in named.items()}

@@ -293,7 +293,8 @@ class Manifest(_Record, frozen=True):
     @property
     def roles(self) -> tuple[str, ...]:
         """The roles whose graphs a video of this bundle runs, in order."""
-        named = {each.role for each in (*self.texts, *self.images, *self.experts)}
+        named = {text.role for text in self.texts} | {image.role for image in self.images}
+        named |= {expert.role for expert in self.experts}
         return tuple(name for name, role in ROLES.items() if name in named or (role.needed and role.stage != DENOISE))
 
     def roles_of(self, stage: str) -> tuple[str, ...]:

@@ -25,7 +25,8 @@ def test_a_given_frame_is_clean_before_and_after_the_step_and_the_others_are_tho
         if is_given:
             seen[:, 0] = inputs["condition"][:, 0]
             timesteps[:TOKENS_OF_A_FRAME] = 0
-        velocities = transformer(seen.expand(2, -1, -1, -1, -1), timesteps.expand(2, -1), inputs["prompt_embeds"]).sample
+        seen, timesteps = seen.expand(2, -1, -1, -1, -1), timesteps.expand(2, -1)
+        velocities = transformer(seen, timesteps, inputs["prompt_embeds"]).sample
     values = {name: value.double().numpy() for name, value in inputs.items()}
     velocity = np.einsum("b,b...->...", values["guidance_weights"], velocities.double().numpy())
     expected = np.einsum("ij,j...->i...", values["solver_a"], values["state"])

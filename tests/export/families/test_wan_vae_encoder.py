@@ -42,7 +42,7 @@ def expected_condition(vae: AutoencoderKLWan, clip: Sequence[Levels]) -> NDArray
     mean = torch.tensor(vae.config.latents_mean).view(-1, 1, 1, 1)
     std = torch.tensor(vae.config.latents_std).view(-1, 1, 1, 1)
     with torch.no_grad():
-        return (((vae.encode(frames).latent_dist.mode()[0] - mean) / std)).numpy()
+        return ((vae.encode(frames).latent_dist.mode()[0] - mean) / std).numpy()
 
 
 @pytest.mark.parametrize("config", CONFIGS.values(), ids=CONFIGS)

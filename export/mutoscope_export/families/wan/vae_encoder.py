@@ -86,11 +86,11 @@ class FromLevels(nn.Module):
         self.patch_size = patch_size
 
     def forward(self, levels: Tensor) -> Tensor:
-        frames = levels.permute(0, 3, 1, 2) / 255.0 * 2.0 - 1.0
+        frames: Tensor = levels.permute(0, 3, 1, 2) / 255.0 * 2.0 - 1.0
         if self.patch_size == 1:
             return frames
         # "t c (h p) (w q) -> t (c q p) h w": within a patch, columns come before rows.
-        patches = frames.unflatten(3, (-1, self.patch_size)).unflatten(2, (-1, self.patch_size))
+        patches: Tensor = frames.unflatten(3, (-1, self.patch_size)).unflatten(2, (-1, self.patch_size))
         return patches.permute(0, 1, 5, 3, 2, 4).flatten(1, 3)
 
 
@@ -139,9 +139,10 @@ class AveragingShortcut(nn.Module):
         """`(t a) c (h p) (w q) -> t (c a p q) h w`; zeros come before the first frame of the video."""
         missing = -len(frames) % self.time_factor
         padded = F.pad(frames, (0, 0, 0, 0, 0, 0, missing, 0)) if missing else frames
-        cells = padded.unflatten(3, (-1, self.space_factor)).unflatten(2, (-1, self.space_factor))
+        cells: Tensor = padded.unflatten(3, (-1, self.space_factor)).unflatten(2, (-1, self.space_factor))
         cells = cells.unflatten(0, (-1, self.time_factor)).permute(0, 2, 1, 4, 6, 3, 5).flatten(1, 4)
-        return cells.unflatten(1, (self.out_channels, -1)).mean(2)
+        grouped: Tensor = cells.unflatten(1, (self.out_channels, -1))
+        return grouped.mean(2)
 
 
 class DownBlock(nn.Module):
