@@ -31,7 +31,7 @@ from mutoscope_export.opening import open_checkpoint
 from mutoscope_export.options import ExportOptions
 from mutoscope_export.parity import Sample, compare_with_own_class
 
-WAN_ROLES = tuple(role for role in ROLES if role != "denoiser_low")  # it has one expert
+WAN_ROLES = tuple(name for name, role in ROLES.items() if role.needed or name == "text_encoder")
 GRAPHS = {
     ("text_encoder", "int8", "text_encoder/model-int8.onnx"),
     *(

@@ -19,7 +19,10 @@ from mutoscope.errors import BundleError
 from mutoscope_engines.onnx_file import read_onnx_file
 
 GRAPH = "denoiser/model.onnx"
-NEEDED = [role for role in ROLES if role != "denoiser_low"]  # in the order of the bundle's graphs
+# In the order of the bundle's graphs.
+NEEDED = [name for name, role in ROLES.items() if role.needed or name == "text_encoder"]
+    name for name, role in ROLES.items() if role.needed or name == "text_encoder"
+]  # in the order of the bundle's graphs
 
 
 def edit_manifest(root: Path, edit: Callable[[dict[str, Any]], Any]) -> None:
