@@ -21,8 +21,6 @@ from mutoscope_engines.onnx_file import read_onnx_file
 GRAPH = "denoiser/model.onnx"
 # In the order of the bundle's graphs.
 NEEDED = [name for name, role in ROLES.items() if role.needed or name == "text_encoder"]
-    name for name, role in ROLES.items() if role.needed or name == "text_encoder"
-]  # in the order of the bundle's graphs
 
 
 def edit_manifest(root: Path, edit: Callable[[dict[str, Any]], Any]) -> None:
