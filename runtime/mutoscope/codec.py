@@ -17,7 +17,7 @@ from mutoscope_engines.names import no_such
 
 from .errors import RequestError
 from .values.frame_rates import parse_frame_rate, plain_frame_rate
-from .values.parameters import Form
+from .values.parameters import PICTURE, Form
 
 Record = TypeVar("Record")
 
@@ -53,9 +53,8 @@ def decode(kind: type[Record], values: Mapping[str, Any]) -> Record:
 
 def encode(parameters: Any) -> dict[str, Any]:
     """What a request or options say beyond their defaults, as JSON has it."""
-    given = {field.name: getattr(parameters, field.name) for field in fields(parameters)}
-    defaults = {field.name: field.default for field in fields(parameters)}
-    return {name: to_plain(value) for name, value in given.items() if value is not defaults[name]}
+    given = {field: getattr(parameters, field.name) for field in fields(parameters)}
+    return {field.name: _encoded(field, value) for field, value in given.items() if value is not field.default}
 
 
 def refuse_unknown(kind: type[Any], given: Mapping[str, Any]) -> None:
@@ -130,8 +129,9 @@ def _unknown(known: Sequence[str], given: Mapping[str, Any]) -> list[str]:
 
 def _decoded(field: Field[Any], hint: Any, value: Any) -> Any:
     kinds = [kind for kind in _kinds(hint) if kind is type(None) or kind in _IN_WORDS]
-    # A fraction is text in JSON.
-    exact: Form | None = field.metadata.get("form") if Fraction in _kinds(hint) else None
+    # A fraction and a path are text in JSON.
+    form: Form | None = field.metadata.get("form")
+    exact = form if Fraction in _kinds(hint) or form is PICTURE else None
     try:
         if exact is not None and isinstance(value, str):
             return exact.read(value)
@@ -141,6 +141,17 @@ def _decoded(field: Field[Any], hint: Any, value: Any) -> Any:
         raise ValueError(f"{field.name} must be {said}; got {value!r}") from None
     refuse_other_choices(field, found)
     return tuple(found) if isinstance(found, list) else found
+
+
+def _encoded(field: Field[Any], value: Any) -> Any:
+    if field.metadata.get("form") is not PICTURE:
+        return to_plain(value)
+    try:
+        return PICTURE.write(value)
+    except TypeError:
+        raise RequestError(
+            f"{field.name} has no form in JSON but a path; got {type(value).__name__}. Save the picture as a file"
+        ) from None
 
 
 def _kinds(hint: Any) -> tuple[Any, ...]:

@@ -28,10 +28,12 @@ Pixels = NDArray[np.uint8]  # [H, W, 3]
 PictureSource = str | os.PathLike[str] | bytes | NDArray[np.uint8]
 
 MOST_PIXELS = 2**27  # above the 102 million of the largest cameras; about 1 GB while it is read
+CLIP_PIXELS = 224
 READABLE = "PNG, JPEG, WebP, GIF, TIFF, BMP, AVIF, JPEG 2000, PPM or QOI"
 # Pillow has more, some of which start other programs or take any bytes for a picture.
 _FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "TIFF", "BMP", "AVIF", "JPEG2000", "PPM", "QOI")
 _16_BIT = ("I;16", "I;16B", "I;16L", "I;16N")
+_CLIP_MEAN, _CLIP_STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
 # FFmpeg takes each of the tiles of such a picture for a video.
 _HEIF_BRANDS = (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1", b"avif", b"avis")
 
@@ -90,6 +92,32 @@ def fitted(picture: Pixels, height: int, width: int) -> Pixels:
     from PIL import Image
 
     return np.array(Image.fromarray(picture).resize((width, height), Image.Resampling.LANCZOS))
+
+
+def for_clip(picture: Pixels, *, name: str = "image") -> NDArray[np.float32]:
+    """A picture as CLIP takes it, f32 `[3, 224, 224]`, bit for bit as the `CLIPImageProcessorPil` of Transformers.
+
+    The shorter side becomes 224 pixels, and the middle of the longer one is kept.
+
+    Raises:
+        RequestError: it is too narrow for that.
+    """
+    from PIL import Image
+
+    height, width, _ = picture.shape
+    longer, shorter = max(height, width), min(height, width)
+    if longer * CLIP_PIXELS**2 > shorter * MOST_PIXELS:
+        most = MOST_PIXELS // CLIP_PIXELS**2
+        raise RequestError(
+            f"{name} has {width}x{height} pixels; this model takes pictures whose longer side is at most {most} times "
+            "the shorter one. Cut it"
+        )
+    rows, columns = (int(CLIP_PIXELS * side / shorter) for side in (height, width))
+    resized = np.asarray(Image.fromarray(picture).resize((columns, rows), Image.Resampling.BICUBIC))
+    top, left = ((side - CLIP_PIXELS) // 2 for side in (rows, columns))
+    values = resized[top : top + CLIP_PIXELS, left : left + CLIP_PIXELS] * np.float64(1 / 255)
+    normal = (values.astype(np.float32) - np.array(_CLIP_MEAN, np.float32)) / np.array(_CLIP_STD, np.float32)
+    return np.ascontiguousarray(normal.transpose(2, 0, 1))
 
 
 def sized_for(

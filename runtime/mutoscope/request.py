@@ -22,10 +22,12 @@ from .output.metadata import LEVELS as LEVELS_OF_METADATA
 from .output.metadata import MINIMAL
 from .output.signing import AUTO as SIGN_AUTO
 from .output.signing import WAYS
+from .pictures import PictureSource
 from .provenance.keys import Signer
 from .solvers.solvers import SCHEDULERS
-from .values.parameters import BYTES, HEIGHT_WIDTH, LEVELS, ON_OFF, RATE, about, names, parameter
+from .values.parameters import BYTES, HEIGHT_WIDTH, LEVELS, ON_OFF, PICTURE, RATE, about, names, parameter
 
+PICTURES = ("image", "last_image")  # the fields that are pictures
 BACKEND_NAMES = names(JOINED_BY, ("onnxruntime", "openvino"))
 
 
@@ -37,6 +39,10 @@ class VideoRequest:
 
     prompt: str = field(metadata=about("what the video shows"))
     negative_prompt: str | None = parameter("what the video should not show; used only with guidance", unit="TEXT")
+    image: PictureSource | None = parameter(
+        "picture that the video begins with; of a video file, its last frame", unit="FILE", form=PICTURE
+    )
+    last_image: PictureSource | None = parameter("picture that the video ends with", unit="FILE", form=PICTURE)
     height: int | None = parameter("height of the video", unit="PIXELS")
     width: int | None = parameter("width of the video", unit="PIXELS")
     num_frames: int | None = parameter("length of the video in frames", unit="FRAMES")
@@ -83,7 +89,11 @@ class VideoRequest:
         return decode(cls, values)
 
     def to_dict(self) -> dict[str, Any]:
-        """What was given, as JSON has it; `from_dict` makes the same request of it."""
+        """What was given, as JSON has it; `from_dict` makes the same request of it.
+
+        Raises:
+            RequestError: a picture is bytes or an array; JSON has files alone.
+        """
         return encode(self)
 
 
@@ -92,6 +102,8 @@ class RequestFields(TypedDict, total=False):
 
     prompt: str
     negative_prompt: str | None
+    image: PictureSource | None
+    last_image: PictureSource | None
     height: int | None
     width: int | None
     num_frames: int | None

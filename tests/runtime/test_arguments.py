@@ -109,6 +109,9 @@ FIELDS = [field for kind in (VideoRequest, RuntimeOptions, BuildOptions) for fie
         ("ask for fewer num_frames.", "ask for fewer --num-frames."),
         ("branches_per_call=1", "--branches-per-call 1"),
         ("tile=nonsense(", "tile=nonsense("),
+        ("no file tile=5 at sigmas='x'", "no file tile=5 at sigmas='x'"),
+        ("image is not there: 'image=5'", "--image is not there: 'image=5'"),
+        ("give last_image='a.png'", "give --last-image a.png"),
     ],
 )
 def test_a_message_of_the_runtime_is_told_in_flags(message: str, told: str) -> None:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
-from dataclasses import fields
+from dataclasses import fields, replace
 from fractions import Fraction
+from pathlib import Path
 from typing import Any, get_type_hints
 
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -53,6 +55,16 @@ def test_what_was_not_given_is_not_written() -> None:
     assert RuntimeOptions().to_dict() == {}
 
 
+def test_a_picture_is_written_as_its_path_and_as_nothing_else() -> None:
+    request = VideoRequest(prompt="a cat", image=Path("shots") / "first.png", last_image="last.png")
+    written = json.loads(json.dumps(request.to_dict()))
+    assert written == {"prompt": "a cat", "image": str(Path("shots/first.png")), "last_image": "last.png"}
+    assert VideoRequest.from_dict(written) == replace(request, image=str(request.image))
+    for picture, kind in ((b"GIF89a", "bytes"), (np.zeros((1, 1, 3), np.uint8), "ndarray")):
+        with pytest.raises(RequestError, match=f"last_image has no form in JSON but a path; got {kind}. Save the"):
+            VideoRequest(prompt="a cat", last_image=picture).to_dict()
+
+
 def test_a_backend_itself_has_no_form_in_json() -> None:
     with pytest.raises(RequestError, match="has no form in JSON"):
         RuntimeOptions(backend=OnnxRuntimeCpu()).to_dict()
@@ -70,6 +82,8 @@ def test_a_backend_itself_has_no_form_in_json() -> None:
         ({"prompt": "a", "fps": "fast"}, "fps must be a number or a ratio from 1 to 240, such as 24, 12.5 or"),
         ({"prompt": "a", "fps": [24]}, "fps must be a number or a ratio from 1 to 240"),
         ({"prompt": None}, "prompt must be text; got None"),
+        ({"prompt": "a", "image": ["a"]}, "image must be the path of a picture or video file, such as first.png; got"),
+        ({"prompt": "a", "last_image": ""}, "last_image must be the path of a picture or video file"),
         ({"prompt": "a", "scheduler": "unipcc"}, "there is no scheduler 'unipcc'; did you mean unipc?"),
         ({}, "prompt is missing"),
         (["a"], "this is no object with the parameters of a VideoRequest; got list"),

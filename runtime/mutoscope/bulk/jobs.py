@@ -13,7 +13,7 @@ from mutoscope_engines.names import no_such
 from ..errors import MutoscopeError, RequestError
 from ..pipeline import Pipeline
 from ..planning.plan import Plan
-from ..request import OutputOptions, VideoRequest
+from ..request import PICTURES, OutputOptions, VideoRequest
 from ..solvers.noise import SEED_MAX
 from ..values import checks
 from .key import key_of, seed_of, setting_of, texts_of
@@ -46,6 +46,7 @@ class Job:
     repeat: int
     meta: Any
     request: VideoRequest
+    folder: Path  # what its paths are relative to
 
     @property
     def name(self) -> str:
@@ -54,10 +55,12 @@ class Job:
 
     @property
     def seeded(self) -> VideoRequest:
-        """The request with a seed, which follows from the line where it has none."""
-        if self.request.seed is not None:
-            return self.request
-        return replace(self.request, seed=seed_of(self.request, self.id))
+        """The request with a seed, which follows from the line where it has none, and with the paths of its files."""
+        seed = seed_of(self.request, self.id) if self.request.seed is None else self.request.seed
+        files: dict[str, Any] = {
+            name: str(self.folder / path) for name in PICTURES if (path := getattr(self.request, name)) is not None
+        }
+        return replace(self.request, seed=seed, **files)
 
 
 @dataclass(frozen=True)
@@ -81,7 +84,7 @@ def read_jobs(path: Path, pipeline: Pipeline, ending: str, output: OutputOptions
     setting: dict[str, Any] = {}
     for number, text in _lines(path):
         try:
-            job = parse_job(number, text)
+            job = parse_job(number, text, path.parent.absolute())
             if job.name in jobs:
                 raise RequestError(f"the id {job.name!r} is also that of line {jobs[job.name].line}; give each its own")
             jobs[job.name] = job
@@ -97,8 +100,13 @@ def read_jobs(path: Path, pipeline: Pipeline, ending: str, output: OutputOptions
     return Checked(setting, tuple(tasks))
 
 
-def parse_job(number: int, text: str) -> Job:
+def parse_job(number: int, text: str, folder: Path) -> Job:
     """One line.
+
+    Args:
+        number: the line's, from 1.
+        text: what stands there.
+        folder: what the paths of its pictures are relative to.
 
     Raises:
         RequestError: it is no JSON object, or has a name or value that cannot be; names all of them.
@@ -121,7 +129,7 @@ def parse_job(number: int, text: str) -> Job:
         problems.append(str(error))
     if problems:
         raise RequestError("; ".join(problems))
-    return Job(number, identity, repeat, own.get("meta"), request)
+    return Job(number, identity, repeat, own.get("meta"), request, folder)
 
 
 def _lines(path: Path) -> Iterator[tuple[int, str]]:
@@ -172,7 +180,7 @@ def _tasks(job: Job, plan: Plan, setting: dict[str, Any]) -> Iterator[Task]:
             repeat=repeat + 1,
             line=job.line,
             meta=job.meta,
-            request=replace(job.request, seed=seed),
+            request=replace(job.seeded, seed=seed),
             key=key_of(setting, replace(plan, seed=seed)),
             size=size,
             texts=texts,

@@ -130,7 +130,8 @@ def remake(receipt: Receipt, pipeline: Pipeline, path: Path, observer: Observer)
             f"{sha256}; name the folder of that bundle"
         )
     output = OutputOptions(**receipt.facts["output"])
-    return make_file(pipeline, plan.to_request(), path, output, observer).file
+    request = plan.to_request(**receipt.facts.get("pictures", {}))
+    return make_file(pipeline, request, path, output, observer).file
 
 
 def difference_db(given: Path, expected: Path) -> float:

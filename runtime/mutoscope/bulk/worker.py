@@ -29,8 +29,9 @@ from ..errors import (
 from ..making import Observer, make_file
 from ..output.destination import refusal
 from ..pipeline import EncodedConditions, Pipeline, StepEvent
+from ..planning.plan import Plan
 from ..provenance.signature import SIDECAR_ENDING
-from .key import setting_of
+from .key import setting_of, texts_of
 from .order import in_order
 from .receipts import failures, keys_done, of_the_first, receipt_of
 from .store import CLAIMS, FolderStore, Store
@@ -171,7 +172,7 @@ class Worker:
         attempt = failures(store).get(task.key, 0) + 1
         path = store.workspace(f"{task.key}{self._batch.options.ending}")
         try:
-            with _Claim(store, task.key, self._watch) as claim:
+            with _Claim(store, task, self._watch) as claim:
                 made = make_file(self._pipeline, task.request, path, self._batch.output, claim, self._encoded)
                 claim.check()
                 receipt = receipt_of(made, task, self._batch, self._pipeline.settled, attempt)
@@ -206,8 +207,8 @@ class _Claim(Observer):
     """Renews a claim in a thread, because one step, or loading a model, may take longer than a lease; and ends the
     work at the next step or chunk of frames where the claim was lost, or the watch says so."""
 
-    def __init__(self, store: FolderStore, key: str, watch: Watch) -> None:
-        self._store, self._key, self._watch = store, key, watch
+    def __init__(self, store: FolderStore, task: Task, watch: Watch) -> None:
+        self._store, self._task, self._watch = store, task, watch
         self._lost = False
         self._over = threading.Event()
         self._thread = threading.Thread(target=self._renew, name="renew the claim", daemon=True)
@@ -221,6 +222,14 @@ class _Claim(Observer):
     ) -> None:
         self._over.set()
         self._thread.join()
+
+    def on_plan(self, plan: Plan) -> None:
+        """
+        Raises:
+            RequestError: it would be another video than that of its key.
+        """
+        if texts_of(plan) != self._task.texts:
+            raise RequestError("a picture was changed since the jobs were read; start the batch again")
 
     def on_stage(self, stage: str) -> None:
         self.check()
@@ -243,7 +252,7 @@ class _Claim(Observer):
     def _renew(self) -> None:
         while not self._over.wait(self._store.lease_s / RENEWALS):
             with suppress(OSError):  # a share that is away for a moment
-                self._lost = not self._store.renew(self._key)
+                self._lost = not self._store.renew(self._task.key)
 
 
 def _unlike(ours: Mapping[str, Any], theirs: Mapping[str, Any]) -> str:

@@ -291,6 +291,12 @@ class Manifest(_Record, frozen=True):
         return tuple(each for each in self.conditionings if isinstance(each, ImageConditioning))
 
     @property
+    def followed(self) -> tuple[str, ...]:
+        """The fields of a request that its conditionings read, what guidance steers away from included."""
+        named = [(each.name, getattr(each, "negative", None)) for each in self.conditionings]
+        return tuple(name for names in named for name in names if name is not None)
+
+    @property
     def roles(self) -> tuple[str, ...]:
         """The roles whose graphs a video of this bundle runs, in order."""
         named = {text.role for text in self.texts} | {image.role for image in self.images}

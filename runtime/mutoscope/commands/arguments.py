@@ -173,9 +173,9 @@ def in_flags(message: str, parameters: Iterable[Field[Any]]) -> str:
         def assigned(found: re.Match[str], field: Field[Any] = field, flag: str = flag) -> str:
             try:
                 value = ast.literal_eval(found[1])
-            except (ValueError, SyntaxError):
+                return flag if value is True and field.default is False else f"{flag} {as_text(field, value)}"
+            except (ValueError, SyntaxError, TypeError):  # part of a path, or no value of this parameter
                 return found[0]
-            return flag if value is True and field.default is False else f"{flag} {as_text(field, value)}"
 
         message = re.sub(rf"\b{name}=(\([^)]*\)|[\w.]+|'[^']*')", assigned, message)
         message = re.sub(rf"^{name}(?= (must|has|is) )", flag, message)

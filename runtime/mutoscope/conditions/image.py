@@ -6,7 +6,6 @@ does with a frame.
 
 from __future__ import annotations
 
-import os
 from typing import Any
 
 import numpy as np
@@ -41,10 +40,8 @@ class ImageCondition(Condition):
         picture = read_picture(source, name=about.name)
         frame = fitted(picture.pixels, size.height, size.width)
         fed[about.given][0] = 1
-        named = os.fspath(source) if isinstance(source, (str, os.PathLike)) else picture.identity
-        facts: dict[str, str | int | float] = {about.name: named, f"{about.name}_pixels": picture.identity}
         feeds = {_FRAMES: frame[None].astype(np.float32), about.given: fed[about.given]}
-        return Settled(feeds, facts=facts, notes=picture.notes)
+        return Settled(feeds, facts={about.name: picture.identity}, notes=picture.notes)
 
     def encode(self, settled: Settled, run: UseGraph) -> dict[str, Host]:
         if _FRAMES not in settled.feeds:

@@ -18,7 +18,8 @@ from ..codec import from_plain, to_plain
 from ..conditions.base import Condition, Settled
 from ..errors import RequestError
 from ..output.frames import VideoHeader
-from ..request import VideoRequest
+from ..pictures import PictureSource, read_picture
+from ..request import PICTURES, VideoRequest
 from ..solvers.solvers import Schedule
 from ..values.byte_sizes import format_bytes
 from ..values.guidance import is_guided
@@ -164,10 +165,8 @@ class Plan:
     @property
     def header(self) -> VideoHeader:
         """What the writer of a file is told of the video."""
-        # Without a remark of the machine it was made on, and without paths: beside each is a hash of what it leads to.
-        told = self.to_dict()
-        paths = {name for name in told for kind in ("sha256", "pixels") if f"{name}_{kind}" in told}
-        facts = {name: value for name, value in told.items() if name not in paths | {"notes"}}
+        # Without a path and a remark of the machine it was made on; the bundle's hash says the same for everybody.
+        facts = {name: value for name, value in self.to_dict().items() if name not in ("bundle", "notes")}
         return VideoHeader(
             height=self.geometry.height,
             width=self.geometry.width,
@@ -178,14 +177,32 @@ class Plan:
             recipe=json.dumps({"mutoscope": __version__, **facts}),
         )
 
-    def to_request(self) -> VideoRequest:
-        """The request that says all of it, `seed` included: with the same bundle it makes the same video again."""
+    def to_request(self, **pictures: PictureSource) -> VideoRequest:
+        """The request that says all of it, `seed` included: with the same bundle it makes the same video again.
+
+        Args:
+            pictures: those that the video follows, such as `image`; a plan has only their size and hash.
+
+        Raises:
+            RequestError: a picture is missing, or is another than the plan has.
+        """
+        for name in PICTURES:
+            self._refuse_another(name, pictures.get(name))
         asked = {field.name for field in fields(VideoRequest)}
         values = {name: attrgetter(home)(self) for name, home in _homes().items() if name in asked}
         if len(set(self.guidance.scales.values())) > 1:  # the experts' defaults, as a request has one for all
             del values["guidance_scale"]
         followed: dict[str, Any] = {name: value for name, value in self.conditions.facts.items() if name in asked}
-        return VideoRequest(**{"prompt": self.conditions.prompt} | followed | values)
+        return VideoRequest(**{"prompt": self.conditions.prompt} | followed | values | pictures)
+
+    def _refuse_another(self, name: str, source: PictureSource | None) -> None:
+        planned = self.conditions.facts.get(name)
+        if source is None and planned is not None:
+            raise RequestError(f"{name} is missing: the plan has a picture there, {planned}; give it again")
+        if source is not None and (found := read_picture(source, name=name).identity) != planned:
+            raise RequestError(
+                f"{name} is another picture than the plan has, which is {planned or 'none'}; got {found}"
+            )
 
     def to_dict(self) -> dict[str, Any]:
         """All values by name, the records' beside each other, as JSON has them."""

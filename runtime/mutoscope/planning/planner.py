@@ -16,7 +16,7 @@ from ..bundle.bundle import Bundle
 from ..bundle.manifest import MAX_STEPS, Manifest
 from ..conditions.base import Condition, Settled, VideoSize
 from ..errors import RequestError
-from ..request import VideoRequest
+from ..request import PICTURES, VideoRequest
 from ..solvers.noise import SEED_MAX, SEED_MIN
 from ..solvers.options import ScheduleError, flow_shift_of
 from ..solvers.solvers import Schedule, Step, build_schedule
@@ -27,6 +27,11 @@ from ..values.guidance import MAX_SCALE, guidance_weights, is_guided
 from .execution import Execution, planned_memory
 from .footprints import Sizes
 from .plan import ConditionsPlan, GeometryPlan, GuidancePlan, Job, PlacementPlan, Plan, SchedulePlan
+
+TAKE = {  # models that are known to
+    "image": "Wan 2.2 TI2V-5B, Wan 2.2 I2V-A14B or Wan 2.1 I2V-14B",
+    "last_image": "Wan 2.1 FLF2V-14B",
+}
 
 
 def make_job(request: VideoRequest, execution: Execution, bundle: Bundle, conditions: Sequence[Condition]) -> Job:
@@ -92,12 +97,15 @@ def settle_conditions(
     Raises:
         RequestError: a condition is missing, or none that the model can take.
     """
-    followed = {name for text in manifest.texts for name in (text.name, text.negative)}
-    for name in {"prompt", "negative_prompt"} - followed:
+    for name in {"prompt", "negative_prompt"} - set(manifest.followed):
         if given := getattr(request, name):
             raise RequestError(f"this model takes no {name}; got {given[:60]!r}. Leave it out")
-    if request.image is not None and "image" not in [image.name for image in manifest.images]:
-        raise RequestError("this model takes no image; leave it out, or take a bundle that makes videos from pictures")
+    for name in PICTURES:
+        if name not in manifest.followed and getattr(request, name) is not None:
+            raise RequestError(
+                f"{name} is no parameter of this model, which takes: {', '.join(manifest.followed)}. Leave it out, or "
+                f"take a model that does, such as {TAKE[name]}"
+            )
     guided = is_guided(guidance.scale)
     size = VideoSize(geometry.height, geometry.width, dict(zip("Fhw", geometry.latents_shape[1:], strict=True)))
     settled = tuple(each.settle(request, manifest.defaults, guided=guided, size=size) for each in conditions)

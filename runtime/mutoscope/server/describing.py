@@ -10,7 +10,7 @@ from typing import Any
 
 from ..bundle.manifest import MAX_STEPS, Manifest
 from ..codec import to_plain
-from ..request import VideoRequest
+from ..request import PICTURES, VideoRequest
 from ..solvers.noise import SEED_MAX, SEED_MIN
 from ..solvers.options import flow_shift_of
 from ..values.frame_rates import MAX_FPS
@@ -25,7 +25,7 @@ KINDS = {
 def describe_parameters(manifest: Manifest) -> list[dict[str, Any]]:
     """One object a parameter: name, type, help, default, minimum, maximum, step, choices, unit and whether required."""
     limits, defaults = _limits(manifest), _defaults(manifest)
-    taken = {name for text in manifest.texts for name in (text.name, text.negative)}
+    absent = {"prompt", "negative_prompt"} - set(manifest.followed)
     return [
         {
             "name": each.name,
@@ -41,7 +41,7 @@ def describe_parameters(manifest: Manifest) -> list[dict[str, Any]]:
             **limits.get(each.name, {}),
         }
         for each in fields(VideoRequest)
-        if each.name not in {"prompt", "negative_prompt"} - taken
+        if each.name not in absent | set(PICTURES)  # which clients cannot send
     ]
 
 

@@ -17,11 +17,11 @@ from mutoscope_engines.names import no_such
 from ..bundle.manifest import Manifest
 from ..codec import decode, from_text
 from ..errors import RequestError
-from ..request import VideoRequest
+from ..request import PICTURES, VideoRequest
 from ..values.frame_rates import parse_frame_rate
 from .refusals import RefusedError, invalid_value
 
-FIELDS = {each.name: each for each in fields(VideoRequest)}
+FIELDS = {each.name: each for each in fields(VideoRequest) if each.name not in PICTURES}
 OPENAI_FIELDS = ("model", "size", "seconds")
 MOST_CHARACTERS = 32_000  # of one value
 
@@ -29,6 +29,7 @@ _HINTS = get_type_hints(VideoRequest)
 _PICTURES = {
     "input_reference": "this model makes videos from text alone; leave input_reference out, and say in the prompt what "
     "the video shows",
+    **dict.fromkeys(PICTURES, "a picture is a file of this machine, which clients cannot name; leave it out"),
 }
 
 

@@ -5,6 +5,7 @@ Knows fields and forms. Knows no parameter.
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -75,6 +76,12 @@ def _numbers(text: str) -> tuple[float, ...] | None:
         return None
 
 
+def _path(value: Any) -> str:
+    if not isinstance(value, (str, os.PathLike)):
+        raise TypeError
+    return str(os.fspath(value))
+
+
 def names(joined_by: str, example: tuple[str, ...]) -> Form:
     """One name, or several with a sign between them."""
 
@@ -112,6 +119,13 @@ HEIGHT_WIDTH_FRAMES = Form(
     (480, 832, 81),
     _pixels(3),
     lambda size: "x".join(map(str, size)),
+)
+PICTURE = Form(
+    "the path of a picture or video file, such as first.png",
+    "a path, the bytes of a picture file, or an array uint8 [H, W, 3]",
+    "first.png",
+    lambda path: path or None,
+    _path,
 )
 ON_OFF = Form("on or off", "True or False", True, {"on": True, "off": False}.get, lambda on: "on" if on else "off")
 LEVELS = Form(

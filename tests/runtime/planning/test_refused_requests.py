@@ -36,6 +36,12 @@ from mutoscope.errors import RequestError
         ({"scheduler": ["unipc"]}, "supported: unipc, euler, dpmpp_2m"),
         ({"seed": 2**64}, "seed must be a whole number from -9223372036854775808 to 18446744073709551615"),
         ({"max_sequence_length": 25}, "max_sequence_length must be a whole number from 1 to 24; got 25"),
+        (
+            {"image": "first.png"},
+            "image is no parameter of this model, which takes: prompt, negative_prompt. Leave it out, or take a model "
+            "that does, such as Wan 2.2 TI2V-5B",
+        ),
+        ({"last_image": np.zeros((2, 2, 3), np.uint8)}, "last_image is no parameter of this model"),
         ({"negative_prompt": ["a"]}, "negative_prompt must be one string; got list"),
         ({"precision": "int8"}, "there is no precision 'int8' in the bundle. There are: fp32"),
         ({"threads": 0}, "threads must be a whole number from 1 to "),

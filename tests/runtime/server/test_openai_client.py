@@ -190,6 +190,13 @@ def test_a_picture_is_refused_in_words(shared: Served):
     assert "from text alone" in caught.value.message
 
 
+@pytest.mark.parametrize("name", ["image", "last_image"])
+def test_a_path_of_the_servers_machine_is_refused(name: str, shared: Served):
+    with pytest.raises(openai.BadRequestError, match="which clients cannot name; leave it out") as caught:
+        shared.openai.videos.create(prompt=CIRCLE, extra_body={name: "/etc/passwd"})
+    assert (caught.value.code, caught.value.param) == ("unsupported_value", name)
+
+
 @pytest.mark.parametrize(
     "call",
     [
