@@ -70,7 +70,7 @@ def describe(checkpoint: Checkpoint) -> Description:
     """
     _refuse_wan_2_2(checkpoint.index)
     transformer, encoder, autoencoder = map(checkpoint.without_weights, ("transformer", "text_encoder", "vae"))
-    denoiser.DenoiserStep(transformer)
+    (first_frame.FirstFrameStep if expands_timesteps(checkpoint) else denoiser.DenoiserStep)(transformer)
     text.TextEncoder(encoder)
     _refuse_contradictions(transformer.config, encoder.config, autoencoder.config)
     geometry = _geometry(transformer, autoencoder)

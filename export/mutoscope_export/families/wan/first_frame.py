@@ -9,13 +9,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 import torch
-import torch.nn.functional as F
 from diffusers import WanTransformer3DModel
 from torch import Tensor
 
 from ...graphs.trace import SymbolicValue
 from ..solver_line import step
 from . import denoiser
+from .modulation import FrameModulation, Modulation
 
 FEEDS = {"condition": "condition"}
 """The output of the VAE's encoder, and the input of the denoiser that it feeds."""
@@ -30,7 +30,18 @@ class FirstFrameStep(denoiser.DenoiserStep):
     A frame that is given is the condition, in what the network sees and in what the step leaves, at the timestep 0.
     The reference has a timestep for each token; here modulation has a row for each frame, which gives the same and is
     smaller by the tokens of a frame: for 704x1280x121 2 MB in place of 2 GB.
+
+    Raises:
+        ValueError: the transformer is not plain text-to-video, or its patches have several frames.
     """
+
+    def __init__(self, transformer: WanTransformer3DModel, network_dtype: torch.dtype = torch.float32) -> None:
+        super().__init__(transformer, network_dtype)
+        if self.patch_size[0] != 1:
+            raise ValueError(
+                f"patch_size of the transformer is {self.patch_size}; a timestep for each latent frame needs patches of "
+                "one frame. Export the checkpoint of Wan 2.2 TI2V 5B, whose patches are (1, 2, 2)"
+            )
 
     def forward(  # type: ignore[override]  # noqa: PLR0913 - a parameter for each input of the graph
         self,
@@ -50,27 +61,13 @@ class FirstFrameStep(denoiser.DenoiserStep):
         """
         is_given = given[:, None, None] > 0
         seen = torch.where(is_given, condition, latents)
-        # A row for each frame of each branch, in the order of the tokens.
-        timesteps = (timestep * (1 - given)).expand(prompt_embeds.shape[0], -1).flatten()
-        velocity = self._velocity(seen, timesteps, prompt_embeds, guidance_weights)
+        velocity = self._velocity(seen, timestep * (1 - given), prompt_embeds, guidance_weights)
         next_state, peak = step(velocity, state, solver_a, solver_b)
         return torch.where(is_given, condition, next_state), peak
 
-    def _block_modulations(self, table: Tensor, added: Tensor) -> tuple[Tensor, ...]:
-        """As `DenoiserStep` has it, and so have the next, but a row for each frame of each branch, `[(B f),E]`."""
-        return (table + added.reshape(-1, *table.shape[1:])).flatten(1).chunk(6, dim=1)
-
-    def _last_modulation(self, table: Tensor, time: Tensor) -> tuple[Tensor, ...]:
-        return (table + time[:, None]).flatten(1).chunk(2, dim=1)
-
-    def _modulated_norm(self, hidden: Tensor, scale: Tensor, shift: Tensor, eps: float) -> Tensor:
-        normed = F.layer_norm(hidden, (hidden.shape[-1],), eps=eps)
-        rows = normed.reshape(scale.shape[0], -1, hidden.shape[-1])
-        return (rows * (1 + scale)[:, None] + shift[:, None]).reshape(1, -1, hidden.shape[-1])
-
-    def _gated(self, added: Tensor, gate: Tensor) -> Tensor:
-        rows = added.reshape(gate.shape[0], -1, added.shape[-1])
-        return (rows * gate[:, None]).reshape(1, -1, added.shape[-1])
+    def _modulation(self, timestep: Tensor, branches: int, grid: tuple[int, ...]) -> Modulation:
+        f, y, x = grid
+        return FrameModulation(*self._embed_time(timestep), rows=(branches, f, y * x))
 
 
 def symbolic_inputs(transformer: WanTransformer3DModel) -> list[SymbolicValue]:
