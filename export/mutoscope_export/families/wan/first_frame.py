@@ -39,8 +39,8 @@ class FirstFrameStep(denoiser.DenoiserStep):
         super().__init__(transformer, network_dtype)
         if self.patch_size[0] != 1:
             raise ValueError(
-                f"patch_size of the transformer is {self.patch_size}; a timestep for each latent frame needs patches of "
-                "one frame. Export the checkpoint of Wan 2.2 TI2V 5B, whose patches are (1, 2, 2)"
+                f"patch_size of the transformer is {self.patch_size}; a timestep for each latent frame needs patches "
+                "of one frame. Export the checkpoint of Wan 2.2 TI2V 5B, whose patches are (1, 2, 2)"
             )
 
     def forward(  # type: ignore[override]  # noqa: PLR0913 - a parameter for each input of the graph
