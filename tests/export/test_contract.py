@@ -23,6 +23,7 @@ from mutoscope_export.opening import open_checkpoint
 CHECKPOINTS: dict[str, dict[str, Any]] = {
     "Wan 2.1": {},
     "Wan 2.2's VAE, wider text": {"vae_config": VAE_2_2, "latent_channels": 6, "text_width": 24, "num_layers": 1},
+    "Wan 2.2 TI2V": {"expand_timesteps": True, "vae_config": VAE_2_2, "latent_channels": 6, "num_layers": 1},
     "patches over time": {"patch_size": (2, 2, 2), "rope_max_seq_len": 128},
     "few levels, flat patches": {
         "patch_size": (1, 1, 2),
@@ -35,6 +36,7 @@ CHECKPOINTS: dict[str, dict[str, Any]] = {
 FRAMES = {
     "Wan 2.1": Frames(first=1, step=4, most=4093, frames_per_call=(1, 4)),
     "Wan 2.2's VAE, wider text": Frames(first=1, step=4, most=4093, frames_per_call=(1, 4)),
+    "Wan 2.2 TI2V": Frames(first=1, step=4, most=4093, frames_per_call=(1, 4)),
     "patches over time": Frames(first=5, step=8, most=5 + 127 * 8, frames_per_call=(1, 4)),
     "few levels, flat patches": Frames(first=1, step=2, most=1 + 1023 * 2, frames_per_call=(1, 2)),
 }

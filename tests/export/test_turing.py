@@ -12,7 +12,7 @@ import onnxruntime
 import pytest
 import torch
 from diffusers import AutoencoderKLWan, WanTransformer3DModel
-from mutoscope.bundle.contract import ROLES
+from mutoscope.bundle.contract import DECODE, ROLES
 from mutoscope_engines.cache.identity import ShapeRange, content_of
 from mutoscope_engines.symbols import sized
 from mutoscope_engines.targets import find_target
@@ -28,7 +28,7 @@ from transformers import UMT5EncoderModel
 NETWORKS = {
     "text_encoder": ("text_encoder", UMT5EncoderModel),
     "denoiser": ("transformer", WanTransformer3DModel),
-    **{role: ("vae", AutoencoderKLWan) for role in ROLES if role.startswith("vae")},
+    **{role: ("vae", AutoencoderKLWan) for role in ROLES if ROLES[role].stage == DECODE},
 }
 SMALLEST = {"B": 1, "L": 1, "F": 1, "h": 2, "w": 2, "K": 1}
 LARGEST = {"B": 2, "L": 16, "F": 3, "h": 6, "w": 8, "K": 4}

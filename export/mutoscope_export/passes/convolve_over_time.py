@@ -29,7 +29,10 @@ def convolve_over_time(model: ir.Model) -> bool:
 
 
 def windowed_frames(convolution: ir.Node) -> ir.Value | None:
-    """The frames whose windows the convolution reads, each window a frame later than the one before; else None."""
+    """The frames whose windows the convolution reads, each window a frame later than the one before; else None.
+
+    Windows that take every other frame, as those that halve the number of frames, are others.
+    """
     concat = producer_of(convolution.inputs[0], "Concat")
     if concat is None or concat.attributes["axis"].as_int() != 1 or not input_of(convolution, 1).is_initializer():
         return None
@@ -39,7 +42,8 @@ def windowed_frames(convolution: ir.Node) -> ir.Value | None:
     sources = {input_of(node) for node in slices}
     starts = [_constant(node.inputs[1]) for node in slices]
     axes = [_constant(node.inputs[3]) for node in slices]
-    if len(sources) > 1 or starts != list(range(len(slices))) or set(axes) != {0}:
+    steps = [_constant(node.inputs[4]) if len(node.inputs) > 4 else 1 for node in slices]
+    if len(sources) > 1 or starts != list(range(len(slices))) or set(axes) != {0} or set(steps) != {1}:
         return None
     return sources.pop()
 

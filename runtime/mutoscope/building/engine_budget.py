@@ -7,6 +7,8 @@ Knows the roles of graphs and their sizes. Knows nothing of libraries and logs.
     denoiser          12 hidden states of all video tokens, in 16 bits
     vae_features_*    12 times its widest feature map, and 3 times the scores of its attention, in 16 bits
     vae_decoder_*     12 times its widest feature map, in 16 bits
+    vae_encoder_*     12 feature maps of 96 channels as large as its frames, and 3 times the scores of its attention,
+                      in 16 bits
 
 and 256 MB are never refused. A hidden state is B x tokens x width, where the width is that of the attention, heads
 times head size, as the compiler's parser sees it. Denoisers of Wan 2.1, 1.3B and 14B, take 8.7 to 9.9 in the
@@ -33,6 +35,7 @@ NEVER_REFUSED_BYTES = 256 * 10**6
 ENCODER_HIDDEN_STATES = 20
 DENOISER_HIDDEN_STATES = 12
 FEATURE_MAPS = 12
+ENCODER_CHANNELS = 96  # of the first convolution of Wan 2.1; in Wan 2.2 160 at a quarter of the size
 SCORES = 3
 
 
@@ -48,8 +51,9 @@ def budget_bytes(graph: Graph, symbols: Mapping[str, int], geometry: Geometry, c
         tokens = max((symbols[name] for name in named & symbols.keys() - set("BFhwK")), default=1)  # of its own text
         budget = symbols["B"] * tokens * (ENCODER_HIDDEN_STATES * width + SCORES * heads * tokens) * 4
     else:
-        budget = FEATURE_MAPS * _widest_feature_map(graph, symbols) * 2
-        if kind == "features":
+        values = _values_of_frames(graph, symbols) if kind == "encoder" else _widest_feature_map(graph, symbols)
+        budget = FEATURE_MAPS * values * 2
+        if kind in ("features", "encoder"):
             budget += SCORES * (symbols["h"] * symbols["w"]) ** 2 * 2
     return max(NEVER_REFUSED_BYTES, budget)
 
@@ -68,6 +72,12 @@ def check_budget(graph: Graph, symbols: Mapping[str, int], geometry: Geometry, c
             "expected with fused attention. The engine was discarded. Export the bundle again with this version of "
             "Mutoscope; if that does not help, report it"
         )
+
+
+def _values_of_frames(graph: Graph, symbols: Mapping[str, int]) -> int:
+    """Elements of the first feature map of an encoder, which takes `frames` `[T, H, W, 3]`."""
+    (frames,) = (tensor for tensor in graph.inputs if tensor.name == "frames")
+    return math.prod(sized(frames.shape[:3], symbols)) * ENCODER_CHANNELS
 
 
 def _widest_feature_map(graph: Graph, symbols: Mapping[str, int]) -> int:

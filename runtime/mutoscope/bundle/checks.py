@@ -105,6 +105,12 @@ def _wrong_conditionings(manifest: Manifest) -> Iterator[str]:
             yield f"the conditioning {text.name} has the encoder {text.role!r}; it must be one of {_listed(encoders)}"
         if text.negative is not None and not isinstance(getattr(manifest.defaults, text.negative, None), str):
             yield f"the conditioning {text.name} has the negative text {text.negative!r}, which has no default"
+    of_pictures = [name for name, role in ROLES.items() if role.takes.keys() == {"frames"}]
+    for image in manifest.images:
+        if image.role not in of_pictures:
+            yield f"the conditioning {image.name} has the encoder {image.role!r}; use one of {_listed(of_pictures)}"
+        elif unknown := set(image.feeds) - set(ROLES[image.role].gives):
+            yield f"the conditioning {image.name} feeds {_listed(unknown)}, which the {image.role} does not give"
     for number in manifest.numbers:
         if number.name not in NUMBERS:
             yield f"the conditioning {number.name} is not a number with a default; use one of {_listed(NUMBERS)}"
@@ -116,6 +122,7 @@ def _wrong_feeds(manifest: Manifest) -> Iterator[str]:
     """Inputs of the denoiser that two sources feed, or another one than may, and latents that nothing draws."""
     inputs = [number.input for number in manifest.numbers]
     inputs += [name for text in manifest.texts for name in text.feeds.values()]
+    inputs += [name for image in manifest.images for name in (*image.feeds.values(), image.given)]
     inputs += [draw.input for draw in manifest.draws]
     yield from _twice("more than one conditioning or draw feeds the denoiser's input", inputs)
     if taken := (set(LOOP_INPUTS) - {"latents"}) & set(inputs):

@@ -25,8 +25,8 @@ class Tensor:
     Attributes:
         dtype: a NumPy name, or `NETWORK`.
         shape: symbols of the manifest's shapes as they stand; `*` for any size; and, in place of numbers that a
-            manifest gives: `channels` of the latents, `latents` and `frames` of one decoder call, `height` and `width`
-            of the frames of a window of latents.
+            manifest gives: `channels` of the latents, `latents` and `frames` of one call of the VAE, `height` and
+            `width` of the frames of a window of latents.
     """
 
     dtype: str
@@ -40,7 +40,7 @@ class Role:
     Attributes:
         stage: when it runs, one of `STAGES`.
         takes: inputs that it must have; a denoiser also has one for each that the manifest feeds.
-        gives: outputs that it must have; an encoder also gives what its conditioning feeds on.
+        gives: outputs that it must have; a text encoder also gives what its conditioning feeds on.
         caches: "gives" `cache_0`, `cache_1`, ...; or "passes" them on, as `next_cache_0`, ...; for the next call.
         grows_with: the symbols that activations are proportional to, once attention is fused.
         budget: the row of `building/engine_budget.py` by which the memory of an engine is checked.
@@ -76,6 +76,11 @@ _FEATURES = {"features": Tensor("float32", (1, "*", "h", "w"))}
 _FRAMES = {"frames": Tensor("uint8", ("frames", "height", "width", 3))}
 _TEXT = {"input_ids": Tensor("int64", ("B", "L")), "attention_mask": Tensor("int64", ("B", "L"))}
 
+_PICTURES = {"frames": Tensor("float32", ("frames", "height", "width", 3))}
+_CONDITION = {"condition": Tensor("float32", ("channels", "latents", "h", "w"))}
+
+_ENCODER_FIRST = Role(CONDITION, _PICTURES, _CONDITION, "hw", "encoder", caches="gives", once=True, needed=False)
+_ENCODER_NEXT = Role(CONDITION, _PICTURES, _CONDITION, "hw", "encoder", caches="passes", needed=False)
 _DENOISER = Role(DENOISE, _LOOP, _STEP, grows_with="BFhw", budget="denoiser")
 _FEATURES_FIRST = Role(DECODE, _CHUNK, _FEATURES, "hw", "features", caches="gives", once=True)
 _FEATURES_NEXT = Role(DECODE, _CHUNK, _FEATURES, "hw", "features", caches="passes")
@@ -94,6 +99,8 @@ ROLES: Mapping[str, Role] = {
     **_numbered("text_encoder", _TEXT_ENCODER, most=3),
     "denoiser": _DENOISER,
     "denoiser_low": Role(DENOISE, _LOOP, _STEP, grows_with="BFhw", budget="denoiser", needed=False),
+    "vae_encoder_first": _ENCODER_FIRST,
+    "vae_encoder_next": _ENCODER_NEXT,
     "vae_features_first": _FEATURES_FIRST,
     "vae_features_next": _FEATURES_NEXT,
     "vae_decoder_first": _DECODER_FIRST,

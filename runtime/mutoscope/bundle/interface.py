@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from mutoscope_engines.precisions import network_type
 
 from .contract import DENOISE, NETWORK, ROLES, Tensor
-from .manifest import Graph, GraphTensor, Manifest
+from .manifest import Graph, GraphTensor, Manifest, Shape
 
 Tensors = Mapping[str, GraphTensor]
 ANY, REST = "*", "..."  # a size that the contract leaves open, and any number of them at the end
@@ -52,6 +52,14 @@ def fed_by_number_or_seed(manifest: Manifest) -> Tensors:
     return {tensor.name: tensor for tensor in (*numbers, *draws)}
 
 
+def fed_by_pictures(manifest: Manifest) -> Tensors:
+    """The inputs of a denoiser that pictures feed: their latent frames, and which of the video's these are."""
+    latent: Shape = (manifest.geometry.latent_channels, 1, "h", "w")
+    named = {name: latent for image in manifest.images for name in image.feeds.values()}
+    named |= {image.given: ("F",) for image in manifest.images}
+    return {name: GraphTensor(name=name, dtype="float32", shape=shape) for name, shape in named.items()}
+
+
 def complaints_of(manifest: Manifest, parts: Sequence[Graph]) -> list[str]:
     """How the graph of a role differs from what the contract says of it; none where it does not."""
     (graph, *_), found = parts, interface_of(parts)
@@ -59,7 +67,8 @@ def complaints_of(manifest: Manifest, parts: Sequence[Graph]) -> list[str]:
     takes, gives = (_in_bundle(manifest, graph, tensors) for tensors in (role.takes, role.gives))
     if role.stage == DENOISE:
         embeds = [name for text in manifest.texts for name in text.feeds.values()]
-        takes = {name: _embeds(name) for name in embeds} | dict(fed_by_number_or_seed(manifest)) | takes
+        embedded = {name: _embeds(name) for name in embeds}
+        takes = {**embedded, **fed_by_pictures(manifest), **fed_by_number_or_seed(manifest), **takes}
     gives |= {name: _embeds(name) for text in manifest.texts if text.role == graph.role for name in text.feeds}
     if role.caches:
         gives |= {name: tensor for name, tensor in found.outputs.items() if tensor in found.caches.values()}

@@ -144,7 +144,21 @@ class NumberConditioning(_Record, frozen=True, tag_field="kind", tag="number"):
     maximum: Single
 
 
-Conditioning = TextConditioning | NumberConditioning
+class ImageConditioning(_Record, frozen=True, tag_field="kind", tag="image"):
+    """A picture that the video begins with: the VAE makes a latent frame of it, an input of the denoiser.
+
+    `name` is the field of the request; `feeds` maps outputs of the encoder to inputs of the denoiser. Where it is not
+    required and no picture is given, all of these inputs are zeros.
+    """
+
+    name: str
+    role: str  # the graph that encodes it
+    feeds: dict[str, str]
+    given: str  # an input f32 `[F]` of the denoiser: 1 for the latent frame that the picture is, 0 for all others
+    required: bool = True
+
+
+Conditioning = TextConditioning | NumberConditioning | ImageConditioning
 
 
 class Expert(_Record, frozen=True):
@@ -272,6 +286,11 @@ class Manifest(_Record, frozen=True):
         return tuple(each for each in self.conditionings if isinstance(each, NumberConditioning))
 
     @property
+    def images(self) -> tuple[ImageConditioning, ...]:
+        """The conditionings that are pictures."""
+        return tuple(each for each in self.conditionings if isinstance(each, ImageConditioning))
+
+    @property
     def followed(self) -> tuple[str, ...]:
         """The fields of a request that its conditionings read, what guidance steers away from included."""
         named = [(each.name, getattr(each, "negative", None)) for each in self.conditionings]
@@ -280,7 +299,8 @@ class Manifest(_Record, frozen=True):
     @property
     def roles(self) -> tuple[str, ...]:
         """The roles whose graphs a video of this bundle runs, in order."""
-        named = {text.role for text in self.texts} | {expert.role for expert in self.experts}
+        named = {text.role for text in self.texts} | {image.role for image in self.images}
+        named |= {expert.role for expert in self.experts}
         return tuple(name for name, role in ROLES.items() if name in named or (role.needed and role.stage != DENOISE))
 
     def roles_of(self, stage: str) -> tuple[str, ...]:

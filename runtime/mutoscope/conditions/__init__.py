@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 CONDITIONS = {  # by the record of the manifest
     "TextConditioning": "mutoscope.conditions.text:TextCondition",
     "NumberConditioning": "mutoscope.conditions.number:NumberCondition",
+    "ImageConditioning": "mutoscope.conditions.image:ImageCondition",
 }
 
 

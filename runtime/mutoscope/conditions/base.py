@@ -20,6 +20,15 @@ Run = Callable[[Feeds], Mapping[str, Tensor]]
 UseGraph = Callable[[str, Feeds], Mapping[str, Host]]  # runs the graph of a role once
 
 
+@dataclass(frozen=True)
+class VideoSize:
+    """How large a video is, in pixels and in the symbols of graphs' shapes."""
+
+    height: int  # H
+    width: int  # W
+    symbols: Mapping[str, int]  # F, h, w
+
+
 @dataclass(frozen=True, eq=False)
 class Settled:
     """A value of the request, checked and ready: what a condition encodes later, and nothing that it would have to ask.
@@ -41,12 +50,13 @@ class Condition(ABC):
     """One conditioning of a bundle, with what it needs of the bundle's files loaded. Knows nothing of any one video."""
 
     @abstractmethod
-    def settle(self, request: Any, defaults: Defaults, *, guided: bool) -> Settled:
+    def settle(self, request: Any, defaults: Defaults, *, guided: bool, size: VideoSize) -> Settled:
         """Checks what the request says, or else the bundle's default.
 
         Args:
             request: has a field of the conditioning's name; `None` where the caller said nothing.
             guided: whether the video has a second branch, which guidance steers away from.
+            size: of the video.
 
         Raises:
             RequestError: the value cannot be served; says what can.

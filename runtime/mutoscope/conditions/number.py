@@ -10,7 +10,7 @@ from ..bundle.bundle import Bundle
 from ..bundle.manifest import Defaults, NumberConditioning
 from ..values import checks
 from ..values.frame_rates import parse_frame_rate, plain_frame_rate
-from .base import Condition, Settled, UseGraph, scalar
+from .base import Condition, Settled, UseGraph, VideoSize, scalar
 
 
 class NumberCondition(Condition):
@@ -19,7 +19,7 @@ class NumberCondition(Condition):
     def __init__(self, about: NumberConditioning, bundle: Bundle) -> None:
         self._about = about
 
-    def settle(self, request: Any, defaults: Defaults, *, guided: bool) -> Settled:
+    def settle(self, request: Any, defaults: Defaults, *, guided: bool, size: VideoSize) -> Settled:
         about = self._about
         value = getattr(request, about.name)
         if value is None:

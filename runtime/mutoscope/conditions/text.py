@@ -16,7 +16,7 @@ from ..bundle.bundle import Bundle
 from ..bundle.manifest import Defaults, TextConditioning
 from ..errors import BundleError, RequestError
 from ..values import checks
-from .base import Condition, Settled, UseGraph
+from .base import Condition, Settled, UseGraph, VideoSize
 from .cleaning import CLEANINGS
 
 
@@ -94,7 +94,7 @@ class TextCondition(Condition):
         # A plan says the text from which all encoders make what they read, so that it makes the same video again.
         self._tells_cleaned = len({text.cleaning for text in texts}) == 1
 
-    def settle(self, request: Any, defaults: Defaults, *, guided: bool) -> Settled:
+    def settle(self, request: Any, defaults: Defaults, *, guided: bool, size: VideoSize) -> Settled:
         about = self._about
         given = getattr(request, about.name)
         said = checks.text(about.name, "" if given is None and not about.required else given)

@@ -14,7 +14,7 @@ from typing import Any
 
 from ..bundle.bundle import Bundle
 from ..bundle.manifest import MAX_STEPS, Manifest
-from ..conditions.base import Condition, Settled
+from ..conditions.base import Condition, Settled, VideoSize
 from ..errors import RequestError
 from ..request import PICTURES, VideoRequest
 from ..solvers.noise import SEED_MAX, SEED_MIN
@@ -43,8 +43,8 @@ def make_job(request: VideoRequest, execution: Execution, bundle: Bundle, condit
     """
     manifest = bundle.manifest
     guidance = plan_guidance(request, manifest)
-    settled = settle_conditions(request, guidance, manifest, conditions)
     geometry = plan_geometry(request, manifest)
+    settled = settle_conditions(request, guidance, geometry, manifest, conditions)
     schedule = settle_schedule(request, guidance, manifest)
     branches, rows = len(guidance.weights), schedule.plan.state_rows
     sizes = Sizes(branches, settled.plan.lengths, geometry.latents_shape, rows, guidance.unguided)
@@ -87,7 +87,11 @@ class SettledConditions:
 
 
 def settle_conditions(
-    request: VideoRequest, guidance: GuidancePlan, manifest: Manifest, conditions: Sequence[Condition]
+    request: VideoRequest,
+    guidance: GuidancePlan,
+    geometry: GeometryPlan,
+    manifest: Manifest,
+    conditions: Sequence[Condition],
 ) -> SettledConditions:
     """
     Raises:
@@ -103,7 +107,8 @@ def settle_conditions(
                 f"take a model that does, such as {TAKE[name]}"
             )
     guided = is_guided(guidance.scale)
-    settled = tuple(each.settle(request, manifest.defaults, guided=guided) for each in conditions)
+    size = VideoSize(geometry.height, geometry.width, dict(zip("Fhw", geometry.latents_shape[1:], strict=True)))
+    settled = tuple(each.settle(request, manifest.defaults, guided=guided, size=size) for each in conditions)
     plan = ConditionsPlan(
         facts={name: value for each in settled for name, value in each.facts.items()},
         lengths={symbol: size for each in settled for symbol, size in each.symbols.items()},

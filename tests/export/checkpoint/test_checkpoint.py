@@ -29,7 +29,6 @@ REFUSED_INDEXES: dict[str, tuple[Change, str]] = {
         lambda c: c.update(transformer_2=["diffusers", "WanTransformer3DModel"]), "transformer_2 .* Wan 2.2 A14B",
     ),
     "a boundary between two transformers": (lambda c: c.update(boundary_ratio=0.9), "boundary_ratio .* Wan 2.2 A14B"),
-    "timesteps for each token": (lambda c: c.update(expand_timesteps=True), "expand_timesteps .* TI2V 5B"),
     "another text encoder": (
         lambda c: c.update(text_encoder=["transformers", "CLIPTextModel"]), "'CLIPTextModel'.; supported: trans.*UMT5",
     ),
@@ -254,9 +253,9 @@ def test_what_is_refused_has_cost_no_download_of_weights(
     copy: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     hub = Hub(copy, tmp_path)
-    edit(copy / "model_index.json", lambda index: index.update(expand_timesteps=True))
+    edit(copy / "model_index.json", lambda index: index.update(boundary_ratio=0.9))
     monkeypatch.setattr("huggingface_hub.snapshot_download", hub.download)
-    with pytest.raises(ExportError, match=r"Some/Model@c0ffee is refused: expand_timesteps"):
+    with pytest.raises(ExportError, match=r"Some/Model@c0ffee is refused: boundary_ratio"):
         open_checkpoint("Some/Model")
     assert list(hub.snapshot.rglob("*.json")) and not list(hub.snapshot.rglob("*.safetensors"))
 

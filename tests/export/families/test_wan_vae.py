@@ -259,7 +259,7 @@ def test_frames_depend_on_features_as_far_as_the_halo_and_no_farther(config):
     halo = first.halo()
     middle, size = halo + 2, 2 * halo + 5
     first.to_pixels = following.to_pixels = torch.nn.Identity()  # what is rounded has no gradient
-    _, _, (_, channels, _, _) = wan_vae.DecoderChunk.symbolic_input(vae)
+    _, _, (_, channels, _, _) = wan_vae.DecoderChunk.symbolic_input(vae, first=True)
     shape = (2, 1, channels, size, size)
     features = torch.randn(shape, generator=torch.Generator().manual_seed(1), requires_grad=True)
     frames = following(features[1], *first(features[0])[1:])[0]

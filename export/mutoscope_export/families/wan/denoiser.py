@@ -22,6 +22,7 @@ from torch.nn import functional as F
 
 from ...graphs.trace import SymbolicValue
 from ..solver_line import step
+from .modulation import Modulation
 
 # Weights whose products `int8` quantizes. Time and patch embedding, modulation and the last projection stay float32.
 QUANTIZABLE_WEIGHTS = (
@@ -84,15 +85,15 @@ class DenoiserStep(nn.Module):
         transformer = self.transformer
         branches = prompt_embeds.shape[0]
         grid = tuple(size // patch for size, patch in zip(latents.shape[1:], self.patch_size, strict=True))
-        time, modulations = self._embed_time(timestep)
+        modulation = self._modulation(timestep, branches, grid)
         text = self._embed_text(prompt_embeds)
         rotary = self._rotary(grid, branches)
 
         hidden = _in_a_row(self._patchify(latents, grid).expand(branches, -1, -1))
         for block in transformer.blocks:
-            hidden = self._block(block, hidden, text, modulations, rotary)
-        shift, scale = (transformer.scale_shift_table.float()[0] + time).flatten().chunk(2)
-        hidden = _layer_norm(hidden, 1 + scale, shift, transformer.norm_out.eps)
+            hidden = self._block(block, hidden, text, modulation, rotary)
+        shift, scale = modulation.last(transformer.scale_shift_table.float())
+        hidden = modulation.norm(hidden, scale, shift, transformer.norm_out.eps)
         patches = _of_branches(branches, _linear(transformer.proj_out, hidden, torch.float32))
         return self._unpatchify((guidance_weights[:, None, None] * patches).sum(0), grid)
 
@@ -114,8 +115,12 @@ class DenoiserStep(nn.Module):
         pixels = patches.reshape(f, y, x, p, q, r, self.channels).permute(6, 0, 3, 1, 4, 2, 5)
         return pixels.reshape(self.channels, f * p, y * q, x * r)
 
+    def _modulation(self, timestep: Tensor, branches: int, grid: tuple[int, ...]) -> Modulation:
+        """What `timestep` does to hidden states of this size."""
+        return Modulation(*self._embed_time(timestep))
+
     def _embed_time(self, timestep: Tensor) -> tuple[Tensor, Tensor]:
-        """The time embedding `[1,E]` and what all blocks are modulated with, `[6 E]`."""
+        """The time embedding `[1,E]` and what all blocks are modulated with, `[6 E]`; in turn for several."""
         embedder = self.transformer.condition_embedder
         time = embedder.timesteps_proj(timestep)
         time = _linear(embedder.time_embedder.linear_1, time, torch.float32)
@@ -145,24 +150,23 @@ class DenoiserStep(nn.Module):
         block: WanTransformerBlock,
         hidden: Tensor,
         text: Tensor,
-        modulations: Tensor,
+        modulation: Modulation,
         rotary: tuple[Tensor, Tensor],
     ) -> Tensor:
         """One transformer block; `hidden` `[1,(B S),E]` float32 in and out."""
         branches = text.shape[0]
-        modulations = block.scale_shift_table.float().flatten() + modulations
-        shift, scale, gate, ffn_shift, ffn_scale, ffn_gate = modulations.chunk(6)
-        normed = _of_branches(branches, _layer_norm(hidden, 1 + scale, shift, block.norm1.eps))
-        hidden = hidden + self._attention(block.attn1, normed, normed, rotary) * gate
+        shift, scale, gate, ffn_shift, ffn_scale, ffn_gate = modulation.of_block(block.scale_shift_table.float())
+        normed = _of_branches(branches, modulation.norm(hidden, scale, shift, block.norm1.eps))
+        hidden = hidden + modulation.gate(self._attention(block.attn1, normed, normed, rotary), gate)
 
         normed = hidden
         if not isinstance(block.norm2, nn.Identity):
             normed = _layer_norm(hidden, block.norm2.weight.float(), block.norm2.bias.float(), block.norm2.eps)
         hidden = hidden + self._attention(block.attn2, _of_branches(branches, normed), text, None)
 
-        normed = _layer_norm(hidden, 1 + ffn_scale, ffn_shift, block.norm3.eps)
+        normed = modulation.norm(hidden, ffn_scale, ffn_shift, block.norm3.eps)
         inner = F.gelu(_linear(block.ffn.net[0].proj, normed, self.network_dtype), approximate="tanh")
-        return hidden + _linear(block.ffn.net[2], inner, self.network_dtype).float() * ffn_gate
+        return hidden + modulation.gate(_linear(block.ffn.net[2], inner, self.network_dtype).float(), ffn_gate)
 
     def _attention(
         self, attention: WanAttention, queries: Tensor, source: Tensor, rotary: tuple[Tensor, Tensor] | None

@@ -10,15 +10,23 @@ from typing import Any
 
 import msgspec
 from diffusers import AutoencoderKLWan, WanTransformer3DModel
-from mutoscope.bundle.manifest import Defaults, Draw, Frames, Geometry, TextConditioning
+from mutoscope.bundle.manifest import (
+    Conditioning,
+    Defaults,
+    Draw,
+    Frames,
+    Geometry,
+    ImageConditioning,
+    TextConditioning,
+)
 from mutoscope.solvers.options import CLASSES, WHOLE_TIMESTEPS, from_diffusers
 from transformers import UMT5EncoderModel
 
 from ...checkpoint.checkpoint import Checkpoint
 from ...checkpoint.tokenizer import READS_SERIALIZED, settings_of
 from ..family import Description
-from . import denoiser, text, vae
-from .graph_sources import PRECISIONS
+from . import denoiser, first_frame, text, vae
+from .graph_sources import PRECISIONS, expands_timesteps
 from .precision_policy import CALIBRATED
 
 NAME = "wan"
@@ -39,16 +47,17 @@ _DEFAULTS = Defaults(
     height=480, width=832, num_frames=81, num_inference_steps=50, guidance_scale=5.0, fps=16, negative_prompt="",
     scheduler="",
 )  # fmt: skip
+# `wan_ti2v_5B.py` of the authors, whose default is the wide one of two sizes.
+_TI2V_DEFAULTS = msgspec.structs.replace(_DEFAULTS, height=704, width=1280, num_frames=121, fps=24)
 # FastVideo's models by distribution matching. Its `DmdDenoisingStage` takes no guidance, and of the levels of a
 # flow-matching scheduler with shift 8, which it makes itself, those next to its timesteps 1000, 757 and 522.
-_DMD_DEFAULTS = msgspec.structs.replace(_DEFAULTS, num_inference_steps=3, guidance_scale=1.0, sigmas=(1.0, 0.28, 0.12))
+_DMD_DEFAULTS: Mapping[str, Any] = {"num_inference_steps": 3, "guidance_scale": 1.0, "sigmas": (1.0, 0.28, 0.12)}
 _DMD_SCHEDULER = {"_class_name": "FlowMatchLCMScheduler", "shift": 8.0, WHOLE_TIMESTEPS: True}
 
 _MAX_SEQUENCE_LENGTH = 512  # of `WanPipeline`
 _WAN_2_2 = {
     "transformer_2": "two transformers, as in Wan 2.2 A14B",
     "boundary_ratio": "two transformers, as in Wan 2.2 A14B",
-    "expand_timesteps": "a timestep for each token, as in Wan 2.2 TI2V 5B",
 }
 
 
@@ -61,18 +70,19 @@ def describe(checkpoint: Checkpoint) -> Description:
     """
     _refuse_wan_2_2(checkpoint.index)
     transformer, encoder, autoencoder = map(checkpoint.without_weights, ("transformer", "text_encoder", "vae"))
-    denoiser.DenoiserStep(transformer)
+    (first_frame.FirstFrameStep if expands_timesteps(checkpoint) else denoiser.DenoiserStep)(transformer)
     text.TextEncoder(encoder)
     _refuse_contradictions(transformer.config, encoder.config, autoencoder.config)
     geometry = _geometry(transformer, autoencoder)
     scheduler = scheduler_of(checkpoint)
-    defaults = _DMD_DEFAULTS if checkpoint.pipeline == _DMD else _DEFAULTS
+    defaults = _TI2V_DEFAULTS if expands_timesteps(checkpoint) else _DEFAULTS
+    changes = _DMD_DEFAULTS if checkpoint.pipeline == _DMD else {}
     return Description(
         geometry=geometry,
         frames=_frames(geometry),
-        conditionings=(_prompt(checkpoint, encoder),),
+        conditionings=(_prompt(checkpoint, encoder), *_first_frame(checkpoint)),
         draws=(Draw(input="latents", shape=(geometry.latent_channels, "F", "h", "w")),),
-        defaults=msgspec.structs.replace(defaults, scheduler=from_diffusers(scheduler)),
+        defaults=msgspec.structs.replace(defaults, scheduler=from_diffusers(scheduler), **changes),
         scheduler=scheduler,
         precisions=PRECISIONS,
         policies=CALIBRATED,
@@ -94,7 +104,7 @@ def _refuse_wan_2_2(index: Mapping[str, Any]) -> None:
         if value not in (None, False, [None, None]):
             raise ValueError(
                 f"{option} is {value!r}: it has {meaning}, and that is not supported yet; "
-                "supported is Wan 2.1 text-to-video, such as Wan-AI/Wan2.1-T2V-1.3B-Diffusers"
+                "supported are Wan 2.1 text-to-video, such as Wan-AI/Wan2.1-T2V-1.3B-Diffusers, and Wan 2.2 TI2V 5B"
             )
 
 
@@ -132,6 +142,19 @@ def _frames(geometry: Geometry) -> Frames:
     scale, (patch, *_) = geometry.vae_scale_factor_temporal, geometry.patch_size
     first, step = scale * (patch - 1) + 1, scale * patch
     return Frames(first=first, step=step, most=first + step * (geometry.max_patches - 1), frames_per_call=(1, scale))
+
+
+def _first_frame(checkpoint: Checkpoint) -> list[Conditioning]:
+    if not expands_timesteps(checkpoint):
+        return []
+    image = ImageConditioning(
+        name="image",
+        role="vae_encoder_first",
+        feeds=first_frame.FEEDS,
+        given=first_frame.GIVEN,
+        required=False,
+    )
+    return [image]
 
 
 def _prompt(checkpoint: Checkpoint, encoder: UMT5EncoderModel) -> TextConditioning:

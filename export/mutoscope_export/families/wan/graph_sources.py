@@ -1,12 +1,12 @@
 """Which graphs come of a Wan checkpoint, in which precisions, and what each is compared with.
 
-Knows the modules beside it and the passes. Knows nothing of configuration files.
+Knows the modules beside it and the passes. Of configuration files it knows what decides between them.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import partial
 
 import torch
@@ -17,7 +17,7 @@ from transformers import UMT5EncoderModel
 
 from ...checkpoint.checkpoint import Checkpoint
 from ...graphs.parts import Blocks, Cut, made_of
-from ...graphs.trace import Pass
+from ...graphs.trace import Pass, SymbolicValue
 from ...passes.attention_in_tiles import attention_in_tiles
 from ...passes.bias_in_turn import bias_in_turn
 from ...passes.convolve_over_time import convolve_over_time
@@ -30,7 +30,7 @@ from ...passes.slice_feed_forward import SliceFeedForward
 from ...passes.without_float32_gemm import without_float32_gemm
 from ..decoding import decode
 from ..family import Form, GraphSource
-from . import denoiser, own_classes, text, vae
+from . import denoiser, first_frame, own_classes, text, vae, vae_encoder
 from .precision_policy import CALIBRATED
 
 _VAE_PARTS: Mapping[str, type[vae.Chunk]] = {"vae_features": vae.FeatureChunk, "vae_decoder": vae.DecoderChunk}
@@ -64,14 +64,39 @@ _DENOISER_CUTS: Mapping[str, Cut] = dict.fromkeys(_CPU_PRECISIONS, made_of(*text
 BLOCKS = {"denoiser": r"blocks\.(\d+)\.", "text_encoder": r"block\.(\d+)\."}  # in the names of their weights
 
 
+@dataclass(frozen=True)
+class _Denoiser:
+    """What the denoiser of a checkpoint computes, and its inputs: names and shapes, and an example of given sizes."""
+
+    step: type[denoiser.DenoiserStep]
+    inputs: Callable[[WanTransformer3DModel], list[SymbolicValue]]
+    example: Callable[[WanTransformer3DModel, Mapping[str, int], int], dict[str, Tensor]]
+
+
+_PLAIN = _Denoiser(denoiser.DenoiserStep, denoiser.symbolic_inputs, denoiser.example_inputs)
+_FIRST_FRAME = _Denoiser(first_frame.FirstFrameStep, first_frame.symbolic_inputs, first_frame.example_inputs)
+
+
+def expands_timesteps(checkpoint: Checkpoint) -> bool:
+    """Whether each latent frame has a timestep of its own, so that a picture may be the first: Wan 2.2 TI2V 5B."""
+    return bool(checkpoint.index.get("expand_timesteps"))
+
+
 def sources(checkpoint: Checkpoint, precisions: Sequence[str]) -> list[GraphSource]:
-    """The graphs of a Wan checkpoint, which is one for text-to-video."""
+    """The graphs of a Wan checkpoint, for text-to-video or also from a first frame."""
+    if expands_timesteps(checkpoint):
+        return [
+            _encoder(precisions),
+            _denoiser(precisions, _FIRST_FRAME),
+            _picture_encoder(precisions),
+            *_decoders(precisions),
+        ]
     return text_to_video(precisions)
 
 
 def text_to_video(precisions: Sequence[str]) -> list[GraphSource]:
     """The graphs of a text-to-video checkpoint, for these precisions of its denoiser."""
-    return [_encoder(precisions), _denoiser(precisions), *_decoders(precisions)]
+    return [_encoder(precisions), _denoiser(precisions, _PLAIN), *_decoders(precisions)]
 
 
 def _encoder(precisions: Sequence[str]) -> GraphSource:
@@ -89,25 +114,42 @@ def _encoder(precisions: Sequence[str]) -> GraphSource:
     )
 
 
-def _denoiser(precisions: Sequence[str]) -> GraphSource:
+def _denoiser(precisions: Sequence[str], kind: _Denoiser) -> GraphSource:
     return GraphSource(
         "denoiser",
         "transformer",
-        denoiser.DenoiserStep,
-        denoiser.symbolic_inputs,
+        kind.step,
+        kind.inputs,
         denoiser.symbolic_outputs,
-        _denoiser_examples,
+        partial(_denoiser_examples, kind=kind),
         tuple(
             Form(name, _DENOISER_PASSES[name], _DENOISER_CUTS.get(name, Blocks(BLOCKS["denoiser"])))
             for name in precisions
         ),
-        _own_step,
+        partial(_own_step, kind=kind),
     )
 
 
+def _picture_encoder(precisions: Sequence[str]) -> GraphSource:
+    part = vae_encoder.PictureEncoder
+    return GraphSource(
+        "vae_encoder_first",
+        "vae",
+        partial(part, first=True),
+        partial(vae.symbolic_inputs, part=part, first=True),
+        partial(vae.symbolic_outputs, part=part, first=True),
+        partial(_vae_examples, part=part, first=True),
+        tuple(Form(name) for name in _vae_precisions(precisions)),
+        _own_condition,
+    )
+
+
+def _vae_precisions(precisions: Sequence[str]) -> Iterable[str]:
+    """The base of each; on a CPU bfloat16 pays as much as in the denoiser, and does not show in frames."""
+    return dict.fromkeys([*map(base_precision, precisions), *(name for name in precisions if name == "bf16-cpu")])
+
+
 def _decoders(precisions: Sequence[str]) -> list[GraphSource]:
-    """In the base of each precision; on a CPU bfloat16 pays as much as in the denoiser, and does not show in frames."""
-    names = dict.fromkeys([*map(base_precision, precisions), *(name for name in precisions if name == "bf16-cpu")])
     made = [
         GraphSource(
             f"{role}_first" if first else f"{role}_next",
@@ -116,7 +158,7 @@ def _decoders(precisions: Sequence[str]) -> list[GraphSource]:
             partial(vae.symbolic_inputs, part=part, first=first),
             partial(vae.symbolic_outputs, part=part, first=first),
             partial(_vae_examples, part=part, first=first),
-            tuple(Form(name, _DECODER_PASSES.get(name, ())) for name in names),
+            tuple(Form(name, _DECODER_PASSES.get(name, ())) for name in _vae_precisions(precisions)),
         )
         for role, part in _VAE_PARTS.items()
         for first in (True, False)
@@ -129,11 +171,18 @@ def _own_text(encoder: UMT5EncoderModel) -> tuple[Tensor, Tensor]:
     return text.TextEncoder(encoder)(**example), own_classes.prompt_embeds(encoder, example)
 
 
-def _own_step(transformer: WanTransformer3DModel) -> tuple[Tensor, Tensor]:
-    example = _denoiser_examples(transformer)[-1]
+def _own_step(transformer: WanTransformer3DModel, kind: _Denoiser) -> tuple[Tensor, Tensor]:
+    example = _denoiser_examples(transformer, kind)[-1]
     # One sign, so that two branches that are almost equal do not cancel to what rounding left of them.
     example["guidance_weights"] = torch.tensor([0.25, 0.75])
-    return denoiser.DenoiserStep(transformer)(**example)[0], own_classes.next_state(transformer, example)
+    return kind.step(transformer)(**example)[0], own_classes.next_state(transformer, example)
+
+
+def _own_condition(autoencoder: AutoencoderKLWan) -> tuple[Tensor, Tensor]:
+    autoencoder.float()  # as its modules compute; small enough
+    part = vae_encoder.PictureEncoder
+    example = _vae_examples(autoencoder, part=part, first=True)[-1]
+    return part(autoencoder, first=True)(**example)[0], own_classes.condition(autoencoder, example["frames"])
 
 
 def _own_clip(decoders: Sequence[GraphSource], autoencoder: AutoencoderKLWan) -> tuple[Tensor, Tensor]:
@@ -152,7 +201,7 @@ def _text_examples(encoder: UMT5EncoderModel) -> list[dict[str, Tensor]]:
     ]
 
 
-def _denoiser_examples(transformer: WanTransformer3DModel) -> list[dict[str, Tensor]]:
+def _denoiser_examples(transformer: WanTransformer3DModel, kind: _Denoiser) -> list[dict[str, Tensor]]:
     """A traced shape, one branch of a single image with one row of state, and a wide clip.
 
     In the last two `solver_a` is zero, so that nothing but the velocity is compared.
@@ -163,7 +212,7 @@ def _denoiser_examples(transformer: WanTransformer3DModel) -> list[dict[str, Ten
     examples = []
     for seed, (branches, tokens, frames, rows, columns, states) in enumerate(sizes):
         size = {"B": branches, "L": tokens, "F": p * frames, "h": q * rows, "w": r * columns, "K": states}
-        example = denoiser.example_inputs(transformer, size, seed)
+        example = kind.example(transformer, size, seed)
         if seed > 0:
             example["solver_a"].zero_()
         examples.append(example)

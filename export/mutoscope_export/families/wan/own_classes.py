@@ -21,17 +21,32 @@ def prompt_embeds(encoder: UMT5EncoderModel, inputs: Mapping[str, Tensor]) -> Te
 
 
 def next_state(transformer: WanTransformer3DModel, inputs: Mapping[str, Tensor]) -> Tensor:
-    """The first output of the `denoiser` graph."""
+    """The first output of the `denoiser` graph; where a first frame may be given, as `WanImageToVideoPipeline` does."""
     dtype = transformer.patch_embedding.weight.dtype
-    branches = len(inputs["prompt_embeds"])
+    branches, latents, timestep = len(inputs["prompt_embeds"]), inputs["latents"], inputs["timestep"]
+    is_given = inputs["given"][:, None, None] > 0 if "given" in inputs else None
+    if is_given is not None:
+        latents = torch.where(is_given, inputs["condition"], latents)
+        _, rows, columns = transformer.config.patch_size
+        tokens = latents.shape[2] // rows * (latents.shape[3] // columns)
+        timestep = ((1 - inputs["given"]) * timestep).repeat_interleave(tokens)[None]  # of each token
     velocities: Tensor = transformer(
-        inputs["latents"].to(dtype).expand(branches, -1, -1, -1, -1),
-        inputs["timestep"].expand(branches),
+        latents.to(dtype).expand(branches, -1, -1, -1, -1),
+        timestep.expand(branches, *timestep.shape[1:]),
         inputs["prompt_embeds"].to(dtype),
     ).sample
     velocity = torch.einsum("b,bcfhw->cfhw", inputs["guidance_weights"], velocities.float())
     moved = torch.einsum("jk,kcfhw->jcfhw", inputs["solver_a"], inputs["state"])
-    return moved + torch.einsum("k,cfhw->kcfhw", inputs["solver_b"], velocity)
+    moved = moved + torch.einsum("k,cfhw->kcfhw", inputs["solver_b"], velocity)
+    return moved if is_given is None else torch.where(is_given, inputs["condition"], moved)
+
+
+def condition(vae: AutoencoderKLWan, levels: Tensor) -> Tensor:
+    """Frames in levels 0..255 `[T, H, W, 3]` -> latents `[C, F, h, w]` as the denoiser takes them, clip whole."""
+    mean, std = (torch.tensor(values).view(-1, 1, 1, 1) for values in (vae.config.latents_mean, vae.config.latents_std))
+    clip = levels.permute(3, 0, 1, 2)[None] / 255 * 2 - 1
+    latents: Tensor = vae.encode(clip).latent_dist.mode()[0]
+    return (latents - mean) / std
 
 
 def frames(vae: AutoencoderKLWan, latents: Tensor) -> Tensor:

@@ -51,8 +51,10 @@ def random_checkpoint(
 
     `transformer` are parameters of `WanTransformer3DModel`, `vae_config` of `AutoencoderKLWan`, which differ from small
     ones (`VAE_2_2`: those of Wan 2.2's); `text_width` is what the text encoder gives and the transformer takes.
-    `max_shard_size` splits weights into several files.
+    `max_shard_size` splits weights into several files. With `expand_timesteps` among the former it also takes a
+    picture, as Wan 2.2 TI2V 5B does.
     """
+    expand_timesteps = transformer.pop("expand_timesteps", False)
     torch_state = torch.random.get_rng_state()
     torch.manual_seed(0)
     tokenizer = _tokenizer()
@@ -62,6 +64,7 @@ def random_checkpoint(
         transformer=_randomised(_transformer(latent_channels, text_width, transformer)).to(dtype),
         vae=_randomised(_vae(latent_channels, {**VAE_2_1, **(vae_config or {})})).to(dtype),
         scheduler=getattr(diffusers, scheduler)(**SCHEDULER_OPTIONS[scheduler]),
+        expand_timesteps=expand_timesteps,
     )
     torch.random.set_rng_state(torch_state)
     pipeline.save_pretrained(folder, safe_serialization=True, max_shard_size=max_shard_size)

@@ -36,8 +36,8 @@ T = TypeVar("T")
 
 
 class Chunk(nn.Module, ABC):
-    """One of the two parts of the decoder, for one latent frame: what it is given, and the caches of the chunk before
-    unless it is the `first` -> what it gives, and the caches for the next chunk.
+    """A part of the VAE, for one latent frame: what it is given, and the caches of the chunk before unless it is the
+    `first` -> what it gives, and the caches for the next chunk.
 
     `network_dtype` is the type of the network and of its caches; what goes in and out beside them is not. Weights are
     float32 copies, whatever the type of `vae`, and converted where they are used: there are few of them.
@@ -60,7 +60,7 @@ class Chunk(nn.Module, ABC):
 
     @staticmethod
     @abstractmethod
-    def symbolic_input(vae: AutoencoderKLWan) -> SymbolicValue:
+    def symbolic_input(vae: AutoencoderKLWan, *, first: bool) -> SymbolicValue:
         """Name, dtype and shape of the input beside the caches."""
         ...
 
@@ -107,7 +107,7 @@ class FeatureChunk(Chunk):
         return (torch.cat([inner, frames], dim=1) if self.keeps_what_came_in else inner).float()
 
     @staticmethod
-    def symbolic_input(vae: AutoencoderKLWan) -> SymbolicValue:
+    def symbolic_input(vae: AutoencoderKLWan, *, first: bool) -> SymbolicValue:
         return "latents", "float32", (1, vae.config.z_dim, 1, "h", "w")
 
     @staticmethod
@@ -165,7 +165,7 @@ class DecoderChunk(Chunk):
         return self.rise.reach(pixels)
 
     @staticmethod
-    def symbolic_input(vae: AutoencoderKLWan) -> SymbolicValue:
+    def symbolic_input(vae: AutoencoderKLWan, *, first: bool) -> SymbolicValue:
         return "features", "float32", (1, _features(vae), "h", "w")
 
     @staticmethod
@@ -177,7 +177,7 @@ class DecoderChunk(Chunk):
 
 def symbolic_inputs(vae: AutoencoderKLWan, part: type[Chunk], *, first: bool) -> list[SymbolicValue]:
     """Name, dtype and shape of each input; sizes that are free at run time are multiples of the latents' h and w."""
-    given = part.symbolic_input(vae)
+    given = part.symbolic_input(vae, first=first)
     return [given] if first else [given, *_symbolic_caches(vae, part)]
 
 
@@ -193,14 +193,15 @@ def example_inputs(
 ) -> dict[str, Tensor]:
     """Random inputs of the graph; `height` and `width` are those of the latents. The same seed gives the same inputs.
 
-    For tracing, sizes must be at least 2: the exporter treats sizes of one as constants.
+    For tracing, sizes must be at least 2: the exporter treats sizes of one as constants. Frames are levels in 0..255.
     """
     generator = torch.Generator().manual_seed(seed)
     sizes = {"h": height, "w": width}
-    return {
+    inputs = {
         name: torch.randn(sized(shape, sizes), generator=generator)
         for name, _, shape in symbolic_inputs(vae, part, first=first)
     }
+    return inputs | {name: (64 * value + 128).clamp(0, 255) for name, value in inputs.items() if name == "frames"}
 
 
 def _symbolic_caches(vae: AutoencoderKLWan, part: type[Chunk]) -> list[SymbolicValue]:
@@ -212,7 +213,7 @@ def _symbolic_caches(vae: AutoencoderKLWan, part: type[Chunk]) -> list[SymbolicV
 
 def _smallest_outputs(vae: AutoencoderKLWan, part: type[Chunk]) -> list[torch.Size]:
     """The shapes of the first chunk's outputs for a latent frame of one pixel, computed without any data."""
-    _, _, shape = part.symbolic_input(vae)
+    _, _, shape = part.symbolic_input(vae, first=True)
     with FakeTensorMode(allow_non_fake_inputs=True), torch.no_grad():
         chunk = part(vae, first=True)
         return [output.shape for output in chunk(torch.empty(sized(shape, {"h": 1, "w": 1})))]

@@ -1,4 +1,4 @@
-"""The layers of the Wan 2.1 and Wan 2.2 video decoders for one chunk of frames, their memory over time explicit.
+"""The layers of the Wan 2.1 and Wan 2.2 video VAEs for one chunk of frames, their memory over time explicit.
 
 Knows the arithmetic and the weights of the blocks in `diffusers.AutoencoderKLWan`. Knows nothing of ONNX, of latents'
 statistics or of the loop over the chunks.
@@ -43,10 +43,14 @@ class Memory:
         """Remembers zeros of the size of `frame`, for a convolution that the first chunk does not run."""
         self.kept.append(_after_zeros(frame, PAST)[:PAST])
 
-    def extend(self, frames: Tensor) -> Tensor:
-        """Puts the past before `frames`: `[T, C, H, W]` -> `[2 + T, C, H, W]`, and remembers the last two of them."""
+    def start_alone(self, frame: Tensor) -> None:
+        """Remembers `frame` `[1, C, H, W]`, for a convolution that looks back at one frame and not at two."""
+        self.kept.append(frame)
+
+    def extend(self, frames: Tensor, past: int = PAST) -> Tensor:
+        """Puts the past before `frames`: `[T, C, H, W]` -> `[past + T, C, H, W]`, and remembers the last of them."""
         extended = torch.cat([next(self._past), frames])
-        self.kept.append(extended[-PAST:])
+        self.kept.append(extended[-past:])
         return extended
 
     def in_slices(self, frames: Tensor, layers: Callable[[Tensor, Memory], Tensor]) -> Tensor:
