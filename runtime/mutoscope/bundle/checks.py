@@ -55,7 +55,7 @@ def impossible_defaults(manifest: Manifest) -> Iterator[str]:
         if (given := getattr(defaults, name)) not in sizes:
             yield f"the default {name} is {given}; its networks take {sizes[0]} to {sizes[-1]} in steps of {sizes.step}"
     try:
-        build_schedule(defaults.scheduler, manifest.scheduler, defaults.num_inference_steps, defaults.sigmas)
+        build_schedule(defaults.scheduler, manifest.default_scheduler, defaults.num_inference_steps, defaults.sigmas)
     except ScheduleError as error:
         yield f"the defaults give no schedule: {error}"
     for each in manifest.conditionings:
