@@ -29,6 +29,7 @@ Positive = Annotated[int, msgspec.Meta(ge=1, le=1 << 20)]
 Natural = Annotated[int, msgspec.Meta(ge=0, le=1 << 40)]
 Single = Annotated[float, msgspec.Meta(ge=-1e38, le=1e38)]  # finite in float32
 GuidanceScale = Annotated[float, msgspec.Meta(ge=0, le=MAX_SCALE)]
+FlowShift = Annotated[float, msgspec.Meta(ge=MIN_SHIFT, le=MAX_SHIFT)]
 Shape = tuple[Annotated[int, msgspec.Meta(ge=0, le=1 << 31)] | str, ...]
 DType = Annotated[str, msgspec.Meta(pattern=f"^({'|'.join(ITEM_BYTES)})$")]
 
@@ -175,7 +176,7 @@ class Defaults(_Record, frozen=True, omit_defaults=True):
     negative_prompt: str
     scheduler: str
     sigmas: tuple[float, ...] | None = None  # of a model that was distilled for them
-    flow_shift: Annotated[float, msgspec.Meta(ge=MIN_SHIFT, le=MAX_SHIFT)] | None = None  # where not the scheduler's own
+    flow_shift: FlowShift | None = None  # where it is not that of `scheduler`
 
     def __post_init__(self) -> None:
         if parse_frame_rate(self.fps) is None:

@@ -64,7 +64,8 @@ def _limits(manifest: Manifest) -> dict[str, dict[str, Any]]:
     limits: dict[str, dict[str, Any]] = {
         "num_frames": {"minimum": counts[0], "maximum": counts[-1], "step": counts.step},
         "num_inference_steps": {"minimum": 1, "maximum": MAX_STEPS, "step": 1},
-        **dict.fromkeys(("guidance_scale", "guidance_scale_2"), {"minimum": 0, "maximum": MAX_SCALE}),
+        "guidance_scale": {"minimum": 0, "maximum": MAX_SCALE},
+        "guidance_scale_2": {"minimum": 0, "maximum": MAX_SCALE},
         "seed": {"minimum": SEED_MIN, "maximum": SEED_MAX, "step": 1},
         "fps": {"minimum": 1, "maximum": MAX_FPS},
         "flow_shift": {"minimum": MIN_SHIFT, "maximum": MAX_SHIFT},

@@ -16,8 +16,10 @@ from transformers import UMT5EncoderModel
 
 from ...checkpoint.checkpoint import Checkpoint
 from ...checkpoint.tokenizer import READS_SERIALIZED, settings_of
+from ...checkpoint.validation import NONE
 from ..family import Description
 from . import denoiser, text, vae
+from .experts import ROLES, defaults_of_two, experts_of
 from .graph_sources import PRECISIONS
 from .precision_policy import CALIBRATED
 
@@ -32,7 +34,11 @@ _NETWORKS: Mapping[str, tuple[str, ...]] = {
 }  # fmt: skip
 _DMD = "WanDMDPipeline"
 PIPELINES: Mapping[str, Mapping[str, tuple[str, ...]]] = {
-    "WanPipeline": {**_NETWORKS, "scheduler": tuple(f"diffusers.{name}" for name in CLASSES)},
+    "WanPipeline": {
+        **_NETWORKS,
+        "transformer_2": (NONE, *_NETWORKS["transformer"]),
+        "scheduler": tuple(f"diffusers.{name}" for name in CLASSES),
+    },
     _DMD: _NETWORKS,
 }
 _DEFAULTS = Defaults(
@@ -45,11 +51,7 @@ _DMD_DEFAULTS = msgspec.structs.replace(_DEFAULTS, num_inference_steps=3, guidan
 _DMD_SCHEDULER = {"_class_name": "FlowMatchLCMScheduler", "shift": 8.0, WHOLE_TIMESTEPS: True}
 
 _MAX_SEQUENCE_LENGTH = 512  # of `WanPipeline`
-_WAN_2_2 = {
-    "transformer_2": "two transformers, as in Wan 2.2 A14B",
-    "boundary_ratio": "two transformers, as in Wan 2.2 A14B",
-    "expand_timesteps": "a timestep for each token, as in Wan 2.2 TI2V 5B",
-}
+_WAN_2_2 = {"expand_timesteps": "a timestep for each token, as in Wan 2.2 TI2V 5B"}
 
 
 def describe(checkpoint: Checkpoint) -> Description:
@@ -60,13 +62,18 @@ def describe(checkpoint: Checkpoint) -> Description:
         ExportError: its tokenizer cannot be used.
     """
     _refuse_wan_2_2(checkpoint.index)
-    transformer, encoder, autoencoder = map(checkpoint.without_weights, ("transformer", "text_encoder", "vae"))
-    denoiser.DenoiserStep(transformer)
+    encoder, autoencoder = map(checkpoint.without_weights, ("text_encoder", "vae"))
     text.TextEncoder(encoder)
-    _refuse_contradictions(transformer.config, encoder.config, autoencoder.config)
+    experts = experts_of(checkpoint)
+    for component in list(ROLES)[: len(experts)]:
+        transformer = checkpoint.without_weights(component)
+        denoiser.DenoiserStep(transformer)
+        _refuse_contradictions(transformer.config, encoder.config, autoencoder.config)
     geometry = _geometry(transformer, autoencoder)
     scheduler = scheduler_of(checkpoint)
     defaults = _DMD_DEFAULTS if checkpoint.pipeline == _DMD else _DEFAULTS
+    if len(experts) > 1:
+        defaults = defaults_of_two(defaults, scheduler)
     return Description(
         geometry=geometry,
         frames=_frames(geometry),
@@ -75,6 +82,7 @@ def describe(checkpoint: Checkpoint) -> Description:
         defaults=msgspec.structs.replace(defaults, scheduler=from_diffusers(scheduler)),
         scheduler=scheduler,
         precisions=PRECISIONS,
+        experts=experts,
         policies=CALIBRATED,
     )
 
@@ -94,7 +102,7 @@ def _refuse_wan_2_2(index: Mapping[str, Any]) -> None:
         if value not in (None, False, [None, None]):
             raise ValueError(
                 f"{option} is {value!r}: it has {meaning}, and that is not supported yet; "
-                "supported is Wan 2.1 text-to-video, such as Wan-AI/Wan2.1-T2V-1.3B-Diffusers"
+                "supported is text-to-video, such as Wan-AI/Wan2.1-T2V-1.3B-Diffusers and Wan-AI/Wan2.2-T2V-A14B-Diffusers"
             )
 
 

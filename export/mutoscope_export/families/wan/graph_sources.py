@@ -31,6 +31,7 @@ from ...passes.without_float32_gemm import without_float32_gemm
 from ..decoding import decode
 from ..family import Form, GraphSource
 from . import denoiser, own_classes, text, vae
+from .experts import ROLES
 from .precision_policy import CALIBRATED
 
 _VAE_PARTS: Mapping[str, type[vae.Chunk]] = {"vae_features": vae.FeatureChunk, "vae_decoder": vae.DecoderChunk}
@@ -66,12 +67,13 @@ BLOCKS = {"denoiser": r"blocks\.(\d+)\.", "text_encoder": r"block\.(\d+)\."}  # 
 
 def sources(checkpoint: Checkpoint, precisions: Sequence[str]) -> list[GraphSource]:
     """The graphs of a Wan checkpoint, which is one for text-to-video."""
-    return text_to_video(precisions)
+    return text_to_video(precisions, [component for component in ROLES if component in checkpoint.classes])
 
 
-def text_to_video(precisions: Sequence[str]) -> list[GraphSource]:
-    """The graphs of a text-to-video checkpoint, for these precisions of its denoiser."""
-    return [_encoder(precisions), _denoiser(precisions), *_decoders(precisions)]
+def text_to_video(precisions: Sequence[str], transformers: Sequence[str] = ("transformer",)) -> list[GraphSource]:
+    """The graphs of a text-to-video checkpoint, for these precisions of its denoisers, one of each transformer."""
+    denoisers = (_denoiser(component, precisions) for component in transformers)
+    return [_encoder(precisions), *denoisers, *_decoders(precisions)]
 
 
 def _encoder(precisions: Sequence[str]) -> GraphSource:
@@ -89,10 +91,10 @@ def _encoder(precisions: Sequence[str]) -> GraphSource:
     )
 
 
-def _denoiser(precisions: Sequence[str]) -> GraphSource:
+def _denoiser(component: str, precisions: Sequence[str]) -> GraphSource:
     return GraphSource(
-        "denoiser",
-        "transformer",
+        ROLES[component],
+        component,
         denoiser.DenoiserStep,
         denoiser.symbolic_inputs,
         denoiser.symbolic_outputs,

@@ -44,6 +44,7 @@ def random_checkpoint(
     max_shard_size: str | None = None,
     latent_channels: int = 4,
     text_width: int = TEXT_WIDTH,
+    boundary_ratio: float | None = None,
     vae_config: Mapping[str, Any] | None = None,
     **transformer: Any,
 ) -> Path:
@@ -51,7 +52,8 @@ def random_checkpoint(
 
     `transformer` are parameters of `WanTransformer3DModel`, `vae_config` of `AutoencoderKLWan`, which differ from small
     ones (`VAE_2_2`: those of Wan 2.2's); `text_width` is what the text encoder gives and the transformer takes.
-    `max_shard_size` splits weights into several files.
+    `boundary_ratio` gives it a second transformer of the same sizes and other weights, which works below that share of
+    the training timesteps. `max_shard_size` splits weights into several files.
     """
     torch_state = torch.random.get_rng_state()
     torch.manual_seed(0)
@@ -62,6 +64,8 @@ def random_checkpoint(
         transformer=_randomised(_transformer(latent_channels, text_width, transformer)).to(dtype),
         vae=_randomised(_vae(latent_channels, {**VAE_2_1, **(vae_config or {})})).to(dtype),
         scheduler=getattr(diffusers, scheduler)(**SCHEDULER_OPTIONS[scheduler]),
+        transformer_2=boundary_ratio and _randomised(_transformer(latent_channels, text_width, transformer)).to(dtype),
+        boundary_ratio=boundary_ratio,
     )
     torch.random.set_rng_state(torch_state)
     pipeline.save_pretrained(folder, safe_serialization=True, max_shard_size=max_shard_size)
