@@ -48,7 +48,9 @@ def experts_of(checkpoint: Checkpoint) -> tuple[Expert, ...]:
         )
     above = ratio * checkpoint.scheduler.get("num_train_timesteps", MAX_STEPS)
     _refuse_contradictions(checkpoint)
-    return Expert(role=ROLES["transformer"], above=above), Expert(role=ROLES[_SECOND], guidance_scale=_AUTHORS_SCALES[1])
+    return Expert(role=ROLES["transformer"], above=above), Expert(
+        role=ROLES[_SECOND], guidance_scale=_AUTHORS_SCALES[1]
+    )
 
 
 def defaults_of_two(defaults: Defaults, scheduler: Mapping[str, Any]) -> Defaults:
