@@ -95,7 +95,7 @@ def quantize(
                 **measure(reference.network, policy, found, policy.default),
             }
         del reference  # before the next is loaded
-        gc.collect()
+    gc.collect()
     return Quantization(passes, recordings, reports)
 
 

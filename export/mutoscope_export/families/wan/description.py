@@ -101,8 +101,8 @@ def _refuse_wan_2_2(index: Mapping[str, Any]) -> None:
         value = index.get(option)
         if value not in (None, False, [None, None]):
             raise ValueError(
-                f"{option} is {value!r}: it has {meaning}, and that is not supported yet; "
-                "supported is text-to-video, such as Wan-AI/Wan2.1-T2V-1.3B-Diffusers and Wan-AI/Wan2.2-T2V-A14B-Diffusers"
+                f"{option} is {value!r}: it has {meaning}, and that is not supported yet; supported is text-to-video, "
+                "such as Wan-AI/Wan2.1-T2V-1.3B-Diffusers or Wan-AI/Wan2.2-T2V-A14B-Diffusers"
             )
 
 

@@ -21,7 +21,7 @@ _SHARED = ("in_channels", "out_channels", "patch_size", "text_dim", "rope_max_se
 # `wan/configs/wan_t2v_A14B.py` of Wan-Video/Wan2.2. The script that converts Wan's checkpoints writes this scheduler
 # into each of them; whoever made one for another schedule, such as for four steps, wrote another.
 _AUTHORS_SHIFT, _CONVERTED = 12.0, ("UniPCMultistepScheduler", 3.0)
-_AUTHORS_SCALES, _AUTHORS_STEPS = (4.0, 3.0), 40
+_AUTHORS_SCALE, _AUTHORS_SCALE_2, _AUTHORS_STEPS = 4.0, 3.0, 40
 
 
 def experts_of(checkpoint: Checkpoint) -> tuple[Expert, ...]:
@@ -48,9 +48,7 @@ def experts_of(checkpoint: Checkpoint) -> tuple[Expert, ...]:
         )
     above = ratio * checkpoint.scheduler.get("num_train_timesteps", MAX_STEPS)
     _refuse_contradictions(checkpoint)
-    return Expert(role=ROLES["transformer"], above=above), Expert(
-        role=ROLES[_SECOND], guidance_scale=_AUTHORS_SCALES[1]
-    )
+    return Expert(role=ROLES["transformer"], above=above), Expert(role=ROLES[_SECOND], guidance_scale=_AUTHORS_SCALE_2)
 
 
 def defaults_of_two(defaults: Defaults, scheduler: Mapping[str, Any]) -> Defaults:
@@ -59,7 +57,7 @@ def defaults_of_two(defaults: Defaults, scheduler: Mapping[str, Any]) -> Default
     return msgspec.structs.replace(
         defaults,
         num_inference_steps=_AUTHORS_STEPS,
-        guidance_scale=_AUTHORS_SCALES[0],
+        guidance_scale=_AUTHORS_SCALE,
         flow_shift=_AUTHORS_SHIFT if converted else None,
     )
 

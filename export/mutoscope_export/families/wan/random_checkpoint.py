@@ -6,6 +6,7 @@ them. Every parameter is random and large enough to matter, also those that netw
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -44,7 +45,6 @@ def random_checkpoint(
     max_shard_size: str | None = None,
     latent_channels: int = 4,
     text_width: int = TEXT_WIDTH,
-    boundary_ratio: float | None = None,
     vae_config: Mapping[str, Any] | None = None,
     **transformer: Any,
 ) -> Path:
@@ -52,8 +52,7 @@ def random_checkpoint(
 
     `transformer` are parameters of `WanTransformer3DModel`, `vae_config` of `AutoencoderKLWan`, which differ from small
     ones (`VAE_2_2`: those of Wan 2.2's); `text_width` is what the text encoder gives and the transformer takes.
-    `boundary_ratio` gives it a second transformer of the same sizes and other weights, which works below that share of
-    the training timesteps. `max_shard_size` splits weights into several files.
+    `max_shard_size` splits weights into several files.
     """
     torch_state = torch.random.get_rng_state()
     torch.manual_seed(0)
@@ -64,12 +63,28 @@ def random_checkpoint(
         transformer=_randomised(_transformer(latent_channels, text_width, transformer)).to(dtype),
         vae=_randomised(_vae(latent_channels, {**VAE_2_1, **(vae_config or {})})).to(dtype),
         scheduler=getattr(diffusers, scheduler)(**SCHEDULER_OPTIONS[scheduler]),
-        transformer_2=boundary_ratio and _randomised(_transformer(latent_channels, text_width, transformer)).to(dtype),
-        boundary_ratio=boundary_ratio,
     )
     torch.random.set_rng_state(torch_state)
     pipeline.save_pretrained(folder, safe_serialization=True, max_shard_size=max_shard_size)
     return folder
+
+
+def add_expert(checkpoint: Path, boundary_ratio: float) -> Path:
+    """Gives a checkpoint of `random_checkpoint` a second transformer, of the same sizes and type and other weights.
+
+    It works below `boundary_ratio` of the training timesteps, as in Wan 2.2 A14B. Returns `checkpoint`.
+    """
+    first = WanTransformer3DModel.from_pretrained(checkpoint / "transformer", torch_dtype="auto")
+    torch_state = torch.random.get_rng_state()
+    torch.manual_seed(1)
+    second = _randomised(WanTransformer3DModel.from_config(first.config)).to(first.dtype)
+    torch.random.set_rng_state(torch_state)
+    second.save_pretrained(checkpoint / "transformer_2", safe_serialization=True)
+    path = checkpoint / "model_index.json"
+    index = json.loads(path.read_text("utf-8"))
+    index |= {"transformer_2": ["diffusers", "WanTransformer3DModel"], "boundary_ratio": boundary_ratio}
+    path.write_text(json.dumps(index, indent=2) + "\n", encoding="utf-8")
+    return checkpoint
 
 
 def _tokenizer() -> T5Tokenizer:

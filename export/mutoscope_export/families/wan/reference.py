@@ -5,6 +5,7 @@ Knows how the pipeline is put together and called. Knows nothing of what is watc
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from copy import deepcopy
@@ -45,10 +46,10 @@ def reference(checkpoint: Checkpoint, described: Description, calibration: Calib
         pipeline = _pipeline(checkpoint, calibration, **networks)
         _, pipeline.vae_scale_factor_temporal = described.frames.frames_per_call
         pipeline.vae_scale_factor_spatial = described.geometry.vae_scale_factor_spatial
-        scales = [each.guidance_scale for each in described.experts]
-        parts = [partial(each.go_on, pipeline, calibration, scales[1:]) for each in runs]
+        parts = [partial(each.go_on, pipeline, calibration, described.experts[-1].guidance_scale) for each in runs]
         yield Reference(ROLES[component], network, parts, steps)
-        del network, networks, pipeline, parts  # before the next is loaded
+        del network, networks, pipeline, parts
+        gc.collect()  # before the next is loaded
 
 
 @dataclass
@@ -63,7 +64,7 @@ class _Run:
     seed: int
     kept: tuple[Tensor, Any] | None = None  # latents and scheduler after the last step of the first transformer
 
-    def go_on(self, pipeline: Any, calibration: Calibration, later_scales: Sequence[float | None]) -> None:
+    def go_on(self, pipeline: Any, calibration: Calibration, later_scale: float | None) -> None:
         autocast: AbstractContextManager[Any] = nullcontext()
         if self.prompt_embeds.device.type == "cuda":
             autocast = torch.autocast("cuda", torch.bfloat16)
@@ -79,23 +80,20 @@ class _Run:
                 guidance_scale=request.guidance_scale,
                 generator=torch.Generator("cpu").manual_seed(self.seed),
                 output_type="latent",
-                **(
-                    {"guidance_scale_2": later_scales[0], "callback_on_step_end": self._at_switch}
-                    if later_scales
-                    else {}
-                ),
+                guidance_scale_2=later_scale,
+                callback_on_step_end=None if pipeline.transformer_2 is None else self._at_switch,
             )
         pipeline.scheduler = own_scheduler
 
     def _at_switch(self, pipeline: Any, index: int, timestep: Tensor, values: dict[str, Any]) -> dict[str, Any]:
         """Stops the run before the first step of the second transformer, or goes on from where it was stopped."""
         boundary = pipeline.config[_BOUNDARY] * pipeline.scheduler.config.num_train_timesteps
-        if index + 1 == len(pipeline.scheduler.timesteps) or pipeline.scheduler.timesteps[index + 1] >= boundary:
-            return {}
-        if timestep < boundary:
+        following = pipeline.scheduler.timesteps[index + 1 : index + 2]
+        if timestep < boundary or not (following < boundary).any():
             return {}
         if self.kept is None:
-            self.kept, pipeline._interrupt = (values["latents"], deepcopy(pipeline.scheduler)), True
+            self.kept = values["latents"], deepcopy(pipeline.scheduler)
+            pipeline._interrupt = True  # noqa: SLF001 - as the guide of Diffusers stops a run
             return {}
         latents, pipeline.scheduler = self.kept
         return {"latents": latents}
