@@ -77,7 +77,7 @@ def add_expert(checkpoint: Path, boundary_ratio: float) -> Path:
     first = WanTransformer3DModel.from_pretrained(checkpoint / "transformer", torch_dtype="auto")
     torch_state = torch.random.get_rng_state()
     torch.manual_seed(1)
-    second = _randomised(WanTransformer3DModel.from_config(first.config)).to(first.dtype)
+    second: Any = _randomised(WanTransformer3DModel.from_config(first.config)).to(first.dtype)
     torch.random.set_rng_state(torch_state)
     second.save_pretrained(checkpoint / "transformer_2", safe_serialization=True)
     path = checkpoint / "model_index.json"
