@@ -151,7 +151,7 @@ def test_the_report_and_the_summary_have_both_experts(two: Two, capsys: pytest.C
     assert {"denoiser", "denoiser_low"} <= {each["role"] for each in report["graphs"]}
     assert mutoscope.cli.main(["inspect", str(two.bundle)]) == 0
     printed = capsys.readouterr().out
-    assert "denoiser_low fp32" in printed
+    assert "denoiser_low.2 fp32" in printed
     assert "from timestep 875" in printed and "guidance_scale 3" in printed
 
 

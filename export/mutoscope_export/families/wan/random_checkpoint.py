@@ -70,14 +70,15 @@ def random_checkpoint(
 
 
 def add_expert(checkpoint: Path, boundary_ratio: float) -> Path:
-    """Gives a checkpoint of `random_checkpoint` a second transformer, of the same sizes and type and other weights.
+    """Gives a checkpoint of `random_checkpoint` a second transformer, in float32, of the same sizes and other weights.
 
     It works below `boundary_ratio` of the training timesteps, as in Wan 2.2 A14B. Returns `checkpoint`.
     """
-    first = WanTransformer3DModel.from_pretrained(checkpoint / "transformer", torch_dtype="auto")
     torch_state = torch.random.get_rng_state()
     torch.manual_seed(1)
-    second: Any = _randomised(WanTransformer3DModel.from_config(first.config)).to(first.dtype)
+    second: Any = _randomised(
+        WanTransformer3DModel.from_config(WanTransformer3DModel.load_config(checkpoint / "transformer"))
+    )
     torch.random.set_rng_state(torch_state)
     second.save_pretrained(checkpoint / "transformer_2", safe_serialization=True)
     path = checkpoint / "model_index.json"
