@@ -272,8 +272,8 @@ def prepared(checkpoint: Path, work: Path, options: ExportOptions) -> tuple[Bund
     if not file.exists():
         opened = open_checkpoint(checkpoint)
         planned = plan_calibration(options, base.manifest, opened.overrides.calibration_prompts)
-        reference, ranges = calibrated(opened, planned, _say)
-        torch.save((reference.layer_names("denoiser"), ranges["denoiser"]), file.with_suffix(".partial"))
+        [(reference, found)] = calibrated(opened, planned, _say)
+        torch.save((reference.layer_names, found), file.with_suffix(".partial"))
         file.with_suffix(".partial").rename(file)
     with torch.serialization.safe_globals([Ranges, ActivationRange, Recording]):
         names, ranges = torch.load(file)

@@ -83,8 +83,12 @@ def _described(family: Family, checkpoint: Checkpoint) -> Description:
             f"a configuration file of {checkpoint.name} holds a value of the wrong type: "
             f"{type(error).__name__}: {error}. Get the checkpoint again"
         ) from error
-    given = msgspec.to_builtins(described.defaults) | checkpoint.overrides.defaults
+    wished = checkpoint.overrides.defaults
+    if "guidance_scale" in wished:  # as in a request, it is for all experts
+        experts = tuple(msgspec.structs.replace(each, guidance_scale=None) for each in described.experts)
+        described = replace(described, experts=experts)
     try:
+        given = msgspec.to_builtins(described.defaults) | wished
         return replace(described, defaults=msgspec.convert(given, Defaults))
     except msgspec.ValidationError as error:
         raise ExportError(f"defaults in {OVERRIDES} of {checkpoint.name} are wrong: {error}") from error

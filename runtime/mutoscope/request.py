@@ -52,6 +52,11 @@ class VideoRequest:
     guidance_scale: float | None = parameter(
         "how closely to follow the prompt; 1 or less turns guidance off", unit="SCALE"
     )
+    guidance_scale_2: float | None = parameter(
+        "the same for the second denoiser of a model with two, used only with guidance (default: that of the first; "
+        "the bundle's where both are left out)",
+        unit="SCALE",
+    )
     seed: int | None = parameter(
         "seed of the initial noise; the same seed gives the same video (default: random)", unit="N"
     )
@@ -110,6 +115,7 @@ class RequestFields(TypedDict, total=False):
     num_frames: int | None
     num_inference_steps: int | None
     guidance_scale: float | None
+    guidance_scale_2: float | None
     seed: int | None
     fps: Fraction | int | float | None
     scheduler: str | None

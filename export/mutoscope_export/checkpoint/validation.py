@@ -19,8 +19,9 @@ from .location import PICKLES
 from .stored_weights import is_hidden
 from .tokenizer import READS_SERIALIZED, SERIALIZED, class_that_loads
 
+NONE = "none"  # among the classes of a component that may be absent
 Components = Mapping[str, tuple[str, ...]]
-"""Each component, and the classes that it may have: "library.Class"."""
+"""Each component, and the classes that it may have, "library.Class", or `NONE`."""
 
 
 def validated(root: Path, name: str, index: Mapping[str, Any], components: Components) -> Checkpoint:
@@ -33,6 +34,7 @@ def validated(root: Path, name: str, index: Mapping[str, Any], components: Compo
     classes = {
         component: _supported_class(root, name, index.get(component), component, supported)
         for component, supported in components.items()
+        if not (NONE in supported and index.get(component) in (None, [None, None]))
     }
     _refuse_pickles(root, components)
     checkpoint = Checkpoint(root, name, index, classes, _overrides(root, name))

@@ -5,7 +5,7 @@ A family answers with data. Knows of the bundle only the records of its manifest
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -104,7 +104,8 @@ class Calibration:
     def to_dict(self) -> dict[str, Any]:
         """What the report of an export says of it."""
         asked = msgspec.structs.asdict(self.request)
-        names = ("height", "width", "num_frames", "num_inference_steps", "guidance_scale", "negative_prompt")
+        names = ["height", "width", "num_frames", "num_inference_steps", "guidance_scale", "negative_prompt"]
+        names += [] if self.request.flow_shift is None else ["flow_shift"]
         return {"prompts": list(self.prompts), "seed": self.seed, **{name: asked[name] for name in names}}
 
 
@@ -123,19 +124,23 @@ class Recording:
 
 @dataclass(frozen=True)
 class Reference:
-    """The checkpoint's own denoisers in float32, and whole denoising runs with them, one for each prompt.
+    """One of the checkpoint's own denoisers in float32, and denoising runs with it, one for each prompt.
 
-    `networks` has them by the role of their graph. `steps` turns the calls of one network in one run into the steps
-    that it made, in order.
+    Attributes:
+        role: of its graph.
+        runs: all steps that it makes. Of several denoisers, a later one goes on from where the one before stopped.
+        steps: turns its calls in one run into the steps that it made, in order.
     """
 
-    networks: Mapping[str, nn.Module]
+    role: str
+    network: nn.Module
     runs: Sequence[Callable[[], object]]
     steps: Callable[[Sequence[Call]], list[Recording]]
 
-    def layer_names(self, role: str) -> list[str]:
-        """The names of all modules in a network, in its order."""
-        return [name for name, _ in self.networks[role].named_modules()]
+    @property
+    def layer_names(self) -> list[str]:
+        """The names of all modules in the network, in its order."""
+        return [name for name, _ in self.network.named_modules()]
 
 
 class Family(Protocol):
@@ -159,9 +164,12 @@ class Family(Protocol):
         """The graphs to make for these precisions of the denoiser, those of one component beside each other."""
         ...
 
-    def reference(self, checkpoint: Checkpoint, described: Description, calibration: Calibration) -> Reference:
-        """Denoising runs as the family's authors make them, to watch for ranges; loads the denoisers.
+    def reference(
+        self, checkpoint: Checkpoint, described: Description, calibration: Calibration
+    ) -> Iterator[Reference]:
+        """Denoising runs as the family's authors make them, to watch for ranges: expert after expert, in order.
 
-        Asked only of a family that describes `policies`.
+        Each is loaded when it is asked for, so that whoever drops one before the next has one in memory. Each of its
+        runs must have been made by then. Asked only of a family that describes `policies`.
         """
         ...

@@ -7,7 +7,6 @@ or of graphs. The same request gives the same ranges on the same machine.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import ExitStack
 from dataclasses import dataclass, field
 from math import isfinite
 from typing import Any
@@ -117,56 +116,37 @@ class Ranges:
     recordings: Sequence[Recording]  # early, in the middle and late in the first run
 
 
-def calibrate(
-    reference: Reference, layers: Mapping[str, QuantizedLayers], say: Callable[[str], None] = lambda stage: None
-) -> dict[str, Ranges]:
-    """Runs the reference, and notes what these layers of its networks read.
+def calibrate(reference: Reference, layers: QuantizedLayers, say: Callable[[str], None] = lambda stage: None) -> Ranges:
+    """Runs the reference, and notes what these layers of its network read.
 
     Args:
-        layers: those to watch, by the role of their network.
         say: told what happens.
 
     Raises:
-        ExportError: the reference computes NaN or infinity, or never calls one of its networks.
+        ExportError: the reference computes NaN or infinity, or never calls its network.
     """
-    watched = {role: _Watched(each) for role, each in layers.items()}
-    with torch.no_grad(), ExitStack() as watching:
-        for role, each in watched.items():
-            watching.enter_context(watch(reference.networks[role], layers[role], each.on_linear, each.on_attention))
-        for index, run in enumerate(reference.runs):
-            say(f"calibrate: prompt {index + 1} of {len(reference.runs)}")
-            with ExitStack() as recording:
-                for role, each in watched.items() if index == 0 else ():
-                    hook = reference.networks[role].register_forward_pre_hook(each.recorder, with_kwargs=True)
-                    recording.callback(hook.remove)
-                run()
-    if idle := [role for role, each in watched.items() if not each.recorder.calls]:
-        raise ExportError(
-            f"the steps of the calibration never reach the {' and the '.join(idle)} of the checkpoint; raise "
-            "calibration_steps"
-        )
-    return {role: each.ranges(reference) for role, each in watched.items()}
+    linears = {name: ActivationRange() for name in layers.linears}
+    attentions = {name: (ActivationRange(), ActivationRange(), ActivationRange()) for name in layers.attentions}
+    recorder = _Recorder()
 
+    def on_linear(name: str, layer: nn.Linear, x: Tensor, output: Tensor) -> None:
+        linears[name].see(x)
 
-class _Watched:
-    """What is noted of one network."""
-
-    def __init__(self, layers: QuantizedLayers) -> None:
-        self.linears = {name: ActivationRange() for name in layers.linears}
-        self.attentions = {
-            name: (ActivationRange(), ActivationRange(), ActivationRange()) for name in layers.attentions
-        }
-        self.recorder = _Recorder()
-
-    def on_linear(self, name: str, layer: nn.Linear, x: Tensor, output: Tensor) -> None:
-        self.linears[name].see(x)
-
-    def on_attention(self, name: str, *operands: Tensor) -> None:
-        for activation, operand in zip(self.attentions[name], operands, strict=True):
+    def on_attention(name: str, *operands: Tensor) -> None:
+        for activation, operand in zip(attentions[name], operands, strict=True):
             activation.see(operand)
 
-    def ranges(self, reference: Reference) -> Ranges:
-        return Ranges(self.linears, self.attentions, _early_middle_and_late(reference.steps(self.recorder.calls)))
+    with torch.no_grad(), watch(reference.network, layers, on_linear, on_attention):
+        hook = reference.network.register_forward_pre_hook(recorder, with_kwargs=True)
+        for index, run in enumerate(reference.runs):
+            say(f"calibrate: {reference.role}, prompt {index + 1} of {len(reference.runs)}")
+            run()
+            hook.remove()  # after the first
+    if not recorder.calls:
+        raise ExportError(
+            f"the steps of the calibration never reach the {reference.role} of the checkpoint; raise calibration_steps"
+        )
+    return Ranges(linears, attentions, _early_middle_and_late(reference.steps(recorder.calls)))
 
 
 @dataclass

@@ -6,7 +6,7 @@ Knows the order. The arithmetic is in `passes/`, the ranges come from `calibrati
 from __future__ import annotations
 
 import gc
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -68,7 +68,9 @@ def quantize(
     options: ExportOptions,
     say: Callable[[str], None],
 ) -> Quantization:
-    """Runs the reference on every prompt of the calibration; `manifest` has all but its graphs.
+    """Runs the reference on every prompt of the calibration, denoiser after denoiser, one of them in memory.
+
+    `manifest` has all but its graphs.
 
     Raises:
         ExportError: the network has no layer that the family's policies would quantize.
@@ -76,42 +78,46 @@ def quantize(
     """
     policies = {name: opened.description.policies[name] for name in precisions}
     calibration = plan_calibration(options, manifest, opened.overrides.calibration_prompts)
-    reference, ranges = calibrated(opened, calibration, say)
-    passes: dict[str, dict[str, tuple[Pass, ...]]] = {role: {} for role in ranges}
-    reports = {}
-    for name, policy in policies.items():
-        for role, found in ranges.items():
-            subject = name if len(ranges) == 1 else f"{name} of {role}"
+    passes: dict[str, dict[str, tuple[Pass, ...]]] = {}
+    recordings, reports = {}, {}
+    for reference, found in calibrated(opened, calibration, say):
+        role = reference.role
+        passes[role], recordings[role] = {}, found.recordings
+        for name, policy in policies.items():
+            subject = name if len(opened.description.experts) == 1 else f"{name} of {role}"
             say(f"measure the quality of {subject}")
-            passes[role][name] = passes_of(policy, policy.layers(reference.layer_names(role), policy.default), found)
+            passes[role][name] = passes_of(policy, policy.layers(reference.layer_names, policy.default), found)
             reports[subject] = {
                 "policy": policy.default,
                 "calibration": calibration.to_dict(),
                 "margin": MARGIN,
                 "largest": _largest(found),
-                **measure(reference.networks[role], policy, found, policy.default),
+                **measure(reference.network, policy, found, policy.default),
             }
-    del reference
+        del reference  # before the next is loaded
     gc.collect()
-    return Quantization(passes, {role: found.recordings for role, found in ranges.items()}, reports)
+    return Quantization(passes, recordings, reports)
 
 
 def calibrated(
     opened: OpenedCheckpoint, calibration: Calibration, say: Callable[[str], None]
-) -> tuple[Reference, dict[str, Ranges]]:
-    """The reference, still in memory, and by role the ranges of all layers that some step of a policy quantizes.
+) -> Iterator[tuple[Reference, Ranges]]:
+    """Each denoiser, still in memory, with the ranges of all layers that some step of a policy quantizes.
+
+    It is dropped by whoever asks, before the next.
 
     Raises:
         ExportError: there are none.
     """
     say("calibrate: encode prompts")
-    reference = opened.family.reference(opened, opened.description, calibration)
     policies = opened.description.policies.values()
-    try:
-        watched = {role: _quantized_by_any(policies, reference.layer_names(role)) for role in reference.networks}
-    except ValueError as error:
-        raise ExportError(f"{opened.name} cannot be quantized to 8 bits: {error}") from error
-    return reference, calibrate(reference, watched, say)
+    for reference in opened.family.reference(opened, opened.description, calibration):
+        try:
+            watched = _quantized_by_any(policies, reference.layer_names)
+        except ValueError as error:
+            raise ExportError(f"{opened.name} cannot be quantized to 8 bits: {error}") from error
+        yield reference, calibrate(reference, watched, say)
+        del reference
 
 
 def _quantized_by_any(policies: Iterable[QuantizationPolicy], names: Sequence[str]) -> QuantizedLayers:

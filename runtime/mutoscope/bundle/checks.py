@@ -56,7 +56,7 @@ def impossible_defaults(manifest: Manifest) -> Iterator[str]:
             allowed = f"{sizes[0]} to {sizes[-1]} in steps of {sizes.step}"
             yield f"the default {name} is {given}, and the model takes {allowed}"
     try:
-        build_schedule(defaults.scheduler, manifest.scheduler, defaults.num_inference_steps, defaults.sigmas)
+        build_schedule(defaults.scheduler, manifest.default_scheduler, defaults.num_inference_steps, defaults.sigmas)
     except ScheduleError as error:
         yield f"no schedule can be made from the defaults: {error}"
     for each in manifest.conditionings:

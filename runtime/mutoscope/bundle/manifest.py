@@ -14,6 +14,7 @@ from mutoscope_engines.device.device import ITEM_BYTES
 from mutoscope_engines.precisions import base_precision
 
 from ..errors import BundleError
+from ..solvers.options import MAX_SHIFT, MIN_SHIFT, shifted
 from ..solvers.solvers import MAX_STATE_ROWS
 from ..values.frame_rates import MAX_FPS, parse_frame_rate
 from ..values.guidance import MAX_SCALE
@@ -28,6 +29,7 @@ Positive = Annotated[int, msgspec.Meta(ge=1, le=1 << 20)]
 Natural = Annotated[int, msgspec.Meta(ge=0, le=1 << 40)]
 Single = Annotated[float, msgspec.Meta(ge=-1e38, le=1e38)]  # finite in float32
 GuidanceScale = Annotated[float, msgspec.Meta(ge=0, le=MAX_SCALE)]
+FlowShift = Annotated[float, msgspec.Meta(ge=MIN_SHIFT, le=MAX_SHIFT)]
 Shape = tuple[Annotated[int, msgspec.Meta(ge=0, le=1 << 31)] | str, ...]
 DType = Annotated[str, msgspec.Meta(pattern=f"^({'|'.join(ITEM_BYTES)})$")]
 
@@ -188,6 +190,7 @@ class Defaults(_Record, frozen=True, omit_defaults=True):
     negative_prompt: str
     scheduler: str
     sigmas: tuple[float, ...] | None = None  # of a model that was distilled for them
+    flow_shift: FlowShift | None = None  # where it is not that of `scheduler`
 
     def __post_init__(self) -> None:
         if parse_frame_rate(self.fps) is None:
@@ -260,6 +263,11 @@ class Manifest(_Record, frozen=True):
     def sizes(self) -> dict[str, range]:
         """Every height, width and num_frames that a video may have, in this order."""
         return {"height": self.geometry.sizes(0), "width": self.geometry.sizes(1), "num_frames": self.frames.counts}
+
+    @property
+    def default_scheduler(self) -> dict[str, Any]:
+        """`scheduler` with the shift that a request gets where it says none."""
+        return shifted(self.scheduler, self.defaults.flow_shift)
 
     @property
     def symbol_ranges(self) -> dict[str, tuple[int, int]]:

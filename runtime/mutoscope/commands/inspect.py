@@ -11,7 +11,7 @@ import msgspec
 
 from ..builtin import bundle_path
 from ..bundle.bundle import Bundle
-from ..bundle.manifest import Graph, GraphTensor
+from ..bundle.manifest import Expert, Graph, GraphTensor
 from ..terminal import format_facts, tell
 from ..values.byte_sizes import format_bytes
 from ..values.checks import multiples
@@ -36,7 +36,7 @@ def main(argv: Sequence[str]) -> int:
 def _facts(bundle: Bundle) -> dict[str, Any]:
     manifest = bundle.manifest
     files = manifest.files.values()
-    facts = {
+    facts: dict[str, Any] = {
         "bundle": str(bundle.root),
         "sha256": bundle.sha256,
         "size": f"{format_bytes(sum(record.size for record in files))} in {len(files)} files",
@@ -49,6 +49,8 @@ def _facts(bundle: Bundle) -> dict[str, Any]:
     }
     if manifest.demonstration:
         facts["understands"] = manifest.demonstration.description
+    if len(manifest.experts) > 1:
+        facts["experts"] = {expert.role: _described(expert) for expert in manifest.experts}
     return {
         **facts,
         "graphs": {
@@ -64,6 +66,11 @@ def _facts(bundle: Bundle) -> dict[str, Any]:
         "limits": _limits(bundle),
         "scheduler": manifest.scheduler,
     }
+
+
+def _described(expert: Expert) -> str:
+    own = "" if expert.guidance_scale is None else f", guidance_scale {expert.guidance_scale:g}"
+    return f"from timestep {expert.above:g}{own}"
 
 
 def _limits(bundle: Bundle) -> dict[str, str]:

@@ -22,7 +22,7 @@ from ..pictures import PictureSource, read_picture
 from ..request import PICTURES, VideoRequest
 from ..solvers.solvers import Schedule
 from ..values.byte_sizes import format_bytes
-from ..values.guidance import is_guided
+from ..values.guidance import later_weights
 from ..version import __version__
 from .footprints import Sizes
 from .memory_plan import MemoryOption, MemoryPlan
@@ -64,6 +64,7 @@ class SchedulePlan:
     sigmas: tuple[float, ...]  # before the shift, one a step; none where they are evenly spaced
     timesteps: tuple[float, ...]  # at which the network is called
     calls: dict[str, int]  # how often each denoiser is called, branch by branch or all at once
+    first_steps: dict[str, int]  # of the inference steps, counted from 1, the one with which each denoiser begins
     state_rows: int  # K
 
 
@@ -71,14 +72,18 @@ class SchedulePlan:
 class GuidancePlan:
     """How closely the prompt is followed."""
 
-    scale: float  # of the expert that follows it most closely
+    scale: float  # of the first expert, which decides for all whether there is guidance
     weights: tuple[float, ...]  # at that scale, one a branch: (negative, positive), or (1,)
     scales: dict[str, float]  # by expert
+
+    def weights_of(self, role: str) -> tuple[float, ...]:
+        """Those of an expert; with a scale of 1 it needs one branch, also where the first needs two."""
+        return later_weights(self.scales[role]) if len(self.weights) > 1 else self.weights
 
     @property
     def unguided(self) -> tuple[str, ...]:
         """The experts that need no negative prompt."""
-        return tuple(role for role, scale in self.scales.items() if not is_guided(scale))
+        return tuple(role for role in self.scales if len(self.weights_of(role)) == 1)
 
 
 @dataclass(frozen=True)
@@ -190,8 +195,8 @@ class Plan:
             self._refuse_another(name, pictures.get(name))
         asked = {field.name for field in fields(VideoRequest)}
         values = {name: attrgetter(home)(self) for name, home in _homes().items() if name in asked}
-        if len(set(self.guidance.scales.values())) > 1:  # the experts' defaults, as a request has one for all
-            del values["guidance_scale"]
+        for scale in list(self.guidance.scales.values())[1:]:
+            values["guidance_scale_2"] = scale
         followed: dict[str, Any] = {name: value for name, value in self.conditions.facts.items() if name in asked}
         return VideoRequest(**{"prompt": self.conditions.prompt} | followed | values | pictures)
 

@@ -8,9 +8,11 @@ from __future__ import annotations
 import math
 import secrets
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
+
+import numpy as np
 
 from ..bundle.bundle import Bundle
 from ..bundle.manifest import MAX_STEPS, Manifest
@@ -18,7 +20,7 @@ from ..conditions.base import Condition, Settled, VideoSize
 from ..errors import RequestError
 from ..request import PICTURES, VideoRequest
 from ..solvers.noise import SEED_MAX, SEED_MIN
-from ..solvers.options import ScheduleError, flow_shift_of
+from ..solvers.options import MAX_SHIFT, MIN_SHIFT, ScheduleError, flow_shift_of, shifted
 from ..solvers.solvers import Schedule, Step, build_schedule
 from ..solvers.step_cache import cached
 from ..values import checks
@@ -59,22 +61,32 @@ def make_job(request: VideoRequest, execution: Execution, bundle: Bundle, condit
         family=manifest.family,
         bundle=str(bundle.root),
         bundle_sha256=bundle.sha256,
-        notes=(*execution.notes, *settled.notes),
+        notes=(*execution.notes, *settled.notes, *_notes(request, guidance, manifest)),
     )
     return Job(plan, tuple(zip(conditions, settled.settled, strict=True)), schedule.schedule)
 
 
 def plan_guidance(request: VideoRequest, manifest: Manifest) -> GuidancePlan:
-    """
+    """As in Diffusers, the first expert's scale is that of a later one without its own, and decides about guidance.
+
     Raises:
-        RequestError: the scale is out of range.
+        RequestError: a scale is out of range, or there is no expert for it.
     """
-    given = _either(request.guidance_scale, manifest.defaults.guidance_scale)
+    first, *later = manifest.experts
+    if request.guidance_scale_2 is not None and not later:
+        raise RequestError(
+            f"this model has one denoiser, and guidance_scale_2 is for a second; got {request.guidance_scale_2!r}. "
+            "Leave it out; guidance_scale is for the one"
+        )
+    own = {each.role: _either(each.guidance_scale, manifest.defaults.guidance_scale) for each in manifest.experts}
+    given = _either(request.guidance_scale, own[first.role])
     scale = checks.real("guidance_scale", given, minimum=0, maximum=MAX_SCALE)
-    own = {each.role: each.guidance_scale for each in manifest.experts if request.guidance_scale is None}
-    scales = {each.role: float(_either(own.get(each.role), scale)) for each in manifest.experts}
-    most = max(scales.values())
-    return GuidancePlan(most, guidance_weights(most), scales)
+    scales = {first.role: scale}
+    for each in later:
+        given = _either(request.guidance_scale_2, _either(request.guidance_scale, own[each.role]))
+        second = checks.real("guidance_scale_2", given, minimum=0, maximum=MAX_SCALE)
+        scales[each.role] = second if is_guided(scale) else scale
+    return GuidancePlan(scale, guidance_weights(scale), scales)
 
 
 @dataclass(frozen=True, eq=False)
@@ -162,10 +174,9 @@ def settle_schedule(request: VideoRequest, guidance: GuidancePlan, manifest: Man
     Raises:
         RequestError: there is no such solver, or it cannot be given these steps and levels.
     """
-    defaults, config = manifest.defaults, dict(manifest.scheduler)
+    defaults, config = manifest.defaults, manifest.default_scheduler
     if request.flow_shift is not None:
-        shift = checks.real("flow_shift", request.flow_shift, minimum=1e-3, maximum=1000.0)
-        config |= {"flow_shift": shift, "shift": shift}
+        config = shifted(config, checks.real("flow_shift", request.flow_shift, minimum=MIN_SHIFT, maximum=MAX_SHIFT))
     sigmas, count = defaults.sigmas or (), defaults.num_inference_steps
     if request.sigmas is not None:
         sigmas = checks.numbers("sigmas", request.sigmas)
@@ -176,29 +187,33 @@ def settle_schedule(request: VideoRequest, guidance: GuidancePlan, manifest: Man
     cache_interval = checks.whole("cache_interval", request.cache_interval, minimum=1, maximum=MAX_STEPS)
     name = str(_either(request.scheduler, defaults.scheduler))
     try:
-        solver = build_schedule(name, config, steps, sigmas or None)
-        schedule = with_experts(cached(solver, cache_interval), guidance, manifest)
+        whole = with_experts(build_schedule(name, config, steps, sigmas or None), guidance, manifest)
+        schedule = cached(whole, cache_interval)
     except ScheduleError as error:
         raise RequestError(str(error)) from error
     plan = SchedulePlan(
         scheduler=schedule.name,
-        num_inference_steps=len(solver.steps),
+        num_inference_steps=len(whole.steps),
         cache_interval=cache_interval,
         flow_shift=flow_shift_of(name, config),
         sigmas=sigmas,
         timesteps=tuple(step.timestep for step in schedule.steps),
         state_rows=schedule.state_rows,
         calls=Counter(step.role for step in schedule.steps),
+        first_steps=whole.first_steps,
     )
     return SettledSchedule(plan, schedule)
 
 
 def with_experts(schedule: Schedule, guidance: GuidancePlan, manifest: Manifest) -> Schedule:
-    """The schedule whose steps say which denoiser is called, and what each guidance branch counts in it."""
+    """The schedule whose steps say which denoiser is called, and what each guidance branch counts in it.
+
+    Timestep and boundary are compared in float32, as the network is given the one and as torch compares both.
+    """
 
     def directed(step: Step) -> Step:
-        expert = next(each for each in manifest.experts if step.timestep >= each.above)
-        return replace(step, role=expert.role, guidance_weights=guidance_weights(guidance.scales[expert.role]))
+        expert = next(each for each in manifest.experts if np.float32(step.timestep) >= np.float32(each.above))
+        return replace(step, role=expert.role, guidance_weights=guidance.weights_of(expert.role))
 
     return replace(schedule, steps=tuple(map(directed, schedule.steps)))
 
@@ -219,6 +234,15 @@ def plan_placements(execution: Execution, manifest: Manifest) -> PlacementPlan:
         threads=execution.session.threads or 1,
         settings=settings,
     )
+
+
+def _notes(request: VideoRequest, guidance: GuidancePlan, manifest: Manifest) -> Iterator[str]:
+    """What is otherwise than a caller may think who knows the checkpoint, or the request."""
+    shift, name = manifest.defaults.flow_shift, manifest.defaults.scheduler
+    if request.flow_shift is None and shift not in (None, own := flow_shift_of(name, manifest.scheduler)):
+        yield f"flow_shift is {shift:g}, as the authors of the model use it; the checkpoint's scheduler says {own:g}"
+    if request.guidance_scale_2 not in (None, *guidance.scales.values()):
+        yield "guidance_scale_2 is not used: guidance_scale turns guidance off"
 
 
 def _either(given: Any, default: Any) -> Any:

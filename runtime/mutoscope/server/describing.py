@@ -12,13 +12,13 @@ from ..bundle.manifest import MAX_STEPS, Manifest
 from ..codec import to_plain
 from ..request import PICTURES, VideoRequest
 from ..solvers.noise import SEED_MAX, SEED_MIN
-from ..solvers.options import flow_shift_of
+from ..solvers.options import MAX_SHIFT, MIN_SHIFT, flow_shift_of
 from ..values.frame_rates import MAX_FPS
 from ..values.guidance import MAX_SCALE
 
 KINDS = {
-    "prompt": "text", "negative_prompt": "text", "guidance_scale": "number", "flow_shift": "number", "fps": "rate",
-    "scheduler": "choice", "sigmas": "levels",
+    "prompt": "text", "negative_prompt": "text", "guidance_scale": "number", "guidance_scale_2": "number",
+    "flow_shift": "number", "fps": "rate", "scheduler": "choice", "sigmas": "levels",
 }  # fmt: skip
 
 
@@ -26,6 +26,7 @@ def describe_parameters(manifest: Manifest) -> list[dict[str, Any]]:
     """One object a parameter: name, type, help, default, minimum, maximum, step, choices, unit and whether required."""
     limits, defaults = _limits(manifest), _defaults(manifest)
     absent = {"prompt", "negative_prompt"} - set(manifest.followed)
+    absent |= {"guidance_scale_2"} if len(manifest.experts) == 1 else set()
     return [
         {
             "name": each.name,
@@ -55,7 +56,7 @@ def _defaults(manifest: Manifest) -> dict[str, Any]:
     found = {name: getattr(stored, name) for name in names}
     if stored.sigmas:
         found["num_inference_steps"] = len(stored.sigmas)
-    return found | {"flow_shift": flow_shift_of(stored.scheduler, dict(manifest.scheduler))}
+    return found | {"flow_shift": flow_shift_of(stored.scheduler, manifest.default_scheduler)}
 
 
 def _limits(manifest: Manifest) -> dict[str, dict[str, Any]]:
@@ -64,9 +65,10 @@ def _limits(manifest: Manifest) -> dict[str, dict[str, Any]]:
         "num_frames": {"minimum": counts[0], "maximum": counts[-1], "step": counts.step},
         "num_inference_steps": {"minimum": 1, "maximum": MAX_STEPS, "step": 1},
         "guidance_scale": {"minimum": 0, "maximum": MAX_SCALE},
+        "guidance_scale_2": {"minimum": 0, "maximum": MAX_SCALE},
         "seed": {"minimum": SEED_MIN, "maximum": SEED_MAX, "step": 1},
         "fps": {"minimum": 1, "maximum": MAX_FPS},
-        "flow_shift": {"minimum": 1e-3, "maximum": 1000.0},
+        "flow_shift": {"minimum": MIN_SHIFT, "maximum": MAX_SHIFT},
         "cache_interval": {"minimum": 1, "maximum": MAX_STEPS, "step": 1},
     }
     for axis, name in enumerate(("height", "width")):

@@ -21,6 +21,7 @@ CLASSES = {
     "FlowMatchLCMScheduler": "lcm",
 }
 WHOLE_TIMESTEPS = "_whole_timesteps"  # an option of `lcm` that Diffusers has not: the network is given whole numbers
+MIN_SHIFT, MAX_SHIFT = 1e-3, 1000.0
 TAKES_SIGMAS = ("unipc", "euler", "lcm")
 SIGMAS = "sigmas"  # among checked options: the levels that the caller gave, or None
 
@@ -153,6 +154,11 @@ def checked_sigmas(name: str, sigmas: Sequence[float], count: int) -> NDArray[np
             f"there are {len(levels)} sigmas for {count} steps; give one for each step, or ask for {len(levels)} steps"
         )
     return levels
+
+
+def shifted(config: Config, shift: float | None) -> dict[str, Any]:
+    """`config` with another shift, under the names of all solvers; as it is where there is none."""
+    return {**config, **({} if shift is None else {"flow_shift": shift, "shift": shift})}
 
 
 def flow_shift_of(name: str, options: Config) -> float:

@@ -55,6 +55,14 @@ class Schedule:
     noise_rows: int = 1
     """As many rows, from the first, start as noise, each drawn after the one before. The others may start as zeros."""
 
+    @property
+    def first_steps(self) -> dict[str, int]:
+        """The number of the step, from 1 on, with which each denoiser begins."""
+        numbers: dict[str, int] = {}
+        for number, step in enumerate(self.steps, start=1):
+            numbers.setdefault(step.role, number)
+        return numbers
+
 
 def _coefficients(state_rows: int) -> tuple[list[Vector], Vector]:
     """The state rows and v, each as itself."""

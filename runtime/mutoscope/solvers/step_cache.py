@@ -22,16 +22,23 @@ from .solvers import MAX_STATE_ROWS, Schedule, Step
 RETAINED_SHARE = 0.3  # of the steps, from the first: the velocity turns there, as layout and motion are decided
 
 
-def computed_steps(count: int, interval: int) -> tuple[int, ...]:
+def computed_steps(count: int, interval: int, switches: Sequence[int] = ()) -> tuple[int, ...]:
     """Which of `count` steps call the network: the first three tenths, some of those that follow, and the last.
 
     From call to call it is 2 steps, twice, then 3, twice, and so on, up to `interval`: the later, the straighter.
+
+    Args:
+        switches: the steps from which on another expert works. Each begins as if there were none before it: its first
+            two steps and its last are computed, so that no velocity follows from those of another.
     """
-    computed = list(range(min(count, max(2, math.ceil(RETAINED_SHARE * count)))))
-    gaps = (min(interval, 2 + index // 2) for index in itertools.count())
-    while (following := computed[-1] + next(gaps)) < count:
-        computed.append(following)
-    return tuple(sorted({*computed, count - 1}))
+    computed = set[int]()
+    for start, end in itertools.pairwise([0, *switches, count]):
+        own = list(range(start, min(end, max(start + 2, math.ceil(RETAINED_SHARE * count)))))
+        gaps = (min(interval, 2 + index // 2) for index in itertools.count())
+        while (following := own[-1] + next(gaps)) < end:
+            own.append(following)
+        computed |= {*own, end - 1}
+    return tuple(sorted(computed))
 
 
 def cached(schedule: Schedule, interval: int) -> Schedule:
@@ -42,7 +49,9 @@ def cached(schedule: Schedule, interval: int) -> Schedule:
     Raises:
         ScheduleError: the schedule begins each step from new noise, or has as many state rows as there may be.
     """
-    computed = computed_steps(len(schedule.steps), interval)
+    roles = [step.role for step in schedule.steps]
+    switches = [index for index in range(1, len(roles)) if roles[index] != roles[index - 1]]
+    computed = computed_steps(len(roles), interval, switches)
     if len(computed) == len(schedule.steps):
         return schedule
     if schedule.noise_rows > 1:
@@ -57,7 +66,7 @@ def cached(schedule: Schedule, interval: int) -> Schedule:
 
 def _folded(schedule: Schedule, computed: Sequence[int]) -> tuple[Step, ...]:
     """One step for each of `computed`, which also takes the steps up to the next of them."""
-    index_before = -1  # of the call before; the first two steps are computed
+    index_before = -1  # of the call before; the first two steps of an expert are computed
     folded = []
     for index, following in itertools.pairwise([*computed, len(schedule.steps)]):
         call = schedule.steps[index]

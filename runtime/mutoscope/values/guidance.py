@@ -16,4 +16,9 @@ def is_guided(scale: float) -> bool:
 
 def guidance_weights(scale: float) -> tuple[float, ...]:
     """What each branch counts in the velocity: (negative, positive) with guidance, or (1,)."""
-    return (1 - scale, scale) if is_guided(scale) else (1.0,)
+    return later_weights(scale) if is_guided(scale) else (1.0,)
+
+
+def later_weights(scale: float) -> tuple[float, ...]:
+    """The same in a later expert of a guided video, where a scale below 1 works too; at 1 a branch alone does."""
+    return (1.0,) if scale == 1 else (1 - scale, scale)

@@ -25,10 +25,13 @@ REFUSED_INDEXES: dict[str, tuple[Change, str]] = {
     "image to video": (lambda c: c.update(_class_name="WanImageToVideoPipeline"), "supported: WanPipeline"),
     "no pipeline at all": (lambda c: c.pop("_class_name"), "None; supported: WanPipeline"),
     "a list for a name": (lambda c: c.update(_class_name=["WanPipeline"]), "supported: WanPipeline"),
-    "two transformers": (
-        lambda c: c.update(transformer_2=["diffusers", "WanTransformer3DModel"]), "transformer_2 .* Wan 2.2 A14B",
+    "a second transformer that is not there": (
+        lambda c: c.update(transformer_2=["diffusers", "WanTransformer3DModel"]),
+        "transformer_2/config.json is missing",
     ),
-    "a boundary between two transformers": (lambda c: c.update(boundary_ratio=0.9), "boundary_ratio .* Wan 2.2 A14B"),
+    "a boundary without a second transformer": (
+        lambda c: c.update(boundary_ratio=0.9), "boundary_ratio is 0.9 and transformer_2 .* Wan 2.2 T2V-A14B",
+    ),
     "another text encoder": (
         lambda c: c.update(text_encoder=["transformers", "CLIPTextModel"]), "'CLIPTextModel'.; supported: trans.*UMT5",
     ),

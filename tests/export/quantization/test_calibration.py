@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -65,15 +66,15 @@ def reference(prompts: int = 2, steps: int = 12) -> tuple[Reference, list[Tensor
     def each(calls: Sequence[Call]) -> list[Recording]:
         return [Recording(call, (call,)) for call in calls]
 
-    return Reference({"denoiser": network}, [partial(run, prompt) for prompt in range(prompts)], each), given
+    return Reference("denoiser", network, [partial(run, prompt) for prompt in range(prompts)], each), given
 
 
-LAYERS = {"denoiser": QuantizedLayers(("linear",), ("attention",))}
+LAYERS = QuantizedLayers(("linear",), ("attention",))
 
 
 def test_ranges_cover_every_step_prompt_and_branch() -> None:
     runs, given = reference()
-    ranges = calibrate(runs, LAYERS)["denoiser"]
+    ranges = calibrate(runs, LAYERS)
     every = torch.cat(given)
     for spread, factor in zip(ranges.attentions["attention"], (1, 2, 3), strict=True):
         assert spread.largest == pytest.approx(factor * float(every.abs().max()))
@@ -85,7 +86,7 @@ def test_ranges_cover_every_step_prompt_and_branch() -> None:
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
 def test_a_reference_that_overflows_is_refused(value: float) -> None:
     runs, _ = reference()
-    linear = runs.networks["denoiser"].linear
+    linear = runs.network.linear
     linear.bias.data[0] = value
     linear.register_forward_pre_hook(lambda layer, arguments: (arguments[0] * layer.bias,))
     with pytest.raises(ExportError, match="NaN or infinity"):
@@ -94,40 +95,17 @@ def test_a_reference_that_overflows_is_refused(value: float) -> None:
 
 def test_it_records_what_the_network_got_in_an_early_a_middle_and_a_late_step_of_the_first_run() -> None:
     runs, _ = reference(steps=6)  # in two calls each
-    recordings = calibrate(runs, LAYERS)["denoiser"].recordings
+    recordings = calibrate(runs, LAYERS).recordings
     assert [float(recording.inputs["timestep"]) for recording in recordings] == [999, 997, 995]
     for recording in recordings:
         assert recording.inputs["timestep"].dtype == torch.float32  # which was an integer
         assert recording.inputs["hidden_states"].shape == (1, 2, 5, 2)
 
 
-def experts(late_steps: int = 3) -> Reference:
-    """Runs that call one network in three steps and then another, with values ten times as large."""
-    networks = {"denoiser": Network(), "denoiser_low": Network()}
-
-    def run() -> None:
-        for step in range(3 + late_steps):
-            network, size = (networks["denoiser"], 1.0) if step < 3 else (networks["denoiser_low"], 10.0)
-            latents = torch.full((1, 2, 5, 2), size)
-            network(hidden_states=latents, timestep=torch.tensor([1000 - step]), encoder_hidden_states=torch.ones(1))
-
-    return Reference(networks, [run], lambda calls: [Recording(call, (call,)) for call in calls])
-
-
-def test_each_of_two_networks_has_its_own_ranges_and_its_own_recorded_steps() -> None:
-    ranges = calibrate(experts(), dict.fromkeys(("denoiser", "denoiser_low"), LAYERS["denoiser"]))
-    found = {role: [each.largest for each in of_role.attentions["attention"]] for role, of_role in ranges.items()}
-    assert found == {"denoiser": [1, 2, 3], "denoiser_low": [10, 20, 30]}
-    assert {role: of_role.linears["linear"].largest for role, of_role in ranges.items()} == pytest.approx(
-        {"denoiser": 3, "denoiser_low": 30}
-    )
-    steps = {role: [float(each.inputs["timestep"]) for each in of_role.recordings] for role, of_role in ranges.items()}
-    assert steps == {"denoiser": [1000, 999, 998], "denoiser_low": [997, 996, 995]}
-
-
 def test_a_network_that_the_runs_never_reach_is_named() -> None:
+    runs = replace(reference()[0], role="denoiser_low", runs=[lambda: None])
     with pytest.raises(ExportError, match="never reach the denoiser_low of the checkpoint; raise calibration_steps"):
-        calibrate(experts(late_steps=0), dict.fromkeys(("denoiser", "denoiser_low"), LAYERS["denoiser"]))
+        calibrate(runs, LAYERS)
 
 
 def test_calibration_is_at_the_checkpoints_defaults_with_the_prompts_of_its_authors() -> None:

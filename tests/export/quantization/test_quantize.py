@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -21,7 +23,7 @@ from mutoscope_engines.backends import load_backend
 from mutoscope_engines.chain import Chain
 from mutoscope_engines.session import SessionOptions
 from mutoscope_export.errors import ExportError
-from mutoscope_export.families.family import Form, GraphSource, Recording, Reference
+from mutoscope_export.families.family import Call, Form, GraphSource, Recording, Reference
 from mutoscope_export.families.policy import QuantizationPolicy, QuantizationStep
 from mutoscope_export.families.wan.precision_policy import CALIBRATED
 from mutoscope_export.families.wan.random_checkpoint import random_checkpoint
@@ -72,9 +74,9 @@ def exported(tmp_path_factory: pytest.TempPathFactory) -> Exported:
 def again(exported: Exported) -> tuple[Reference, Ranges]:
     """The same calibration once more."""
     manifest, opened = exported.bundle.manifest, open_checkpoint(exported.checkpoint)
-    reference, ranges = calibrated(opened, plan_calibration(OPTIONS, manifest), lambda stage: None)
-    assert list(ranges) == list(reference.networks) == ["denoiser"]
-    return reference, ranges["denoiser"]
+    [(reference, ranges)] = calibrated(opened, plan_calibration(OPTIONS, manifest), lambda stage: None)
+    assert reference.role == "denoiser"
+    return reference, ranges
 
 
 @pytest.mark.parametrize(
@@ -122,7 +124,7 @@ def test_the_graph_costs_what_the_measurement_says_and_calibration_is_repeatable
     found = {name: spread.largest for name, spread in ranges.linears.items()}
     assert found == exported.report[precision]["largest"]["linears"]
     policy = CALIBRATED[precision]
-    measured = measure(reference.networks["denoiser"], policy, ranges, policy.default)
+    measured = measure(reference.network, policy, ranges, policy.default)
     exact, quantized = (
         [exported.bundle.path(graph.file) for graph in manifest.graphs_of("denoiser", name)]
         for name in ("fp32", precision)
@@ -146,7 +148,7 @@ def test_the_graph_costs_what_the_measurement_says_and_calibration_is_repeatable
 def test_passes_name_the_layers_of_the_step(exported: Exported, again: tuple[Reference, Ranges]) -> None:
     reference, ranges = again
     policy = CALIBRATED["fp8"]
-    (linears,) = passes_of(policy, policy.layers(reference.layer_names("denoiser"), "feed-forward"), ranges)
+    (linears,) = passes_of(policy, policy.layers(reference.layer_names, "feed-forward"), ranges)
     weight = "transformer.blocks.1.ffn.net.2.weight"
     assert linears.activation_scales.keys() == {weight, "transformer.blocks.1.ffn.net.0.proj.weight"}
     largest = exported.report["fp8"]["largest"]["linears"]["blocks.1.ffn.net.2"]
@@ -175,19 +177,20 @@ def opened_with(networks: dict[str, nn.Module]) -> Any:
     """A checkpoint whose reference calls its networks in turn, three times each, the second with larger values."""
     policy = QuantizationPolicy(E4M3, r"blocks\.(\d)\.(.+)", 0.1, (QuantizationStep("all", "a"),), "all", "{}", "{}")
 
-    def run() -> None:
-        for size, network in enumerate(networks.values(), start=1):
-            for _ in range(3):
-                network(hidden_states=torch.randn(1, 4).clamp(-3, 3) * 10**size)
+    def steps(calls: Sequence[Call]) -> list[Recording]:
+        return [Recording({"latents": each["hidden_states"]}, (each,)) for each in calls]
 
-    def reference(*_: Any) -> Reference:
-        return Reference(
-            networks, [run], lambda calls: [Recording({"latents": each["hidden_states"]}, (each,)) for each in calls]
-        )
+    def run(network: nn.Module, size: int) -> None:
+        for _ in range(3):
+            network(hidden_states=torch.randn(1, 4).clamp(-3, 3) * 10**size)
+
+    def reference(*_: Any) -> Iterator[Reference]:
+        for size, (role, network) in enumerate(networks.items(), start=1):
+            yield Reference(role, network, [partial(run, network, size)], steps)
 
     return SimpleNamespace(
         name="two experts",
-        description=SimpleNamespace(policies={"fp8": policy}),
+        description=SimpleNamespace(policies={"fp8": policy}, experts=networks),
         family=SimpleNamespace(reference=reference),
         overrides=SimpleNamespace(calibration_prompts=None),
     )

@@ -8,15 +8,19 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import msgspec
+import numpy as np
 import pytest
-from mutoscope.bundle.bundle import Bundle
+import torch
+from mutoscope.bundle.bundle import Bundle, write_manifest
 from mutoscope.bundle.manifest import Expert
 from mutoscope.conditions import load_conditions
 from mutoscope.errors import RequestError
 from mutoscope.planning.execution import Execution
 from mutoscope.planning.plan import Job, Plan
-from mutoscope.planning.planner import make_job
+from mutoscope.planning.planner import make_job, plan_guidance, with_experts
 from mutoscope.request import RuntimeOptions, VideoRequest
+from mutoscope.solvers.solvers import Schedule, Step
 from mutoscope_engines.session import EngineWanted, Figures
 from mutoscope_engines.testing import FakeBackend
 
@@ -87,9 +91,13 @@ def test_an_expert_works_at_the_very_timestep_from_which_it_does(bundle: Any) ->
     [
         ((None, None), {}, (1.0, 1.0), 1),
         ((4.0, 3.0), {}, (4.0, 3.0), 2),
-        ((None, 3.0), {}, (1.0, 3.0), 2),
+        ((None, 3.0), {}, (1.0, 1.0), 1),  # as in Diffusers, the first alone decides whether there is guidance
         ((4.0, None), {}, (4.0, 1.0), 2),
-        ((0.5, 1.0), {}, (0.5, 1.0), 1),
+        ((0.5, 1.0), {}, (0.5, 0.5), 1),
+        ((4.0, 3.0), {"guidance_scale_2": 0.5}, (4.0, 0.5), 2),
+        ((4.0, 3.0), {"guidance_scale": 5.0, "guidance_scale_2": 2.0}, (5.0, 2.0), 2),
+        ((4.0, 3.0), {"guidance_scale": 1.0, "guidance_scale_2": 2.0}, (1.0, 1.0), 1),
+        ((None, None), {"guidance_scale_2": 2.0}, (1.0, 1.0), 1),
         ((4.0, 3.0), {"guidance_scale": 2.0}, (2.0, 2.0), 2),
         ((4.0, 3.0), {"guidance_scale": 1.0}, (1.0, 1.0), 1),
     ],
@@ -103,15 +111,58 @@ def test_an_expert_has_its_own_default_scale_and_a_request_wins(
     of_role = dict(zip(("denoiser", "denoiser_low"), scales, strict=True))
     for step in job.schedule.steps:
         scale = of_role[step.role]
-        assert step.guidance_weights == ((1 - scale, scale) if scale > 1 else (1.0,))
+        assert step.guidance_weights == ((1 - scale, scale) if branches == 2 and scale != 1 else (1.0,))
 
 
-def test_a_bundle_without_guidance_that_an_expert_has_reads_the_negative_prompt(bundle: Any) -> None:
-    assert job_of(bundle(None, 3.0)).plan.conditions.facts["negative_prompt"] == "a black background"
-    assert job_of(bundle()).plan.conditions.facts["negative_prompt"] == ""
+def test_a_second_scale_that_changes_nothing_is_noted(bundle: Any) -> None:
+    assert job_of(bundle(), guidance_scale_2=3.0).plan.notes == (
+        "guidance_scale_2 is not used: guidance_scale turns guidance off",
+    )
+    assert not job_of(bundle(4.0, 3.0), guidance_scale_2=2.0).plan.notes
 
 
-@pytest.mark.parametrize("asked", [{}, {"guidance_scale": 2.0}])
+def test_a_second_scale_is_refused_where_it_has_no_denoiser_or_no_meaning(bundle: Any, make_bundle: Any) -> None:
+    with pytest.raises(RequestError, match=r"one denoiser, and guidance_scale_2 is for a second; got 3\.0. Leave it"):
+        job_of(make_bundle(), guidance_scale_2=3.0)
+    with pytest.raises(RequestError, match="guidance_scale_2 must be a number from 0 to 1000; got -1"):
+        job_of(bundle(4.0, 3.0), guidance_scale_2=-1)
+
+
+@pytest.mark.parametrize(
+    ("timestep", "above"),
+    [(901, 901.00000001), (875.1, 875.1), (901, 901.00004), (874, 875.0), (875, 875.0)],
+)
+def test_the_switch_is_where_torch_puts_it(bundle: Any, timestep: float, above: float) -> None:
+    """`t >= boundary_ratio * num_train_timesteps` of `WanPipeline`, in float32 whatever the type of t."""
+    first = bool(torch.tensor(timestep) >= above)
+    schedule = Schedule("euler", (Step(float(np.float32(timestep)), 0.9, np.eye(1), np.ones(1)),), 1)
+    manifest = bundle(above=above).manifest
+    [step] = with_experts(schedule, plan_guidance(VideoRequest(prompt="a"), manifest), manifest).steps
+    assert (step.role == "denoiser") == first
+
+
+def test_a_plan_says_with_which_step_each_expert_begins(bundle: Any) -> None:
+    """UniPC with a shift of 12 and a boundary of 875, as Wan 2.2 A14B has them: 26 of 40 steps."""
+    for interval in (1, 3):
+        plan = job_of(
+            bundle(above=875.0), num_inference_steps=40, flow_shift=12.0, scheduler="unipc", cache_interval=interval
+        ).plan
+        assert plan.schedule.first_steps == {"denoiser": 1, "denoiser_low": 27}
+        assert "first_steps" in plan.describe() and "denoiser 1, denoiser_low 27" in plan.describe()
+
+
+def test_a_shift_that_is_not_the_checkpoints_own_is_the_default_and_noted(make_bundle: Any) -> None:
+    bundle = make_bundle()
+    defaults = msgspec.structs.replace(bundle.manifest.defaults, flow_shift=12.0)
+    bundle = write_manifest(bundle.root, msgspec.structs.replace(bundle.manifest, defaults=defaults))
+    plan = job_of(bundle).plan
+    own, same = (job_of(bundle, flow_shift=shift).plan.schedule for shift in (3.0, 12.0))
+    assert plan.schedule == same != own
+    assert plan.notes == ("flow_shift is 12, as the authors of the model use it; the checkpoint's scheduler says 3",)
+    assert not job_of(bundle, flow_shift=12.0).plan.notes
+
+
+@pytest.mark.parametrize("asked", [{}, {"guidance_scale": 2.0}, {"guidance_scale": 2.0, "guidance_scale_2": 0.5}])
 @pytest.mark.parametrize("own", [(None, None), (4.0, 4.0), (4.0, 3.0), (None, 3.0)])
 def test_the_request_of_a_plan_guides_every_expert_as_the_plan_does(
     bundle: Any, own: tuple[Any, Any], asked: dict[str, Any]

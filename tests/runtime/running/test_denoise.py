@@ -5,12 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-import msgspec
 import numpy as np
 import pytest
 import torch
 from mutoscope import StepEvent
-from mutoscope.bundle.bundle import Bundle, write_manifest
+from mutoscope.bundle.bundle import Bundle
 from mutoscope.bundle.manifest import Draw, Expert
 from mutoscope_engines.testing import FakeBackend
 
@@ -36,7 +35,7 @@ def guided_by_two(bundle: Bundle, scales: tuple[float, float]) -> Callable[[Any,
     def velocity(x: Any, t: float) -> Any:
         expert, scale = (early, scales[0]) if t >= 500 else (late, scales[1])
         with_it = expert(x, t, positive)
-        return with_it if scale <= 1 else expert(x, t, negative) * (1 - scale) + with_it * scale
+        return with_it if scales[0] <= 1 else expert(x, t, negative) * (1 - scale) + with_it * scale
 
     return velocity
 
@@ -44,8 +43,15 @@ def guided_by_two(bundle: Bundle, scales: tuple[float, float]) -> Callable[[Any,
 @pytest.mark.parametrize("branches_per_call", [1, 2])
 @pytest.mark.parametrize(
     ("asked", "scales"),
-    [({}, (4.0, 1.0)), ({"guidance_scale": 3.0}, (3.0, 3.0)), ({"guidance_scale": 1.0}, (1.0, 1.0))],
-    ids=["defaults of the experts", "one for both", "none"],
+    [
+        ({}, (4.0, 1.0)),
+        ({"guidance_scale": 3.0}, (3.0, 3.0)),
+        ({"guidance_scale": 1.0}, (1.0, 1.0)),
+        ({"guidance_scale_2": 0.5}, (4.0, 0.5)),
+        ({"guidance_scale": 3.0, "guidance_scale_2": 2.0}, (3.0, 2.0)),
+        ({"guidance_scale": 0.5, "guidance_scale_2": 2.0}, (0.5, 2.0)),
+    ],
+    ids=["defaults of the experts", "one for both", "none", "one below 1", "one for each", "of the second alone"],
 )
 def test_the_second_expert_goes_on_from_the_state_of_the_first(
     backend: FakeBackend, load: Any, two_experts: Bundle, branches_per_call: int, asked: Any, scales: Any
@@ -58,21 +64,15 @@ def test_the_second_expert_goes_on_from_the_state_of_the_first(
 
 
 @pytest.mark.parametrize("branches_per_call", [1, 2])
-@pytest.mark.parametrize("unguided", ["denoiser", "denoiser_low"])
 def test_an_expert_without_guidance_runs_the_prompt_alone_beside_one_with_it(
-    backend: FakeBackend, load: Any, two_experts: Bundle, unguided: str, branches_per_call: int
+    backend: FakeBackend, load: Any, two_experts: Bundle, branches_per_call: int
 ) -> None:
     """Each of its steps is, up to rounding, that of two branches of which the negative one counts nothing."""
-    guided = next(role for role in ("denoiser", "denoiser_low") if role != unguided)
-    experts = [
-        msgspec.structs.replace(expert, guidance_scale=4.0 if expert.role == guided else 1.0)
-        for expert in two_experts.manifest.experts
-    ]
-    bundle = write_manifest(two_experts.root, msgspec.structs.replace(two_experts.manifest, experts=tuple(experts)))
-    with load(bundle, branches_per_call=branches_per_call) as pipeline:
+    guided, unguided = "denoiser", "denoiser_low"
+    with load(two_experts, branches_per_call=branches_per_call) as pipeline:
         plan = pipeline.generate(PROMPT, num_inference_steps=6).plan
     assert plan.guidance.scales == {unguided: 1.0, guided: 4.0}
-    both = np.stack(embeds_of(bundle))
+    both = np.stack(embeds_of(two_experts))
     runs = [feeds for role, feeds in backend.fed if role == unguided]
     assert len(runs) == plan.schedule.calls[unguided] > 0
     for feeds in runs:

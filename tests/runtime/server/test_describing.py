@@ -7,8 +7,10 @@ from collections.abc import Iterator
 from dataclasses import fields
 from typing import Any
 
+import msgspec
 import pytest
 from mutoscope import Pipeline, RequestError, VideoRequest
+from mutoscope.bundle.manifest import Expert
 from mutoscope.request import PICTURES
 from mutoscope.server.describing import describe_parameters
 from mutoscope_engines.testing import FakeBackend
@@ -28,7 +30,8 @@ def described(pipeline: Pipeline) -> dict[str, dict[str, Any]]:
 
 def test_every_parameter_is_there_with_its_help(pipeline: Pipeline, shared: Served):
     found = described(pipeline)
-    assert {each.name: each.metadata["help"] for each in fields(VideoRequest) if each.name not in PICTURES} == {
+    unasked = {*PICTURES, "guidance_scale_2"}  # clients cannot send pictures, and this model has one denoiser
+    assert {each.name: each.metadata["help"] for each in fields(VideoRequest) if each.name not in unasked} == {
         name: each["help"] for name, each in found.items()
     }
     assert [name for name, each in found.items() if each["required"]] == ["prompt"]
@@ -36,6 +39,13 @@ def test_every_parameter_is_there_with_its_help(pipeline: Pipeline, shared: Serv
     assert model["parameters"] == json.loads(json.dumps(list(found.values())))
     assert (model["default"], model["has_previews"], model["family"]) == (True, True, "wan")
     assert "circle" in model["understands"]
+
+
+def test_a_model_with_two_denoisers_takes_a_scale_for_the_second(pipeline: Pipeline):
+    two = (Expert(above=875.0), Expert(role="denoiser_low", guidance_scale=3.0))
+    found = describe_parameters(msgspec.structs.replace(pipeline.bundle.manifest, experts=two))
+    [second] = [each for each in found if each["name"] == "guidance_scale_2"]
+    assert (second["type"], second["minimum"], second["maximum"], second["default"]) == ("number", 0, 1000, None)
 
 
 def test_the_defaults_are_what_a_plan_takes_where_nothing_is_said(pipeline: Pipeline):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from typing import Any
 
 import diffusers
@@ -99,6 +100,25 @@ def test_the_first_three_tenths_and_the_last_step_are_always_computed() -> None:
             computed = computed_steps(count, interval)
             assert computed[:2] == (0, 1)[:count] and computed[-1] == count - 1
             assert np.diff(computed, prepend=-1).max() <= interval
+
+
+@pytest.mark.parametrize("switch", [1, 3, 9, 18, 19])
+@pytest.mark.parametrize("interval", [2, 4, 9])
+def test_no_velocity_of_one_expert_is_used_in_a_step_of_another(switch: int, interval: int) -> None:
+    """The state of a run whose first expert gives one velocity and the second another stays on their two lines."""
+    whole = build_schedule("euler", {"shift": 3.0}, 20)
+    roles = ["denoiser"] * switch + ["denoiser_low"] * (20 - switch)
+    whole = replace(whole, steps=tuple(replace(step, role=role) for step, role in zip(whole.steps, roles, strict=True)))
+    velocities, ends = {"denoiser": 1.0, "denoiser_low": -50.0}, []
+    for schedule in (whole, cached(whole, interval)):
+        state = np.zeros((schedule.state_rows, 1))
+        for step in schedule.steps:
+            state = step.solver_a @ state + np.multiply.outer(step.solver_b, velocities[step.role] * np.ones(1))
+        ends.append(state[0])
+    assert len(schedule.steps) < 20
+    np.testing.assert_allclose(ends[1], ends[0], rtol=1e-5)
+    computed = computed_steps(20, interval, [switch])
+    assert {switch - 1, *range(switch, min(switch + 2, 20)), 19} <= set(computed)
 
 
 def test_a_solver_that_begins_each_step_from_new_noise_cannot_be_cached() -> None:

@@ -24,8 +24,10 @@ from transformers import UMT5EncoderModel
 
 from ...checkpoint.checkpoint import Checkpoint
 from ...checkpoint.tokenizer import READS_SERIALIZED, settings_of
+from ...checkpoint.validation import NONE
 from ..family import Description
 from . import denoiser, first_frame, text, vae
+from .experts import ROLES, defaults_of_two, experts_of
 from .graph_sources import PRECISIONS, expands_timesteps
 from .precision_policy import CALIBRATED
 
@@ -40,7 +42,11 @@ _NETWORKS: Mapping[str, tuple[str, ...]] = {
 }  # fmt: skip
 _DMD = "WanDMDPipeline"
 PIPELINES: Mapping[str, Mapping[str, tuple[str, ...]]] = {
-    "WanPipeline": {**_NETWORKS, "scheduler": tuple(f"diffusers.{name}" for name in CLASSES)},
+    "WanPipeline": {
+        **_NETWORKS,
+        "transformer_2": (NONE, *_NETWORKS["transformer"]),
+        "scheduler": tuple(f"diffusers.{name}" for name in CLASSES),
+    },
     _DMD: _NETWORKS,
 }
 _DEFAULTS = Defaults(
@@ -55,10 +61,6 @@ _DMD_DEFAULTS: Mapping[str, Any] = {"num_inference_steps": 3, "guidance_scale": 
 _DMD_SCHEDULER = {"_class_name": "FlowMatchLCMScheduler", "shift": 8.0, WHOLE_TIMESTEPS: True}
 
 _MAX_SEQUENCE_LENGTH = 512  # of `WanPipeline`
-_WAN_2_2 = {
-    "transformer_2": "two transformers, as in Wan 2.2 A14B",
-    "boundary_ratio": "two transformers, as in Wan 2.2 A14B",
-}
 
 
 def describe(checkpoint: Checkpoint) -> Description:
@@ -68,15 +70,24 @@ def describe(checkpoint: Checkpoint) -> Description:
         ValueError: it is of a kind of Wan that is not supported, or its files contradict each other.
         ExportError: its tokenizer cannot be used.
     """
-    _refuse_wan_2_2(checkpoint.index)
-    transformer, encoder, autoencoder = map(checkpoint.without_weights, ("transformer", "text_encoder", "vae"))
-    (first_frame.FirstFrameStep if expands_timesteps(checkpoint) else denoiser.DenoiserStep)(transformer)
+    encoder, autoencoder = map(checkpoint.without_weights, ("text_encoder", "vae"))
     text.TextEncoder(encoder)
-    _refuse_contradictions(transformer.config, encoder.config, autoencoder.config)
+    experts = experts_of(checkpoint)
+    if len(experts) > 1 and expands_timesteps(checkpoint):
+        raise ValueError(
+            "it has two transformers, and expand_timesteps is true; supported is one of the two, as in Wan 2.2 T2V-A14B "
+            "or in Wan 2.2 TI2V-5B"
+        )
+    for component in list(ROLES)[: len(experts)]:
+        transformer = checkpoint.without_weights(component)
+        (first_frame.FirstFrameStep if expands_timesteps(checkpoint) else denoiser.DenoiserStep)(transformer)
+        _refuse_contradictions(transformer.config, encoder.config, autoencoder.config)
     geometry = _geometry(transformer, autoencoder)
     scheduler = scheduler_of(checkpoint)
     defaults = _TI2V_DEFAULTS if expands_timesteps(checkpoint) else _DEFAULTS
     changes = _DMD_DEFAULTS if checkpoint.pipeline == _DMD else {}
+    if len(experts) > 1:
+        defaults = defaults_of_two(defaults, scheduler)
     return Description(
         geometry=geometry,
         frames=_frames(geometry),
@@ -85,6 +96,7 @@ def describe(checkpoint: Checkpoint) -> Description:
         defaults=msgspec.structs.replace(defaults, scheduler=from_diffusers(scheduler), **changes),
         scheduler=scheduler,
         precisions=PRECISIONS,
+        experts=experts,
         policies=CALIBRATED,
     )
 
@@ -96,16 +108,6 @@ def scheduler_of(checkpoint: Checkpoint) -> dict[str, Any]:
         ExportError: the checkpoint's is missing or damaged.
     """
     return dict(_DMD_SCHEDULER) if checkpoint.pipeline == _DMD else checkpoint.scheduler
-
-
-def _refuse_wan_2_2(index: Mapping[str, Any]) -> None:
-    for option, meaning in _WAN_2_2.items():
-        value = index.get(option)
-        if value not in (None, False, [None, None]):
-            raise ValueError(
-                f"{option} is {value!r}: it has {meaning}, and that is not supported yet; "
-                "supported are Wan 2.1 text-to-video, such as Wan-AI/Wan2.1-T2V-1.3B-Diffusers, and Wan 2.2 TI2V 5B"
-            )
 
 
 def _refuse_contradictions(transformer: Any, encoder: Any, autoencoder: Any) -> None:

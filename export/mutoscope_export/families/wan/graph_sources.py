@@ -31,6 +31,7 @@ from ...passes.without_float32_gemm import without_float32_gemm
 from ..decoding import decode
 from ..family import Form, GraphSource
 from . import denoiser, first_frame, own_classes, text, vae, vae_encoder
+from .experts import ROLES
 from .precision_policy import CALIBRATED
 
 _VAE_PARTS: Mapping[str, type[vae.Chunk]] = {"vae_features": vae.FeatureChunk, "vae_decoder": vae.DecoderChunk}
@@ -87,16 +88,17 @@ def sources(checkpoint: Checkpoint, precisions: Sequence[str]) -> list[GraphSour
     if expands_timesteps(checkpoint):
         return [
             _encoder(precisions),
-            _denoiser(precisions, _FIRST_FRAME),
+            _denoiser("transformer", precisions, _FIRST_FRAME),
             _picture_encoder(precisions),
             *_decoders(precisions),
         ]
-    return text_to_video(precisions)
+    return text_to_video(precisions, [component for component in ROLES if component in checkpoint.classes])
 
 
-def text_to_video(precisions: Sequence[str]) -> list[GraphSource]:
-    """The graphs of a text-to-video checkpoint, for these precisions of its denoiser."""
-    return [_encoder(precisions), _denoiser(precisions, _PLAIN), *_decoders(precisions)]
+def text_to_video(precisions: Sequence[str], transformers: Sequence[str] = ("transformer",)) -> list[GraphSource]:
+    """The graphs of a text-to-video checkpoint, for these precisions of its denoisers, one of each transformer."""
+    denoisers = (_denoiser(component, precisions, _PLAIN) for component in transformers)
+    return [_encoder(precisions), *denoisers, *_decoders(precisions)]
 
 
 def _encoder(precisions: Sequence[str]) -> GraphSource:
@@ -114,10 +116,10 @@ def _encoder(precisions: Sequence[str]) -> GraphSource:
     )
 
 
-def _denoiser(precisions: Sequence[str], kind: _Denoiser) -> GraphSource:
+def _denoiser(component: str, precisions: Sequence[str], kind: _Denoiser) -> GraphSource:
     return GraphSource(
-        "denoiser",
-        "transformer",
+        ROLES[component],
+        component,
         kind.step,
         kind.inputs,
         denoiser.symbolic_outputs,

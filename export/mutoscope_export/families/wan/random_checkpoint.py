@@ -6,6 +6,7 @@ them. Every parameter is random and large enough to matter, also those that netw
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -69,6 +70,25 @@ def random_checkpoint(
     torch.random.set_rng_state(torch_state)
     pipeline.save_pretrained(folder, safe_serialization=True, max_shard_size=max_shard_size)
     return folder
+
+
+def add_expert(checkpoint: Path, boundary_ratio: float) -> Path:
+    """Gives a checkpoint of `random_checkpoint` a second transformer, in float32, of the same sizes and other weights.
+
+    It works below `boundary_ratio` of the training timesteps, as in Wan 2.2 A14B. Returns `checkpoint`.
+    """
+    torch_state = torch.random.get_rng_state()
+    torch.manual_seed(1)
+    second: Any = _randomised(
+        WanTransformer3DModel.from_config(WanTransformer3DModel.load_config(checkpoint / "transformer"))
+    )
+    torch.random.set_rng_state(torch_state)
+    second.save_pretrained(checkpoint / "transformer_2", safe_serialization=True)
+    path = checkpoint / "model_index.json"
+    index = json.loads(path.read_text("utf-8"))
+    index |= {"transformer_2": ["diffusers", "WanTransformer3DModel"], "boundary_ratio": boundary_ratio}
+    path.write_text(json.dumps(index, indent=2) + "\n", encoding="utf-8")
+    return checkpoint
 
 
 def _tokenizer() -> T5Tokenizer:
