@@ -25,7 +25,6 @@ if TYPE_CHECKING:
     from PIL import Image
 
 Pixels = NDArray[np.uint8]  # [H, W, 3]
-PictureSource = str | os.PathLike[str] | bytes | NDArray[np.uint8]
 
 MOST_PIXELS = 2**27  # above the 102 million of the largest cameras; about 1 GB while it is read
 CLIP_PIXELS = 224
@@ -53,6 +52,9 @@ class Picture:
         return f"{width}x{height} sha256:{hashlib.sha256(self.pixels.tobytes()).hexdigest()}"
 
 
+PictureSource = str | os.PathLike[str] | bytes | NDArray[np.uint8] | Picture
+
+
 def open_picture(source: PictureSource, *, name: str = "image") -> Pixels:
     """A picture as a person sees it, uint8 `[H, W, 3]`; of a video file, its last frame. See `read_picture`."""
     return read_picture(source, name=name).pixels
@@ -65,13 +67,16 @@ def read_picture(source: PictureSource, *, name: str = "image") -> Picture:
     or pages, the first counts. As in Diffusers, color profiles are not applied.
 
     Args:
-        source: a path, the bytes of a file, or uint8 `[H, W, 3]`. Nothing is ever fetched.
+        source: a path, the bytes of a file, or uint8 `[H, W, 3]`; what was read before is given back. Nothing is ever
+            fetched.
         name: the parameter that it is the value of, for errors.
 
     Raises:
         RequestError: it is no picture that can be read, or has more than `MOST_PIXELS`; found before any pixel is
             decoded.
     """
+    if isinstance(source, Picture):
+        return source
     if isinstance(source, np.ndarray):
         return Picture(_of_array(source, name))
     if isinstance(source, (bytes, bytearray, memoryview)):
