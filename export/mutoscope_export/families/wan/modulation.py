@@ -41,8 +41,9 @@ class Modulation:
 class FrameModulation(Modulation):
     """A time for each latent frame.
 
-    Hidden states are seen as `[B,f,(y x),E]` meanwhile. Each of these sizes is said: of one that is left to follow from
-    the others, TensorRT-RTX only knows that it is at most as large as all of them together, and takes memory for that.
+    Hidden states are seen as `[B,f,(y x),E]` meanwhile, from before the norm, so that it is fused with what follows.
+    Each of these sizes is said: of one that is left to follow from the others, TensorRT-RTX only knows that it is at
+    most as large as all of them together, and takes memory for that.
     """
 
     def __init__(self, time: Tensor, projected: Tensor, rows: tuple[int, int, int]) -> None:
