@@ -68,18 +68,24 @@ def serving(bundle: str, options: RuntimeOptions) -> Iterator[str]:
     """The address of a server of its own, with an empty queue, until the end of the `with`.
 
     Raises:
-        MeasurementError: it does not start; says where to look.
+        MeasurementError: it does not start; says why.
     """
     given = {field: getattr(options, field.name) for field in fields(options)}
     flags = [f"{flag_of(field.name)}={as_text(field, value)}" for field, value in given.items() if value is not None]
     with tempfile.TemporaryDirectory() as folder:
         command = child_python("-m", "mutoscope", "serve", "--port=0", f"--data={folder}/data", f"--sign={OUTPUT.sign}")
-        pipe = subprocess.PIPE
-        with subprocess.Popen([*command, *flags, f"it={bundle}"], stdin=pipe, stdout=pipe, text=True) as process:
+        log, pipe = Path(folder) / "log", subprocess.PIPE
+        with (
+            log.open("wb") as said,
+            subprocess.Popen(
+                [*command, *flags, f"it={bundle}"], stdin=pipe, stdout=pipe, stderr=said, text=True
+            ) as process,
+        ):
             assert process.stdout is not None and process.stdin is not None
             line = process.stdout.readline()
             if not line:
-                raise MeasurementError("`mutoscope serve` did not start; its last line above says why")
+                process.wait()
+                raise MeasurementError(f"the server did not start: {log.read_text('utf-8').strip()}")
             try:
                 yield json.loads(line)["url"]
             finally:

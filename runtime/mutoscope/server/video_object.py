@@ -48,6 +48,7 @@ def video_object(job: Job, live: Live | None, ahead: int | None, keep_days: floa
         "sha256": receipt.get("sha256"),
         "content_sha256": receipt.get("content_sha256"),
         "times_s": receipt.get("times_s"),
+        "layers": receipt.get("layers"),
         **how_far,
     }
 

@@ -55,6 +55,12 @@ def test_a_video_that_waits_is_never_begun(way: str, served: Served):
     assert (last["state"], served.gate.steps) == ("completed", 4 + 1)
 
 
+def test_a_finished_video_names_the_layers_that_say_what_it_is(shared: Served):
+    layers = shared.ended(shared.make()["id"])["layers"]
+    assert set(layers) == {"tag", "watermark", "signature"} and layers["tag"]["present"] is True
+    assert layers["watermark"]["present"] is False and "smaller than 256x256" in layers["watermark"]["detail"]
+
+
 def test_cancelling_what_has_ended_changes_nothing(shared: Served):
     video = shared.ended(shared.make()["id"])
     assert shared.http.post(f"/v1/videos/{video['id']}/cancel").json() == video
