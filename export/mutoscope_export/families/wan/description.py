@@ -75,7 +75,7 @@ def describe(checkpoint: Checkpoint) -> Description:
     experts = experts_of(checkpoint)
     if len(experts) > 1 and expands_timesteps(checkpoint):
         raise ValueError(
-            "it has two transformers, and expand_timesteps is true; supported is one of the two, as in Wan 2.2 T2V-A14B "
+            "it has two transformers, and expand_timesteps is true; supported is one of them, as in Wan 2.2 T2V-A14B "
             "or in Wan 2.2 TI2V-5B"
         )
     for component in list(ROLES)[: len(experts)]:
