@@ -21,7 +21,7 @@ from PIL import Image
 from tests.bundles import Ends, graphs, interfaces, tensors
 
 MakeBundle = Callable[..., Bundle]
-PICTURE = np.random.default_rng(0).integers(0, 256, (30, 70, 3), np.uint8)
+PICTURE = np.random.default_rng(0).integers(0, 256, (40, 60, 3), np.uint8)  # as wide for its height as the video
 CONDITION = np.linspace(-1, 1, 4 * 4 * 6, dtype=np.float32).reshape(4, 1, 4, 6)
 FIRST_FRAME = {"name": "image", "role": "vae_encoder_first", "feeds": {"condition": "seen"}, "given": "given"}
 
@@ -92,7 +92,7 @@ def test_the_plan_says_which_pixels_a_picture_had_and_not_where_it_lay(
     bundle = with_picture()
     plans = [fed(bundle, image=image, seed=1)[1] for image in (tmp_path / "first.png", PICTURE)]
     said = [plan.conditions.facts["image"] for plan in plans]
-    assert said[0] == said[1] and str(said[0]).startswith("70x30 sha256:")
+    assert said[0] == said[1] and str(said[0]).startswith("60x40 sha256:")
     assert str(tmp_path) not in plans[0].header.recipe
     assert plans[0].to_request(image=PICTURE).image is PICTURE
 
@@ -113,7 +113,7 @@ def test_what_was_read_is_told_and_what_cannot_be_is_refused_by_name(with_pictur
     transparent = io.BytesIO()
     Image.new("RGBA", (8, 8), (255, 0, 0, 100)).save(transparent, "PNG")
     bundle = with_picture()
-    assert "image is transparent in parts" in " ".join(fed(bundle, image=transparent.getvalue())[1].notes)
+    assert "image is transparent in parts" in " ".join(fed(bundle, image=transparent.getvalue(), height=32, width=48)[1].notes)
     with pytest.raises(RequestError, match="image is not there"):
         fed(bundle, image="no such file.png")
 
@@ -133,10 +133,10 @@ def test_a_model_that_needs_a_picture_says_so_and_one_that_takes_none_refuses_it
         ({"role": "text_encoder"}, "image has the encoder 'text_encoder'; use one of vae_encoder_first"),
         ({"role": "eye"}, "image has the encoder 'eye'; use one of vae_encoder_first"),
         ({"feeds": {"pixels": "seen"}}, "image feeds pixels, which the vae_encoder_first does not give"),
-        ({"given": "state"}, "state of the denoiser changes in each step"),
-        ({"given": "seen"}, "two of the input of the denoiser seen"),
-        ({"given": "shown"}, "the graph of the denoiser in fp32 takes no shown"),
-        ({"role": "vae_encoder_next"}, "there is no graph of the vae_encoder_next"),
+        ({"given": "state"}, "feeds the denoiser's input state, which only the steps may feed"),
+        ({"given": "seen"}, "more than one conditioning or draw feeds the denoiser's input seen"),
+        ({"given": "shown"}, "the graph of the denoiser in fp32 has no input shown"),
+        ({"role": "vae_encoder_next"}, "no graph has the role vae_encoder_next"),
     ],
 )
 def test_a_manifest_whose_picture_cannot_be_encoded_or_fed_is_refused(
