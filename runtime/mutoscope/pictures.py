@@ -25,13 +25,13 @@ if TYPE_CHECKING:
     from PIL import Image
 
 Pixels = NDArray[np.uint8]  # [H, W, 3]
-PictureSource = str | os.PathLike[str] | bytes | NDArray[np.uint8]
 
 MOST_PIXELS = 2**27  # above the 102 million of the largest cameras; about 1 GB while it is read
 CLIP_PIXELS = 224
 READABLE = "PNG, JPEG, WebP, GIF, TIFF, BMP, AVIF, JPEG 2000, PPM or QOI"
 # Pillow has more, some of which start other programs or take any bytes for a picture.
 _FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "TIFF", "BMP", "AVIF", "JPEG2000", "PPM", "QOI")
+_PHOTOMETRIC = 262  # the tag of a TIFF; 0: the smallest value is white
 _16_BIT = ("I;16", "I;16B", "I;16L", "I;16N")
 _CLIP_MEAN, _CLIP_STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
 # FFmpeg takes each of the tiles of such a picture for a video.
@@ -52,6 +52,9 @@ class Picture:
         return f"{width}x{height} sha256:{hashlib.sha256(self.pixels.tobytes()).hexdigest()}"
 
 
+PictureSource = str | os.PathLike[str] | bytes | NDArray[np.uint8] | Picture
+
+
 def open_picture(source: PictureSource, *, name: str = "image") -> Pixels:
     """A picture as a person sees it, uint8 `[H, W, 3]`; of a video file, its last frame. See `read_picture`."""
     return read_picture(source, name=name).pixels
@@ -64,13 +67,16 @@ def read_picture(source: PictureSource, *, name: str = "image") -> Picture:
     or pages, the first counts. As in Diffusers, color profiles are not applied.
 
     Args:
-        source: a path, the bytes of a file, or uint8 `[H, W, 3]`. Nothing is ever fetched.
+        source: a path, the bytes of a file, or uint8 `[H, W, 3]`; what was read before is given back. Nothing is ever
+            fetched.
         name: the parameter that it is the value of, for errors.
 
     Raises:
         RequestError: it is no picture that can be read, or has more than `MOST_PIXELS`; found before any pixel is
             decoded.
     """
+    if isinstance(source, Picture):
+        return source
     if isinstance(source, np.ndarray):
         return Picture(_of_array(source, name))
     if isinstance(source, (bytes, bytearray, memoryview)):
@@ -193,6 +199,8 @@ def _read(file: BinaryIO, name: str, shown: str) -> Picture:
         raise
     except UnidentifiedImageError:
         return _of_video(file, name, shown)
+    except MemoryError:
+        raise RequestError(f"{name} does not fit into memory: {shown}; make it smaller first") from None
     except Image.DecompressionBombError:
         raise RequestError(f"{name} has more than {MOST_PIXELS} pixels: {shown}; make it smaller first") from None
     except Exception as error:  # of damaged files, the library's decoders raise anything
@@ -219,7 +227,8 @@ def _seen(image: Image.Image, name: str) -> Picture:
     image.load()
     turned = ImageOps.exif_transpose(image)
     if turned.mode in _16_BIT or (turned.mode == "I" and kind in ("PNG", "PPM")):
-        return Picture(_of_16_bits(turned), tuple(notes))
+        negative = getattr(image, "tag_v2", {}).get(_PHOTOMETRIC) == 0  # which Pillow turns at 8 bits alone
+        return Picture(_of_16_bits(turned, negative=negative), tuple(notes))
     if turned.mode in ("I", "F"):
         raise RequestError(
             f"{name} has pixels of 32 bits, of which nobody knows which value is white; save it with 8 or 16 bits"
@@ -232,10 +241,11 @@ def _seen(image: Image.Image, name: str) -> Picture:
     return Picture(np.array(turned.convert("RGB")), tuple(notes))
 
 
-def _of_16_bits(image: Image.Image) -> Pixels:
+def _of_16_bits(image: Image.Image, *, negative: bool) -> Pixels:
     """Grey; Pillow itself takes the upper byte of colors, and clips grey."""
     values = np.asarray(image)
     grey = (values >> 8).astype(np.uint8)
+    grey = 255 - grey if negative else grey
     grey[values == image.info.get("transparency", -1)] = 255
     return np.repeat(grey[..., None], 3, axis=2)
 

@@ -13,6 +13,7 @@ from pathlib import Path
 from threading import Thread
 from typing import Any
 
+import av
 import numpy as np
 import pytest
 from mutoscope.errors import RequestError
@@ -20,8 +21,9 @@ from mutoscope.output.video import write_video
 from mutoscope.pictures import open_picture, read_picture
 from mutoscope.video_files import decoded_frames
 from PIL import Image
+from PIL.PngImagePlugin import PngImageFile
 
-from tests.runtime.clips import H, chunked, make_header, scene
+from tests.runtime.clips import H, W, chunked, make_header, scene
 
 COLORS = np.random.default_rng(5).integers(0, 256, (5, 7, 3), np.uint8)
 ORIENTATION = 0x112  # of EXIF
@@ -131,6 +133,24 @@ def test_of_16_bits_the_upper_8_count_in_grey_and_in_color() -> None:
     assert holed[0, :, 0].tolist() == [0, 0, 255]
 
 
+@pytest.mark.parametrize(("photometric", "expected"), [(0, [255, 1]), (1, [0, 254])])
+def test_a_tiff_says_whether_its_smallest_value_is_white(photometric: int, expected: list[int]) -> None:
+    pixels, first = struct.pack("<2H", 0, 0xFEFF), 12  # where the list of tags begins: after the head and the pixels
+    tags = [(256, 2), (257, 1), (258, 16), (259, 1), (262, photometric), (273, 8), (277, 1), (278, 1), (279, 4)]
+    entries = b"".join(struct.pack("<HHIHH", tag, 3, 1, value, 0) for tag, value in tags)
+    content = struct.pack("<2sHI", b"II", 42, first) + pixels + struct.pack("<H", len(tags)) + entries + bytes(4)
+    assert open_picture(content)[0, :, 0].tolist() == expected
+
+
+def test_a_picture_that_memory_cannot_hold_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(self: Image.Image) -> None:
+        raise MemoryError
+
+    monkeypatch.setattr(PngImageFile, "load", full)
+    with pytest.raises(RequestError, match=r"image does not fit into memory: .* bytes; make it smaller first"):
+        open_picture(stored(COLORS, "PNG"))
+
+
 def test_inks_are_what_they_leave_of_white() -> None:
     inks = np.random.default_rng(7).integers(0, 256, (5, 7, 4), np.uint8)
     expected = (255.0 - inks[..., :3]) * (255 - inks[..., 3:]) / 255
@@ -167,6 +187,16 @@ def test_a_video_without_key_frames_near_its_end_gives_its_last_frame(tmp_path: 
     assert np.array_equal(open_picture(path), list(decoded_frames(path))[-1])
 
 
+def test_a_video_of_a_format_that_lists_no_key_frames_gives_its_last_frame(tmp_path: Path) -> None:
+    path = tmp_path / "a.ts"
+    with av.open(path, "w") as container:
+        stream = container.add_stream("mpeg4", rate=16, width=W, height=H, pix_fmt="yuv420p")
+        for pixels in scene():
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(pixels, format="rgb24")))
+        container.mux(stream.encode(None))
+    assert np.array_equal(open_picture(path), list(decoded_frames(path))[-1])
+
+
 def test_a_video_is_turned_as_it_says(tmp_path: Path) -> None:
     path = write_video(tmp_path / "a.mp4", chunked(scene()), make_header())
     content = bytearray(path.read_bytes())
@@ -180,6 +210,16 @@ def test_a_video_that_is_cut_off_is_refused(tmp_path: Path) -> None:
     assert content.index(b"moov") < content.index(b"mdat")  # so FFmpeg would play what there is
     with pytest.raises(RequestError, match=r"image is no picture or video that can be read: .* it is cut off"):
         open_picture(content[: content.index(b"mdat") + 100])
+
+
+def test_sound_alone_is_no_picture(tmp_path: Path) -> None:
+    with av.open(tmp_path / "a.mkv", "w") as container:
+        stream = container.add_stream("pcm_s16le", rate=8000, layout="mono")
+        frame = av.AudioFrame.from_ndarray(np.zeros((1, 800), np.int16), "s16", "mono")
+        frame.sample_rate = 8000
+        container.mux(stream.encode(frame))
+    with pytest.raises(RequestError, match=r"no picture or video that can be read: .*: it has no video, or one of an"):
+        open_picture(tmp_path / "a.mkv")
 
 
 def test_size_is_judged_before_a_pixel_is_read() -> None:

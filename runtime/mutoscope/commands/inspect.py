@@ -45,6 +45,7 @@ def _facts(bundle: Bundle) -> dict[str, Any]:
         "license": manifest.provenance.license,
         "attribution": manifest.provenance.attribution,
         "exported by": manifest.provenance.exported_by,
+        "follows": ", ".join(manifest.followed),
     }
     if manifest.demonstration:
         facts["understands"] = manifest.demonstration.description

@@ -16,6 +16,7 @@ from ..bundle.bundle import Bundle
 from ..bundle.manifest import MAX_STEPS, Manifest
 from ..conditions.base import Condition, Settled, VideoSize
 from ..errors import RequestError
+from ..pictures import Picture, read_picture, sized_for
 from ..request import PICTURES, VideoRequest
 from ..solvers.noise import SEED_MAX, SEED_MIN
 from ..solvers.options import ScheduleError, flow_shift_of
@@ -42,6 +43,7 @@ def make_job(request: VideoRequest, execution: Execution, bundle: Bundle, condit
         BackendUnavailableError: there is no engine for its sizes.
     """
     manifest = bundle.manifest
+    request = with_pictures_read(request, manifest)
     guidance = plan_guidance(request, manifest)
     geometry = plan_geometry(request, manifest)
     settled = settle_conditions(request, guidance, geometry, manifest, conditions)
@@ -62,6 +64,19 @@ def make_job(request: VideoRequest, execution: Execution, bundle: Bundle, condit
         notes=(*execution.notes, *settled.notes),
     )
     return Job(plan, tuple(zip(conditions, settled.settled, strict=True)), schedule.schedule)
+
+
+def with_pictures_read(request: VideoRequest, manifest: Manifest) -> VideoRequest:
+    """The request with the pictures that the model takes, read once for all that is planned with them.
+
+    Raises:
+        RequestError: one cannot be read.
+    """
+    given = {name: getattr(request, name) for name in PICTURES if name in manifest.followed}
+    read: dict[str, Any] = {
+        name: read_picture(source, name=name) for name, source in given.items() if source is not None
+    }
+    return replace(request, **read)
 
 
 def plan_guidance(request: VideoRequest, manifest: Manifest) -> GuidancePlan:
@@ -129,8 +144,9 @@ def plan_geometry(request: VideoRequest, manifest: Manifest) -> GeometryPlan:
         RequestError: a size or frame rate that the model cannot make; names the nearest that it can.
     """
     defaults, geometry = manifest.defaults, manifest.geometry
+    left_open = size_of_picture(request, manifest)
     height, width, num_frames = (
-        checks.size(name, _either(getattr(request, name), getattr(defaults, name)), allowed)
+        checks.size(name, _either(getattr(request, name), left_open.get(name, getattr(defaults, name))), allowed)
         for name, allowed in manifest.sizes.items()
     )
     latents_shape = (
@@ -147,6 +163,16 @@ def plan_geometry(request: VideoRequest, manifest: Manifest) -> GeometryPlan:
         latents_shape=latents_shape,
         network_tokens=math.prod(latents_shape[1:]) // math.prod(geometry.patch_size),
     )
+
+
+def size_of_picture(request: VideoRequest, manifest: Manifest) -> dict[str, int]:
+    """Height and width with the aspect of the request's picture, if it has one that is read and neither is given."""
+    pictures = [given for name in PICTURES if isinstance(given := getattr(request, name), Picture)]
+    if not pictures or request.height is not None or request.width is not None:
+        return {}
+    rows, columns, _ = pictures[0].pixels.shape
+    budget = manifest.defaults.height * manifest.defaults.width
+    return dict(zip(("height", "width"), sized_for(rows, columns, budget, manifest.sizes), strict=True))
 
 
 @dataclass(frozen=True, eq=False)

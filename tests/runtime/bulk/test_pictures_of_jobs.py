@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -9,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import mutoscope.conditions
+import mutoscope.pictures
 import numpy as np
 import pytest
 from mutoscope import OutputOptions, Pipeline, Plan, RequestError, VideoRequest
@@ -31,8 +33,8 @@ RED, BLUE = (np.full((4, 6, 3), color, np.uint8) for color in ((255, 0, 0), (0, 
 class PromptAndPicture(TextCondition):
     """Has a picture beside the prompt, which changes nothing but the plan."""
 
-    def settle(self, request: Any, defaults: Any, *, guided: bool) -> Settled:
-        settled = super().settle(request, defaults, guided=guided)
+    def settle(self, request: Any, *settings: Any, **named: Any) -> Settled:
+        settled = super().settle(request, *settings, **named)
         return replace(settled, facts={**settled.facts, "image": read_picture(request.image).identity})
 
 
@@ -134,6 +136,26 @@ def test_a_plan_asks_for_its_picture_again(pipeline: Pipeline) -> None:
     with pytest.raises(RequestError, match="last_image is another picture than the plan has, which is none"):
         again.to_request(image=RED, last_image=RED)
     assert pipeline.plan(again.to_request(image=RED)).to_dict() == plan.to_dict()
+
+
+def test_the_size_that_is_left_open_is_that_of_the_picture(pipeline: Pipeline) -> None:
+    def size(picture: Any, **given: Any) -> tuple[int, int]:
+        geometry = pipeline.plan("a circle", image=picture, **given).geometry
+        return geometry.height, geometry.width
+
+    tall = np.zeros((60, 40, 3), np.uint8)
+    assert (size(RED), size(tall), size(tall[:40])) == ((32, 48), (48, 32), (32, 32))  # 1536 pixels or fewer
+    assert (size(tall, height=32), size(tall, width=64), size(tall, height=64, width=64)) == (
+        (32, 48), (32, 64), (64, 64),
+    )  # fmt: skip
+
+
+def test_a_picture_is_read_once_for_a_plan(pipeline: Pipeline, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    opened = []
+    path = save(tmp_path / "first.png", RED)
+    monkeypatch.setattr(mutoscope.pictures, "_opened", lambda path, name: opened.append(path) or io.FileIO(path))
+    pipeline.plan("a circle", image=path)
+    assert opened == [str(path)]
 
 
 def test_a_picture_is_given_as_an_array_bytes_or_a_path(pipeline: Pipeline, tmp_path: Path) -> None:

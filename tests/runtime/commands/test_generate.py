@@ -49,6 +49,21 @@ def test_json_is_one_object_with_plan_times_memory_and_output(bundle, backend, c
     assert err.startswith("mutoscope: wrote out.npy, seed -5") and err.count("\n") == 1
 
 
+def test_a_video_from_text_loads_no_library_for_pictures(bundle, backend, monkeypatch):
+    for name in [name for name in sys.modules if name.partition(".")[0] == "PIL"]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setitem(sys.modules, "PIL", None)  # to import it would fail
+    assert generate(bundle, "a circle", "-o", "out.mp4") == 0
+
+
+@pytest.mark.parametrize("flag", ["--image", "--last-image"])
+def test_a_picture_for_a_model_that_takes_none_is_refused_by_its_flag(bundle, backend, capsys, flag):
+    assert generate(bundle, "a circle", flag, "first.png", "-o", "out.npy") == 2
+    told = capsys.readouterr().err
+    assert f"{flag} is no parameter of this model, which takes: prompt, --negative-prompt. Leave it out" in told
+    assert "2.1 " in told  # models that take it
+
+
 @pytest.mark.parametrize("left_over", [False, True])
 def test_the_hash_of_a_folder_is_that_of_what_sha256sum_prints(bundle, backend, capsys, left_over):
     if left_over:  # by a run that was killed

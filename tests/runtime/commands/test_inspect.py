@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from hashlib import sha256
 
 from mutoscope import cli
@@ -15,6 +16,7 @@ def test_inspect_shows_where_the_weights_come_from_and_what_is_in_it(bundle, cap
     for fact in ("someone/model", "Apache-2.0", "by someone", "wan", size, "3 caches", "[B, L, 4]"):
         assert fact in text
     assert "next_cache" not in text
+    assert re.search("^follows +prompt, negative_prompt$", text, re.MULTILINE)
 
 
 def test_inspect_in_json_is_the_manifest(bundle, capsys):
