@@ -72,3 +72,12 @@ def test_a_decoder_that_holds_all_frames_of_a_chunk_fails(activation_bytes: floa
 def test_a_small_engine_is_never_refused():
     check("denoiser", 0.2e9, width=64, heads=2, F=1, h=2, w=2)
     check("vae_decoder_first", 0.2e9, h=2, w=2)
+
+
+def test_an_encoder_may_hold_feature_maps_of_its_frames():
+    frames = GraphTensor(name="frames", dtype="float32", shape=(1, "16*h", "16*w", 3))
+    graph = Graph(role="vae_encoder_first", precision="bf16", file="", inputs=(frames,), outputs=())
+    symbols = {**SYMBOLS, "h": 44, "w": 80}
+    check_budget(graph, symbols, GEOMETRY, Compiled(int(0.301e9), 0, 0, "", 0.0, 0, 0, 0), "rtx40")  # Wan 2.2 5B
+    with pytest.raises(EngineError, match=r"at most 2\.15 GB"):
+        check_budget(graph, symbols, GEOMETRY, Compiled(int(2.2e9), 0, 0, "", 0.0, 0, 0, 0), "rtx40")

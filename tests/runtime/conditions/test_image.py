@@ -23,6 +23,7 @@ from tests.bundles import Ends, graphs, interfaces, tensors
 MakeBundle = Callable[..., Bundle]
 PICTURE = np.random.default_rng(0).integers(0, 256, (40, 60, 3), np.uint8)  # as wide for its height as the video
 CONDITION = np.linspace(-1, 1, 4 * 4 * 6, dtype=np.float32).reshape(4, 1, 4, 6)
+SIZED: dict[str, Any] = {"prompt": "a red circle", "height": 32, "width": 48}
 FIRST_FRAME = {"name": "image", "role": "vae_encoder_first", "feeds": {"condition": "seen"}, "given": "given"}
 
 
@@ -58,7 +59,7 @@ def fed(bundle: Bundle, **asked: Any) -> tuple[dict[str, list[dict[str, Any]]], 
     """What each graph was fed for a video, call by call, and the plan."""
     backend = zeros_but("vae_encoder_first", {"condition": CONDITION})
     with Pipeline(bundle, RuntimeOptions(backend=backend)) as pipeline:
-        plan = pipeline.generate(VideoRequest(prompt="a red circle", **asked)).plan
+        plan = pipeline.generate(VideoRequest(**SIZED | asked)).plan
     given: dict[str, list[dict[str, Any]]] = {}
     for graph, feeds in backend.fed:
         given.setdefault(graph, []).append(feeds)
@@ -99,12 +100,12 @@ def test_the_plan_says_which_pixels_a_picture_had_and_not_where_it_lay(
 
 def test_the_same_picture_is_encoded_once_and_another_or_none_is_told_apart(with_picture: MakeBundle) -> None:
     backend, kept = zeros_but("vae_encoder_first", {"condition": CONDITION}), EncodedConditions()
-    small = {"prompt": "a red circle", "image": PICTURE}
+    small = SIZED | {"image": PICTURE}
     with Pipeline(with_picture(), RuntimeOptions(backend=backend)) as pipeline:
         for request in (small, small, small | {"image": 255 - PICTURE}, small | {"image": None}):
             for _ in pipeline.stream(**request, encoded=kept):
                 pass
-        one_frame = pipeline.stream(prompt="a red circle", num_frames=1, encoded=kept)
+        one_frame = pipeline.stream(**SIZED, num_frames=1, encoded=kept)
         assert sum(len(chunk) for chunk in one_frame) == 1  # with zeros of its own size
     assert backend.log.count(("run", "vae_encoder_first")) == 2
 
