@@ -49,7 +49,7 @@ def test_the_two_ways_take_turns_and_must_make_the_same_file() -> None:
 
 def test_a_server_that_does_not_start_is_an_error(tmp_path: Path) -> None:
     with (
-        pytest.raises(MeasurementError, match="did not start: .*manifest.json"),
+        pytest.raises(MeasurementError, match=r"did not start: .*manifest\.json"),
         serving(str(tmp_path), RuntimeOptions()),
     ):
         raise AssertionError
