@@ -30,6 +30,12 @@ from tests.runtime.server.served import Gate, GatedBackend, Served, running, wai
 from tests.runtime.server.test_stream import events
 
 
+@pytest.fixture(autouse=True)
+def soon(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The server looks often for workers that have ended."""
+    monkeypatch.setattr("mutoscope.server.following.LOOK_S", 0.05)
+
+
 @contextmanager
 def further(served: Served, gate: Gate) -> Iterator[Worker]:
     """A worker with a connection and a lock of its own, as one in another process has them."""
