@@ -240,6 +240,18 @@ def test_of_news_only_the_newest_is_kept_and_none_of_what_has_ended(served: Serv
             assert late.since(0) == []
 
 
+def test_news_that_cannot_be_read_holds_up_none_after_it(served: Served, busy: str):
+    data = served.service.studio.folder.parent
+    with JobTable(data / TABLE, tells=True) as table, News(data / TABLE) as news, Owners(data / WORKERS).hold() as name:
+        id = served.make()["id"]
+        job = table.claim(name, time.time())
+        assert job is not None
+        news.put(id, "progress", {"further": 1})
+        news.put(id, "preview", {"step": 2})
+        wait_for(lambda: [each.data["step"] for each in served.service.events.since(0, id) if each.kind == "preview"])
+        table.give_back(job, counts=False)
+
+
 def test_a_queue_of_another_version_is_refused(tmp_path: Path):
     JobTable(tmp_path / TABLE).close()
     with closing(sqlite3.connect(tmp_path / TABLE)) as connection:
