@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import threading
 import time
+from contextlib import suppress
 from pathlib import Path
 
 from ..codec import from_plain
+from ..errors import RequestError
 from ..terminal import note
 from .jobs import STATE
 from .live import Live
@@ -67,6 +69,7 @@ class Follower:
         if told.kind == STATE:
             self._audience.changed(told.video)
         elif told.kind == PROGRESS:
-            self._audience.progress(from_plain(Live, told.data))
+            with suppress(RequestError):  # told by a worker of another version; the news after it must be heard
+                self._audience.progress(from_plain(Live, told.data))
         else:
             self._audience.preview(told.video, told.data)

@@ -30,6 +30,12 @@ from tests.runtime.server.served import Gate, GatedBackend, Served, running, wai
 from tests.runtime.server.test_stream import events
 
 
+@pytest.fixture(autouse=True)
+def soon(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The server looks often for workers that have ended."""
+    monkeypatch.setattr("mutoscope.server.following.LOOK_S", 0.05)
+
+
 @contextmanager
 def further(served: Served, gate: Gate) -> Iterator[Worker]:
     """A worker with a connection and a lock of its own, as one in another process has them."""
@@ -232,6 +238,18 @@ def test_of_news_only_the_newest_is_kept_and_none_of_what_has_ended(served: Serv
         reader.forget_changes()
         with News(path) as late:
             assert late.since(0) == []
+
+
+def test_news_that_cannot_be_read_holds_up_none_after_it(served: Served, busy: str):
+    data = served.service.studio.folder.parent
+    with JobTable(data / TABLE, tells=True) as table, News(data / TABLE) as news, Owners(data / WORKERS).hold() as name:
+        id = served.make()["id"]
+        job = table.claim(name, time.time())
+        assert job is not None
+        news.put(id, "progress", {"further": 1})
+        news.put(id, "preview", {"step": 2})
+        wait_for(lambda: [each.data["step"] for each in served.service.events.since(0, id) if each.kind == "preview"])
+        table.give_back(job, counts=False)
 
 
 def test_a_queue_of_another_version_is_refused(tmp_path: Path):
