@@ -169,7 +169,7 @@ def _opened(path: str, name: str) -> BinaryIO:
         if stat.S_ISDIR(kind):
             raise RequestError(f"{name} is a folder: {_shown(path)}; name one picture or video file")
         if not stat.S_ISREG(kind):
-            raise RequestError(f"{name} is no regular file: {_shown(path)}; save the picture as a file first")
+            raise RequestError(f"{name} is not a regular file: {_shown(path)}; save the picture as a file first")
         return open(path, "rb")
     except FileNotFoundError:
         raise RequestError(
@@ -179,7 +179,7 @@ def _opened(path: str, name: str) -> BinaryIO:
     except OSError as error:
         raise RequestError(f"{name} is not readable: {_shown(path)}: {error.strerror}") from error
     except ValueError as error:  # a zero byte
-        raise RequestError(f"{name} is no path: {_shown(path)}: {error}") from None
+        raise RequestError(f"{name} is not a path: {_shown(path)}: {error}") from None
 
 
 def _shown(path: str) -> str:

@@ -153,7 +153,12 @@ def test_the_size_that_is_left_open_is_that_of_the_picture(pipeline: Pipeline) -
 def test_a_picture_is_read_once_for_a_plan(pipeline: Pipeline, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     opened = []
     path = save(tmp_path / "first.png", RED)
-    monkeypatch.setattr(mutoscope.pictures, "_opened", lambda path, name: opened.append(path) or io.FileIO(path))
+
+    def counting(name: str, mode: str) -> io.FileIO:
+        opened.append(name)
+        return io.FileIO(name, mode)
+
+    monkeypatch.setattr("mutoscope.pictures.open", counting, raising=False)
     pipeline.plan("a circle", image=path)
     assert opened == [str(path)]
 

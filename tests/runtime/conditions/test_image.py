@@ -114,7 +114,9 @@ def test_what_was_read_is_told_and_what_cannot_be_is_refused_by_name(with_pictur
     transparent = io.BytesIO()
     Image.new("RGBA", (8, 8), (255, 0, 0, 100)).save(transparent, "PNG")
     bundle = with_picture()
-    assert "image is transparent in parts" in " ".join(fed(bundle, image=transparent.getvalue(), height=32, width=48)[1].notes)
+    assert "image is transparent in parts" in " ".join(
+        fed(bundle, image=transparent.getvalue(), height=32, width=48)[1].notes
+    )
     with pytest.raises(RequestError, match="image is not there"):
         fed(bundle, image="no such file.png")
 

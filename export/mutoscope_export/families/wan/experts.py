@@ -47,6 +47,11 @@ def experts_of(checkpoint: Checkpoint) -> tuple[Expert, ...]:
             "says when the second takes over, such as 0.875 for Wan 2.2 T2V-A14B"
         )
     above = ratio * checkpoint.scheduler.get("num_train_timesteps", MAX_STEPS)
+    if above > MAX_STEPS:
+        raise ValueError(
+            f"the second transformer takes over at timestep {above:g}; a manifest has at most {MAX_STEPS}. "
+            "Lower num_train_timesteps of the scheduler, if that is not what it was trained with"
+        )
     _refuse_contradictions(checkpoint)
     return Expert(role=ROLES["transformer"], above=above), Expert(role=ROLES[_SECOND], guidance_scale=_AUTHORS_SCALE_2)
 
