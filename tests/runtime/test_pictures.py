@@ -249,10 +249,10 @@ REFUSED = {
     "no pixels": (COLORS[:0], r"got uint8 \[0, 7, 3\]"),
     "an address": ("https://127.0.0.1/a.png", "is not there: 'https://127.0.0.1/a.png'.*Nothing is fetched"),
     "data": ("data:image/png;base64,AAAA", "image is not there: .*download it first"),
-    "no path": ("a\0b", r"image is no path: 'a\\x00b'"),
+    "no path": ("a\0b", r"image is not a path: 'a\\x00b'"),
     "a long path": ("x" * 5000, "image is not readable: 'xxx.{197}[.]{3}': "),
     "no file": ("", "image is not there: ''"),
-    "a device": ("/dev/zero", "image is no regular file: '/dev/zero'; save the picture as a file first"),
+    "a device": ("/dev/zero", "image is not a regular file: '/dev/zero'; save the picture as a file first"),
 }
 
 
@@ -270,7 +270,7 @@ def test_a_folder_an_empty_file_and_a_secret_one_are_refused(tmp_path: Path) -> 
     with pytest.raises(RequestError, match=r"image is empty: '.*empty.png'; give a picture or video file"):
         open_picture(tmp_path / "empty.png")
     os.mkfifo(tmp_path / "pipe")  # to open it would wait for somebody who writes
-    with pytest.raises(RequestError, match="image is no regular file"):
+    with pytest.raises(RequestError, match="image is not a regular file"):
         open_picture(tmp_path / "pipe")
 
 
