@@ -43,7 +43,7 @@ def shared(settled: RuntimeOptions, workers: int) -> RuntimeOptions:
 
 
 class LostWorkers:
-    """Counts workers that ended unasked since a video was last finished or failed.
+    """Counts workers that ended unexpectedly since a video was last finished or failed.
 
     Args:
         batch: whose workers.
@@ -67,7 +67,7 @@ class LostWorkers:
         tried = self._tried()
         self._count, self._before = (self._count + 1 if tried == self._before else 1), tried
         if self._count > self._most:
-            raise WorkersLostError(f"{self._count} workers ended unasked; {where}")
+            raise WorkersLostError(f"{self._count} workers ended unexpectedly; {where}")
 
     def _tried(self) -> int:
         return len(self._store.names(RECEIPTS)) + len(self._store.names(FAILED))

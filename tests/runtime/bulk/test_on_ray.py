@@ -77,7 +77,7 @@ def test_a_lost_actor_is_replaced_and_the_first_that_finishes_ends_those_that_wa
 
 @pytest.mark.usefixtures("at_once")
 def test_actors_that_are_lost_again_and_again_end_the_batch(tmp_path: Path) -> None:
-    with pytest.raises(WorkersLostError, match="6 workers ended unasked; see the logs of the cluster"):
+    with pytest.raises(WorkersLostError, match="6 workers ended unexpectedly; see the logs of the cluster"):
         supervised(lambda: Played(False), a_batch(tmp_path, workers=2))
 
 

@@ -140,7 +140,7 @@ def test_the_error_of_a_worker_ends_the_others(batch: Batch, monkeypatch):
 def test_workers_that_end_again_and_again_without_a_video_are_given_up(batch: Batch, monkeypatch):
     pretend(monkeypatch)
     with FolderStore(batch.out, 60, ("receipts", "failed")) as store:
-        with pytest.raises(WorkersLostError, match="6 workers ended unasked; the last with code -9"):
+        with pytest.raises(WorkersLostError, match="6 workers ended unexpectedly; the last with code -9"):
             run_workers(batch, store, lambda: None)
         number = iter(range(100))
 
