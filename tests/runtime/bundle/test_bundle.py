@@ -19,7 +19,6 @@ from mutoscope.errors import BundleError
 from mutoscope_engines.onnx_file import read_onnx_file
 
 GRAPH = "denoiser/model.onnx"
-# In the order of the bundle's graphs.
 NEEDED = [name for name, role in ROLES.items() if role.needed or name == "text_encoder"]
 
 
