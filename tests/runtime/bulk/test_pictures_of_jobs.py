@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import json
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -10,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import mutoscope.conditions
-import mutoscope.pictures
 import numpy as np
 import pytest
 from mutoscope import OutputOptions, Pipeline, Plan, RequestError, VideoRequest
@@ -152,8 +150,9 @@ def test_the_size_that_is_left_open_is_that_of_the_picture(pipeline: Pipeline) -
 
 def test_a_picture_is_read_once_for_a_plan(pipeline: Pipeline, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     opened = []
+    really = Image.open
     path = save(tmp_path / "first.png", RED)
-    monkeypatch.setattr(mutoscope.pictures, "_opened", lambda path, name: opened.append(path) or io.FileIO(path))
+    monkeypatch.setattr(Image, "open", lambda file, **options: opened.append(file.name) or really(file, **options))
     pipeline.plan("a circle", image=path)
     assert opened == [str(path)]
 
