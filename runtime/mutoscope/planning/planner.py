@@ -31,9 +31,9 @@ from .execution import Execution, planned_memory
 from .footprints import Sizes
 from .plan import ConditionsPlan, GeometryPlan, GuidancePlan, Job, PlacementPlan, Plan, SchedulePlan
 
-TAKE = {  # models that are known to
-    "image": "Wan 2.2 TI2V-5B, Wan 2.2 I2V-A14B or Wan 2.1 I2V-14B",
-    "last_image": "Wan 2.1 FLF2V-14B",
+INSTEAD = {  # where the model takes no such picture
+    "image": "export a model that takes one, such as Wan 2.2 TI2V-5B",
+    "last_image": "no model that can be exported so far takes one",
 }
 
 
@@ -130,8 +130,8 @@ def settle_conditions(
     for name in PICTURES:
         if name not in manifest.followed and getattr(request, name) is not None:
             raise RequestError(
-                f"{name} is no parameter of this model, which takes: {', '.join(manifest.followed)}. Leave it out, or "
-                f"take a model that does, such as {TAKE[name]}"
+                f"{name} is not a parameter of this model, which takes: {', '.join(manifest.followed)}. Leave it out; "
+                f"{INSTEAD[name]}"
             )
     guided = is_guided(guidance.scale)
     size = VideoSize(geometry.height, geometry.width, dict(zip("Fhw", geometry.latents_shape[1:], strict=True)))

@@ -126,7 +126,7 @@ def test_a_model_that_needs_a_picture_says_so_and_one_that_takes_none_refuses_it
 ) -> None:
     with pytest.raises(RequestError, match="this model makes a video from a picture; give image"):
         fed(with_picture(required=True))
-    with pytest.raises(RequestError, match="image is no parameter of this model, which takes: prompt"):
+    with pytest.raises(RequestError, match="image is not a parameter of this model, which takes: prompt"):
         fed(make_bundle(), image=PICTURE)
 
 
