@@ -38,8 +38,8 @@ from mutoscope.errors import RequestError
         ({"max_sequence_length": 25}, "max_sequence_length must be a whole number from 1 to 24; got 25"),
         (
             {"image": "first.png"},
-            "image is not a parameter of this model, which takes: prompt, negative_prompt. Leave it out; export a model "
-            "that takes one, such as Wan 2.2 TI2V-5B",
+            "image is not a parameter of this model, which takes: prompt, negative_prompt. Leave it out; export a "
+            "model that takes one, such as Wan 2.2 TI2V-5B",
         ),
         ({"last_image": np.zeros((2, 2, 3), np.uint8)}, "last_image is not a parameter of this model"),
         ({"negative_prompt": ["a"]}, "negative_prompt must be one string; got list"),
