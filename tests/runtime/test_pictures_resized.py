@@ -40,7 +40,8 @@ def test_a_picture_is_fitted_as_diffusers_does(shape: tuple[int, int], size: tup
 @pytest.mark.parametrize("shape", [*SHAPES, (224, 224), (225, 1000), (3000, 241)])
 def test_clip_sees_a_picture_as_in_transformers(shape: tuple[int, int]) -> None:
     given = picture(*shape)
-    reference = CLIP()(images=Image.fromarray(given), return_tensors="np").pixel_values[0]
+    asked = {"return_tensors": "np", "input_data_format": "channels_last"}  # which of one row is guessed wrongly
+    reference = CLIP()(images=Image.fromarray(given), **asked).pixel_values[0]
     found = for_clip(given)
     assert (found.shape, found.dtype) == ((3, 224, 224), np.float32)
     assert np.array_equal(found, reference)
