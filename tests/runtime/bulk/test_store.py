@@ -169,7 +169,7 @@ def test_a_folder_that_cannot_be_used_is_refused(tmp_path: Path, monkeypatch):
         raise OSError(errno.EPERM, "Operation not permitted")
 
     monkeypatch.setattr(os, "link", unsupported)
-    with pytest.raises(OutputError, match=r"without hard links .* choose a folder on another one"):
+    with pytest.raises(OutputError, match=r"without hard links .* choose a folder on another file system"):
         FolderStore(tmp_path / "share", 60)
     assert not any((tmp_path / "share" / MAKING).iterdir())
 
