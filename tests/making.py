@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -21,6 +22,7 @@ def made_once(name: str, make: Callable[[Path], object], factory: pytest.TempPat
     with FileLock(f"{path}.lock"):
         if not path.exists():
             partial = path.with_name(f"{name}.partial")
+            shutil.rmtree(partial, ignore_errors=True)  # of an attempt that failed
             with unmeasured():
                 make(partial)
             partial.rename(path)

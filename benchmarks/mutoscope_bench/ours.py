@@ -16,6 +16,7 @@ import numpy as np
 from mutoscope import Pipeline
 from mutoscope.bundle.bundle import Bundle
 from mutoscope.bundle.contract import DECODE, DENOISE
+from mutoscope.bundle.interface import fed_by_pictures
 from mutoscope.output.encoders import silence
 from mutoscope.output.frames import Frames
 from mutoscope.output.video import write_video
@@ -27,6 +28,7 @@ from mutoscope.running.denoise import StepEvent
 from mutoscope.running.loaded import LoadedGraphs
 from mutoscope_engines.backends import JOINED_BY
 from mutoscope_engines.session import Tensor
+from mutoscope_engines.symbols import sized
 from numpy.typing import NDArray
 
 from .bulk import bulk_run
@@ -172,14 +174,17 @@ def _load_forward(work: Work, options: RuntimeOptions) -> Run:
     """The denoiser's graph; with these matrices its next state is the guided velocity and nothing else."""
     graphs, plan = _graphs(work, options)
     rows, weights = plan.schedule.state_rows, np.asarray(plan.guidance.weights, np.float32)
+    symbols = dict(zip("CFhw", plan.geometry.latents_shape, strict=True))
+    pictures = fed_by_pictures(graphs.bundle.manifest)
     unfed: dict[str, Any] = {
         **forward_feeds(work),
+        **{name: np.zeros(sized(tensor.shape, symbols), np.float32) for name, tensor in pictures.items()},
         "state": np.zeros((rows, *plan.geometry.latents_shape), np.float32),
         "solver_a": np.zeros((rows, rows), np.float32),
         "solver_b": np.eye(1, rows, dtype=np.float32)[0],
     }
-    together = replace(plan.memory.options[DENOISE], branches_per_call=len(weights))
-    memory = replace(plan.memory, options=plan.memory.options | {DENOISE: together})
+    together = replace(plan.option_of("denoiser"), branches_per_call=len(weights))
+    memory = replace(plan.memory, options=plan.memory.options | {"denoiser": together})
     call = _loaded.enter_context(graphs.use("denoiser", replace(plan, memory=memory)))
 
     def run() -> Answer:

@@ -105,6 +105,8 @@ def _served(address: str, request: VideoRequest) -> tuple[float, str]:
     started = time.perf_counter()
     connection.request("POST", "/v1/videos", json.dumps(request.to_dict()), {"content-type": "application/json"})
     queued = json.loads(connection.getresponse().read())
+    if "error" in queued and "id" not in queued:
+        raise MeasurementError(f"the server refused the video: {queued['error']['message']}")
     connection.request("GET", f"/v1/videos/{queued['id']}/events")
     video = _ended(line.decode() for line in connection.getresponse())
     elapsed = time.perf_counter() - started

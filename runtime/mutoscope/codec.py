@@ -150,7 +150,8 @@ def _encoded(field: Field[Any], value: Any) -> Any:
         return PICTURE.write(value)
     except TypeError:
         raise RequestError(
-            f"{field.name} has no form in JSON but a path; got {type(value).__name__}. Save the picture as a file"
+            f"{field.name} can be written as JSON only if it is a path; got "
+            f"{type(value).__name__}. Save the picture as a file"
         ) from None
 
 

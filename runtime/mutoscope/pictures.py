@@ -10,6 +10,7 @@ import io
 import math
 import os
 import stat
+import threading
 import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -31,6 +32,7 @@ CLIP_PIXELS = 224
 READABLE = "PNG, JPEG, WebP, GIF, TIFF, BMP, AVIF, JPEG 2000, PPM or QOI"
 # Pillow has more, some of which start other programs or take any bytes for a picture.
 _FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "TIFF", "BMP", "AVIF", "JPEG2000", "PPM", "QOI")
+_FILTERS = threading.Lock()  # those of warnings are the whole process's
 _PHOTOMETRIC = 262  # the tag of a TIFF; 0: the smallest value is white
 _16_BIT = ("I;16", "I;16B", "I;16L", "I;16N")
 _CLIP_MEAN, _CLIP_STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
@@ -190,7 +192,7 @@ def _read(file: BinaryIO, name: str, shown: str) -> Picture:
     from PIL import Image, UnidentifiedImageError
 
     try:
-        with warnings.catch_warnings():
+        with _FILTERS, warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of sizes and of odd metadata, which are judged here
             with Image.open(file, formats=_FORMATS) as image:
                 _refuse_large(image.width, image.height, name, shown)
@@ -262,7 +264,7 @@ def _of_video(file: BinaryIO, name: str, shown: str) -> Picture:
         frame = last_frame(file, lambda width, height: _refuse_large(width, height, name, shown))
     except VideoError as error:
         raise RequestError(
-            f"{name} is no picture or video that can be read: {shown}: {error}. Give a picture as {READABLE}, or a "
+            f"{name} is not a picture or video that can be read: {shown}: {error}. Give a picture as {READABLE}, or a "
             "video such as MP4 or WebM"
         ) from error
     return Picture(frame)

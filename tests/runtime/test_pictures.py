@@ -208,7 +208,7 @@ def test_a_video_is_turned_as_it_says(tmp_path: Path) -> None:
 def test_a_video_that_is_cut_off_is_refused(tmp_path: Path) -> None:
     content = write_video(tmp_path / "a.mp4", chunked(scene()), make_header()).read_bytes()
     assert content.index(b"moov") < content.index(b"mdat")  # so FFmpeg would play what there is
-    with pytest.raises(RequestError, match=r"image is no picture or video that can be read: .* it is cut off"):
+    with pytest.raises(RequestError, match=r"image is not a picture or video that can be read: .* it is cut off"):
         open_picture(content[: content.index(b"mdat") + 100])
 
 
@@ -232,7 +232,10 @@ def test_size_is_judged_before_a_pixel_is_read() -> None:
 
 REFUSED = {
     "nothing": (b"", "image is empty: it has no bytes"),
-    "a text": (b"no picture", "image is no picture or video that can be read: 10 bytes: FFmpeg knows no video in it"),
+    "a text": (
+        b"no picture",
+        "image is not a picture or video that can be read: 10 bytes: FFmpeg knows no video in it",
+    ),
     "a cut off picture": (
         stored(COLORS, "PNG")[:-40],
         "image is damaged, or of a kind that cannot be read: .*truncated",

@@ -61,7 +61,9 @@ def test_a_picture_is_written_as_its_path_and_as_nothing_else() -> None:
     assert written == {"prompt": "a cat", "image": str(Path("shots/first.png")), "last_image": "last.png"}
     assert VideoRequest.from_dict(written) == replace(request, image=str(request.image))
     for picture, kind in ((b"GIF89a", "bytes"), (np.zeros((1, 1, 3), np.uint8), "ndarray")):
-        with pytest.raises(RequestError, match=f"last_image has no form in JSON but a path; got {kind}. Save the"):
+        with pytest.raises(
+            RequestError, match=f"last_image can be written as JSON only if it is a path; got {kind}. Save the"
+        ):
             VideoRequest(prompt="a cat", last_image=picture).to_dict()
 
 

@@ -50,6 +50,8 @@ class Eager(Implementation):
         changed = [name for name in own if work.request.get(name, own[name]) != own[name]]
         if changed:
             return f"runs the checkpoint's own schedule; this request changes {', '.join(changed)}"
+        if defaults.flow_shift is not None:
+            return f"runs the checkpoint's own shift; the bundle's default is {defaults.flow_shift:g} (flow_shift)"
         if defaults.sigmas is not None:
             return "runs the checkpoint's own noise levels; this bundle has others as a default (sigmas)"
         if work.kind == "decode" and precision != "fp32":
@@ -97,6 +99,9 @@ def _load_clip(work: Work, dtype: Any, compiled: bool) -> Run:
         name: work.plan[name]
         for name in ("height", "width", "num_frames", "num_inference_steps", "guidance_scale", "max_sequence_length")
     }
+
+    if pipeline.transformer_2 is not None:
+        request["guidance_scale_2"] = plan.guidance.scales["denoiser_low"]
 
     def video(seed: int, file: Path) -> Answer:
         marks.clear()

@@ -105,7 +105,7 @@ def _wrong_conditionings(manifest: Manifest) -> Iterator[str]:
             yield f"the conditioning {text.name} has the encoder {text.role!r}; it must be one of {_listed(encoders)}"
         if text.negative is not None and not isinstance(getattr(manifest.defaults, text.negative, None), str):
             yield f"the conditioning {text.name} has the negative text {text.negative!r}, which has no default"
-    of_pictures = [name for name, role in ROLES.items() if role.takes.keys() == {"frames"}]
+    of_pictures = [name for name, role in ROLES.items() if role.takes.keys() == {"frames"} and role.caches != "passes"]
     for image in manifest.images:
         if image.role not in of_pictures:
             yield f"the conditioning {image.name} has the encoder {image.role!r}; use one of {_listed(of_pictures)}"
@@ -115,6 +115,8 @@ def _wrong_conditionings(manifest: Manifest) -> Iterator[str]:
         if number.name not in NUMBERS:
             yield f"the conditioning {number.name} is not a number with a default; use one of {_listed(NUMBERS)}"
     yield from _twice("more than one conditioning has the encoder", [text.role for text in manifest.texts])
+    valued = [image.name for image in manifest.images] + [number.name for number in manifest.numbers]
+    yield from _twice("more than one conditioning has the name", valued)
     yield from _twice("more than one size has the symbol", [*(text.symbol for text in manifest.texts), *"BFhwK"])
 
 

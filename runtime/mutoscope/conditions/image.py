@@ -15,8 +15,9 @@ from mutoscope_engines.symbols import sized
 from ..bundle.bundle import Bundle
 from ..bundle.interface import fed_by_pictures
 from ..bundle.manifest import Defaults, ImageConditioning
-from ..errors import RequestError
+from ..errors import EXPORT_AGAIN, BundleError, RequestError
 from ..pictures import fitted, read_picture
+from ..request import PICTURES
 from .base import Condition, Settled, UseGraph, VideoSize
 
 _FRAMES = "frames"  # the input of the encoder
@@ -26,6 +27,11 @@ class ImageCondition(Condition):
     """A picture, resized to the video, and encoded once. Where none is given, the inputs that it feeds are zeros."""
 
     def __init__(self, about: ImageConditioning, bundle: Bundle) -> None:
+        if about.name not in PICTURES:
+            raise BundleError(
+                f"the bundle follows {about.name!r} as a picture; a request has the pictures {', '.join(PICTURES)}. To "
+                f"mend the bundle, {EXPORT_AGAIN}"
+            )
         self._about = about
         own = {about.given, *about.feeds.values()}
         self._shapes = {name: each.shape for name, each in fed_by_pictures(bundle.manifest).items() if name in own}

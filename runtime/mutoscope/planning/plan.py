@@ -19,7 +19,7 @@ from ..conditions.base import Condition, Settled
 from ..errors import RequestError
 from ..output.frames import VideoHeader
 from ..pictures import PictureSource, read_picture
-from ..request import PICTURES, VideoRequest
+from ..request import VideoRequest
 from ..solvers.solvers import Schedule
 from ..values.byte_sizes import format_bytes
 from ..values.guidance import later_weights
@@ -182,17 +182,21 @@ class Plan:
             recipe=json.dumps({"mutoscope": __version__, **facts}),
         )
 
-    def to_request(self, **pictures: PictureSource) -> VideoRequest:
+    def to_request(
+        self, *, image: PictureSource | None = None, last_image: PictureSource | None = None
+    ) -> VideoRequest:
         """The request that says all of it, `seed` included: with the same bundle it makes the same video again.
 
         Args:
-            pictures: those that the video follows, such as `image`; a plan has only their size and hash.
+            image: the picture that the video follows, of which a plan has only size and hash.
+            last_image: the same.
 
         Raises:
             RequestError: a picture is missing, or is another than the plan has.
         """
-        for name in PICTURES:
-            self._refuse_another(name, pictures.get(name))
+        pictures = {"image": image, "last_image": last_image}
+        for name, source in pictures.items():
+            self._refuse_another(name, source)
         asked = {field.name for field in fields(VideoRequest)}
         values = {name: attrgetter(home)(self) for name, home in _homes().items() if name in asked}
         for scale in list(self.guidance.scales.values())[1:]:

@@ -86,11 +86,10 @@ class Outcomes:
 
     def _let_go(self, job: Job) -> None:
         """Of a job that was cancelled or deleted meanwhile."""
-        if self._table.get(job.id) is None:
+        self._remove_files(job.id)
+        self._table.let_go(job)
+        if self._table.get(job.id) is None:  # deleted, by whoever left it to this worker
             self.delete(job.id)
-        else:
-            self._remove_files(job.id)
-            self._table.let_go(job)
 
     def _remove_files(self, id: str) -> None:
         with suppress(FileNotFoundError):

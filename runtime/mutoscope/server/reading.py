@@ -27,8 +27,8 @@ MOST_CHARACTERS = 32_000  # of one value
 
 _HINTS = get_type_hints(VideoRequest)
 _PICTURES = {
-    "input_reference": "this model makes videos from text alone; leave input_reference out, and say in the prompt what "
-    "the video shows",
+    "input_reference": "this server takes no pictures yet; leave input_reference out, and say in the prompt what the "
+    "video shows",
     **dict.fromkeys(PICTURES, "a picture is a file of this machine, which clients cannot name; leave it out"),
 }
 

@@ -91,7 +91,7 @@ def test_the_key_is_that_of_what_a_picture_shows_and_not_of_its_file(read: Any, 
     for name, pixels in {"red.png": RED, "red.bmp": RED, "blue.png": BLUE}.items():
         save(tmp_path / name, pixels)
     names = ("red.png", "red.bmp", "blue.png")
-    tasks = read(write(*({"prompt": "a circle", "seed": 1, "image": name} for name in names)))
+    tasks = read(write(*({"prompt": "a circle", "image": name} for name in names)))
     assert tasks[0].key == tasks[1].key != tasks[2].key
     assert tasks[0].texts == tasks[1].texts != tasks[2].texts
 

@@ -121,6 +121,11 @@ def test_what_was_read_is_told_and_what_cannot_be_is_refused_by_name(with_pictur
         fed(bundle, image="no such file.png")
 
 
+def test_a_picture_that_no_request_has_is_refused(with_picture: MakeBundle) -> None:
+    with pytest.raises(BundleError, match="follows 'seed' as a picture; a request has the pictures image, last_image"):
+        fed(with_picture(name="seed"))
+
+
 def test_a_model_that_needs_a_picture_says_so_and_one_that_takes_none_refuses_it(
     make_bundle: MakeBundle, with_picture: MakeBundle
 ) -> None:
@@ -139,7 +144,7 @@ def test_a_model_that_needs_a_picture_says_so_and_one_that_takes_none_refuses_it
         ({"given": "state"}, "feeds the denoiser's input state, which only the steps may feed"),
         ({"given": "seen"}, "more than one conditioning or draw feeds the denoiser's input seen"),
         ({"given": "shown"}, "the graph of the denoiser in fp32 has no input shown"),
-        ({"role": "vae_encoder_next"}, "no graph has the role vae_encoder_next"),
+        ({"role": "vae_encoder_next"}, "image has the encoder 'vae_encoder_next'; use one of vae_encoder_first"),
     ],
 )
 def test_a_manifest_whose_picture_cannot_be_encoded_or_fed_is_refused(
