@@ -79,8 +79,8 @@ def test_what_the_export_refuses_is_told_in_flags(tmp_path: Path) -> None:
 
 def test_a_calibration_that_cannot_be_done_names_the_flag_that_helps(monkeypatch: pytest.MonkeyPatch) -> None:
     def exported(*_: object, **__: object) -> Bundle:
-        networks = {"denoiser_low": torch.nn.Identity()}
-        calibrate(Reference(networks, [lambda: None], lambda calls: []), {"denoiser_low": QuantizedLayers((), ())})
+        idle = Reference("denoiser_low", torch.nn.Identity(), [lambda: None], lambda calls: [])
+        calibrate(idle, QuantizedLayers((), ()))
         raise AssertionError("it was calibrated")
 
     monkeypatch.setattr(export, "export_checkpoint", exported)

@@ -107,7 +107,7 @@ REFUSED: dict[str, tuple[str, Change, str]] = {
         "transformer_2/config.json", lambda c: c.update(num_layers=4), "transformer_2 lacks 27 weights",
     ),
     "weights that the layers lack": (
-        "transformer_2/config.json", lambda c: c.update(num_layers=2), "transformer_2 has more than its class",
+        "transformer_2/config.json", lambda c: c.update(num_layers=2), "transformer_2 has weights that its class",
     ),
 }  # fmt: skip
 

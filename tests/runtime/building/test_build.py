@@ -81,8 +81,16 @@ def test_the_command_takes_only_precisions_of_gpus_and_says_so(capsys: pytest.Ca
     ("options", "error", "message"),
     [
         ({"target": "rtx60"}, TargetError, "did you mean rtx50[?] There are: rtx20, rtx30"),
-        ({"target": ("rtx20", "rtx40"), "precision": "bf16"}, TargetError, "rtx20 has no bf16; it has: fp16"),
-        ({"target": "rtx30", "precision": "fp8"}, TargetError, "rtx30 has no fp8; it has: bf16, fp16, int8-static"),
+        (
+            {"target": ("rtx20", "rtx40"), "precision": "bf16"},
+            TargetError,
+            "rtx20 does not support bf16; it supports: fp16",
+        ),
+        (
+            {"target": "rtx30", "precision": "fp8"},
+            TargetError,
+            "rtx30 does not support fp8; it supports: bf16, fp16, int8-static",
+        ),
         ({"target": ("rtx40", "rtx50"), "backend": "tensorrt"}, TargetError, "only for the GPU of this machine"),
         ({"target": "rtx40", "precision": "fp8"}, BundleError, "it has: bf16, fp16"),
         ({"target": "rtx40,rtx50"}, RequestError, r"such as target=\('rtx40', 'rtx50'\); got 'rtx40,rtx50'"),

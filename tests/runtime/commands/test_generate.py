@@ -165,7 +165,7 @@ def test_a_prompt_may_begin_with_a_dash_and_a_negative_prompt_too(bundle, backen
         (["--", "-a", "-o"], "unexpected '-o'"),
         ([], "required: PROMPT"),
         (["a circle", "-o", ".mp4"], "'.mp4' is only an ending; give it a name, such as out.mp4"),
-        (["a circle", "-o", ""], "'' names no file"),
+        (["a circle", "-o", ""], "'' does not name a file"),
         (["a circle", "-o", "out.avi"], "'.avi'; a video can end with .mp4"),
         (["a circle", "-o", "missing/out.mp4"], "there is no folder missing"),
     ],

@@ -87,7 +87,7 @@ def add_expert(checkpoint: Path, boundary_ratio: float) -> Path:
     path = checkpoint / "model_index.json"
     index = json.loads(path.read_text("utf-8"))
     index |= {"transformer_2": ["diffusers", "WanTransformer3DModel"], "boundary_ratio": boundary_ratio}
-    path.write_text(json.dumps(index, indent=2) + "\n", encoding="utf-8")
+    path.write_text(json.dumps(index, indent=2) + "\n", encoding="utf-8", newline="\n")
     return checkpoint
 
 
