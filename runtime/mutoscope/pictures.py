@@ -74,7 +74,7 @@ def read_picture(source: PictureSource, *, name: str = "image") -> Picture:
         name: the parameter that it is the value of, for errors.
 
     Raises:
-        RequestError: it is no picture that can be read, or has more than `MOST_PIXELS`; found before any pixel is
+        RequestError: it is not a picture that can be read, or has more than `MOST_PIXELS`; found before any pixel is
             decoded.
     """
     if isinstance(source, Picture):

@@ -218,7 +218,9 @@ def test_sound_alone_is_no_picture(tmp_path: Path) -> None:
         frame = av.AudioFrame.from_ndarray(np.zeros((1, 800), np.int16), "s16", "mono")
         frame.sample_rate = 8000
         container.mux(stream.encode(frame))
-    with pytest.raises(RequestError, match=r"no picture or video that can be read: .*: it has no video, or one of an"):
+    with pytest.raises(
+        RequestError, match=r"not a picture or video that can be read: .*: it has no video, or one of an"
+    ):
         open_picture(tmp_path / "a.mkv")
 
 
@@ -293,7 +295,7 @@ def test_a_list_of_addresses_is_no_video_and_fetches_nothing(tmp_path: Path, end
         path = tmp_path / f"a.{ending}"
         path.write_text(f"#EXTM3U\n#EXT-X-TARGETDURATION:1\n#EXTINF:1,\n{address}\n#EXT-X-ENDLIST\n")
         for source in (path, path.read_bytes()):
-            with pytest.raises(RequestError, match="no picture or video"):
+            with pytest.raises(RequestError, match="not a picture or video"):
                 open_picture(source)
         server.shutdown(socket.SHUT_RDWR)
     assert fetched == []

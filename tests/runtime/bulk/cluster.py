@@ -35,7 +35,7 @@ def main(jobs: str, out: Path) -> None:
         os.kill(killed, signal.SIGKILL)
         until(lambda: len(working(out) - {killed}) == 2)  # another was started in its place
         cluster.remove_node(second, allow_graceful=False)
-        output, errors = batch.communicate(timeout=120)
+        output, errors = batch.communicate(timeout=240)
         print(json.dumps({"code": batch.returncode, "output": output, "errors": errors, "interrupted": interrupted}))
     finally:
         cluster.shutdown()

@@ -202,7 +202,7 @@ def test_a_batch_on_two_nodes_survives_ctrl_c_a_killed_actor_and_a_removed_node(
     lines = [SMALL | {"prompt": "a red circle", "id": f"job {seed}", "seed": seed} for seed in range(VIDEOS)]
     jobs.write_text("".join(json.dumps(line) + "\n" for line in lines))
     program = [sys.executable, str(Path(__file__).with_name("cluster.py")), str(jobs), str(out)]
-    done = subprocess.run([*network, *program], capture_output=True, text=True, timeout=300)
+    done = subprocess.run([*network, *program], capture_output=True, text=True, timeout=500)
     assert done.returncode == 0, done.stderr
     found = json.loads(done.stdout.splitlines()[-1])
     assert (found["interrupted"]["code"], found["interrupted"]["left"]) == (130, [])
