@@ -19,7 +19,6 @@ from tests.runtime.conftest import MANIFEST
 
 PIXELS = np.random.default_rng(0).integers(0, 256, (40, 60, 3), np.uint8)
 OTHER = 255 - PIXELS
-SIZE = {"height": 32, "width": 48}  # that the bundle gives a video of such a picture
 
 
 def bundle_with_pictures(root: Path, *, required: bool = False) -> Bundle:
