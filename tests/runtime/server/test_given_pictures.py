@@ -24,7 +24,8 @@ from PIL import Image
 from tests.runtime.server.picture_kills import ACCEPTED, MADE, TRANSITIONS
 from tests.runtime.server.picturing import OTHER, PIXELS, bundle_with_pictures, saved
 from tests.runtime.server.processes import ROOT
-from tests.runtime.server.served import CIRCLE, Served, running
+from tests.runtime.server.served import CIRCLE, Gate, Served, encoded, running, wait_for
+from tests.runtime.server.test_further import further
 
 pytestmark = pytest.mark.filterwarnings("ignore:The Sora API:DeprecationWarning")
 QUICK = {"num_frames": 1, "num_inference_steps": 1, "seed": 7}
@@ -184,6 +185,23 @@ def test_a_remix_and_another_seed_keep_the_picture_when_the_first_video_is_gone(
     fed = len(frames_fed(studio))
     assert [studio.ended(id)["state"] for id in (remixed.id, again["id"])] == ["completed"] * 2
     assert len(frames_fed(studio)) >= fed and first.id not in os.listdir(folder_of(studio))
+
+
+def test_a_worker_in_another_process_makes_the_video_from_the_same_picture(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    with running(tmp_path / "data", bundles={"both": bundle_with_pictures(tmp_path / "bundle")}) as served:
+        served.gate.close()
+        create(served, seed=1)
+        wait_for(lambda: served.gate.steps == 1)  # the server's own worker is busy now
+        fed: list[Any] = []
+        monkeypatch.setattr(
+            "tests.runtime.server.served.encoded", lambda frames: fed.append(frames[0]) or encoded(frames)
+        )
+        with further(served, Gate()):
+            assert served.ended(create(served, saved()).id)["state"] == "completed"
+        expected = Image.fromarray(PIXELS).resize((48, 32), Image.Resampling.LANCZOS)
+        np.testing.assert_array_equal(fed, [np.asarray(expected)])
 
 
 def test_an_idempotency_key_knows_the_picture_and_keeps_one(studio: Served):

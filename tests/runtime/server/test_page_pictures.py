@@ -103,7 +103,8 @@ def test_a_picture_is_dropped_pasted_replaced_and_removed(chromium: Any, studio:
         assert page.locator("#pictures canvas:visible").count() == 0
         assert (page.locator("#ask-width").input_value(), page.locator("#ask-height").input_value()) == ("64", "32")
         send(page, "paste", "#ask-image", b"no picture", "notes.txt")
-        page.get_by_text("notes.txt").wait_for()
+        assert page.locator("#ask-image").evaluate("at => at.files[0].name") == "notes.txt"
+        page.get_by_role("button", name="Remove: First picture").wait_for()
         assert page.locator("#pictures canvas:visible").count() == 0
 
 

@@ -8,9 +8,9 @@ export class PictureField {
   /** `edited()` is called whenever there is another picture, or none. */
   constructor(parameter, edited) {
     const box = document.getElementById("picture-field").content.firstElementChild.cloneNode(true);
-    const [title, input, chosen, preview, name, remove, error, about] =
-      ["label", "input", ".chosen", "canvas", ".name", "button", ".error", ".hint"].map((each) => box.querySelector(each));
-    Object.assign(this, { parameter, edited, box, input, chosen, preview, name, error });
+    const [title, input, chosen, preview, remove, error, about] =
+      ["label", "input", ".chosen", "canvas", "button", ".error", ".hint"].map((each) => box.querySelector(each));
+    Object.assign(this, { parameter, edited, box, input, chosen, preview, error });
     const [id, words] = [`ask-${parameter.name}`, label(parameter.name)];
     Object.assign(input, { id, name: parameter.name, required: parameter.required });
     Object.assign(title, { htmlFor: id, textContent: words });
@@ -53,7 +53,6 @@ export class PictureField {
 
   #changed() {
     this.chosen.hidden = !this.file;
-    this.name.textContent = this.file?.name ?? "";
     this.preview.hidden = true;
     if (this.file) this.#draw(this.file);
     this.edited();
