@@ -92,9 +92,11 @@ def test_both_pictures_are_taken_and_a_reference_beside_image_is_not(studio: Ser
 
 
 @pytest.mark.parametrize("name", ["input_reference", "image", "last_image"])
-def test_no_path_address_or_id_of_a_client_is_opened(name: str, studio: Served, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr("mutoscope.pictures._opened", lambda path, *_: pytest.fail(f"opened {path}"))
-    for value in ("/etc/passwd", "https://example.com/a.png", "file:///etc/passwd", IDENTITY):
+def test_no_path_address_or_id_of_a_client_is_opened(name: str, studio: Served, tmp_path: Path):
+    path = tmp_path / "first.png"
+    path.write_bytes(saved())  # whoever opened it would take it
+    own = f"{studio.url}/v1/videos/{create(studio, saved()).id}/content?variant=image"
+    for value in (str(path), path.as_uri(), own, "https://example.com/a.png", IDENTITY):
         for body in (
             {"json": {"prompt": CIRCLE, name: value}},
             {"json": {"prompt": CIRCLE, name: {"image_url": value}}},
