@@ -36,7 +36,7 @@ from .stream import event_stream
 PAGE = Path(__file__).with_name("page")
 MOST_LISTED = 100
 CLEANING_S = 60.0
-NOT_MADE = "this server makes videos from text alone; it has no {}"
+NOT_MADE = "this server makes videos from text and pictures; it has no {}"
 
 Handler = Callable[[Request], Awaitable[Response]]
 
@@ -170,12 +170,14 @@ class _Routes:
 
     async def content(self, request: Request) -> Response:
         variant = request.query_params.get("variant", "video")
-        path, media_type, job = await run_in_threadpool(self._service.content, request.path_params["id"], variant)
-        etag = f'"{(job.receipt or {}).get("content_sha256", "")}-{variant}"'
-        headers = {"etag": etag, "cache-control": "private, no-cache"}
-        name = f"{job.id}{path.suffix}"
+        found = await run_in_threadpool(self._service.content, request.path_params["id"], variant)
+        headers = {"etag": f'"{found.etag}"', "cache-control": "private, no-cache"}
         return FileResponse(
-            path, media_type=media_type, filename=name, headers=headers, content_disposition_type="inline"
+            found.path,
+            media_type=found.media_type,
+            filename=found.name,
+            headers=headers,
+            content_disposition_type="inline",
         )
 
     async def remix(self, request: Request) -> Response:

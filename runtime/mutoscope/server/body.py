@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Mapping
 from http import HTTPStatus
 from typing import Any
@@ -10,12 +11,11 @@ from typing import Any
 from starlette.datastructures import UploadFile
 from starlette.requests import Request
 
-from .reading import MOST_CHARACTERS, Asked, from_form, from_json
+from .reading import Asked, from_form, from_json
 from .refusals import RefusedError, invalid_value
 
 MOST_FIELDS = 100
 MOST_FILES = 4
-BYTES_PER_CHARACTER = 4  # at most, in UTF-8
 
 FORMS = ("multipart/form-data", "application/x-www-form-urlencoded")
 
@@ -32,11 +32,12 @@ async def read_asked(request: Request) -> Asked:
     limits = {
         "max_files": MOST_FILES,
         "max_fields": MOST_FIELDS,
-        "max_part_size": BYTES_PER_CHARACTER * MOST_CHARACTERS,
+        "max_part_size": sys.maxsize,  # of text, which may be a picture; the body as a whole has a limit
     }
     async with request.form(**limits) as form:
-        pairs = [(name, value) for name, value in form.multi_items() if isinstance(value, str)]
-        return from_form(pairs, [name for name, value in form.multi_items() if isinstance(value, UploadFile)])
+        sent = form.multi_items()
+        pairs = [(name, value) for name, value in sent if isinstance(value, str)]
+        return from_form(pairs, [(name, await value.read()) for name, value in sent if isinstance(value, UploadFile)])
 
 
 async def read_object(request: Request) -> dict[str, Any]:

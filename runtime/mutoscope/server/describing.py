@@ -19,6 +19,7 @@ from ..values.guidance import MAX_SCALE
 KINDS = {
     "prompt": "text", "negative_prompt": "text", "guidance_scale": "number", "guidance_scale_2": "number",
     "flow_shift": "number", "fps": "rate", "scheduler": "choice", "sigmas": "levels",
+    **dict.fromkeys(PICTURES, "picture"),
 }  # fmt: skip
 
 
@@ -26,6 +27,8 @@ def describe_parameters(manifest: Manifest) -> list[dict[str, Any]]:
     """One object a parameter: name, type, help, default, minimum, maximum, step, choices, unit and whether required."""
     limits, defaults = _limits(manifest), _defaults(manifest)
     absent = {"prompt", "negative_prompt"} - set(manifest.followed)
+    absent |= set(PICTURES) - set(manifest.followed)
+    needed = {image.name for image in manifest.images if image.required}
     absent |= {"guidance_scale_2"} if len(manifest.experts) == 1 else set()
     return [
         {
@@ -33,7 +36,7 @@ def describe_parameters(manifest: Manifest) -> list[dict[str, Any]]:
             "type": KINDS.get(each.name, "integer"),
             "help": each.metadata["help"],
             "default": to_plain(defaults.get(each.name, _default(each))),
-            "required": each.default is MISSING,
+            "required": each.default is MISSING or each.name in needed,
             "minimum": None,
             "maximum": None,
             "step": None,
@@ -42,7 +45,7 @@ def describe_parameters(manifest: Manifest) -> list[dict[str, Any]]:
             **limits.get(each.name, {}),
         }
         for each in fields(VideoRequest)
-        if each.name not in absent | set(PICTURES)  # which clients cannot send
+        if each.name not in absent
     ]
 
 

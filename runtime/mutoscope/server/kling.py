@@ -1,4 +1,4 @@
-"""Kling's text-to-video API, as versions 1.x to 3.0 have it, for clients that speak it: log-in, envelope and names.
+"""Kling's API for videos from text or a picture, as versions 1.x to 3.0 have it: log-in, envelope and names.
 
 Turns its requests into those of our own, and jobs into its tasks. Knows nothing of how videos are queued or made.
 """
@@ -10,6 +10,7 @@ import re
 import time
 import uuid
 from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import replace
 from http import HTTPStatus
 from typing import Any
 
@@ -25,13 +26,13 @@ from ..bundle.manifest import Manifest
 from .body import read_object
 from .jobs import CANCELLED, COMPLETED, FAILED, QUEUED, RUNNING, Job
 from .options import KlingKeys
-from .reading import from_json
+from .reading import from_base64, from_json
 from .refusals import RefusedError, invalid_value, not_found
 from .service import Origin, Service
 from .video_object import DAY_S, seconds_of
 
-TASKS = "/v1/videos/text2video"
-NOT_MADE = ("image2video", "multi-image2video", "multi-elements", "omni-video", "video-extend", "lip-sync", "effects")
+TEXT, IMAGE = "/v1/videos/text2video", "/v1/videos/image2video"
+NOT_MADE = ("multi-image2video", "multi-elements", "omni-video", "video-extend", "lip-sync", "effects")
 SKEW_S = 5.0  # by which the clock of a client may differ
 MOST_PAGES, MOST_ON_A_PAGE = 1000, 500
 EXTERNAL = "kling:"  # before the ids that clients choose, among the idempotency keys
@@ -45,7 +46,8 @@ _CODES = {
     "authorization_expired": 1004, "unknown_address": 1202, "refused_by_policy": 1301,
 }  # fmt: skip
 _CODES_BY_STATUS = {400: 1201, 404: 1203, 422: 1201, 429: 1303}
-_TEXT_ALONE = "this server makes videos from text alone; leave it out, and say in the prompt what the video shows"
+_NO_MODEL = "no model here takes it; leave it out, and say in the prompt what the video shows"
+_PICTURES = {"image": "image", "image_tail": "last_image"}  # what it calls them, and we
 _REFUSED = {
     "callback_url": "this server never connects to an address that a client names; leave it out, and ask for the task "
     "until it has ended",
@@ -54,10 +56,11 @@ _REFUSED = {
     "camera_control": "no model here has it; say in the prompt how the camera moves",
     "watermark_info": "whoever runs the server decides on marks; leave it out",
     **dict.fromkeys(("multi_shot", "shot_type", "multi_prompt"), "a video has one prompt here; leave it out"),
-    **dict.fromkeys(("voice_list", "element_list"), _TEXT_ALONE),
-    **dict.fromkeys(("image", "image_tail", "image_list", "static_mask", "dynamic_masks", "video_list"), _TEXT_ALONE),
+    **dict.fromkeys(("voice_list", "element_list"), _NO_MODEL),
+    **dict.fromkeys(("image_list", "static_mask", "dynamic_masks", "video_list"), _NO_MODEL),
 }
-_HARMLESS = {"sound": "off", "mode": "std"}
+_HARMLESS = {"sound": ["off"], "mode": ["std"]}
+_HARMLESS_WITH_TAIL = {"sound": ["off"], "mode": ["std", "pro"]}  # Kling itself asks for pro there
 _LIKE_THE_MODEL = 0.05  # so near to the shape of the model's own size, that size is meant
 
 Action = Callable[[Request], Awaitable[Any]]
@@ -66,34 +69,37 @@ Action = Callable[[Request], Awaitable[Any]]
 class Kling:
     """The routes of Kling's API. Each but that of a video checks a signed log-in; the video's link is signed itself."""
 
-    paths = (TASKS, *(f"/v1/videos/{name}" for name in NOT_MADE))
+    paths = (TEXT, IMAGE, *(f"/v1/videos/{name}" for name in NOT_MADE))
 
     def __init__(self, service: Service, keys: KlingKeys) -> None:
         self._service, self._keys = service, keys
 
     def table(self) -> list[BaseRoute]:
         """To stand before the routes of OpenAI's API, which would take `text2video` for the id of a video."""
-        known = [
-            Route(TASKS, self._answered(self.create), methods=["POST"]),
-            Route(TASKS, self._answered(self.list), methods=["GET"]),
-            Route("/account/costs", self._answered(self.costs), methods=["GET"]),
-            Route(TASKS + "/{id}/video.mp4", self.content, methods=["GET"], name="kling_video"),
-            # Names that clients give may have slashes.
-            Route(TASKS + "/{id:path}", self._answered(self.retrieve), methods=["GET"]),
-        ]
+        known: list[BaseRoute] = [Route("/account/costs", self._answered(self.costs), methods=["GET"])]
+        for tasks in (TEXT, IMAGE):
+            known += [
+                Route(tasks, self._answered(self.create), methods=["POST"]),
+                Route(tasks, self._answered(self.list), methods=["GET"]),
+                Route(tasks + "/{id}/video.mp4", self.content, methods=["GET"], name="kling_video"),
+                # Names that clients give may have slashes.
+                Route(tasks + "/{id:path}", self._answered(self.retrieve), methods=["GET"]),
+            ]
         rest = self._answered(_not_made)
         ends = ("", "/{_:path}")
         return [*known, *(Route(path + end, rest, methods=_METHODS) for path in self.paths for end in ends)]
 
     async def create(self, request: Request) -> Any:
         """A task that was queued."""
-        given = await read_object(request)
+        given, path = await read_object(request), request.url.path
 
         def created() -> Job:
             manifest = self._service.model(_text(given, "model_name"))[1].manifest
             external = _text(given, "external_task_id")
             key = None if external is None else EXTERNAL + external
-            return self._service.create(from_json(_in_our_words(given, manifest)), Origin(idempotency_key=key))
+            asked = from_json(_in_our_words(given, manifest, with_pictures=path == IMAGE))
+            asked = replace(asked, called={ours: theirs for theirs, ours in _PICTURES.items()})
+            return self._service.create(asked, Origin(idempotency_key=key))
 
         return self._task(await run_in_threadpool(created), request)
 
@@ -122,10 +128,12 @@ class Kling:
         id = request.path_params["id"]
         try:
             self._read(request.query_params.get("token", ""), audience="video", subject=id)
-            path, media_type, _ = await run_in_threadpool(self._service.content, id, "video")
+            found = await run_in_threadpool(self._service.content, id, "video")
         except RefusedError as refusal:
             return _refused(refusal)
-        return FileResponse(path, media_type=media_type, filename=f"{id}.mp4", content_disposition_type="inline")
+        return FileResponse(
+            found.path, media_type=found.media_type, filename=found.name, content_disposition_type="inline"
+        )
 
     def _found(self, id: str) -> Job:
         table = self._service.table
@@ -203,11 +211,13 @@ class Kling:
         return request.url_for("kling_video", id=id).include_query_params(token=token)
 
 
-def _in_our_words(given: Mapping[str, Any], manifest: Manifest) -> dict[str, Any]:
+def _in_our_words(given: Mapping[str, Any], manifest: Manifest, *, with_pictures: bool) -> dict[str, Any]:
     """The request as OpenAI's API and `VideoRequest` name it; their own names are taken too."""
     values = {name: value for name, value in given.items() if value not in (None, "", [], {})}
+    pictures = _given_pictures(values, with_pictures)
+    harmless = _HARMLESS_WITH_TAIL if "last_image" in pictures else _HARMLESS
     for name, why in _REFUSED.items():
-        if values.pop(name, None) not in (None, _HARMLESS.get(name)):
+        if values.pop(name, None) not in (None, *harmless.get(name, ())):
             raise RefusedError(HTTPStatus.BAD_REQUEST, "unsupported_value", f"{name}: {why}", name)
     values.pop("external_task_id", None)
     for theirs, ours in (("model_name", "model"), ("duration", "seconds"), ("cfg_scale", "guidance_scale")):
@@ -221,7 +231,25 @@ def _in_our_words(given: Mapping[str, Any], manifest: Manifest) -> dict[str, Any
         if {"size", "height", "width"} & set(values):
             raise invalid_value("aspect_ratio", "aspect_ratio is given beside a size; give one of them")
         values["height"], values["width"] = _shape(values.pop("aspect_ratio"), manifest)
-    return values
+    return values | pictures
+
+
+def _given_pictures(values: dict[str, Any], with_pictures: bool) -> dict[str, bytes]:
+    """Takes the pictures out of a request: files in base64, by our names."""
+    found = {}
+    for theirs, ours in _PICTURES.items():
+        text = values.pop(theirs, None)
+        if text is None:
+            continue
+        if not with_pictures:
+            raise invalid_value(theirs, f"{theirs}: a video with a picture is asked for at {IMAGE}")
+        if not isinstance(text, str) or re.match(r"[a-zA-Z][a-zA-Z0-9+.-]*://", text):
+            message = f"{theirs} must be a picture file in base64; this server never opens an address: send the file"
+            raise invalid_value(theirs, message)
+        found[ours] = from_base64(theirs, re.sub(r"^data:[^,]{0,200};base64,", "", text))
+    if with_pictures and not found:
+        raise invalid_value("image", f"image is missing; send a picture file in base64, or ask at {TEXT}")
+    return found
 
 
 def _guidance(scale: Any, manifest: Manifest) -> float | None:
@@ -262,8 +290,9 @@ def _whole(request: Request, name: str, default: int, most: int) -> int:
 
 async def _not_made(request: Request) -> Any:
     path = request.url.path
-    words = f"this address does not accept {request.method}" if path.startswith(TASKS) else f"there is no {path} here"
-    message = f"{words}; this server makes videos from text alone, at {TASKS}"
+    known = path.startswith((TEXT, IMAGE))
+    words = f"this address does not accept {request.method}" if known else f"there is no {path} here"
+    message = f"{words}; this server makes videos from text at {TEXT}, and from pictures at {IMAGE}"
     raise RefusedError(HTTPStatus.NOT_FOUND, "unknown_address", message)
 
 

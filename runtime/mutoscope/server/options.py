@@ -51,7 +51,7 @@ class ServeOptions:
     )
     tls_key: str | None = parameter("file with the private key of the certificate, in PEM", unit="FILE")
     kling_keys: str | None = parameter(
-        "serve Kling's text-to-video API too, to whoever has the keys in this file: an access key and a secret key "
+        "serve Kling's API too, to whoever has the keys in this file: an access key and a secret key "
         f"with white space between them; or set {KLING_VARIABLE}",
         unit="FILE",
     )

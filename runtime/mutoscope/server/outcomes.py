@@ -77,6 +77,7 @@ class Outcomes:
     def delete(self, id: str) -> None:
         """Removes the files, and then the row, of a job that nobody sees any more and that no worker has."""
         self._remove_files(id)
+        self._studio.pictures.remove(id)
         self._table.forget(id)
 
     def _wanted(self, job: Job, wanted: bool) -> bool:
@@ -92,5 +93,6 @@ class Outcomes:
             self.delete(job.id)
 
     def _remove_files(self, id: str) -> None:
+        """Those that were made; the pictures of a client stay for as long as the row."""
         with suppress(FileNotFoundError):
             shutil.rmtree(self._studio.place(id))

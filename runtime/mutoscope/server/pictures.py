@@ -1,4 +1,4 @@
-"""Small pictures of a video: previews while it is made, a thumbnail and a spritesheet afterwards. Knows PyAV.
+"""Small pictures: of a video while it is made and afterwards, and of what a client sent for it. Knows PyAV and Pillow.
 
 All have a bounded number of pixels, whatever the video's size.
 """
@@ -44,6 +44,15 @@ def write_spritesheet(video: Path, num_frames: int, target: Path) -> None:
     rows = np.concatenate([tiles, missing]).reshape(-1, columns, *tiles.shape[1:])
     height, width = rows.shape[0] * rows.shape[2], columns * rows.shape[3]
     _write(target, _encoded(rows.transpose(0, 2, 1, 3, 4).reshape(height, width, 3), "jpeg"))
+
+
+def write_small(picture: Path, target: Path) -> None:
+    """A PNG that a client sent, as WebP."""
+    from PIL import Image
+
+    with Image.open(picture, formats=("PNG",)) as image:
+        image.thumbnail((THUMBNAIL_PIXELS, THUMBNAIL_PIXELS))
+        _write(target, _encoded(np.asarray(image), "webp"))
 
 
 def _frames(video: Path, numbers: list[int], most_pixels: int) -> Frames:

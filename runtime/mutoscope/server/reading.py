@@ -5,9 +5,10 @@ Knows the names of OpenAI's API beside those of `VideoRequest`. Knows no HTTP.
 
 from __future__ import annotations
 
+import base64
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from fractions import Fraction
 from http import HTTPStatus
 from typing import Any, get_type_hints
@@ -26,18 +27,21 @@ OPENAI_FIELDS = ("model", "size", "seconds")
 MOST_CHARACTERS = 32_000  # of one value
 
 _HINTS = get_type_hints(VideoRequest)
-_PICTURES = {
-    "input_reference": "this server takes no pictures yet; leave input_reference out, and say in the prompt what the "
-    "video shows",
-    **dict.fromkeys(PICTURES, "a picture is a file of this machine, which clients cannot name; leave it out"),
-}
+_PICTURES = {"input_reference": "image", **{name: name for name in PICTURES}}  # what clients call them, and we
 
 
 @dataclass(frozen=True)
 class Asked:
-    """What a client asked for: values of `VideoRequest` by name, and what OpenAI's API says in other words."""
+    """What a client asked for: values of `VideoRequest` by name, and what OpenAI's API says in other words.
+
+    Attributes:
+        pictures: whole files, by the fields of `VideoRequest`.
+        called: what the client calls a field, where that is not our name.
+    """
 
     values: Mapping[str, Any] = field(default_factory=dict)
+    pictures: Mapping[str, bytes] = field(default_factory=dict)
+    called: Mapping[str, str] = field(default_factory=dict)
     model: str | None = None
     size: tuple[int, int] | None = None  # width, height
     seconds: Fraction | None = None
@@ -57,7 +61,8 @@ class Asked:
             if "num_frames" in values:
                 raise RequestError("seconds and num_frames are both given; give one of them")
             values["num_frames"] = self._frames(values, manifest)
-        return decode(VideoRequest, values)
+        pictures: dict[str, Any] = dict(self.pictures)
+        return replace(decode(VideoRequest, values), **pictures)
 
     def _frames(self, values: Mapping[str, Any], manifest: Manifest) -> int:
         assert self.seconds is not None
@@ -70,26 +75,28 @@ class Asked:
         return min(counts, key=lambda count: abs(count - wanted))
 
 
-def from_form(pairs: Sequence[tuple[str, str]], files: Sequence[str] = ()) -> Asked:
+def from_form(pairs: Sequence[tuple[str, str]], files: Sequence[tuple[str, bytes]] = ()) -> Asked:
     """Reads fields of a form, as the `openai` package writes them: lists as repeated `name[]`.
 
     Args:
         pairs: names and texts.
-        files: names of fields that hold a file.
+        files: names and contents of fields that hold a file.
 
     Raises:
         RefusedError: an unknown name, or a text that is none of its values.
     """
     values: dict[str, Any] = {}
-    for name, text in pairs:
+    for name, text in [*pairs, *files]:
         bare = name.removesuffix("[]")
-        if bare in values and bare != name:
+        if bare in values and bare != name and isinstance(text, str):
             text = f"{values[bare]},{text}"
         elif bare in values:
             raise invalid_value(bare, f"{bare} is given twice; give it once")
         values[bare] = text
-    _refuse_unknown([*values, *files])
+    _refuse_unknown(list(values))
     for name, text in values.items():
+        if isinstance(text, bytes) and name not in _PICTURES:
+            raise invalid_value(name, f"{name} is no picture; send it as text and not as a file")
         if name in FIELDS:
             try:
                 values[name] = to_plain(from_text(FIELDS[name], _HINTS[name], text))
@@ -111,23 +118,63 @@ def from_json(values: Mapping[str, Any]) -> Asked:
 
 def _asked(values: Mapping[str, Any]) -> Asked:
     for name, value in values.items():
-        if isinstance(value, str) and len(value) > MOST_CHARACTERS:
+        is_picture = name.partition("[")[0] in _PICTURES
+        if not is_picture and isinstance(value, str) and len(value) > MOST_CHARACTERS:
             message = f"{name} may have at most {MOST_CHARACTERS} characters; it has {len(value)}"
             raise RefusedError(HTTPStatus.BAD_REQUEST, "string_above_max_length", message, name)
     model = values.get("model")
+    pictures, called = _pictures(values)
     if model is not None and not isinstance(model, str):
         raise invalid_value("model", f"model must be text; got {model!r}")
-    own = {name: value for name, value in values.items() if name not in OPENAI_FIELDS}
-    return Asked(own, model, _size(values.get("size")), _seconds(values.get("seconds")))
+    own = {name: value for name, value in values.items() if name in FIELDS or name.partition("[")[0] in FIELDS}
+    return Asked(own, pictures, called, model, _size(values.get("size")), _seconds(values.get("seconds")))
+
+
+def _pictures(values: Mapping[str, Any]) -> tuple[dict[str, bytes], dict[str, str]]:
+    """The pictures by our names, and what the client calls those that have another one there."""
+    given: dict[str, Any] = {}
+    for name, value in values.items():
+        bare, bracket, key = name.partition("[")  # as a form says an object
+        if bare in _PICTURES:
+            given[bare] = {key.removesuffix("]"): value} if bracket else value
+    called = {_PICTURES[name]: name for name in given}
+    if len(called) < len(given):
+        raise invalid_value("input_reference", "input_reference and image are the same; give one of them")
+    return {_PICTURES[name]: _content(name, value) for name, value in given.items()}, called
+
+
+def _content(name: str, value: Any) -> bytes:
+    """The file that a picture is."""
+    if isinstance(value, bytes):
+        return value
+    url = value.get("image_url") if isinstance(value, dict) else value  # the former is how OpenAI's API has it
+    head, comma, text = url.partition(",") if isinstance(url, str) else ("", "", "")
+    if not comma or not re.fullmatch(r"data:[^,]{0,200};base64", head):
+        message = (
+            f"{name} must be the picture itself: a file of a form, or in JSON a data URL, data:image/png;base64,... "
+            "Paths, other URLs and ids of files are never opened"
+        )
+        raise RefusedError(HTTPStatus.BAD_REQUEST, "unsupported_value", message, name)
+    return from_base64(name, text)
+
+
+def from_base64(name: str, text: str) -> bytes:
+    """The file that a text stands for.
+
+    Raises:
+        RefusedError: it is no base64.
+    """
+    try:
+        return base64.b64decode(text, validate=True)
+    except ValueError:
+        raise invalid_value(name, f"{name} must be a picture file in base64; this is none") from None
 
 
 def _refuse_unknown(names: Sequence[str]) -> None:
     for name in names:
         bare = name.partition("[")[0]
-        if bare in _PICTURES:
-            raise RefusedError(HTTPStatus.BAD_REQUEST, "unsupported_value", _PICTURES[bare], bare)
-        if bare not in FIELDS and bare not in OPENAI_FIELDS:
-            message = no_such("parameter", name[:80], [*FIELDS, *OPENAI_FIELDS])
+        if bare not in FIELDS and bare not in OPENAI_FIELDS and bare not in _PICTURES:
+            message = no_such("parameter", name[:80], [*FIELDS, *_PICTURES, *OPENAI_FIELDS])
             raise RefusedError(HTTPStatus.BAD_REQUEST, "unknown_parameter", message, name[:80])
 
 

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from http import HTTPStatus
+from types import MappingProxyType
 from typing import Any
 
 from ..errors import MutoscopeError, RequestError
@@ -41,15 +43,23 @@ def job_error(error: MutoscopeError) -> dict[str, Any]:
     message, code, param = str(error), _snake(type(error).__name__), None
     if isinstance(error, RequestError):
         code = "refused_by_policy" if isinstance(error, PolicyError) else "invalid_value"
-        named = re.match(r"(?:the )?([a-z_]+) (?:must|is|are|and|has|may) ", message)  # as all refused values are told
+        # As all refused values are told.
+        named = re.match(r"(?:the )?([a-z_]+) (?:must|is|are|and|has|may|does) ", message)
         param = named[1] if named else None
     return {"code": code, "message": message, "param": param}
 
 
-def bad_request(error: MutoscopeError) -> RefusedError:
-    """A request that cannot be met."""
+def bad_request(error: MutoscopeError, called: Mapping[str, str] = MappingProxyType({})) -> RefusedError:
+    """A request that cannot be met.
+
+    Args:
+        called: what the client calls a parameter, where that is not our name.
+    """
     facts = job_error(error)
-    return RefusedError(HTTPStatus.BAD_REQUEST, facts["code"], facts["message"], facts["param"])
+    ours, message = facts["param"], facts["message"]
+    theirs = called.get(ours, ours)
+    message = message if theirs == ours else message.replace(ours, theirs, 1)
+    return RefusedError(HTTPStatus.BAD_REQUEST, facts["code"], message, theirs)
 
 
 def invalid_value(name: str, message: str) -> RefusedError:

@@ -5,18 +5,19 @@ All methods may be called from any thread, and wait for the disk.
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import secrets
 import shutil
 import sqlite3
+import threading
 import time
 from collections import deque
-from collections.abc import Sequence
-from contextlib import ExitStack
-from dataclasses import dataclass, fields, replace
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager, ExitStack, nullcontext
+from dataclasses import dataclass, replace
 from http import HTTPStatus
-from pathlib import Path
 from typing import Any
 
 from mutoscope_engines.names import no_such
@@ -25,30 +26,29 @@ from ..builtin import bundle_path
 from ..bundle.bundle import Bundle
 from ..codec import to_plain
 from ..errors import MutoscopeError
+from ..pictures import Picture
 from ..pipeline import Pipeline
 from ..planning.plan import Plan
+from ..planning.planner import with_pictures_read
 from ..policy import Policy, ask
-from ..request import VideoRequest
+from ..request import PICTURES, VideoRequest
+from .contents import Content, content_of
 from .events import EventLog
 from .following import Follower
+from .given_pictures import pictures_of, stated
 from .jobs import CANCELLED, COMPLETED, FAILED, QUEUED, RUNNING, STATES, Job, JobTable
 from .live import Live
 from .options import ServeOptions
 from .outcomes import Outcomes
 from .owners import Owners
-from .pictures import write_spritesheet, write_thumbnail
 from .reading import Asked
-from .recipes import command_line, python_lines
-from .refusals import NO_RETRY, RefusedError, bad_request, invalid_value, not_found
+from .recipes import command_line, python_lines, shortest
+from .refusals import NO_RETRY, RefusedError, bad_request, not_found
 from .studio import TABLE, WORKERS, Studio
 from .video_object import DAY_S, video_object
-from .worker import FILE_NAME, Worker
+from .worker import Worker
 
-VARIANTS = {
-    "video": (FILE_NAME, "video/mp4"),
-    "thumbnail": ("thumbnail.webp", "image/webp"),
-    "spritesheet": ("spritesheet.jpg", "image/jpeg"),
-}
+_FULL = (errno.ENOSPC, errno.EDQUOT)
 LONG_WAIT_S = 60  # clients are not to hold a connection or a call for longer than that
 
 
@@ -75,6 +75,7 @@ class Service:
         self._counted = deque[str](maxlen=1000)  # the newest of them, as each may be told twice
         self.last_video_s: float | None = None
         self._policy = policy
+        self._with_pictures = threading.Lock()
         # They only plan, and never open a graph: the worker's own pipeline holds the memory.
         self._planners = {name: Pipeline(bundle, studio.options) for name, bundle in studio.bundles.items()}
         owners = Owners(data / WORKERS)
@@ -89,11 +90,15 @@ class Service:
         self._outcomes.release_ended()
         for id in self.table.deleted():
             self._outcomes.delete(id)
+        held = {each.id for each in self.table.held()}
         for folder in self.studio.folder.iterdir():
             job = self.table.get(folder.name)
             gone = job is None or job.state in (FAILED, CANCELLED)
-            if gone and folder.name not in {each.id for each in self.table.held()}:
+            if gone and folder.name not in held:
                 shutil.rmtree(folder)
+        for id in self.studio.pictures.ids():
+            if self.table.get(id) is None and id not in held:
+                self.studio.pictures.remove(id)
         self._follower.start()
         self.worker.start()
 
@@ -114,11 +119,12 @@ class Service:
             RefusedError: the request cannot be met, or not now.
         """
         model, bundle = self.model(asked.model)
-        try:
-            request = asked.request(bundle.manifest)
-        except MutoscopeError as error:
-            raise bad_request(error) from error
-        return self._add(model, request, origin)
+        with self._turn(asked.pictures):
+            try:
+                request, plan = self._planned(model, asked.request(bundle.manifest))
+            except MutoscopeError as error:
+                raise bad_request(error, asked.called) from error
+            return self._add(model, request, plan, origin)
 
     def model(self, name: str | None) -> tuple[str, Bundle]:
         """A model by its name; the first one where there is no name.
@@ -140,10 +146,11 @@ class Service:
             RefusedError: the request cannot be met.
         """
         model, bundle = self.model(asked.model)
-        try:
-            return self._planned(model, asked.request(bundle.manifest))
-        except MutoscopeError as error:
-            raise bad_request(error) from error
+        with self._turn(asked.pictures):
+            try:
+                return self._planned(model, asked.request(bundle.manifest))[1]
+            except MutoscopeError as error:
+                raise bad_request(error, asked.called) from error
 
     def remix(self, id: str, prompt: str) -> Job:
         """The same request, seed included, with another prompt.
@@ -206,29 +213,17 @@ class Service:
             self._outcomes.delete(id)
         self.changed(id)
 
-    def content(self, id: str, variant: str) -> tuple[Path, str, Job]:
-        """A file of a finished video, its media type, and the job.
+    def content(self, id: str, variant: str) -> Content:
+        """A file of a video.
 
         Raises:
             RefusedError: there is no such video or variant, or it is not finished.
         """
-        if variant not in VARIANTS:
-            message = f"variant must be one of {', '.join(VARIANTS)}; got {variant[:40]!r}"
-            raise invalid_value("variant", message)
-        job = self.get(id)
-        if job.state != COMPLETED:
-            message = f"this video has no content; its state is {job.state}"
-            raise RefusedError(HTTPStatus.CONFLICT, "video_not_ready", message, "video_id", NO_RETRY)
-        name, media_type = VARIANTS[variant]
-        folder = self.studio.place(id)
         try:
-            if variant != "video" and not (folder / name).exists():
-                write = write_thumbnail if variant == "thumbnail" else write_spritesheet
-                write(folder / FILE_NAME, job.num_frames, folder / name)
+            return content_of(self.get(id), variant, self.studio)
         except OSError:
             self.get(id)  # it may have been deleted meanwhile
             raise
-        return folder / name, media_type, job
 
     def recipe(self, id: str) -> dict[str, Any]:
         """The command line and the Python program that make the same video, and the request.
@@ -238,11 +233,12 @@ class Service:
         """
         job = self.get(id)
         bundle = self.studio.bundles.get(job.model)
-        request = VideoRequest.from_dict(job.request)
-        if bundle is not None:
-            request = self._shortest(job.model, request)
+        with self._turn(job.request):
+            request = self._request_of(job)
+            if bundle is not None:
+                request = shortest(request, self._planners[job.model].plan)
         root = None if bundle is None or bundle.root == bundle_path() else str(bundle.root)
-        said = (request, root, self.studio.options, self.studio.output)
+        said = (request, root, self.studio.options, self.studio.output, id)
         return {"request": job.request, "command": command_line(*said), "python": python_lines(*said)}
 
     def video(self, job: Job) -> dict[str, Any]:
@@ -315,40 +311,41 @@ class Service:
 
     def _like(self, id: str, **changed: Any) -> Job:
         job = self.get(id)
-        request = replace(VideoRequest.from_dict(job.request), **changed)
-        return self._add(job.model, request, Origin(remixed_from=id))
+        model, _ = self.model(job.model)
+        with self._turn(job.request):
+            try:
+                request, plan = self._planned(model, replace(self._request_of(job), **changed))
+            except MutoscopeError as error:
+                raise bad_request(error) from error
+            return self._add(model, request, plan, Origin(remixed_from=id))
 
-    def _shortest(self, model: str, request: VideoRequest) -> VideoRequest:
-        """The request that says only what the bundle would not do unasked."""
-        said = VideoRequest(prompt=request.prompt, seed=request.seed)
-        while True:
-            planned = self._planners[model].plan(said).to_request()
-            names = [each.name for each in fields(VideoRequest)]
-            missing = {
-                each: getattr(request, each) for each in names if getattr(planned, each) != getattr(request, each)
-            }
-            if not missing or all(getattr(said, name) == value for name, value in missing.items()):
-                return said
-            said = replace(said, **missing)
-
-    def _planned(self, model: str, request: VideoRequest) -> Plan:
-        ask(self._policy, request)
-        return self._planners[model].plan(request)
-
-    def _add(self, model: str, request: VideoRequest, origin: Origin) -> Job:
+    def _request_of(self, job: Job) -> VideoRequest:
         try:
-            plan = self._planned(model, request)
+            return self.studio.pictures.request_of(job.id, job.request)
         except MutoscopeError as error:
             raise bad_request(error) from error
+
+    def _turn(self, names: Iterable[str]) -> AbstractContextManager[object]:
+        """Requests with pictures take turns: one of them, with its pixels, may fill a gigabyte."""
+        return self._with_pictures if set(names) & set(PICTURES) else nullcontext()
+
+    def _planned(self, model: str, request: VideoRequest) -> tuple[VideoRequest, Plan]:
+        """A request with its pictures read, and what would be done."""
+        request = with_pictures_read(request, self.studio.bundles[model].manifest)
+        ask(self._policy, request)
+        return request, self._planners[model].plan(request)
+
+    def _add(self, model: str, request: VideoRequest, plan: Plan, origin: Origin) -> Job:
         if self.studio.disk_is_full:
             raise _disk_full()
-        stated = json.dumps([model, to_plain(request.to_dict()), origin.remixed_from], sort_keys=True)
-        fingerprint = hashlib.sha256(stated.encode()).hexdigest()
+        asked = json.dumps([model, to_plain(stated(request)), origin.remixed_from], sort_keys=True)
+        fingerprint = hashlib.sha256(asked.encode()).hexdigest()
+        pictures = pictures_of(request)
         geometry = plan.geometry
         new = Job(
             id=f"video_{secrets.token_hex(16)}",
             model=model,
-            request=plan.to_request().to_dict(),
+            request=stated(plan.to_request(**pictures)),
             num_frames=geometry.num_frames,
             height=geometry.height,
             width=geometry.width,
@@ -358,12 +355,7 @@ class Service:
             idempotency_key=origin.idempotency_key,
             fingerprint=fingerprint,
         )
-        try:
-            job = self.table.add(new, self.options.queue)
-        except sqlite3.OperationalError as error:
-            if error.sqlite_errorname == "SQLITE_FULL":
-                raise _disk_full() from error
-            raise
+        job = self._stored(new, pictures)
         if job is None:
             raise self._queue_full()
         if job.id != new.id and job.fingerprint != fingerprint:
@@ -372,6 +364,23 @@ class Service:
         if job.id == new.id:
             self.changed(job.id)
             self.worker.wake()
+        return job
+
+    def _stored(self, new: Job, pictures: Mapping[str, Picture]) -> Job | None:
+        """As `JobTable.add` has it. The pictures are on the disk before the row, and gone where it is not added."""
+        job = None
+        try:
+            self.studio.pictures.keep(new.id, pictures)
+            if pictures and self.studio.disk_is_full:
+                raise _disk_full()
+            job = self.table.add(new, self.options.queue)
+        except (OSError, sqlite3.OperationalError) as error:
+            if getattr(error, "sqlite_errorname", None) == "SQLITE_FULL" or getattr(error, "errno", None) in _FULL:
+                raise _disk_full() from error
+            raise
+        finally:
+            if job is None or job.id != new.id:
+                self.studio.pictures.remove(new.id)
         return job
 
     def _queue_full(self) -> RefusedError:

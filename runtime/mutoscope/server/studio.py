@@ -13,8 +13,9 @@ from ..bundle.bundle import Bundle
 from ..codec import decode, encode
 from ..errors import BundleError, RequestError
 from ..request import OutputOptions, RuntimeOptions
+from .given_pictures import GivenPictures
 
-TABLE, VIDEOS, WORKERS = "jobs.sqlite3", "videos", "workers"  # in the data folder
+TABLE, VIDEOS, WORKERS, GIVEN = "jobs.sqlite3", "videos", "workers", "pictures"  # in the data folder
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,6 +32,11 @@ class Studio:
     def place(self, id: str) -> Path:
         """The folder of one video."""
         return self.folder / id
+
+    @property
+    def pictures(self) -> GivenPictures:
+        """Those that clients sent."""
+        return GivenPictures(self.folder.parent / GIVEN)
 
     @property
     def disk_is_full(self) -> bool:

@@ -18,7 +18,6 @@ from ..errors import CancelledError, MutoscopeError, OutOfMemoryError, OutputErr
 from ..making import MadeVideo, Observer, make_file
 from ..pipeline import Pipeline, StepEvent
 from ..planning.plan import Plan
-from ..request import VideoRequest
 from ..terminal import note
 from .jobs import Job, JobTable
 from .live import Live
@@ -170,7 +169,7 @@ class Worker:
         self.refuse_unwanted(job)
         folder = self._studio.place(job.id)
         folder.mkdir(mode=0o700, exist_ok=True)
-        request = VideoRequest.from_dict(job.request)
+        request = self._studio.pictures.request_of(job.id, job.request)
         watch = _Watch(self, job, self._audience)
         return make_file(self._opened(job.model), request, folder / FILE_NAME, self._studio.output, watch)
 

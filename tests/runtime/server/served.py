@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import httpx2
+import numpy as np
 import openai
 from mutoscope.builtin import bundle_path
 from mutoscope.bundle.bundle import Bundle
@@ -60,11 +61,17 @@ class Gate:
             assert self._allowed.acquire(timeout=60)
 
 
+def encoded(frames: Any) -> dict[str, Any]:
+    """Zeros for a picture `[1, H, W, 3]`; no size of them can be told from the names of its axes."""
+    return {"condition": np.zeros((4, 1, frames.shape[1] // 8, frames.shape[2] // 8), np.float32)}
+
+
 class GatedBackend(FakeBackend):
     """Zeros for every graph; what ends a step waits at a gate."""
 
     def __init__(self, gate: Gate) -> None:
-        super().__init__()
+        super().__init__({"vae_encoder_first": encoded})
+        self.gives_zeros = True
         self.gate = gate
 
     def open(self, graph: Path, options: SessionOptions) -> Session:
@@ -123,19 +130,21 @@ def running(
     token: str | None = None,
     policy: Policy | None = None,
     gate: Gate | None = None,
+    bundles: Mapping[str, Bundle] | None = None,
     **options: Any,
 ) -> Iterator[Served]:
     """A server for the length of a `with`.
 
     Args:
         folder: of its data.
+        bundles: the built-in one by default.
         options: fields of `ServeOptions`.
     """
     gate = gate or Gate()
     said = ServeOptions(**{"port": 0, "free_disk": 1, **options})
     (folder / "videos").mkdir(parents=True, exist_ok=True)
     studio = Studio(
-        bundles={"built-in": Bundle.open(bundle_path(), verify=False)},
+        bundles=bundles or {"built-in": Bundle.open(bundle_path(), verify=False)},
         options=RuntimeOptions(backend=GatedBackend(gate), precision="fp32"),
         output=OutputOptions(),
         folder=folder / "videos",

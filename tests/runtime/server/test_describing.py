@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from dataclasses import fields
+from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -15,6 +16,7 @@ from mutoscope.request import PICTURES
 from mutoscope.server.describing import describe_parameters
 from mutoscope_engines.testing import FakeBackend
 
+from tests.runtime.server.picturing import bundle_with_pictures
 from tests.runtime.server.served import CIRCLE, Served
 
 
@@ -30,7 +32,7 @@ def described(pipeline: Pipeline) -> dict[str, dict[str, Any]]:
 
 def test_every_parameter_is_there_with_its_help(pipeline: Pipeline, shared: Served):
     found = described(pipeline)
-    unasked = {*PICTURES, "guidance_scale_2"}  # clients cannot send pictures, and this model has one denoiser
+    unasked = {*PICTURES, "guidance_scale_2"}  # this model takes no pictures, and has one denoiser
     assert {each.name: each.metadata["help"] for each in fields(VideoRequest) if each.name not in unasked} == {
         name: each["help"] for name, each in found.items()
     }
@@ -46,6 +48,13 @@ def test_a_model_with_two_denoisers_takes_a_scale_for_the_second(pipeline: Pipel
     found = describe_parameters(msgspec.structs.replace(pipeline.bundle.manifest, experts=two))
     [second] = [each for each in found if each["name"] == "guidance_scale_2"]
     assert (second["type"], second["minimum"], second["maximum"], second["default"]) == ("number", 0, 1000, None)
+
+
+@pytest.mark.parametrize("required", [False, True])
+def test_pictures_are_there_where_the_model_takes_them(required: bool, tmp_path: Path):
+    found = describe_parameters(bundle_with_pictures(tmp_path / "bundle", required=required).manifest)
+    pictures = [(each["name"], each["required"], each["default"]) for each in found if each["type"] == "picture"]
+    assert pictures == [("image", required, None), ("last_image", False, None)]
 
 
 def test_the_defaults_are_what_a_plan_takes_where_nothing_is_said(pipeline: Pipeline):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,12 +13,14 @@ import pytest
 from mutoscope.builtin import bundle_path
 from mutoscope.bundle.bundle import Bundle
 from mutoscope.errors import RequestError
+from mutoscope.pictures import Picture
 from mutoscope.server.options import KLING_VARIABLE, ServeOptions
 
+from tests.runtime.server.picturing import OTHER, PIXELS, bundle_with_pictures, saved
 from tests.runtime.server.served import CIRCLE, SMALL, Served, running
 
 ACCESS, SECRET = "an-access-key", "a-secret-key-of-32-characters-or-more"
-TASKS = "/v1/videos/text2video"
+TASKS, IMAGES = "/v1/videos/text2video", "/v1/videos/image2video"
 MANIFEST = Bundle.open(bundle_path(), verify=False).manifest
 
 
@@ -147,8 +150,12 @@ def test_a_request_in_its_words_is_one_of_ours(given: dict[str, Any], expected: 
     ("given", "words"),
     [
         ({"callback_url": "https://example.com"}, "callback_url: this server never connects to an address"),
-        ({"image": "https://example.com/a.png"}, "image: this server makes videos from text alone"),
-        ({"image_tail": "aGk="}, "image_tail: this server makes videos from text alone"),
+        (
+            {"image": "https://example.com/a.png"},
+            "image: a video with a picture is asked for at /v1/videos/image2video",
+        ),
+        ({"image_tail": "aGk="}, "image_tail: a video with a picture is asked for at /v1/videos/image2video"),
+        ({"image_list": [{"image": "aGk="}]}, "image_list: no model here takes it"),
         ({"camera_control": {"type": "forward_up"}}, "say in the prompt how the camera moves"),
         ({"sound": "on"}, "no sound"),
         ({"mode": "pro"}, "one quality"),
@@ -178,7 +185,9 @@ def test_what_it_cannot_do_is_refused_in_words(given: dict[str, Any], words: str
         ("GET", "/video_0", {}, (404, 1203)),
         ("POST", "", {"json": {"prompt": CIRCLE, "model_name": "kling-v1"}}, (404, 1203)),
         ("PUT", "", {}, (404, 1202)),
-        ("POST", "/v1/videos/image2video", {"json": {}}, (404, 1202)),
+        ("POST", "/v1/videos/image2video", {"json": {}}, (400, 1201)),
+        ("PUT", "/v1/videos/image2video", {}, (404, 1202)),
+        ("POST", "/v1/videos/multi-image2video", {"json": {}}, (404, 1202)),
         ("GET", "/v1/videos/omni-video/video_0", {}, (404, 1202)),
         ("POST", "", {"content": b"{"}, (415, 1200)),
         ("POST", "", {"json": []}, (400, 1201)),
@@ -244,6 +253,42 @@ def test_a_body_that_grows_too_large_is_refused_in_its_envelope(tmp_path: Path):
         parts = iter([b'{"prompt": "', b"x" * 20_000, b'"}'])  # no length is known beforehand
         answer = kling(served, "POST", content=parts, headers={"content-type": "application/json"})
         assert (answer.status_code, answer.json()["code"]) == (413, 1200)
+
+
+def test_image2video_takes_a_first_and_a_last_picture_in_base64(tmp_path: Path):
+    both = {"image": base64.b64encode(saved()).decode(), "image_tail": base64.b64encode(saved(OTHER)).decode()}
+    short = {"num_frames": 1, "num_inference_steps": 1}
+    bundles = {"kling-v1": bundle_with_pictures(tmp_path / "bundle")}
+    with running(tmp_path / "data", kling_keys=keys(tmp_path), bundles=bundles) as served:
+
+        def ask(**fields: Any) -> Any:
+            return kling(served, "POST", IMAGES, json={"prompt": CIRCLE, **short, **fields})
+
+        task = ask(**both, mode="pro", external_task_id="mine").json()["data"]["task_id"]
+        video = served.ended(task)
+        assert (video["state"], video["size"]) == ("completed", "48x32")  # the shape of the picture
+        said = [video["request"][name] for name in ("image", "last_image")]
+        assert said == [Picture(PIXELS).identity, Picture(OTHER).identity]
+        shown = kling(served, path=f"{IMAGES}/mine").json()["data"]
+        assert (shown["task_status"], shown["task_id"]) == ("succeed", task)
+        content = served.http.get(shown["task_result"]["videos"][0]["url"], headers={"authorization": ""})
+        assert content.content[4:8] == b"ftyp"
+        assert [each["task_id"] for each in kling(served, path=IMAGES).json()["data"]] == [task]
+        for fields, words in (
+            ({"image": "https://example.com/a.png"}, "image must be a picture file in base64; this server never opens"),
+            (
+                {"image": both["image"], "image_tail": "file:///etc/passwd"},
+                "image_tail must be a picture file in base64",
+            ),
+            ({"image": "/etc/passwd"}, "image must be a picture file in base64; this is none"),
+            ({"image": "not base64!"}, "image must be a picture file in base64; this is none"),
+            ({"image": both["image"], "image_tail": "aGk="}, "image_tail is no picture or video that can be read"),
+            ({"image": both["image"], "mode": "pro"}, "one quality"),
+            ({"image": ["a"]}, "image must be a picture file in base64"),
+            ({}, "image is missing"),
+        ):
+            refused = ask(**fields)
+            assert (refused.status_code, refused.json()["code"]) == (400, 1201) and words in refused.json()["message"]
 
 
 def test_it_is_off_without_keys(shared: Served):

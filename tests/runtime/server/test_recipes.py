@@ -3,18 +3,24 @@
 from __future__ import annotations
 
 import hashlib
+import re
 import shlex
+from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from mutoscope import OutputOptions, RuntimeOptions, VideoRequest
 from mutoscope.cli import main
 from mutoscope.server.recipes import command_line, python_lines
+from mutoscope_engines.testing import FakeBackend, only_backends
+from PIL import Image
 
+from tests.runtime.server.picturing import OTHER, PIXELS, bundle_with_pictures, saved
 from tests.runtime.server.processes import serving
-from tests.runtime.server.served import CIRCLE
+from tests.runtime.server.served import CIRCLE, encoded, running
 
 ODD = 'it\'s -- a "red" circle; $(rm -rf /)\n`x` \\ é'
 
@@ -37,6 +43,36 @@ def test_both_make_the_file_that_the_server_made(tmp_path: Path, monkeypatch: py
     exec(compile(recipe["python"], "recipe", "exec"), {"__name__": "recipe"})
     made = [hashlib.sha256(content).hexdigest() for content in (by_command, Path("video.mp4").read_bytes())]
     assert made == [video["sha256"]] * 2
+
+
+def test_both_say_which_picture_is_which_file_and_nothing_of_the_servers_folders(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    bundle = bundle_with_pictures(tmp_path / "bundle")
+    fake = FakeBackend({"vae_encoder_first": encoded})
+    fake.gives_zeros = True
+    with running(tmp_path / "data", bundles={"both": bundle}) as served:
+        # No line of a recipe can say a backend that is an object.
+        served.service.studio = replace(served.service.studio, options=RuntimeOptions())
+        asked = {"prompt": CIRCLE, "num_frames": 1, "num_inference_steps": 1, "width": 64}
+        files = {"image": ("a", saved()), "last_image": ("b", saved(OTHER))}
+        id = served.http.post("/v1/videos", data=asked, files=files).json()["id"]
+        recipe = served.http.get(f"/v1/videos/{id}/recipe").json()
+        assert str(tmp_path / "data") not in str(recipe)
+        monkeypatch.chdir(tmp_path)
+        for each in recipe["command"], recipe["python"]:
+            said = dict(re.findall(rf"^# (\S+) is the content of {id} with variant=(\S+)$", each, re.MULTILINE))
+            assert said == {"image.png": "image", "last_image.png": "last_image"}
+        for file, variant in said.items():
+            Path(file).write_bytes(served.http.get(f"/v1/videos/{id}/content?variant={variant}").content)
+    with only_backends(fake):
+        assert main(shlex.split(recipe["command"], comments=True)[1:]) == 0
+        exec(compile(recipe["python"], "recipe", "exec"), {"__name__": "recipe"})
+    fed = [feeds["frames"][0] for graph, feeds in fake.fed if graph == "vae_encoder_first"]
+    expected = [
+        np.asarray(Image.fromarray(each).resize((64, 32), Image.Resampling.LANCZOS)) for each in (PIXELS, OTHER)
+    ]
+    np.testing.assert_array_equal(fed, expected * 2)
 
 
 def test_every_kind_of_value_is_written_so_that_it_is_read_again(monkeypatch: pytest.MonkeyPatch):

@@ -31,9 +31,16 @@ export async function ask(method, path, body) {
   throw new Refusal(response.status, answer.error ?? { message: `The server answered with status ${response.status}.` });
 }
 
-/** Where a file of a video lies: "video" or "thumbnail". */
+/** Where a file of a video lies: "video", "thumbnail", "image" and so on. */
 export function content(id, variant = "video") {
   return `v1/videos/${id}/content?variant=${variant}`;
+}
+
+/** A picture that was sent for a video, as a file again. */
+export async function sentPicture(id, name) {
+  const response = await fetch(content(id, name)).catch(() => null);
+  if (!response?.ok) throw new Refusal(response?.status ?? 0, { message: "The server does not give the picture any more." });
+  return new File([await response.blob()], `${name}.png`, { type: "image/png" });
 }
 
 /** JSON, with whole numbers that JavaScript cannot hold as their text: a seed must not change on its way. */

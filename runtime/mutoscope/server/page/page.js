@@ -69,8 +69,8 @@ async function again(video) {
   });
 }
 
-function reuse(video) {
-  form.fill(video.model, video.request);
+async function reuse(video) {
+  await tried(() => form.fill(video));
 }
 
 async function cancel(video) {
@@ -80,7 +80,7 @@ async function cancel(video) {
 async function remove(video) {
   const dialog = at("confirm");
   at("confirm-text").textContent =
-    `“${video.request.prompt}” and its prompt are removed from the server. They cannot be brought back.`;
+    `“${video.request.prompt}” and all that was sent for it are removed from the server. They cannot be brought back.`;
   dialog.returnValue = "no"; // what Escape leaves
   dialog.showModal();
   await new Promise((closed) => dialog.addEventListener("close", closed, { once: true }));

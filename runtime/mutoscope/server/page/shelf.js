@@ -1,6 +1,7 @@
 /** The queue and the gallery. Their elements are kept from one drawing to the next, so that focus stays where it is. */
 
 import { ask, content } from "./api.js";
+import { givenPictures } from "./viewer.js";
 import { howFar, sentence, shortFacts } from "./words.js";
 
 const STANDS_MS = 2000;
@@ -66,7 +67,7 @@ export class Shelf {
     const open = item.querySelector("button");
     item.querySelector(".what").textContent = video.request.prompt;
     item.querySelector(".meta").textContent = video.state === "completed" ? shortFacts(video) : howFar(video);
-    item.querySelector(".picture").append(thumbnail(video));
+    item.querySelector(".picture").append(thumbnail(video), ...givenPictures(video));
     open.onclick = () => this.select(video.id);
     return item;
   }

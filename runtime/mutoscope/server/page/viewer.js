@@ -2,7 +2,7 @@
 
 import { ask, content } from "./api.js";
 import { isUnfinished } from "./videos.js";
-import { facts, howFar, sentence, when } from "./words.js";
+import { facts, howFar, label, sentence, when } from "./words.js";
 
 const at = (id) => document.getElementById(id);
 const still = matchMedia("(prefers-reduced-motion: reduce)");
@@ -46,6 +46,7 @@ export class Viewer {
     at("screen").replaceChildren(...screen(video));
     at("screen").classList.toggle("low", ["failed", "cancelled"].includes(video?.state));
     at("viewer-facts").textContent = video ? `${facts(video)} · ${when(video)}` : "";
+    at("viewer-pictures").replaceChildren(...(video ? givenPictures(video).map((image) => linked(video, image)) : []));
     at("viewer-status").textContent = video ? "" : "Say what it shows, and press Make video.";
     at("viewer-error").hidden = !video?.error || video.state === "cancelled";
     at("viewer-error").textContent = video?.error ? sentence(video.error.message) : "";
@@ -107,6 +108,21 @@ function screen(video) {
 function said(video) {
   if (!video) return "Your video appears here";
   return { queued: "Waiting", running: "The first picture comes with the first step" }[video.state] ?? "No video";
+}
+
+/** The pictures that were sent for a video, small. */
+export function givenPictures({ id, request }) {
+  return ["image", "last_image"].filter((name) => request[name]).map((name) => {
+    const found = Object.assign(document.createElement("img"), { src: content(id, `${name}_thumbnail`), alt: label(name), loading: "lazy" });
+    found.dataset.name = name;
+    return found;
+  });
+}
+
+function linked(video, image) {
+  const link = Object.assign(document.createElement("a"), { href: content(video.id, image.dataset.name) });
+  link.append(image);
+  return link;
 }
 
 /** The element that is there already, with another picture, so that nothing flickers. */

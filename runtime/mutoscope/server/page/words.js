@@ -1,6 +1,8 @@
 /** How values, states and errors read. Knows the names of parameters, and no element of the page. */
 
 const LABELS = {
+  image: "First picture",
+  last_image: "Last picture",
   num_frames: "Frames",
   num_inference_steps: "Steps",
   fps: "Frames per second",
@@ -23,7 +25,7 @@ export function hint({ help, minimum, maximum, step }) {
 
 /** A message of the server, as a sentence that names a field as the page does. */
 export function sentence(message) {
-  const named = message.replace(/^[a-z]+(_[a-z]+)*(?= (must|is|are|and|has|may) )/, label);
+  const named = message.replace(/^[a-z]+(_[a-z]+)*(?= (must|is|are|and|has|may|does) )/, label);
   return capital(named) + (/[.!?]$/.test(named) ? "" : ".");
 }
 

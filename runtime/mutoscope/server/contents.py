@@ -1,0 +1,74 @@
+"""The files that clients may fetch of a video: the video, small pictures of it, and the pictures that it follows."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from http import HTTPStatus
+from pathlib import Path
+
+from ..request import PICTURES
+from .jobs import COMPLETED, Job
+from .pictures import write_small, write_spritesheet, write_thumbnail
+from .refusals import NO_RETRY, RefusedError, invalid_value
+from .studio import Studio
+from .worker import FILE_NAME
+
+_THUMBNAIL = "_thumbnail"
+_MADE = {
+    "video": (FILE_NAME, "video/mp4"),
+    "thumbnail": ("thumbnail.webp", "image/webp"),
+    "spritesheet": ("spritesheet.jpg", "image/jpeg"),
+}
+VARIANTS = (*_MADE, *(name + small for name in PICTURES for small in ("", _THUMBNAIL)))
+
+
+@dataclass(frozen=True)
+class Content:
+    """A file, and what clients are told of it."""
+
+    path: Path
+    media_type: str
+    name: str  # under which to save it
+    etag: str  # the same for the same bytes
+
+
+def content_of(job: Job, variant: str, studio: Studio) -> Content:
+    """One file of a video; small pictures are made when somebody asks first.
+
+    Raises:
+        RefusedError: there is no such variant, the video is not finished, or follows no such picture.
+        OSError: it was deleted meanwhile.
+    """
+    if variant not in VARIANTS:
+        message = f"variant must be one of {', '.join(VARIANTS)}; got {variant[:40]!r}"
+        raise invalid_value("variant", message)
+    return _made(job, variant, studio) if variant in _MADE else _given(job, variant, studio)
+
+
+def _made(job: Job, variant: str, studio: Studio) -> Content:
+    if job.state != COMPLETED:
+        message = f"this video has no content; its state is {job.state}"
+        raise RefusedError(HTTPStatus.CONFLICT, "video_not_ready", message, "video_id", NO_RETRY)
+    name, media_type = _MADE[variant]
+    video = studio.place(job.id) / FILE_NAME
+    path = video.with_name(name)
+    if variant != "video" and not path.exists():
+        write = write_thumbnail if variant == "thumbnail" else write_spritesheet
+        write(video, job.num_frames, path)
+    etag = f"{(job.receipt or {}).get('content_sha256', '')}-{variant}"
+    return Content(path, media_type, f"{job.id}{path.suffix}", etag)
+
+
+def _given(job: Job, variant: str, studio: Studio) -> Content:
+    parameter = variant.removesuffix(_THUMBNAIL)
+    identity = job.request.get(parameter)
+    if identity is None:
+        message = f"this video follows no {parameter}"
+        raise RefusedError(HTTPStatus.NOT_FOUND, "not_found", message, "variant")
+    path = studio.pictures.place(job.id, identity)
+    if variant == parameter:
+        return Content(path, "image/png", f"{parameter}.png", path.stem)
+    small = studio.pictures.place(job.id, identity, ".webp")
+    if not small.exists():
+        write_small(path, small)
+    return Content(small, "image/webp", f"{variant}.webp", f"{path.stem}-small")
