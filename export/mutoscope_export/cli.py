@@ -17,6 +17,8 @@ from mutoscope.terminal import tell
 
 from .options import ExportOptions
 
+_COMPONENTS = ("transformer", "vae", "text_encoder")  # in a message, parts of the checkpoint
+
 
 def main(argv: Sequence[str]) -> int:
     """Runs the command; `mutoscope.cli` says what an error means."""
@@ -33,7 +35,8 @@ def main(argv: Sequence[str]) -> int:
             on_progress=_Progress() if sys.stderr.isatty() else None,
         )
     except MutoscopeError as error:
-        error.args = (in_flags(str(error), fields(ExportOptions)),)
+        spoken_of = [field for field in fields(ExportOptions) if field.name not in _COMPONENTS]
+        error.args = (in_flags(str(error), spoken_of),)
         raise
     calibrated = json.loads(bundle.path(REPORT).read_text("utf-8"))["calibrated"]
     if arguments.json:

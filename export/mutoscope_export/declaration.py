@@ -5,13 +5,14 @@ Knows descriptions, sources and forms. Knows nothing of weights, nor of the file
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from importlib.metadata import version
 from typing import Any
 
 from mutoscope.bundle.checks import impossible_defaults
-from mutoscope.bundle.manifest import FORMAT_VERSION, Graph, GraphTensor, Manifest, Provenance
+from mutoscope.bundle.manifest import FORMAT_VERSION, Graph, GraphTensor, Manifest, MergedLora, Provenance
 from mutoscope.version import __version__
+from mutoscope_engines.system.file_hash import file_sha256
 
 from .checkpoint.checkpoint import OVERRIDES, UNKNOWN
 from .errors import ExportError
@@ -39,6 +40,7 @@ def declared_manifest(opened: OpenedCheckpoint, say: Callable[[str], None] = lam
             attribution=overrides.attribution or UNKNOWN,
             exported_by=_versions(),
             files=opened.sha256_of_files(lambda name: say(f"hash {name}")),
+            loras=tuple(_merged(opened)),
         ),
         geometry=described.geometry,
         frames=described.frames,
@@ -76,6 +78,13 @@ def _tensors(values: Sequence[SymbolicValue], form: Form) -> tuple[GraphTensor, 
         GraphTensor(name=name, dtype=form.network_type if dtype == NETWORK else dtype, shape=shape)
         for name, dtype, shape in values
     )
+
+
+def _merged(opened: OpenedCheckpoint) -> Iterator[MergedLora]:
+    for component, loras in opened.loras.items():
+        for lora in loras:
+            path = lora.file.file.path
+            yield MergedLora(component=component, file=path.name, sha256=file_sha256(path), strength=lora.strength)
 
 
 def _versions() -> str:

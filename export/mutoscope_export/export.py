@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import gc
 import json
+import shutil
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from itertools import groupby
@@ -24,6 +25,7 @@ from mutoscope.values import checks
 from mutoscope_engines.backends import choose_backend
 from mutoscope_engines.names import no_such
 
+from .checkpoint.replacements import Replacements, replacements
 from .checkpoint.tokenizer import write_tokenizer
 from .declaration import declared_graph, declared_manifest
 from .destination import new_bundle
@@ -33,7 +35,7 @@ from .graphs.network_type import TRACED
 from .graphs.parts import Blocks
 from .graphs.trace import NETWORK, SymbolicValue, WrittenGraph, dynamic_shapes, trace, write_graph
 from .graphs.weight_files import WeightFolder
-from .opening import OpenedCheckpoint, open_checkpoint
+from .opening import OpenedCheckpoint, open_checkpoint, with_staged_weights
 from .options import ExportOptions
 from .parity import Sample, compare, compare_with_own_class, record
 from .passes.half_weights import half_weights
@@ -41,6 +43,7 @@ from .preview import fit_preview
 from .quantization.quantize import quantize
 
 REPORT = "export_report.json"
+_STAGED = "staged"  # while it is written; weights that no library reads as they were given
 
 OnProgress = Callable[[str], None]
 
@@ -74,12 +77,14 @@ def export_checkpoint(
     choose_backend("onnxruntime", ["fp32"])  # every graph is compared through it
     with new_bundle(Path(destination), overwrite=options.overwrite) as folder:
         say("open checkpoint")
-        opened = open_checkpoint(checkpoint)
+        opened = open_checkpoint(checkpoint, _replacements(options))
         sources = _sources(opened, options)
         manifest = declared_manifest(opened, say)
         for text in manifest.texts:
             say(text.tokenizer)
             write_tokenizer(opened.tokenizer(PurePath(text.tokenizer).stem), folder / text.tokenizer)
+        staged = folder / _STAGED
+        opened = with_staged_weights(opened, staged, say)
         calibrated: Mapping[str, Any] = {}
         if static := [precision for precision in options.precision if precision in opened.description.policies]:
             quantization = quantize(opened, manifest, static, options, say)
@@ -89,9 +94,16 @@ def export_checkpoint(
         preview = _fit_preview(opened, sources, manifest)
         report = {"made_with": manifest.provenance.exported_by, "calibrated": calibrated, **compared}
         (folder / REPORT).write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8", newline="\n")
+        gc.collect()  # Windows removes no file that is still mapped
+        shutil.rmtree(staged, ignore_errors=not staged.exists())
         say("publish")
         write_manifest(folder, msgspec.structs.replace(manifest, graphs=tuple(graphs), preview=preview))
     return Bundle.open(destination, verify=False)
+
+
+def _replacements(options: ExportOptions) -> Replacements:
+    others = {"vae": options.vae, "text_encoder": options.text_encoder}
+    return replacements(options.transformer, others, (options.lora, options.lora_2))
 
 
 def _sources(opened: OpenedCheckpoint, options: ExportOptions) -> list[GraphSource]:

@@ -54,6 +54,20 @@ class ExportOptions:
         unit="SIZE",
         form=BYTES,
     )
+    transformer: tuple[str, ...] = parameter(
+        "weights of the transformer from elsewhere: a safetensors file in the layout of Diffusers, of the model's "
+        "authors or of ComfyUI, or a Diffusers folder; two for a model with two experts, that of the first steps first",
+        (),
+        unit="FILE",
+    )
+    vae: str | None = parameter("the VAE from elsewhere: a Diffusers folder", unit="FOLDER")
+    text_encoder: str | None = parameter("the text encoder from elsewhere: a folder", unit="FOLDER")
+    lora: tuple[str, ...] = parameter(
+        "LoRAs to merge into the transformer, in a model with two experts into the first", (), unit="FILE[:STRENGTH]"
+    )
+    lora_2: tuple[str, ...] = parameter(
+        "LoRAs to merge into the second expert, transformer_2", (), unit="FILE[:STRENGTH]"
+    )
     calibration_prompts: Sequence[str] | None = parameter(
         "for fp8 and int8-static: text file of typical prompts, one per line (default: the checkpoint's own, or 8 "
         "varied ones)",

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from importlib import import_module
 from pathlib import Path
 from typing import Any, cast
@@ -21,6 +21,7 @@ from mutoscope_engines.system.file_hash import file_sha256
 from safetensors import SafetensorError
 
 from ..errors import ExportError
+from .given_weights import GivenWeights
 from .stored_weights import (
     StoredWeights,
     is_hidden,
@@ -74,6 +75,8 @@ class Checkpoint:
         index: what `model_index.json` says.
         classes: of each component that is needed, as the family's table has it.
         overrides: what `mutoscope.json` in the folder says.
+        folders: of components that are not in `root`.
+        given: the weights of networks that are not in their folders.
     """
 
     root: Path
@@ -81,11 +84,17 @@ class Checkpoint:
     index: Mapping[str, Any]
     classes: Mapping[str, str]
     overrides: Overrides
+    folders: Mapping[str, Path] = field(default_factory=dict)
+    given: Mapping[str, GivenWeights] = field(default_factory=dict)
 
     @property
     def pipeline(self) -> str:
         """The class of the pipeline."""
         return str(self.index["_class_name"])
+
+    def folder(self, component: str) -> Path:
+        """Where the files of a component are."""
+        return self.folders.get(component, self.root / component)
 
     def config(self, component: str, file: str = "config.json") -> dict[str, Any]:
         """A configuration file of a component.
@@ -93,7 +102,7 @@ class Checkpoint:
         Raises:
             ExportError: missing or damaged.
         """
-        return read_json(self.root / component / file)
+        return read_json(self.folder(component) / file)
 
     @property
     def scheduler(self) -> dict[str, Any]:
@@ -137,7 +146,9 @@ class Checkpoint:
         Raises:
             ExportError: a file is missing or damaged, or has weights in a type that is not read.
         """
-        return read_headers(self.root / component, self.library(component))
+        if component in self.given:
+            return self.given[component].stored
+        return read_headers(self.folder(component), self.library(component))
 
     def load(self, component: str) -> torch.nn.Module:
         """A component with its weights, in the type they are stored in. Drop it before the next is loaded.
@@ -149,7 +160,7 @@ class Checkpoint:
         model: torch.nn.Module
         try:
             model, found = model_class.from_pretrained(
-                self.root / component,
+                self.folder(component),
                 torch_dtype=self.weights(component).dtype,
                 use_safetensors=True,
                 local_files_only=True,
@@ -189,7 +200,7 @@ class Checkpoint:
         Raises:
             ExportError: its files are missing or damaged.
         """
-        return load_tokenizer(self.root / component, self.classes[component])
+        return load_tokenizer(self.folder(component), self.classes[component])
 
     def license(self) -> str:
         """What the front matter of README.md says under `license`, or that it is unknown."""
@@ -200,26 +211,27 @@ class Checkpoint:
         return found.group(1).strip("\"'") if found else UNKNOWN
 
     def sha256_of_files(self, on_file: Callable[[str], None] = lambda _: None) -> dict[str, str]:
-        """Hash of each file that export reads, by its path in the checkpoint.
+        """Hash of each file that export reads, by its path in the checkpoint, or the one that it would have there.
 
         Raises:
             ExportError: a weight file is missing or damaged.
         """
         hashes = {}
-        for path in sorted(self._files()):
-            name = path.relative_to(self.root).as_posix()
+        for name, path in sorted(self._files()):
             on_file(name)
             hashes[name] = file_sha256(path)
         return hashes
 
-    def _files(self) -> Iterator[Path]:
-        yield from (path for path in (self.root / INDEX, self.root / OVERRIDES) if path.is_file())
+    def _files(self) -> Iterator[tuple[str, Path]]:
+        yield from ((name, path) for name in (INDEX, OVERRIDES) if (path := self.root / name).is_file())
         for component in self.classes:
+            folder = self.folder(component)
             read = set(self.weights(component).files) if component in self.networks else set()
-            for path in (self.root / component).rglob("*"):
-                is_other_weights = path.suffix == ".safetensors" and path not in read
-                if path.is_file() and not is_hidden(path, self.root) and not is_other_weights:
-                    yield path
+            yield from ((f"{component}/{path.name}", path) for path in read)
+            for path in folder.rglob("*"):
+                is_weights = path.name.endswith((".safetensors", ".safetensors.index.json"))
+                if path.is_file() and not is_hidden(path, folder) and not is_weights:
+                    yield f"{component}/{path.relative_to(folder).as_posix()}", path
 
 
 def read_json(path: Path) -> dict[str, Any]:

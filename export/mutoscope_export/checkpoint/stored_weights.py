@@ -82,6 +82,22 @@ def read_headers(folder: Path, library: str) -> StoredWeights:
     return StoredWeights(tuple(files), shapes, frozenset(types))
 
 
+def listed_files(folder: Path, index: Path) -> list[Path]:
+    """The weight files that an index in the folder lists.
+
+    Raises:
+        ExportError: the index is damaged, or a file is missing.
+    """
+    names = _shards(folder, index)
+    absent = [name for name in names if not (folder / name).is_file()]
+    if absent:
+        refuse_link_to_nothing(*(folder / name for name in absent))
+        raise ExportError(
+            f"{folder.name} lacks {', '.join(absent)}, which {index.name} lists. Get the complete checkpoint again"
+        )
+    return [folder / name for name in names]
+
+
 def refuse_other_weights(component: str, model: torch.nn.Module, stored: StoredWeights) -> None:
     """Compares names and shapes both ways with a module on the meta device, which libraries do with warnings.
 
@@ -190,14 +206,7 @@ def _files(folder: Path, library: str) -> list[Path]:
         refuse_link_to_nothing(single, index)
         raise ExportError(_without_weights(folder, single.name))
     refuse_pointer(index)
-    names = _shards(folder, index)
-    absent = [name for name in names if not (folder / name).is_file()]
-    if absent:
-        refuse_link_to_nothing(*(folder / name for name in absent))
-        raise ExportError(
-            f"{folder.name} lacks {', '.join(absent)}, which {index.name} lists. Get the complete checkpoint again"
-        )
-    return [index, *(folder / name for name in names)]
+    return [index, *listed_files(folder, index)]
 
 
 def _shards(folder: Path, index: Path) -> list[str]:

@@ -24,8 +24,13 @@ Components = Mapping[str, tuple[str, ...]]
 """Each component, and the classes that it may have, "library.Class", or `NONE`."""
 
 
-def validated(root: Path, name: str, index: Mapping[str, Any], components: Components) -> Checkpoint:
+def validated(
+    root: Path, name: str, index: Mapping[str, Any], components: Components, folders: Mapping[str, Path]
+) -> Checkpoint:
     """The checkpoint in a folder whose index was read.
+
+    Args:
+        folders: of components that are somewhere else.
 
     Raises:
         ExportError: a component is missing or of another class, its files contradict each other or hold a pickle, or
@@ -36,8 +41,8 @@ def validated(root: Path, name: str, index: Mapping[str, Any], components: Compo
         for component, supported in components.items()
         if not (NONE in supported and index.get(component) in (None, [None, None]))
     }
-    _refuse_pickles(root, components)
-    checkpoint = Checkpoint(root, name, index, classes, _overrides(root, name))
+    checkpoint = Checkpoint(root, name, index, classes, _overrides(root, name), folders)
+    _refuse_pickles(checkpoint, components)
     _refuse_contradictions(checkpoint)
     return checkpoint
 
@@ -83,7 +88,7 @@ def _refuse_contradictions(opened: Checkpoint) -> None:
                 f"{named!r}. Diffusers follows {INDEX}; make them agree"
             )
         if library == "transformers":
-            _refuse_other_files(opened.root / component, config)
+            _refuse_other_files(opened.folder(component), config)
         if (quantization := config.get("quantization_config")) is not None:
             raise ExportError(
                 f"{component} of {opened.name} is quantized ({quantization!r:.80}), which export does not read. "
@@ -122,10 +127,11 @@ def _refuse_other_files(folder: Path, config: Mapping[str, Any]) -> None:
         )
 
 
-def _refuse_pickles(root: Path, components: Components) -> None:
+def _refuse_pickles(opened: Checkpoint, components: Components) -> None:
     for component in components:
-        paths = [path for path in (root / component).rglob("*") if path.suffix.lower() in PICKLES]
-        pickles = sorted(path.name for path in paths if not is_hidden(path, root))
+        folder = opened.folder(component)
+        paths = [path for path in folder.rglob("*") if path.suffix.lower() in PICKLES]
+        pickles = sorted(path.name for path in paths if not is_hidden(path, folder))
         if pickles:
             raise ExportError(
                 f"{component} holds {', '.join(pickles)}, pickled weights, which can run code when they are opened. "

@@ -160,6 +160,10 @@ class Family(Protocol):
         """
         ...
 
+    def original_name(self, name: str) -> str:
+        """What a denoiser's parameter is called where its authors publish files of another layout than Diffusers'."""
+        ...
+
     def sources(self, checkpoint: Checkpoint, precisions: Sequence[str]) -> list[GraphSource]:
         """The graphs to make for these precisions of the denoiser, those of one component beside each other."""
         ...

@@ -200,7 +200,16 @@ class Defaults(_Record, frozen=True, omit_defaults=True):
 NUMBERS = ("height", "width", "num_frames", "num_inference_steps", "guidance_scale", "fps")  # of the defaults
 
 
-class Provenance(_Record, frozen=True):
+class MergedLora(_Record, frozen=True):
+    """A LoRA that was added to the weights of a network before anything was made of them."""
+
+    component: str  # of the checkpoint: "transformer"
+    file: str  # its name, without folders
+    sha256: str
+    strength: Single
+
+
+class Provenance(_Record, frozen=True, omit_defaults=True):
     """Where the weights come from. `files` maps the checkpoint's files to their SHA-256."""
 
     checkpoint: str
@@ -208,6 +217,7 @@ class Provenance(_Record, frozen=True):
     attribution: str
     exported_by: str
     files: dict[str, str]
+    loras: tuple[MergedLora, ...] = ()  # in the order in which they were added
 
 
 class Preview(_Record, frozen=True):

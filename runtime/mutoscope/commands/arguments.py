@@ -113,7 +113,7 @@ def add_fields(parser: Parser, kind: type[Any], *, skip: Sequence[str] = ()) -> 
                 flag_of(field.name), action="store_true", default=argparse.SUPPRESS, help=field.metadata["help"]
             )
         else:
-            default = "" if field.default in (None, MISSING) else f" (default: {as_text(field, field.default)})"
+            default = "" if field.default in (None, MISSING, ()) else f" (default: {as_text(field, field.default)})"
             several = hints[field.name] == tuple[str, ...] and field.metadata["form"] is None
             group.add_argument(
                 flag_of(field.name),

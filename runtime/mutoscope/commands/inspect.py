@@ -47,6 +47,11 @@ def _facts(bundle: Bundle) -> dict[str, Any]:
         "exported by": manifest.provenance.exported_by,
         "follows": ", ".join(manifest.followed),
     }
+    if loras := manifest.provenance.loras:
+        facts["merged LoRAs"] = {
+            f"{number} in {lora.component}": f"{lora.file}, strength {lora.strength:g}, sha256 {lora.sha256}"
+            for number, lora in enumerate(loras, start=1)
+        }
     if manifest.demonstration:
         facts["understands"] = manifest.demonstration.description
     if len(manifest.experts) > 1:

@@ -101,6 +101,11 @@ def _prompt(checkpoint: Checkpoint) -> list[TextConditioning]:
     return [prompt, by_letters]
 
 
+def original_name(name: str) -> str:
+    """Its authors publish no other layout."""
+    return name
+
+
 def sources(checkpoint: Checkpoint, precisions: Sequence[str]) -> list[GraphSource]:
     """The graphs to make, those of one component beside each other."""
     bases = tuple(Form(name) for name in dict.fromkeys(map(base_precision, precisions)))

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from .description import NAME, PIPELINES, describe
 from .graph_sources import sources
+from .original_names import original_name
 from .reference import reference
 
-__all__ = ["NAME", "PIPELINES", "describe", "reference", "sources"]
+__all__ = ["NAME", "PIPELINES", "describe", "original_name", "reference", "sources"]
