@@ -105,12 +105,18 @@ def _wrong_conditionings(manifest: Manifest) -> Iterator[str]:
             yield f"the conditioning {text.name} has the encoder {text.role!r}; it must be one of {_listed(encoders)}"
         if text.negative is not None and not isinstance(getattr(manifest.defaults, text.negative, None), str):
             yield f"the conditioning {text.name} has the negative text {text.negative!r}, which has no default"
-    of_pictures = [name for name, role in ROLES.items() if role.takes.keys() == {"frames"}]
     for image in manifest.images:
-        if image.role not in of_pictures:
-            yield f"the conditioning {image.name} has the encoder {image.role!r}; use one of {_listed(of_pictures)}"
-        elif unknown := set(image.feeds) - set(ROLES[image.role].gives):
-            yield f"the conditioning {image.name} feeds {_listed(unknown)}, which the {image.role} does not give"
+        for encoder, calls, caches in ((image.role, "first call", "gives"), (image.following, "other calls", "passes")):
+            known = [name for name, role in ROLES.items() if "frames" in role.takes and role.caches == caches]
+            if encoder is not None and encoder not in known:
+                yield (
+                    f"the conditioning {image.name} has the encoder {encoder!r} for its {calls}; use one of "
+                    f"{_listed(known)}"
+                )
+            elif encoder is not None and (unknown := set(image.feeds) - set(ROLES[encoder].gives)):
+                yield f"the conditioning {image.name} feeds {_listed(unknown)}, which the {encoder} does not give"
+        if image.last is not None and image.following is None:
+            yield f"the conditioning {image.name} has the last frame {image.last!r}, and no encoder for its other calls"
     for number in manifest.numbers:
         if number.name not in NUMBERS:
             yield f"the conditioning {number.name} is not a number with a default; use one of {_listed(NUMBERS)}"

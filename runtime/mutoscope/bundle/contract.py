@@ -112,3 +112,9 @@ TILED = tuple(name for name, role in ROLES.items() if role.tiled)
 def stage_of(role: str) -> str:
     """The stage that runs the graph of a role."""
     return ROLES[role].stage
+
+
+def open_with(role: str) -> str:
+    """The name that roles share whose graphs are open at the same time: of a stage, or of one encoder or expert."""
+    stage = stage_of(role)
+    return stage if stage == DECODE else role.removesuffix("_first").removesuffix("_next")

@@ -54,9 +54,12 @@ def fed_by_number_or_seed(manifest: Manifest) -> Tensors:
 
 def fed_by_pictures(manifest: Manifest) -> Tensors:
     """The inputs of a denoiser that pictures feed: their latent frames, and which of the video's these are."""
-    latent: Shape = (manifest.geometry.latent_channels, 1, "h", "w")
-    named = {name: latent for image in manifest.images for name in image.feeds.values()}
-    named |= {image.given: ("F",) for image in manifest.images}
+    channels, scale = manifest.geometry.latent_channels, manifest.geometry.vae_scale_factor_temporal
+    named: dict[str, Shape] = {}
+    for image in manifest.images:
+        count: int | str = 1 if image.following is None else "F"
+        named |= dict.fromkeys(image.feeds.values(), (channels, count, "h", "w"))
+        named[image.given] = ("F",) if image.following is None else (scale, "F")
     return {name: GraphTensor(name=name, dtype="float32", shape=shape) for name, shape in named.items()}
 
 
