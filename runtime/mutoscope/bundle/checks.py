@@ -105,6 +105,14 @@ def _wrong_conditionings(manifest: Manifest) -> Iterator[str]:
             yield f"the conditioning {text.name} has the encoder {text.role!r}; it must be one of {_listed(encoders)}"
         if text.negative is not None and not isinstance(getattr(manifest.defaults, text.negative, None), str):
             yield f"the conditioning {text.name} has the negative text {text.negative!r}, which has no default"
+    for number in manifest.numbers:
+        if number.name not in NUMBERS:
+            yield f"the conditioning {number.name} is not a number with a default; use one of {_listed(NUMBERS)}"
+    yield from _twice("more than one conditioning has the encoder", [text.role for text in manifest.texts])
+    yield from _twice("more than one size has the symbol", [*(text.symbol for text in manifest.texts), *"BFhwK"])
+
+
+def _wrong_pictures(manifest: Manifest) -> Iterator[str]:
     for image in manifest.images:
         for encoder, calls, caches in ((image.role, "first call", "gives"), (image.following, "other calls", "passes")):
             known = [name for name, role in ROLES.items() if "frames" in role.takes and role.caches == caches]
@@ -117,11 +125,6 @@ def _wrong_conditionings(manifest: Manifest) -> Iterator[str]:
                 yield f"the conditioning {image.name} feeds {_listed(unknown)}, which the {encoder} does not give"
         if image.last is not None and image.following is None:
             yield f"the conditioning {image.name} has the last frame {image.last!r}, and no encoder for its other calls"
-    for number in manifest.numbers:
-        if number.name not in NUMBERS:
-            yield f"the conditioning {number.name} is not a number with a default; use one of {_listed(NUMBERS)}"
-    yield from _twice("more than one conditioning has the encoder", [text.role for text in manifest.texts])
-    yield from _twice("more than one size has the symbol", [*(text.symbol for text in manifest.texts), *"BFhwK"])
 
 
 def _wrong_feeds(manifest: Manifest) -> Iterator[str]:
@@ -163,7 +166,7 @@ def _wrong_frames(manifest: Manifest) -> Iterator[str]:
         yield f"videos have {found}, ... latent frames; each must be a multiple of {patch}, the patch of the denoiser"
 
 
-_OF_DATA = (_wrong_experts, _wrong_conditionings, _wrong_feeds, _wrong_frames)
+_OF_DATA = (_wrong_experts, _wrong_conditionings, _wrong_pictures, _wrong_feeds, _wrong_frames)
 
 
 def _wrong_graphs(manifest: Manifest) -> Iterator[str]:

@@ -94,11 +94,12 @@ class ImageCondition(Condition):
         if about.following is None:
             yield {_FRAMES: picture[None].astype(np.float32)}
             return
+        last = None if about.last is None else feeds.get(about.last)
         calls = 1 + (feeds[about.given].shape[1] - self._frames.latents_per_call[0]) // latents
         for call in range(calls):
             frames = np.full((following if call else first, *picture.shape), _GREY, np.float32)
             if call == 0:
                 frames[0] = picture
-            if call == calls - 1 and about.last in feeds:
-                frames[-1] = feeds[about.last]
+            if call == calls - 1 and last is not None:
+                frames[-1] = last
             yield {_FRAMES: frames}

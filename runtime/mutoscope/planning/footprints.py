@@ -121,7 +121,7 @@ def stages_of(
 
 def _open_together(stage: str, roles: Sequence[str]) -> dict[str, Sequence[str]]:
     """The roles whose graphs are open at the same time, by the name under which their memory is planned."""
-    together = {name: list(some) for name, some in groupby(roles, open_with)}
+    together: dict[str, Sequence[str]] = {name: list(some) for name, some in groupby(roles, open_with)}
     return {stage: roles} if len(together) == 1 else together
 
 
