@@ -26,9 +26,9 @@ from ...checkpoint.checkpoint import Checkpoint
 from ...checkpoint.tokenizer import READS_SERIALIZED, settings_of
 from ...checkpoint.validation import NONE
 from ..family import Description
-from . import denoiser, first_frame, text, vae
+from . import denoiser, first_frame, text, vae, whole_clip
 from .experts import ROLES, defaults_of_two, experts_of
-from .graph_sources import PRECISIONS, expands_timesteps
+from .graph_sources import PRECISIONS, expands_timesteps, kind_of, takes_whole_clip
 from .precision_policy import CALIBRATED
 
 NAME = "wan"
@@ -41,12 +41,14 @@ _NETWORKS: Mapping[str, tuple[str, ...]] = {
     "vae": ("diffusers.AutoencoderKLWan",),
 }  # fmt: skip
 _DMD = "WanDMDPipeline"
+_TWO_OR_ONE: Mapping[str, tuple[str, ...]] = {
+    **_NETWORKS,
+    "transformer_2": (NONE, *_NETWORKS["transformer"]),
+    "scheduler": tuple(f"diffusers.{name}" for name in CLASSES),
+}
 PIPELINES: Mapping[str, Mapping[str, tuple[str, ...]]] = {
-    "WanPipeline": {
-        **_NETWORKS,
-        "transformer_2": (NONE, *_NETWORKS["transformer"]),
-        "scheduler": tuple(f"diffusers.{name}" for name in CLASSES),
-    },
+    "WanPipeline": _TWO_OR_ONE,
+    "WanImageToVideoPipeline": _TWO_OR_ONE,
     _DMD: _NETWORKS,
 }
 _DEFAULTS = Defaults(
@@ -80,18 +82,18 @@ def describe(checkpoint: Checkpoint) -> Description:
         )
     for component in list(ROLES)[: len(experts)]:
         transformer = checkpoint.without_weights(component)
-        (first_frame.FirstFrameStep if expands_timesteps(checkpoint) else denoiser.DenoiserStep)(transformer)
-        _refuse_contradictions(transformer.config, encoder.config, autoencoder.config)
+        kind_of(checkpoint).step(transformer)
+        _refuse_contradictions(transformer, encoder.config, autoencoder.config)
     geometry = _geometry(transformer, autoencoder)
     scheduler = scheduler_of(checkpoint)
     defaults = _TI2V_DEFAULTS if expands_timesteps(checkpoint) else _DEFAULTS
     changes = _DMD_DEFAULTS if checkpoint.pipeline == _DMD else {}
     if len(experts) > 1:
-        defaults = defaults_of_two(defaults, scheduler)
+        defaults = defaults_of_two(defaults, checkpoint.pipeline, scheduler)
     return Description(
         geometry=geometry,
         frames=_frames(geometry),
-        conditionings=(_prompt(checkpoint, encoder), *_first_frame(checkpoint)),
+        conditionings=(_prompt(checkpoint, encoder), *_pictures(checkpoint)),
         draws=(Draw(input="latents", shape=(geometry.latent_channels, "F", "h", "w")),),
         defaults=msgspec.structs.replace(defaults, scheduler=from_diffusers(scheduler), **changes),
         scheduler=scheduler,
@@ -110,13 +112,16 @@ def scheduler_of(checkpoint: Checkpoint) -> dict[str, Any]:
     return dict(_DMD_SCHEDULER) if checkpoint.pipeline == _DMD else checkpoint.scheduler
 
 
-def _refuse_contradictions(transformer: Any, encoder: Any, autoencoder: Any) -> None:
+def _refuse_contradictions(network: WanTransformer3DModel, encoder: Any, autoencoder: Any) -> None:
     """Sizes that two configuration files, or two lines of one, must agree on."""
+    transformer, latents = network.config, denoiser.latent_channels(network)
+    of_clip = 2 * latents + autoencoder.scale_factor_temporal if transformer.in_channels != latents else latents
     patch = autoencoder.patch_size or 1
     spatial = 2 ** (len(autoencoder.dim_mult) - 1) * patch
     for first, one, second, other in (
         ("text_dim of the transformer", transformer.text_dim, "d_model of the text encoder", encoder.d_model),
-        ("in_channels of the transformer", transformer.in_channels, "z_dim of the VAE", autoencoder.z_dim),
+        ("out_channels of the transformer", latents, "z_dim of the VAE", autoencoder.z_dim),
+        ("in_channels of the transformer", transformer.in_channels, "what out_channels and the VAE make it", of_clip),
         ("scale_factor_spatial of the VAE", autoencoder.scale_factor_spatial, "that of its layers", spatial),
         ("scale_factor_temporal of the VAE", autoencoder.scale_factor_temporal, "that of its layers",
          2 ** sum(autoencoder.temperal_downsample)),
@@ -146,17 +151,19 @@ def _frames(geometry: Geometry) -> Frames:
     return Frames(first=first, step=step, most=first + step * (geometry.max_patches - 1), frames_per_call=(1, scale))
 
 
-def _first_frame(checkpoint: Checkpoint) -> list[Conditioning]:
-    if not expands_timesteps(checkpoint):
+def _pictures(checkpoint: Checkpoint) -> list[Conditioning]:
+    if expands_timesteps(checkpoint):
+        fed: dict[str, Any] = {"feeds": first_frame.FEEDS, "given": first_frame.GIVEN, "required": False}
+    elif takes_whole_clip(checkpoint):
+        fed = {
+            "feeds": whole_clip.FEEDS,
+            "given": whole_clip.GIVEN,
+            "following": "vae_encoder_next",
+            "last": "last_image",
+        }
+    else:
         return []
-    image = ImageConditioning(
-        name="image",
-        role="vae_encoder_first",
-        feeds=first_frame.FEEDS,
-        given=first_frame.GIVEN,
-        required=False,
-    )
-    return [image]
+    return [ImageConditioning(name="image", role="vae_encoder_first", **fed)]
 
 
 def _prompt(checkpoint: Checkpoint, encoder: UMT5EncoderModel) -> TextConditioning:

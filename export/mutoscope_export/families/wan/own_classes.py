@@ -21,10 +21,14 @@ def prompt_embeds(encoder: UMT5EncoderModel, inputs: Mapping[str, Tensor]) -> Te
 
 
 def next_state(transformer: WanTransformer3DModel, inputs: Mapping[str, Tensor]) -> Tensor:
-    """The first output of the `denoiser` graph; where a first frame may be given, as `WanImageToVideoPipeline` does."""
+    """The first output of the `denoiser` graph; where a picture may be given, as `WanImageToVideoPipeline` does."""
     dtype = transformer.patch_embedding.weight.dtype
     branches, latents, timestep = len(inputs["prompt_embeds"]), inputs["latents"], inputs["timestep"]
-    is_given = inputs["given"][:, None, None] > 0 if "given" in inputs else None
+    given = inputs.get("given")
+    is_given = given[:, None, None] > 0 if given is not None and given.ndim == 1 else None
+    if given is not None and given.ndim == 2:  # each frame of a whole clip
+        mask = given[..., None, None].expand(*given.shape, *latents.shape[2:])
+        latents = torch.cat([latents, mask, inputs["condition"]])
     if is_given is not None:
         latents = torch.where(is_given, inputs["condition"], latents)
         _, rows, columns = transformer.config.patch_size

@@ -13,7 +13,7 @@ from typing import Any
 
 import diffusers
 import torch
-from diffusers import AutoencoderKLWan, WanPipeline, WanTransformer3DModel
+from diffusers import AutoencoderKLWan, WanImageToVideoPipeline, WanPipeline, WanTransformer3DModel
 from torch import nn
 from transformers import T5Tokenizer, UMT5Config, UMT5EncoderModel
 
@@ -53,13 +53,18 @@ def random_checkpoint(
     `transformer` are parameters of `WanTransformer3DModel`, `vae_config` of `AutoencoderKLWan`, which differ from small
     ones (`VAE_2_2`: those of Wan 2.2's); `text_width` is what the text encoder gives and the transformer takes.
     `max_shard_size` splits weights into several files. With `expand_timesteps` among the former it also takes a
-    picture, as Wan 2.2 TI2V 5B does.
+    picture, as Wan 2.2 TI2V 5B does; with `image_to_video` it makes videos from pictures alone, as Wan 2.2 I2V-A14B.
     """
     expand_timesteps = transformer.pop("expand_timesteps", False)
+    kind: Any = WanPipeline
+    if transformer.pop("image_to_video", False):
+        kind = WanImageToVideoPipeline
+        scale = 2 ** sum((vae_config or {}).get("temperal_downsample", (False, True, True)))
+        transformer = {"in_channels": 2 * latent_channels + scale, "out_channels": latent_channels, **transformer}
     torch_state = torch.random.get_rng_state()
     torch.manual_seed(0)
     tokenizer = _tokenizer()
-    pipeline = WanPipeline(
+    pipeline = kind(
         tokenizer=tokenizer,
         text_encoder=_randomised(_text_encoder(len(tokenizer), text_width)).to(dtype),
         transformer=_randomised(_transformer(latent_channels, text_width, transformer)).to(dtype),
