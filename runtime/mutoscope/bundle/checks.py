@@ -18,7 +18,17 @@ from ..solvers.solvers import build_schedule
 from ..values.frame_rates import parse_frame_rate
 from .contract import DENOISE, LOOP_INPUTS, ROLES, TILED
 from .interface import complaints_of, interface_of, written
-from .manifest import FORMAT_VERSION, MANIFEST, NUMBERS, Graph, GraphTensor, Manifest, NumberConditioning
+from .manifest import (
+    FORMAT_VERSION,
+    MANIFEST,
+    NUMBERS,
+    Graph,
+    GraphTensor,
+    ImageEmbedsConditioning,
+    Manifest,
+    NumberConditioning,
+    TextConditioning,
+)
 
 
 def decode_manifest(content: bytes) -> Manifest:
@@ -126,12 +136,20 @@ def _wrong_pictures(manifest: Manifest) -> Iterator[str]:
         if image.last is not None and image.following is None:
             yield f"the conditioning {image.name} has the last frame {image.last!r}, and no encoder for its other calls"
 
+    encoders = [name for name, role in ROLES.items() if "pixels" in role.takes]
+    for embeds in manifest.image_embeds:
+        if embeds.role not in encoders:
+            yield f"the conditioning {embeds.name} has the encoder {embeds.role!r}; use one of {_listed(encoders)}"
+        elif unknown := set(embeds.feeds) - set(ROLES[embeds.role].gives):
+            yield f"the conditioning {embeds.name} feeds {_listed(unknown)}, which the {embeds.role} does not give"
+
 
 def _wrong_feeds(manifest: Manifest) -> Iterator[str]:
     """Inputs of the denoiser that two sources feed, or another one than may, and latents that nothing draws."""
     inputs = [number.input for number in manifest.numbers]
     inputs += [name for text in manifest.texts for name in text.feeds.values()]
     inputs += [name for image in manifest.images for name in (*image.feeds.values(), image.given)]
+    inputs += [name for embeds in manifest.image_embeds for name in embeds.feeds.values()]
     inputs += [draw.input for draw in manifest.draws]
     yield from _twice("more than one conditioning or draw feeds the denoiser's input", inputs)
     if taken := (set(LOOP_INPUTS) - {"latents"}) & set(inputs):
@@ -219,7 +237,7 @@ def _wrongly_passed(chain: list[Graph]) -> Iterator[str]:
 
 
 def _disagreements(manifest: Manifest) -> Iterator[str]:
-    """Where one graph gives another form than the next takes: of caches, features, and encoded texts."""
+    """Where one graph gives another form than the next takes: of caches, features, and encoded texts and pictures."""
     chains = {(chain[0].role, chain[0].precision): interface_of(chain) for chain in _chains(manifest.graphs)}
     for (role, precision), interface in chains.items():
         following = chains.get((role.replace("_first", "_next"), precision))
@@ -236,15 +254,16 @@ def _disagreements(manifest: Manifest) -> Iterator[str]:
     if len(features) > 1:
         found = " and ".join(sorted(map(written, features)))
         yield f"the decoder's graphs give and take features as {found}; these must be equal"
-    for text in manifest.texts:
-        for output, name in text.feeds.items():
+    into_tokens: Iterable[TextConditioning | ImageEmbedsConditioning] = (*manifest.texts, *manifest.image_embeds)
+    for encoded in into_tokens:
+        for output, name in encoded.feeds.items():
             shapes = {each.outputs[output].shape for (role, _), each in chains.items()
-                      if role == text.role and output in each.outputs}  # fmt: skip
+                      if role == encoded.role and output in each.outputs}  # fmt: skip
             shapes |= {each.inputs[name].shape for (role, _), each in chains.items()
                        if ROLES[role].stage == DENOISE and name in each.inputs}  # fmt: skip
             if len(shapes) > 1:
                 found = " and ".join(sorted(f"[{', '.join(map(str, shape))}]" for shape in shapes))
-                yield f"the {text.role} and the denoiser have {name} in the shapes {found}; these must be equal"
+                yield f"the {encoded.role} and the denoiser have {name} in the shapes {found}; these must be equal"
 
 
 def _listed(names: Iterable[str]) -> str:

@@ -63,6 +63,12 @@ def fed_by_pictures(manifest: Manifest) -> Tensors:
     return {name: GraphTensor(name=name, dtype="float32", shape=shape) for name, shape in named.items()}
 
 
+def fed_by_image_embeds(manifest: Manifest) -> Tensors:
+    """The inputs of a denoiser that are tokens of pictures, as many as the encoder gives."""
+    names = [name for each in manifest.image_embeds for name in each.feeds.values()]
+    return {name: GraphTensor(name=name, dtype="float32", shape=(ANY, ANY)) for name in names}
+
+
 def complaints_of(manifest: Manifest, parts: Sequence[Graph]) -> list[str]:
     """How the graph of a role differs from what the contract says of it; none where it does not."""
     (graph, *_), found = parts, interface_of(parts)
@@ -71,7 +77,8 @@ def complaints_of(manifest: Manifest, parts: Sequence[Graph]) -> list[str]:
     if role.stage == DENOISE:
         embeds = [name for text in manifest.texts for name in text.feeds.values()]
         embedded = {name: _embeds(name) for name in embeds}
-        takes = {**embedded, **fed_by_pictures(manifest), **fed_by_number_or_seed(manifest), **takes}
+        of_pictures = {**fed_by_pictures(manifest), **fed_by_image_embeds(manifest)}
+        takes = {**embedded, **of_pictures, **fed_by_number_or_seed(manifest), **takes}
     gives |= {name: _embeds(name) for text in manifest.texts if text.role == graph.role for name in text.feeds}
     if role.caches:
         gives |= {name: tensor for name, tensor in found.outputs.items() if tensor in found.caches.values()}

@@ -193,7 +193,30 @@ class ImageConditioning(_Record, frozen=True, tag_field="kind", tag="image"):
         return (self.role,) if self.following is None else (self.role, self.following)
 
 
-Conditioning = TextConditioning | NumberConditioning | ImageConditioning
+class ImageEmbedsConditioning(_Record, frozen=True, tag_field="kind", tag="image_embeds"):
+    """Pictures as CLIP sees them: tokens of what they show, for the denoiser to attend to.
+
+    `name` and `last` are the fields of the request, both of which are needed; `feeds` maps outputs of the encoder to
+    inputs of the denoiser.
+    """
+
+    name: str
+    role: str  # the graph that encodes them
+    feeds: dict[str, str]
+    last: str | None = None
+
+    @property
+    def fields(self) -> tuple[str, ...]:
+        """As `TextConditioning` has it."""
+        return (self.name,) if self.last is None else (self.name, self.last)
+
+    @property
+    def roles(self) -> tuple[str, ...]:
+        """As `TextConditioning` has it."""
+        return (self.role,)
+
+
+Conditioning = TextConditioning | NumberConditioning | ImageConditioning | ImageEmbedsConditioning
 
 
 class Expert(_Record, frozen=True):
@@ -330,6 +353,11 @@ class Manifest(_Record, frozen=True):
     def images(self) -> tuple[ImageConditioning, ...]:
         """The conditionings that are pictures."""
         return tuple(each for each in self.conditionings if isinstance(each, ImageConditioning))
+
+    @property
+    def image_embeds(self) -> tuple[ImageEmbedsConditioning, ...]:
+        """The conditionings that are pictures as tokens."""
+        return tuple(each for each in self.conditionings if isinstance(each, ImageEmbedsConditioning))
 
     @property
     def followed(self) -> tuple[str, ...]:

@@ -27,7 +27,8 @@ from .modulation import Modulation
 
 # Weights whose products `int8` quantizes. Time and patch embedding, modulation and the last projection stay float32.
 QUANTIZABLE_WEIGHTS = (
-    r"blocks\.\d+\.(attn[12]\.to_(q|k|v|out\.0)|ffn\.net\.(0\.proj|2))\.weight|text_embedder\..*weight"
+    r"blocks\.\d+\.(attn[12]\.(to_(q|k|v|out\.0)|add_[kv]_proj)|ffn\.net\.(0\.proj|2))\.weight"
+    r"|text_embedder\..*weight"
 )
 
 Context = tuple[Tensor, ...]
@@ -104,7 +105,7 @@ class DenoiserStep(nn.Module):
             hidden = self._block(block, hidden, context, modulation, rotary)
         shift, scale = modulation.last(transformer.scale_shift_table.float())
         hidden = modulation.norm(hidden, scale, shift, transformer.norm_out.eps)
-        patches = _of_branches(branches, _linear(transformer.proj_out, hidden, torch.float32))
+        patches = _of_branches(branches, linear(transformer.proj_out, hidden, torch.float32))
         return self._unpatchify((guidance_weights[:, None, None] * patches).sum(0), grid)
 
     def _patchify(self, latents: Tensor, grid: tuple[int, ...]) -> Tensor:
@@ -133,9 +134,9 @@ class DenoiserStep(nn.Module):
         """The time embedding `[1,E]` and what all blocks are modulated with, `[6 E]`; in turn for several."""
         embedder = self.transformer.condition_embedder
         time = embedder.timesteps_proj(timestep)
-        time = _linear(embedder.time_embedder.linear_1, time, torch.float32)
-        time = _linear(embedder.time_embedder.linear_2, F.silu(time), torch.float32)
-        modulations = _linear(embedder.time_proj, F.silu(time), torch.float32)
+        time = linear(embedder.time_embedder.linear_1, time, torch.float32)
+        time = linear(embedder.time_embedder.linear_2, F.silu(time), torch.float32)
+        modulations = linear(embedder.time_proj, F.silu(time), torch.float32)
         return time, modulations.flatten()
 
     def _embed(self, embeds: Sequence[Tensor]) -> Context:
@@ -146,8 +147,8 @@ class DenoiserStep(nn.Module):
     def _embed_text(self, prompt_embeds: Tensor) -> Tensor:
         """`[B,L,D]` -> `[B,L,E]` in the network's type."""
         embedder = self.transformer.condition_embedder.text_embedder
-        inner = F.gelu(_linear(embedder.linear_1, prompt_embeds, self.network_dtype), approximate="tanh")
-        return _linear(embedder.linear_2, inner, self.network_dtype)
+        inner = F.gelu(linear(embedder.linear_1, prompt_embeds, self.network_dtype), approximate="tanh")
+        return linear(embedder.linear_2, inner, self.network_dtype)
 
     def _rotary(self, grid: tuple[int, ...], branches: int) -> tuple[Tensor, Tensor]:
         """Cosines and sines of every token's position, `[B, S, head width / 2]`."""
@@ -176,12 +177,12 @@ class DenoiserStep(nn.Module):
 
         normed = hidden
         if not isinstance(block.norm2, nn.Identity):
-            normed = _layer_norm(hidden, block.norm2.weight.float(), block.norm2.bias.float(), block.norm2.eps)
+            normed = layer_norm(hidden, block.norm2.weight.float(), block.norm2.bias.float(), block.norm2.eps)
         hidden = hidden + self._cross_attention(block.attn2, _of_branches(branches, normed), context)
 
         normed = modulation.norm(hidden, ffn_scale, ffn_shift, block.norm3.eps)
-        inner = F.gelu(_linear(block.ffn.net[0].proj, normed, self.network_dtype), approximate="tanh")
-        return hidden + modulation.gate(_linear(block.ffn.net[2], inner, self.network_dtype).float(), ffn_gate)
+        inner = F.gelu(linear(block.ffn.net[0].proj, normed, self.network_dtype), approximate="tanh")
+        return hidden + modulation.gate(linear(block.ffn.net[2], inner, self.network_dtype).float(), ffn_gate)
 
     def _cross_attention(self, attention: WanAttention, queries: Tensor, context: Context) -> Tensor:
         """As `_attention`, to what `_embed` gives."""
@@ -192,16 +193,20 @@ class DenoiserStep(nn.Module):
         self, attention: WanAttention, queries: Tensor, source: Tensor, rotary: tuple[Tensor, Tensor] | None
     ) -> Tensor:
         """Attention of `queries` `[B,S,E]` to `source` `[B,S or L,E]`, projected, float32 `[1,(B S),E]`."""
-        # One cast for the three projections, so that they also share one quantization of it.
-        cast_queries = queries.to(self.network_dtype)
-        cast_source = cast_queries if source is queries else source.to(self.network_dtype)
-        q = _rms_norm(attention.norm_q, _linear(attention.to_q, cast_queries, self.network_dtype))
-        k = _rms_norm(attention.norm_k, _linear(attention.to_k, cast_source, self.network_dtype))
-        v = _linear(attention.to_v, cast_source, self.network_dtype)
+        q, k, v = self._projected(attention, queries, source)
         if rotary is not None:
             q = torch.onnx.ops.rotary_embedding(q, *rotary, interleaved=True, num_heads=self.num_heads)
             k = torch.onnx.ops.rotary_embedding(k, *rotary, interleaved=True, num_heads=self.num_heads)
         return self._project(attention, self._mix(q, k, v))
+
+    def _projected(self, attention: WanAttention, queries: Tensor, source: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Queries, and keys and values of the source, before any rotation."""
+        # One cast for the three projections, so that they also share one quantization of it.
+        cast_queries = queries.to(self.network_dtype)
+        cast_source = cast_queries if source is queries else source.to(self.network_dtype)
+        q = rms_norm(attention.norm_q, linear(attention.to_q, cast_queries, self.network_dtype))
+        k = rms_norm(attention.norm_k, linear(attention.to_k, cast_source, self.network_dtype))
+        return q, k, linear(attention.to_v, cast_source, self.network_dtype)
 
     def _mix(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         """The values `[B,L,E]`, as far as each of the queries `[B,S,E]` is like their keys."""
@@ -211,7 +216,7 @@ class DenoiserStep(nn.Module):
         return mixed
 
     def _project(self, attention: WanAttention, mixed: Tensor) -> Tensor:
-        return _linear(attention.to_out[0], _in_a_row(mixed), self.network_dtype).float()
+        return linear(attention.to_out[0], _in_a_row(mixed), self.network_dtype).float()
 
     @staticmethod
     def refuse_unsupported(config: Any) -> None:
@@ -276,7 +281,8 @@ def example_inputs(
     return inputs
 
 
-def _linear(layer: nn.Linear, x: Tensor, dtype: torch.dtype) -> Tensor:
+def linear(layer: nn.Linear, x: Tensor, dtype: torch.dtype) -> Tensor:
+    """A layer whose product is in `dtype`."""
     return F.linear(x.to(dtype), layer.weight.to(dtype), layer.bias.to(dtype))
 
 
@@ -290,9 +296,11 @@ def _of_branches(branches: int, x: Tensor) -> Tensor:
     return x.reshape(branches, -1, x.shape[-1])
 
 
-def _layer_norm(x: Tensor, weight: Tensor, bias: Tensor, eps: float) -> Tensor:
+def layer_norm(x: Tensor, weight: Tensor, bias: Tensor, eps: float) -> Tensor:
+    """Over the last axis."""
     return F.layer_norm(x, (x.shape[-1],), weight, bias, eps)
 
 
-def _rms_norm(norm: nn.RMSNorm, x: Tensor) -> Tensor:
+def rms_norm(norm: nn.RMSNorm, x: Tensor) -> Tensor:
+    """Over the last axis, in float32."""
     return F.rms_norm(x.float(), (x.shape[-1],), norm.weight.float(), norm.eps)

@@ -17,6 +17,7 @@ from mutoscope.bundle.manifest import (
     Frames,
     Geometry,
     ImageConditioning,
+    ImageEmbedsConditioning,
     TextConditioning,
 )
 from mutoscope.solvers.options import CLASSES, WHOLE_TIMESTEPS, from_diffusers
@@ -26,9 +27,9 @@ from ...checkpoint.checkpoint import Checkpoint
 from ...checkpoint.tokenizer import READS_SERIALIZED, settings_of
 from ...checkpoint.validation import NONE
 from ..family import Description
-from . import denoiser, first_frame, text, vae, whole_clip
+from . import denoiser, first_frame, image_encoder, text, vae, whole_clip
 from .experts import ROLES, defaults_of_two, experts_of
-from .graph_sources import PRECISIONS, expands_timesteps, kind_of, takes_whole_clip
+from .graph_sources import PRECISIONS, expands_timesteps, kind_of, pictures_of, takes_whole_clip
 from .precision_policy import CALIBRATED
 
 NAME = "wan"
@@ -48,7 +49,7 @@ _TWO_OR_ONE: Mapping[str, tuple[str, ...]] = {
 }
 PIPELINES: Mapping[str, Mapping[str, tuple[str, ...]]] = {
     "WanPipeline": _TWO_OR_ONE,
-    "WanImageToVideoPipeline": _TWO_OR_ONE,
+    "WanImageToVideoPipeline": {**_TWO_OR_ONE, "image_encoder": (NONE, "transformers.CLIPVisionModel")},
     _DMD: _NETWORKS,
 }
 _DEFAULTS = Defaults(
@@ -155,15 +156,17 @@ def _pictures(checkpoint: Checkpoint) -> list[Conditioning]:
     if expands_timesteps(checkpoint):
         fed: dict[str, Any] = {"feeds": first_frame.FEEDS, "given": first_frame.GIVEN, "required": False}
     elif takes_whole_clip(checkpoint):
-        fed = {
-            "feeds": whole_clip.FEEDS,
-            "given": whole_clip.GIVEN,
-            "following": "vae_encoder_next",
-            "last": "last_image",
-        }
+        fed = {"feeds": whole_clip.FEEDS, "given": whole_clip.GIVEN, "following": "vae_encoder_next"}
     else:
         return []
-    return [ImageConditioning(name="image", role="vae_encoder_first", **fed)]
+    pictures = pictures_of(checkpoint)
+    if takes_whole_clip(checkpoint) and pictures != 1:  # what CLIP says of one is no place for a second
+        fed |= {"last": "last_image", "last_required": pictures == 2}
+    found: list[Conditioning] = [ImageConditioning(name="image", role="vae_encoder_first", **fed)]
+    if pictures:
+        last = "last_image" if pictures == 2 else None
+        found.append(ImageEmbedsConditioning(name="image", last=last, role="image_encoder", feeds=image_encoder.FEEDS))
+    return found
 
 
 def _prompt(checkpoint: Checkpoint, encoder: UMT5EncoderModel) -> TextConditioning:

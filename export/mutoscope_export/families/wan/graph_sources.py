@@ -13,7 +13,7 @@ import torch
 from diffusers import AutoencoderKLWan, WanTransformer3DModel
 from mutoscope_engines.precisions import ON_GPU, base_precision
 from torch import Tensor
-from transformers import UMT5EncoderModel
+from transformers import CLIPVisionModel, UMT5EncoderModel
 
 from ...checkpoint.checkpoint import Checkpoint
 from ...graphs.parts import Blocks, Cut, made_of
@@ -30,7 +30,7 @@ from ...passes.slice_feed_forward import SliceFeedForward
 from ...passes.without_float32_gemm import without_float32_gemm
 from ..decoding import decode
 from ..family import Form, GraphSource
-from . import denoiser, first_frame, own_classes, text, vae, vae_encoder, whole_clip
+from . import denoiser, first_frame, image_encoder, image_tokens, own_classes, text, vae, vae_encoder, whole_clip
 from .experts import ROLES
 from .precision_policy import CALIBRATED
 
@@ -60,8 +60,11 @@ _DECODER_PASSES: Mapping[str, tuple[Pass, ...]] = {
 }
 PRECISIONS = tuple(_DENOISER_PASSES)
 _CPU_PRECISIONS = tuple(name for name in PRECISIONS if name not in ON_GPU)
-# What the text alone decides is computed once a video. On GPUs it hardly takes time, and would take memory.
-_DENOISER_CUTS: Mapping[str, Cut] = dict.fromkeys(_CPU_PRECISIONS, made_of(*text.FEEDS.values()))
+# What text and pictures alone decide is computed once a video. On GPUs it hardly takes time, and would take memory.
+_DENOISER_CUTS: Mapping[str, Cut] = dict.fromkeys(
+    _CPU_PRECISIONS, made_of(*text.FEEDS.values(), *image_encoder.FEEDS.values())
+)
+_IMAGE_ENCODER = "image_encoder"  # the component, and the role of its graph
 BLOCKS = {"denoiser": r"blocks\.(\d+)\.", "text_encoder": r"block\.(\d+)\."}  # in the names of their weights
 
 
@@ -93,7 +96,26 @@ def kind_of(checkpoint: Checkpoint) -> DenoiserKind:
     """What the denoisers of a checkpoint compute."""
     if expands_timesteps(checkpoint):
         return _FIRST_FRAME
-    return _WHOLE_CLIP if takes_whole_clip(checkpoint) else _PLAIN
+    if not takes_whole_clip(checkpoint):
+        return _PLAIN
+    if _IMAGE_ENCODER not in checkpoint.classes:
+        return _WHOLE_CLIP
+    tokens = pictures_of(checkpoint) * image_encoder.tokens_of(checkpoint.without_weights(_IMAGE_ENCODER))
+    return DenoiserKind(
+        image_tokens.ClipAndImageStep,
+        partial(image_tokens.symbolic_inputs, tokens=tokens),
+        partial(image_tokens.example_inputs, tokens=tokens),
+    )
+
+
+def pictures_of(checkpoint: Checkpoint) -> int:
+    """How many pictures the image encoder is given: of Wan 2.1 FLF2V the first and the last, of I2V the first, or none.
+
+    Tokens of two have an embedding of their positions.
+    """
+    if _IMAGE_ENCODER not in checkpoint.classes:
+        return 0
+    return 2 if checkpoint.config("transformer").get("pos_embed_seq_len") else 1
 
 
 def sources(checkpoint: Checkpoint, precisions: Sequence[str]) -> list[GraphSource]:
@@ -102,6 +124,8 @@ def sources(checkpoint: Checkpoint, precisions: Sequence[str]) -> list[GraphSour
     encoders: list[GraphSource] = []
     if kind is not _PLAIN:
         encoders = _picture_encoders(precisions, whole_clip=takes_whole_clip(checkpoint))
+    if pictures := pictures_of(checkpoint):
+        encoders = [_image_encoder(precisions, pictures), *encoders]
     return text_to_video(precisions, transformers, kind, encoders)
 
 
@@ -153,6 +177,19 @@ def _denoiser(component: str, precisions: Sequence[str], kind: DenoiserKind) -> 
     )
 
 
+def _image_encoder(precisions: Sequence[str], pictures: int) -> GraphSource:
+    return GraphSource(
+        _IMAGE_ENCODER,
+        _IMAGE_ENCODER,
+        image_encoder.ImageEncoder,
+        partial(image_encoder.symbolic_inputs, pictures=pictures),
+        partial(image_encoder.symbolic_outputs, pictures=pictures),
+        lambda model: [image_encoder.example_inputs(model, pictures, seed) for seed in range(2)],
+        tuple(Form(name) for name in dict.fromkeys(map(base_precision, precisions))),
+        partial(_own_image, pictures=pictures),
+    )
+
+
 def _picture_encoders(precisions: Sequence[str], *, whole_clip: bool) -> list[GraphSource]:
     if not whole_clip:
         picture = _chunk("vae_encoder", vae_encoder.PictureEncoder, precisions, {}, first=True)
@@ -195,6 +232,11 @@ def _decoders(precisions: Sequence[str]) -> list[GraphSource]:
 def _own_text(encoder: UMT5EncoderModel) -> tuple[Tensor, Tensor]:
     example = _text_examples(encoder)[-1]
     return text.TextEncoder(encoder)(**example), own_classes.prompt_embeds(encoder, example)
+
+
+def _own_image(model: CLIPVisionModel, pictures: int) -> tuple[Tensor, Tensor]:
+    example = image_encoder.example_inputs(model, pictures)
+    return image_encoder.ImageEncoder(model)(**example), own_classes.image_embeds(model, example)
 
 
 def _own_step(transformer: WanTransformer3DModel, kind: DenoiserKind) -> tuple[Tensor, Tensor]:
