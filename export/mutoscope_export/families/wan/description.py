@@ -11,13 +11,10 @@ from typing import Any
 import msgspec
 from diffusers import AutoencoderKLWan, WanTransformer3DModel
 from mutoscope.bundle.manifest import (
-    Conditioning,
     Defaults,
     Draw,
     Frames,
     Geometry,
-    ImageConditioning,
-    ImageEmbedsConditioning,
     TextConditioning,
 )
 from mutoscope.solvers.options import CLASSES, WHOLE_TIMESTEPS, from_diffusers
@@ -27,7 +24,7 @@ from ...checkpoint.checkpoint import Checkpoint
 from ...checkpoint.tokenizer import READS_SERIALIZED, settings_of
 from ...checkpoint.validation import NONE
 from ..family import Description
-from . import denoiser, first_frame, image_encoder, text, vae, whole_clip
+from . import denoiser, pictures, text, vae
 from .experts import ROLES, defaults_of_two, experts_of
 from .graph_sources import PRECISIONS, expands_timesteps, kind_of, pictures_of, takes_whole_clip
 from .precision_policy import CALIBRATED
@@ -58,6 +55,8 @@ _DEFAULTS = Defaults(
 )  # fmt: skip
 # `wan_ti2v_5B.py` of the authors, whose default is the wide one of two sizes.
 _TI2V_DEFAULTS = msgspec.structs.replace(_DEFAULTS, height=704, width=1280, num_frames=121, fps=24)
+# Those of the documentation of Diffusers.
+_FLF2V_DEFAULTS = msgspec.structs.replace(_DEFAULTS, height=720, width=1280, guidance_scale=5.5)
 # FastVideo's models by distribution matching. Its `DmdDenoisingStage` takes no guidance, and of the levels of a
 # flow-matching scheduler with shift 8, which it makes itself, those next to its timesteps 1000, 757 and 522.
 _DMD_DEFAULTS: Mapping[str, Any] = {"num_inference_steps": 3, "guidance_scale": 1.0, "sigmas": (1.0, 0.28, 0.12)}
@@ -88,19 +87,22 @@ def describe(checkpoint: Checkpoint) -> Description:
     geometry = _geometry(transformer, autoencoder)
     scheduler = scheduler_of(checkpoint)
     defaults = _TI2V_DEFAULTS if expands_timesteps(checkpoint) else _DEFAULTS
+    if pictures_of(checkpoint) == 2:
+        defaults = _FLF2V_DEFAULTS
     changes = _DMD_DEFAULTS if checkpoint.pipeline == _DMD else {}
     if len(experts) > 1:
         defaults = defaults_of_two(defaults, checkpoint.pipeline, scheduler)
+    policies = {} if takes_whole_clip(checkpoint) else CALIBRATED  # the reference that is watched has no pictures yet
     return Description(
         geometry=geometry,
         frames=_frames(geometry),
-        conditionings=(_prompt(checkpoint, encoder), *_pictures(checkpoint)),
+        conditionings=(_prompt(checkpoint, encoder), *pictures.conditionings(checkpoint)),
         draws=(Draw(input="latents", shape=(geometry.latent_channels, "F", "h", "w")),),
         defaults=msgspec.structs.replace(defaults, scheduler=from_diffusers(scheduler), **changes),
         scheduler=scheduler,
-        precisions=PRECISIONS,
+        precisions=tuple(name for name in PRECISIONS if name in policies or name not in CALIBRATED),
         experts=experts,
-        policies=CALIBRATED,
+        policies=policies,
     )
 
 
@@ -150,23 +152,6 @@ def _frames(geometry: Geometry) -> Frames:
     scale, (patch, *_) = geometry.vae_scale_factor_temporal, geometry.patch_size
     first, step = scale * (patch - 1) + 1, scale * patch
     return Frames(first=first, step=step, most=first + step * (geometry.max_patches - 1), frames_per_call=(1, scale))
-
-
-def _pictures(checkpoint: Checkpoint) -> list[Conditioning]:
-    if expands_timesteps(checkpoint):
-        fed: dict[str, Any] = {"feeds": first_frame.FEEDS, "given": first_frame.GIVEN, "required": False}
-    elif takes_whole_clip(checkpoint):
-        fed = {"feeds": whole_clip.FEEDS, "given": whole_clip.GIVEN, "following": "vae_encoder_next"}
-    else:
-        return []
-    pictures = pictures_of(checkpoint)
-    if takes_whole_clip(checkpoint) and pictures != 1:  # what CLIP says of one is no place for a second
-        fed |= {"last": "last_image", "last_required": pictures == 2}
-    found: list[Conditioning] = [ImageConditioning(name="image", role="vae_encoder_first", **fed)]
-    if pictures:
-        last = "last_image" if pictures == 2 else None
-        found.append(ImageEmbedsConditioning(name="image", last=last, role="image_encoder", feeds=image_encoder.FEEDS))
-    return found
 
 
 def _prompt(checkpoint: Checkpoint, encoder: UMT5EncoderModel) -> TextConditioning:

@@ -6,6 +6,8 @@ Knows nothing of how pictures are resized. Letters: N pictures, S tokens of one,
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from mutoscope.pictures import CLIP_PIXELS
 from torch import Tensor, nn
@@ -52,7 +54,7 @@ class ImageEncoder(nn.Module):
             hidden = hidden + _linear(layer.mlp.fc2, layer.mlp.activation_fn(inner), dtype).float()
         return hidden.flatten(0, 1)
 
-    def _attention(self, attention: nn.Module, hidden: Tensor) -> Tensor:
+    def _attention(self, attention: Any, hidden: Tensor) -> Tensor:
         heads = self.model.config.num_attention_heads
         q, k, v = (
             _linear(layer, hidden, self.network_dtype)

@@ -68,7 +68,7 @@ class ClipAndImageStep(denoiser.DenoiserStep):
         q, k, v = self._projected(attention, queries, text)
         keys = rms_norm(attention.norm_added_k, linear(attention.add_k_proj, pictures, self.network_dtype))
         values = linear(attention.add_v_proj, pictures, self.network_dtype)
-        keys, values = (each.expand(len(text), -1, -1) for each in (keys, values))
+        keys, values = (each.expand(text.shape[0], -1, -1) for each in (keys, values))
         return self._project(attention, self._mix(q, k, v) + self._mix(q, keys, values))
 
     @staticmethod
