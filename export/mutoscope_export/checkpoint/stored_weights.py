@@ -261,9 +261,9 @@ def _missing(model: torch.nn.Module, expected: Iterable[str], given: Iterable[st
 
 
 def _ignored(model: torch.nn.Module, name: str) -> bool:
-    """Whether the class itself says that a stored weight is none of its own, or computes it anew."""
+    """Whether the class itself says that a stored weight is none of its own."""
     patterns: Any = getattr(model, "_keys_to_ignore_on_load_unexpected", None) or ()
-    return name in dict(model.named_buffers()) or any(re.search(pattern, name) for pattern in patterns)
+    return any(re.search(pattern, name) for pattern in patterns)
 
 
 def _without_base_prefix(
