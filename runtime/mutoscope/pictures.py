@@ -29,13 +29,13 @@ Pixels = NDArray[np.uint8]  # [H, W, 3]
 
 MOST_PIXELS = 2**27  # above the 102 million of the largest cameras; about 1 GB while it is read
 CLIP_PIXELS = 224
+CLIP_MEAN, CLIP_STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
 READABLE = "PNG, JPEG, WebP, GIF, TIFF, BMP, AVIF, JPEG 2000, PPM or QOI"
 # Pillow has more, some of which start other programs or take any bytes for a picture.
 _FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "TIFF", "BMP", "AVIF", "JPEG2000", "PPM", "QOI")
 _FILTERS = threading.Lock()  # those of warnings are the whole process's
 _PHOTOMETRIC = 262  # the tag of a TIFF; 0: the smallest value is white
 _16_BIT = ("I;16", "I;16B", "I;16L", "I;16N")
-_CLIP_MEAN, _CLIP_STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
 # FFmpeg takes each of the tiles of such a picture for a video.
 _HEIF_BRANDS = (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1", b"avif", b"avis")
 
@@ -124,7 +124,7 @@ def for_clip(picture: Pixels, *, name: str = "image") -> NDArray[np.float32]:
     resized = np.asarray(Image.fromarray(picture).resize((columns, rows), Image.Resampling.BICUBIC))
     top, left = ((side - CLIP_PIXELS) // 2 for side in (rows, columns))
     values = resized[top : top + CLIP_PIXELS, left : left + CLIP_PIXELS] * np.float64(1 / 255)
-    normal = (values.astype(np.float32) - np.array(_CLIP_MEAN, np.float32)) / np.array(_CLIP_STD, np.float32)
+    normal = (values.astype(np.float32) - np.array(CLIP_MEAN, np.float32)) / np.array(CLIP_STD, np.float32)
     return np.ascontiguousarray(normal.transpose(2, 0, 1))
 
 

@@ -23,6 +23,7 @@ DTYPES = {"BF16": torch.bfloat16, "F16": torch.float16, "F32": torch.float32}
 
 # By the library of the class: the name that weights have without suffix, and whether an index is looked for first.
 _NAMES = {"diffusers": ("diffusion_pytorch_model", True), "transformers": ("model", False)}
+_OF_CLIP = "vision_model"  # what names of its vision model began with until transformers 5
 _COMPILED = "_orig_mod."
 _ORIGINS = {
     _COMPILED: "as torch.compile names them",
@@ -278,9 +279,11 @@ def _without_base_prefix(
     model: torch.nn.Module, shapes: Mapping[str, tuple[int, ...]], expected: Mapping[str, Any]
 ) -> Mapping[str, tuple[int, ...]]:
     """transformers takes the weights of a base model from those of a larger model around it."""
-    base: str = getattr(model, "base_model_prefix", "") or ""
-    without = {name.removeprefix(f"{base}."): shape for name, shape in shapes.items()}
-    return without if base and without.keys() & expected.keys() else shapes
+    for prefix in (getattr(model, "base_model_prefix", ""), _OF_CLIP):
+        without = {name.removeprefix(f"{prefix}."): shape for name, shape in shapes.items()}
+        if prefix and without.keys() & expected.keys():
+            return without
+    return shapes
 
 
 def _refuse_prefix(component: str, model: torch.nn.Module, given: Iterable[str], expected: Iterable[str]) -> None:

@@ -9,6 +9,7 @@ Knows the roles of graphs and their sizes. Knows nothing of libraries and logs.
     vae_decoder_*     12 times its widest feature map, in 16 bits
     vae_encoder_*     12 feature maps of 96 channels as large as its frames, and 3 times the scores of its attention,
                       in 16 bits
+    image_encoder     it has a few hundred tokens of a thousand channels
 
 and 256 MB are never refused. A hidden state is B x tokens x width, where the width is that of the attention, heads
 times head size, as the compiler's parser sees it. Denoisers of Wan 2.1, 1.3B and 14B, take 8.7 to 9.9 in the
@@ -50,6 +51,8 @@ def budget_bytes(graph: Graph, symbols: Mapping[str, int], geometry: Geometry, c
         named = {name for tensor in graph.inputs for size in tensor.shape for name in symbols_of(size)}
         tokens = max((symbols[name] for name in named & symbols.keys() - set("BFhwK")), default=1)  # of its own text
         budget = symbols["B"] * tokens * (ENCODER_HIDDEN_STATES * width + SCORES * heads * tokens) * 4
+    elif kind == "small":
+        budget = 0
     else:
         values = _values_of_frames(graph, symbols) if kind == "encoder" else _widest_feature_map(graph, symbols)
         budget = FEATURE_MAPS * values * 2

@@ -18,7 +18,17 @@ from ..solvers.solvers import build_schedule
 from ..values.frame_rates import parse_frame_rate
 from .contract import DENOISE, LOOP_INPUTS, ROLES, TILED
 from .interface import complaints_of, interface_of, written
-from .manifest import FORMAT_VERSION, MANIFEST, NUMBERS, Graph, GraphTensor, Manifest, NumberConditioning
+from .manifest import (
+    FORMAT_VERSION,
+    MANIFEST,
+    NUMBERS,
+    Graph,
+    GraphTensor,
+    ImageEmbedsConditioning,
+    Manifest,
+    NumberConditioning,
+    TextConditioning,
+)
 
 
 def decode_manifest(content: bytes) -> Manifest:
@@ -105,12 +115,6 @@ def _wrong_conditionings(manifest: Manifest) -> Iterator[str]:
             yield f"the conditioning {text.name} has the encoder {text.role!r}; it must be one of {_listed(encoders)}"
         if text.negative is not None and not isinstance(getattr(manifest.defaults, text.negative, None), str):
             yield f"the conditioning {text.name} has the negative text {text.negative!r}, which has no default"
-    of_pictures = [name for name, role in ROLES.items() if role.takes.keys() == {"frames"} and role.caches != "passes"]
-    for image in manifest.images:
-        if image.role not in of_pictures:
-            yield f"the conditioning {image.name} has the encoder {image.role!r}; use one of {_listed(of_pictures)}"
-        elif unknown := set(image.feeds) - set(ROLES[image.role].gives):
-            yield f"the conditioning {image.name} feeds {_listed(unknown)}, which the {image.role} does not give"
     for number in manifest.numbers:
         if number.name not in NUMBERS:
             yield f"the conditioning {number.name} is not a number with a default; use one of {_listed(NUMBERS)}"
@@ -120,11 +124,34 @@ def _wrong_conditionings(manifest: Manifest) -> Iterator[str]:
     yield from _twice("more than one size has the symbol", [*(text.symbol for text in manifest.texts), *"BFhwK"])
 
 
+def _wrong_pictures(manifest: Manifest) -> Iterator[str]:
+    for image in manifest.images:
+        for encoder, calls, caches in ((image.role, "first call", "gives"), (image.following, "other calls", "passes")):
+            known = [name for name, role in ROLES.items() if "frames" in role.takes and role.caches == caches]
+            if encoder is not None and encoder not in known:
+                yield (
+                    f"the conditioning {image.name} has the encoder {encoder!r} for its {calls}; use one of "
+                    f"{_listed(known)}"
+                )
+            elif encoder is not None and (unknown := set(image.feeds) - set(ROLES[encoder].gives)):
+                yield f"the conditioning {image.name} feeds {_listed(unknown)}, which the {encoder} does not give"
+        if image.last is not None and image.following is None:
+            yield f"the conditioning {image.name} has the last frame {image.last!r}, and no encoder for its other calls"
+
+    encoders = [name for name, role in ROLES.items() if "pixels" in role.takes]
+    for embeds in manifest.image_embeds:
+        if embeds.role not in encoders:
+            yield f"the conditioning {embeds.name} has the encoder {embeds.role!r}; use one of {_listed(encoders)}"
+        elif unknown := set(embeds.feeds) - set(ROLES[embeds.role].gives):
+            yield f"the conditioning {embeds.name} feeds {_listed(unknown)}, which the {embeds.role} does not give"
+
+
 def _wrong_feeds(manifest: Manifest) -> Iterator[str]:
     """Inputs of the denoiser that two sources feed, or another one than may, and latents that nothing draws."""
     inputs = [number.input for number in manifest.numbers]
     inputs += [name for text in manifest.texts for name in text.feeds.values()]
     inputs += [name for image in manifest.images for name in (*image.feeds.values(), image.given)]
+    inputs += [name for embeds in manifest.image_embeds for name in embeds.feeds.values()]
     inputs += [draw.input for draw in manifest.draws]
     yield from _twice("more than one conditioning or draw feeds the denoiser's input", inputs)
     if taken := (set(LOOP_INPUTS) - {"latents"}) & set(inputs):
@@ -159,7 +186,7 @@ def _wrong_frames(manifest: Manifest) -> Iterator[str]:
         yield f"videos have {found}, ... latent frames; each must be a multiple of {patch}, the patch of the denoiser"
 
 
-_OF_DATA = (_wrong_experts, _wrong_conditionings, _wrong_feeds, _wrong_frames)
+_OF_DATA = (_wrong_experts, _wrong_conditionings, _wrong_pictures, _wrong_feeds, _wrong_frames)
 
 
 def _wrong_graphs(manifest: Manifest) -> Iterator[str]:
@@ -212,7 +239,7 @@ def _wrongly_passed(chain: list[Graph]) -> Iterator[str]:
 
 
 def _disagreements(manifest: Manifest) -> Iterator[str]:
-    """Where one graph gives another form than the next takes: of caches, features, and encoded texts."""
+    """Where one graph gives another form than the next takes: of caches, features, and encoded texts and pictures."""
     chains = {(chain[0].role, chain[0].precision): interface_of(chain) for chain in _chains(manifest.graphs)}
     for (role, precision), interface in chains.items():
         following = chains.get((role.replace("_first", "_next"), precision))
@@ -229,15 +256,16 @@ def _disagreements(manifest: Manifest) -> Iterator[str]:
     if len(features) > 1:
         found = " and ".join(sorted(map(written, features)))
         yield f"the decoder's graphs give and take features as {found}; these must be equal"
-    for text in manifest.texts:
-        for output, name in text.feeds.items():
+    into_tokens: Iterable[TextConditioning | ImageEmbedsConditioning] = (*manifest.texts, *manifest.image_embeds)
+    for encoded in into_tokens:
+        for output, name in encoded.feeds.items():
             shapes = {each.outputs[output].shape for (role, _), each in chains.items()
-                      if role == text.role and output in each.outputs}  # fmt: skip
+                      if role == encoded.role and output in each.outputs}  # fmt: skip
             shapes |= {each.inputs[name].shape for (role, _), each in chains.items()
                        if ROLES[role].stage == DENOISE and name in each.inputs}  # fmt: skip
             if len(shapes) > 1:
                 found = " and ".join(sorted(f"[{', '.join(map(str, shape))}]" for shape in shapes))
-                yield f"the {text.role} and the denoiser have {name} in the shapes {found}; these must be equal"
+                yield f"the {encoded.role} and the denoiser have {name} in the shapes {found}; these must be equal"
 
 
 def _listed(names: Iterable[str]) -> str:

@@ -79,6 +79,10 @@ _TEXT = {"input_ids": Tensor("int64", ("B", "L")), "attention_mask": Tensor("int
 _PICTURES = {"frames": Tensor("float32", ("frames", "height", "width", 3))}
 _CONDITION = {"condition": Tensor("float32", ("channels", "latents", "h", "w"))}
 
+_PIXELS = {"pixels": Tensor("float32", ("*", 3, "*", "*"))}
+_IMAGE_EMBEDS = {"image_embeds": Tensor("float32", ("*", "*"))}
+
+_IMAGE_ENCODER = Role(CONDITION, _PIXELS, _IMAGE_EMBEDS, grows_with="", budget="small", once=True, needed=False)
 _ENCODER_FIRST = Role(CONDITION, _PICTURES, _CONDITION, "hw", "encoder", caches="gives", once=True, needed=False)
 _ENCODER_NEXT = Role(CONDITION, _PICTURES, _CONDITION, "hw", "encoder", caches="passes", needed=False)
 _DENOISER = Role(DENOISE, _LOOP, _STEP, grows_with="BFhw", budget="denoiser")
@@ -97,6 +101,7 @@ _TEXT_ENCODER = Role(CONDITION, _TEXT, {}, grows_with="BL", budget="text", once=
 
 ROLES: Mapping[str, Role] = {
     **_numbered("text_encoder", _TEXT_ENCODER, most=3),
+    "image_encoder": _IMAGE_ENCODER,
     "denoiser": _DENOISER,
     "denoiser_low": Role(DENOISE, _LOOP, _STEP, grows_with="BFhw", budget="denoiser", needed=False),
     "vae_encoder_first": _ENCODER_FIRST,
@@ -112,3 +117,9 @@ TILED = tuple(name for name, role in ROLES.items() if role.tiled)
 def stage_of(role: str) -> str:
     """The stage that runs the graph of a role."""
     return ROLES[role].stage
+
+
+def open_with(role: str) -> str:
+    """The name that roles share whose graphs are open at the same time: of a stage, or of one encoder or expert."""
+    stage = stage_of(role)
+    return stage if stage == DECODE else role.removesuffix("_first").removesuffix("_next")

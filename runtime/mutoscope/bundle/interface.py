@@ -54,10 +54,19 @@ def fed_by_number_or_seed(manifest: Manifest) -> Tensors:
 
 def fed_by_pictures(manifest: Manifest) -> Tensors:
     """The inputs of a denoiser that pictures feed: their latent frames, and which of the video's these are."""
-    latent: Shape = (manifest.geometry.latent_channels, 1, "h", "w")
-    named = {name: latent for image in manifest.images for name in image.feeds.values()}
-    named |= {image.given: ("F",) for image in manifest.images}
+    channels, scale = manifest.geometry.latent_channels, manifest.geometry.vae_scale_factor_temporal
+    named: dict[str, Shape] = {}
+    for image in manifest.images:
+        count: int | str = 1 if image.following is None else "F"
+        named |= dict.fromkeys(image.feeds.values(), (channels, count, "h", "w"))
+        named[image.given] = ("F",) if image.following is None else (scale, "F")
     return {name: GraphTensor(name=name, dtype="float32", shape=shape) for name, shape in named.items()}
+
+
+def fed_by_image_embeds(manifest: Manifest) -> Tensors:
+    """The inputs of a denoiser that are tokens of pictures, as many as the encoder gives."""
+    names = [name for each in manifest.image_embeds for name in each.feeds.values()]
+    return {name: GraphTensor(name=name, dtype="float32", shape=(ANY, ANY)) for name in names}
 
 
 def complaints_of(manifest: Manifest, parts: Sequence[Graph]) -> list[str]:
@@ -68,7 +77,8 @@ def complaints_of(manifest: Manifest, parts: Sequence[Graph]) -> list[str]:
     if role.stage == DENOISE:
         embeds = [name for text in manifest.texts for name in text.feeds.values()]
         embedded = {name: _embeds(name) for name in embeds}
-        takes = {**embedded, **fed_by_pictures(manifest), **fed_by_number_or_seed(manifest), **takes}
+        of_pictures = {**fed_by_pictures(manifest), **fed_by_image_embeds(manifest)}
+        takes = {**embedded, **of_pictures, **fed_by_number_or_seed(manifest), **takes}
     gives |= {name: _embeds(name) for text in manifest.texts if text.role == graph.role for name in text.feeds}
     if role.caches:
         gives |= {name: tensor for name, tensor in found.outputs.items() if tensor in found.caches.values()}

@@ -7,7 +7,7 @@ refused by `checks.py`.
 from __future__ import annotations
 
 import re
-from typing import Annotated, Any
+from typing import Annotated, Any, ClassVar
 
 import msgspec
 from mutoscope_engines.device.device import ITEM_BYTES
@@ -133,6 +133,16 @@ class TextConditioning(_Record, frozen=True, tag_field="kind", tag="text"):
         "L"  # the length of its tokens in the shapes of graphs
     )
 
+    @property
+    def fields(self) -> tuple[str, ...]:
+        """Those of the request that it reads."""
+        return (self.name,) if self.negative is None else (self.name, self.negative)
+
+    @property
+    def roles(self) -> tuple[str, ...]:
+        """The graphs that encode it."""
+        return (self.role,)
+
 
 class NumberConditioning(_Record, frozen=True, tag_field="kind", tag="number"):
     """A number of the request, such as the frame rate, as an input f32 `[1]` of the denoiser.
@@ -144,23 +154,69 @@ class NumberConditioning(_Record, frozen=True, tag_field="kind", tag="number"):
     input: str  # of the denoiser
     minimum: Single
     maximum: Single
+    roles: ClassVar[tuple[str, ...]] = ()
+
+    @property
+    def fields(self) -> tuple[str, ...]:
+        """As `TextConditioning` has it."""
+        return (self.name,)
 
 
 class ImageConditioning(_Record, frozen=True, tag_field="kind", tag="image"):
-    """A picture that the video begins with: the VAE makes a latent frame of it, an input of the denoiser.
+    """A picture that the video begins with, and maybe one that it ends with: the VAE makes latent frames of them.
 
-    `name` is the field of the request; `feeds` maps outputs of the encoder to inputs of the denoiser. Where it is not
-    required and no picture is given, all of these inputs are zeros.
+    `name` and `last` are the fields of the request; `feeds` maps outputs of the encoder to inputs of the denoiser.
+    Without `following` the picture alone is encoded, into one latent frame. With it the whole clip is, whose frames are
+    mid grey where no picture is: into as many latent frames as the video has. Where it is not required and no picture
+    is given, all of these inputs are zeros.
     """
 
     name: str
-    role: str  # the graph that encodes it
+    role: str  # the graph that encodes the first frame
     feeds: dict[str, str]
-    given: str  # an input f32 `[F]` of the denoiser: 1 for the latent frame that the picture is, 0 for all others
+    # An input of the denoiser, f32 `[F]`: 1 for the latent frame that the picture is, 0 for all others. Of a whole clip
+    # `[frames of a latent frame, F]`: 1 for each frame that a picture is; the first frame counts for all of its latent.
+    given: str
     required: bool = True
+    following: str | None = None  # the graph that encodes the frames of every other call
+    last: str | None = None
+    last_required: bool = False
+
+    @property
+    def fields(self) -> tuple[str, ...]:
+        """As `TextConditioning` has it."""
+        return (self.name,) if self.last is None else (self.name, self.last)
+
+    @property
+    def roles(self) -> tuple[str, ...]:
+        """As `TextConditioning` has it, the one for the first call first."""
+        return (self.role,) if self.following is None else (self.role, self.following)
 
 
-Conditioning = TextConditioning | NumberConditioning | ImageConditioning
+class ImageEmbedsConditioning(_Record, frozen=True, tag_field="kind", tag="image_embeds"):
+    """Pictures as CLIP sees them: tokens of what they show, for the denoiser to attend to.
+
+    `name` and `last` are the fields of the request, both of which are needed; `feeds` maps outputs of the encoder to
+    inputs of the denoiser.
+    """
+
+    name: str
+    role: str  # the graph that encodes them
+    feeds: dict[str, str]
+    last: str | None = None
+
+    @property
+    def fields(self) -> tuple[str, ...]:
+        """As `TextConditioning` has it."""
+        return (self.name,) if self.last is None else (self.name, self.last)
+
+    @property
+    def roles(self) -> tuple[str, ...]:
+        """As `TextConditioning` has it."""
+        return (self.role,)
+
+
+Conditioning = TextConditioning | NumberConditioning | ImageConditioning | ImageEmbedsConditioning
 
 
 class Expert(_Record, frozen=True):
@@ -309,16 +365,19 @@ class Manifest(_Record, frozen=True):
         return tuple(each for each in self.conditionings if isinstance(each, ImageConditioning))
 
     @property
+    def image_embeds(self) -> tuple[ImageEmbedsConditioning, ...]:
+        """The conditionings that are pictures as tokens."""
+        return tuple(each for each in self.conditionings if isinstance(each, ImageEmbedsConditioning))
+
+    @property
     def followed(self) -> tuple[str, ...]:
         """The fields of a request that its conditionings read, what guidance steers away from included."""
-        named = [(each.name, getattr(each, "negative", None)) for each in self.conditionings]
-        return tuple(name for names in named for name in names if name is not None)
+        return tuple(dict.fromkeys(name for each in self.conditionings for name in each.fields))
 
     @property
     def roles(self) -> tuple[str, ...]:
         """The roles whose graphs a video of this bundle runs, in order."""
-        named = {text.role for text in self.texts} | {image.role for image in self.images}
-        named |= {expert.role for expert in self.experts}
+        named = {role for each in self.conditionings for role in each.roles} | {each.role for each in self.experts}
         return tuple(name for name, role in ROLES.items() if name in named or (role.needed and role.stage != DENOISE))
 
     def roles_of(self, stage: str) -> tuple[str, ...]:

@@ -20,6 +20,7 @@ CONDITIONS = {  # by the record of the manifest
     "TextConditioning": "mutoscope.conditions.text:TextCondition",
     "NumberConditioning": "mutoscope.conditions.number:NumberCondition",
     "ImageConditioning": "mutoscope.conditions.image:ImageCondition",
+    "ImageEmbedsConditioning": "mutoscope.conditions.image_embeds:ImageEmbedsCondition",
 }
 
 
@@ -32,9 +33,9 @@ def load_conditions(bundle: Bundle) -> tuple[Condition, ...]:
     known = [field.name for field in fields(VideoRequest)]
     loaded = []
     for about in bundle.manifest.conditionings:
-        if about.name not in known:
+        if unknown := [name for name in about.fields if name not in known]:
             raise BundleError(
-                f"the bundle needs the parameter {about.name!r}, and this version of Mutoscope does not have it; it "
+                f"the bundle needs the parameter {unknown[0]!r}, and this version of Mutoscope does not have it; it "
                 f"has: {', '.join(known)}. Install a newer Mutoscope"
             )
         module, _, name = CONDITIONS[type(about).__name__].partition(":")

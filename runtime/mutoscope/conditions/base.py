@@ -6,18 +6,19 @@ Knows neither kinds nor graphs.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
-from mutoscope_engines.session import Feeds, Host, Tensor
+from mutoscope_engines.session import Feeds, Host
 from numpy.typing import NDArray
 
 from ..bundle.manifest import Defaults
 
-Run = Callable[[Feeds], Mapping[str, Tensor]]
-UseGraph = Callable[[str, Feeds], Mapping[str, Host]]  # runs the graph of a role once
+UseGraphs = Callable[[Sequence[str], Iterable[Feeds]], Sequence[Mapping[str, Host]]]
+"""Runs a graph once for each of the feeds, and gives what each call gave. Of two roles, the first is for the first
+call, and caches pass from call to call."""
 
 
 @dataclass(frozen=True)
@@ -34,7 +35,7 @@ class Settled:
     """A value of the request, checked and ready: what a condition encodes later, and nothing that it would have to ask.
 
     Attributes:
-        feeds: the inputs of its graph, or of the denoiser where it has none, by name.
+        feeds: what decides about what it is encoded into, by name: inputs of its graphs or of the denoiser.
         symbols: the sizes that it gives to symbols in the shapes of graphs.
         facts: what a plan says of it, by the names of the request.
         notes: what the caller should know, for a person.
@@ -63,7 +64,7 @@ class Condition(ABC):
         """
 
     @abstractmethod
-    def encode(self, settled: Settled, run: UseGraph) -> dict[str, Host]:
+    def encode(self, settled: Settled, run: UseGraphs) -> dict[str, Host]:
         """The inputs of the denoiser that it feeds, by name; those with a row a branch begin with the negative one."""
 
 

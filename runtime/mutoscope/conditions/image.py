@@ -1,16 +1,18 @@
-"""A picture of the request as the first frame of the video.
+"""Pictures of the request as the first and the last frame of the video.
 
-Knows how it is resized, and which inputs of the denoiser it feeds. Knows nothing of picture files, or of what a model
-does with a frame.
+Knows how they are resized, what stands for frames that are not given, and which inputs of the denoiser all of this
+feeds. Knows nothing of picture files, or of what a model does with a frame.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import numpy as np
-from mutoscope_engines.session import Host
+from mutoscope_engines.session import Feeds, Host
 from mutoscope_engines.symbols import sized
+from numpy.typing import NDArray
 
 from ..bundle.bundle import Bundle
 from ..bundle.interface import fed_by_pictures
@@ -18,13 +20,17 @@ from ..bundle.manifest import Defaults, ImageConditioning
 from ..errors import EXPORT_AGAIN, BundleError, RequestError
 from ..pictures import fitted, read_picture
 from ..request import PICTURES
-from .base import Condition, Settled, UseGraph, VideoSize
+from .base import Condition, Settled, UseGraphs, VideoSize
 
 _FRAMES = "frames"  # the input of the encoder
+_GREY = 127.5  # the middle of the levels 0..255, which a frame has that no picture is
 
 
 class ImageCondition(Condition):
-    """A picture, resized to the video, and encoded once. Where none is given, the inputs that it feeds are zeros."""
+    """Pictures, resized to the video, and encoded: the first alone, or within a clip that is grey between them.
+
+    Where none is given, the inputs that they feed are zeros.
+    """
 
     def __init__(self, about: ImageConditioning, bundle: Bundle) -> None:
         if about.name not in PICTURES:
@@ -33,25 +39,73 @@ class ImageCondition(Condition):
                 f"mend the bundle, {EXPORT_AGAIN}"
             )
         self._about = about
+        self._frames, self._scale = bundle.manifest.frames, bundle.manifest.geometry.vae_scale_factor_temporal
         own = {about.given, *about.feeds.values()}
         self._shapes = {name: each.shape for name, each in fed_by_pictures(bundle.manifest).items() if name in own}
 
     def settle(self, request: Any, defaults: Defaults, *, guided: bool, size: VideoSize) -> Settled:
-        about, source = self._about, getattr(request, self._about.name)
+        about = self._about
+        sources = {name: source for name in about.fields if (source := getattr(request, name)) is not None}
+        self._refuse_missing(sources)
         fed = {name: np.zeros(sized(shape, size.symbols), np.float32) for name, shape in self._shapes.items()}
-        if source is None:
-            if about.required:
-                raise RequestError(f"this model makes a video from a picture; give {about.name}, such as a PNG file")
+        if not sources:
             return Settled(fed)
-        picture = read_picture(source, name=about.name)
-        frame = fitted(picture.pixels, size.height, size.width)
-        fed[about.given][0] = 1
-        feeds = {_FRAMES: frame[None].astype(np.float32), about.given: fed[about.given]}
-        return Settled(feeds, facts={about.name: picture.identity}, notes=picture.notes)
+        pictures = {name: read_picture(source, name=name) for name, source in sources.items()}
+        shown = {name: fitted(each.pixels, size.height, size.width) for name, each in pictures.items()}
+        fed[about.given] = self._given(fed[about.given], ends=about.last in shown)
+        return Settled(
+            {**shown, about.given: fed[about.given]},
+            facts={name: each.identity for name, each in pictures.items()},
+            notes=tuple(note for each in pictures.values() for note in each.notes),
+        )
 
-    def encode(self, settled: Settled, run: UseGraph) -> dict[str, Host]:
-        if _FRAMES not in settled.feeds:
+    def encode(self, settled: Settled, run: UseGraphs) -> dict[str, Host]:
+        about = self._about
+        if about.name not in settled.feeds:
             return dict(settled.feeds)
-        outputs = run(self._about.role, {_FRAMES: settled.feeds[_FRAMES]})
-        encoded = {name: outputs[output] for output, name in self._about.feeds.items()}
-        return encoded | {self._about.given: settled.feeds[self._about.given]}
+        calls = run(about.roles, self._chunks(settled.feeds))
+        encoded = {name: np.concatenate([each[output] for each in calls], axis=1)
+                   for output, name in about.feeds.items()}  # fmt: skip
+        return encoded | {about.given: settled.feeds[about.given]}
+
+    def _refuse_missing(self, sources: Mapping[str, Any]) -> None:
+        about = self._about
+        if about.required and about.name not in sources:
+            raise RequestError(f"this model makes a video from a picture; give {about.name}, such as a PNG file")
+        if about.last_required and about.last not in sources:
+            raise RequestError(f"this model makes a video between two pictures; give {about.last}, such as a PNG file")
+        if about.last in sources and about.name not in sources:
+            raise RequestError(f"{about.last} is only for a video that begins with a picture; give {about.name}, too")
+
+    def _given(self, none: NDArray[np.float32], *, ends: bool) -> NDArray[np.float32]:
+        """Which frames are pictures, in the shape of `none`."""
+        if self._about.following is None:
+            none[0] = 1
+            return none
+        by_frame = none.T.ravel()  # as if each latent frame of the first call, too, were so many frames
+        num_first = self._scale * self._frames.latents_per_call[0] - self._frames.frames_per_call[0] + 1
+        if ends and by_frame.size == num_first:
+            raise RequestError(
+                f"a video of one frame has no end for {self._about.last}; leave it out, or raise num_frames"
+            )
+        by_frame[:num_first] = 1
+        if ends:
+            by_frame[-1] = 1
+        return np.ascontiguousarray(by_frame.reshape(none.shape[::-1]).T)
+
+    def _chunks(self, feeds: Mapping[str, Host]) -> Iterator[Feeds]:
+        """The frames of each call, f32 `[T, H, W, 3]`; no more of the clip is in memory at once."""
+        about, picture = self._about, feeds[self._about.name]
+        (first, following), (_, latents) = self._frames.frames_per_call, self._frames.latents_per_call
+        if about.following is None:
+            yield {_FRAMES: picture[None].astype(np.float32)}
+            return
+        last = None if about.last is None else feeds.get(about.last)
+        calls = 1 + (feeds[about.given].shape[1] - self._frames.latents_per_call[0]) // latents
+        for call in range(calls):
+            frames = np.full((following if call else first, *picture.shape), _GREY, np.float32)
+            if call == 0:
+                frames[0] = picture
+            if call == calls - 1 and last is not None:
+                frames[-1] = last
+            yield {_FRAMES: frames}

@@ -10,7 +10,7 @@ from ..bundle.bundle import Bundle
 from ..bundle.manifest import Defaults, NumberConditioning
 from ..values import checks
 from ..values.frame_rates import parse_frame_rate, plain_frame_rate
-from .base import Condition, Settled, UseGraph, VideoSize, scalar
+from .base import Condition, Settled, UseGraphs, VideoSize, scalar
 
 
 class NumberCondition(Condition):
@@ -31,5 +31,5 @@ class NumberCondition(Condition):
         )
         return Settled({about.input: scalar(number)}, facts={about.name: plain_frame_rate(rate) if rate else number})
 
-    def encode(self, settled: Settled, run: UseGraph) -> dict[str, Host]:
+    def encode(self, settled: Settled, run: UseGraphs) -> dict[str, Host]:
         return dict(settled.feeds)

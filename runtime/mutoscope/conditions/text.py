@@ -16,7 +16,7 @@ from ..bundle.bundle import Bundle
 from ..bundle.manifest import Defaults, TextConditioning
 from ..errors import BundleError, RequestError
 from ..values import checks
-from .base import Condition, Settled, UseGraph, VideoSize
+from .base import Condition, Settled, UseGraphs, VideoSize
 from .cleaning import CLEANINGS
 
 
@@ -128,6 +128,6 @@ class TextCondition(Condition):
             feeds = {name: np.repeat(row, 2, axis=0) for name, row in feeds.items()}
         return Settled(feeds, {about.symbol: length}, facts, notes)
 
-    def encode(self, settled: Settled, run: UseGraph) -> dict[str, Host]:
-        outputs = run(self._about.role, settled.feeds)
+    def encode(self, settled: Settled, run: UseGraphs) -> dict[str, Host]:
+        (outputs,) = run(self._about.roles, [settled.feeds])
         return {name: outputs[output] for output, name in self._about.feeds.items()}

@@ -15,7 +15,7 @@ from mutoscope_engines.session import Backend, EngineWanted, Figures
 from mutoscope_engines.symbols import sized
 
 from ..bundle.bundle import Bundle
-from ..bundle.contract import CONDITION, DECODE, DENOISE, ROLES, STAGES, TILED, stage_of
+from ..bundle.contract import CONDITION, DECODE, DENOISE, ROLES, STAGES, TILED, open_with, stage_of
 from ..bundle.manifest import Frames, Graph, GraphTensor
 from ..errors import BackendUnavailableError
 from .memory_plan import MemoryOption, Stage
@@ -121,9 +121,8 @@ def stages_of(
 
 def _open_together(stage: str, roles: Sequence[str]) -> dict[str, Sequence[str]]:
     """The roles whose graphs are open at the same time, by the name under which their memory is planned."""
-    if stage == DECODE or len(roles) == 1:
-        return {stage: roles}
-    return {role: [role] for role in roles}
+    together: dict[str, Sequence[str]] = {name: list(some) for name, some in groupby(roles, open_with)}
+    return {stage: roles} if len(together) == 1 else together
 
 
 def _in_turns(sizes: Sizes, role: str, branches: Sequence[int]) -> list[_Run]:

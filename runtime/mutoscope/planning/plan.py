@@ -13,7 +13,7 @@ from functools import cache
 from operator import attrgetter
 from typing import TYPE_CHECKING, Any, get_type_hints
 
-from ..bundle.contract import DECODE, ROLES, stage_of
+from ..bundle.contract import DECODE, ROLES, open_with, stage_of
 from ..codec import from_plain, to_plain
 from ..conditions.base import Condition, Settled
 from ..errors import RequestError
@@ -160,7 +160,8 @@ class Plan:
         """How the graph of a role runs: as its stage does, or by itself where it is one of several experts or
         encoders."""
         options = self.memory.options
-        return options[role] if role in options else options[stage_of(role)]
+        own = open_with(role)
+        return options[own] if own in options else options[stage_of(role)]
 
     def runs_once(self, role: str) -> bool:
         """Whether a graph runs once before it is closed."""

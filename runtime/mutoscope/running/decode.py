@@ -20,6 +20,7 @@ from ..errors import ShapeError
 from ..output.frames import Frames, refuse_unlike
 from ..planning.plan import Plan
 from ..planning.tiles import tiles_of
+from .calls import call_by_call
 from .loaded import LoadedGraphs
 
 
@@ -57,12 +58,8 @@ class _Part:
     gives: str
 
     @property
-    def first(self) -> str:
-        return f"{self.name}_first"
-
-    @property
-    def following(self) -> str:
-        return f"{self.name}_next"
+    def roles(self) -> tuple[str, str]:
+        return f"{self.name}_first", f"{self.name}_next"
 
 
 _FEATURES = _Part("vae_features", "latents", "features")
@@ -93,21 +90,11 @@ def _slices(latents: Host, lengths: Lengths) -> Iterator[Host]:
 
 
 def _calls(graphs: LoadedGraphs, plan: Plan, part: _Part, values: Iterable[Tensor | Host]) -> Generator[Tensor]:
-    """One half of the decoder, call after call; the caches pass from one to the next."""
-    caches: dict[str, Tensor] = {}
-    with ExitStack() as first, ExitStack() as following:
-        for index, value in enumerate(values):
-            if index == 0:
-                run = first.enter_context(graphs.use(part.first, plan))
-            elif index == 1:
-                run = following.enter_context(graphs.use(part.following, plan))
-            outputs = run({part.takes: value, **caches})
-            if index == 1:
-                first.close()  # its caches have been taken over
-            result = outputs.pop(part.gives)
-            # A graph may not give an output the name of an input, so "next_cache_0" becomes "cache_0".
-            caches = {name.removeprefix("next_"): cache for name, cache in outputs.items()}
-            yield result
+    """One half of the decoder, call after call."""
+    feeds = ({part.takes: value} for value in values)
+    with closing(call_by_call(graphs, plan, part.roles, feeds)) as calls:
+        for outputs in calls:
+            yield outputs[part.gives]
 
 
 def _in_tiles(graphs: LoadedGraphs, plan: Plan, features: list[Host]) -> Iterator[Tensor]:

@@ -1,17 +1,19 @@
-"""What the video follows into inputs of the denoiser: the graphs of the conditionings, each once.
+"""What the video follows into inputs of the denoiser: the graphs of the conditionings.
 
 Knows conditions and graphs. Knows nothing of what any of them means.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import closing
 
 import numpy as np
 from mutoscope_engines.session import Feeds, Host
 
-from ..conditions.base import Condition, Settled, UseGraph
+from ..conditions.base import Condition, Settled, UseGraphs
 from ..planning.plan import Job
+from .calls import call_by_call
 from .loaded import LoadedGraphs
 
 
@@ -25,7 +27,7 @@ class EncodedConditions:
     def __init__(self) -> None:
         self._last: dict[Condition, tuple[Mapping[str, Host], dict[str, Host]]] = {}
 
-    def encode(self, condition: Condition, settled: Settled, run: UseGraph) -> dict[str, Host]:
+    def encode(self, condition: Condition, settled: Settled, run: UseGraphs) -> dict[str, Host]:
         """What `Condition.encode` gives, from the last time where nothing differs."""
         if condition in self._last:
             feeds, encoded = self._last[condition]
@@ -44,9 +46,9 @@ def encode(graphs: LoadedGraphs, job: Job, kept: EncodedConditions | None = None
     """
     kept = kept or EncodedConditions()
 
-    def run(role: str, feeds: Feeds) -> dict[str, Host]:
-        with graphs.use(role, job.plan) as graph:
-            return {name: tensor.numpy() for name, tensor in graph(feeds).items()}
+    def run(roles: Sequence[str], feeds: Iterable[Feeds]) -> list[dict[str, Host]]:
+        with closing(call_by_call(graphs, job.plan, roles, feeds)) as calls:
+            return [{name: tensor.numpy() for name, tensor in outputs.items()} for outputs in calls]
 
     encoded: dict[str, Host] = {}
     for condition, settled in job.conditions:

@@ -138,13 +138,19 @@ def test_a_model_that_needs_a_picture_says_so_and_one_that_takes_none_refuses_it
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"role": "text_encoder"}, "image has the encoder 'text_encoder'; use one of vae_encoder_first"),
-        ({"role": "eye"}, "image has the encoder 'eye'; use one of vae_encoder_first"),
+        (
+            {"role": "text_encoder"},
+            "image has the encoder 'text_encoder' for its first call; use one of",
+        ),
+        ({"role": "eye"}, "image has the encoder 'eye' for its first call; use one of vae_encoder_first"),
         ({"feeds": {"pixels": "seen"}}, "image feeds pixels, which the vae_encoder_first does not give"),
         ({"given": "state"}, "feeds the denoiser's input state, which only the steps may feed"),
         ({"given": "seen"}, "more than one conditioning or draw feeds the denoiser's input seen"),
         ({"given": "shown"}, "the graph of the denoiser in fp32 has no input shown"),
-        ({"role": "vae_encoder_next"}, "image has the encoder 'vae_encoder_next'; use one of vae_encoder_first"),
+        ({"role": "vae_encoder_next"}, "'vae_encoder_next' for its first call; use one of vae_encoder_first"),
+        ({"following": "vae_encoder_next"}, "no graph has the role vae_encoder_next"),
+        ({"last": "last_image"}, "image has the last frame 'last_image', and no encoder for its other calls"),
+        ({"last": "ending", "following": "vae_encoder_first"}, "for its other calls; use one of vae_encoder_next"),
     ],
 )
 def test_a_manifest_whose_picture_cannot_be_encoded_or_fed_is_refused(

@@ -12,7 +12,8 @@ so modulation has no batch dimension and enters each layer normalization as its 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import torch
 from diffusers import WanTransformer3DModel
@@ -26,8 +27,12 @@ from .modulation import Modulation
 
 # Weights whose products `int8` quantizes. Time and patch embedding, modulation and the last projection stay float32.
 QUANTIZABLE_WEIGHTS = (
-    r"blocks\.\d+\.(attn[12]\.to_(q|k|v|out\.0)|ffn\.net\.(0\.proj|2))\.weight|text_embedder\..*weight"
+    r"blocks\.\d+\.(attn[12]\.(to_(q|k|v|out\.0)|add_[kv]_proj)|ffn\.net\.(0\.proj|2))\.weight"
+    r"|text_embedder\..*weight"
 )
+
+Context = tuple[Tensor, ...]
+"""What the tokens of the video attend to: the text, and maybe more."""
 
 _TEXT_TO_VIDEO_ONLY = ("image_dim", "added_kv_proj_dim", "pos_embed_seq_len")
 
@@ -52,13 +57,14 @@ class DenoiserStep(nn.Module):
 
     def __init__(self, transformer: WanTransformer3DModel, network_dtype: torch.dtype = torch.float32) -> None:
         super().__init__()
-        _refuse_other_than_text_to_video(transformer)
         config = transformer.config
+        self.refuse_unsupported(config)
         self.transformer = transformer
         self.network_dtype = network_dtype
         self.patch_size: tuple[int, int, int] = tuple(config.patch_size)
         self.num_heads: int = config.num_attention_heads
         self.channels: int = config.in_channels
+        self.latent_channels = latent_channels(transformer)
         # Built anew: `transformer.to(bfloat16)` would have rounded the tables of the transformer itself.
         rope = WanRotaryPosEmbed(config.attention_head_dim, config.patch_size, config.rope_max_seq_len)
         widths = [rope.t_dim // 2, rope.h_dim // 2, rope.w_dim // 2]
@@ -77,24 +83,29 @@ class DenoiserStep(nn.Module):
         solver_b: Tensor,
     ) -> tuple[Tensor, Tensor]:
         """Shapes as in `symbolic_inputs`. Returns `next_state` `[K,C,F,h,w]` and `velocity_peak` `[]`."""
-        velocity = self._velocity(latents, timestep, prompt_embeds, guidance_weights)
+        velocity = self._velocity(latents, timestep, [prompt_embeds], guidance_weights)
         return step(velocity, state, solver_a, solver_b)
 
-    def _velocity(self, latents: Tensor, timestep: Tensor, prompt_embeds: Tensor, guidance_weights: Tensor) -> Tensor:
-        """The network at batch B, summed with the guidance weights: `[C,F,h,w]`."""
+    def _velocity(
+        self, latents: Tensor, timestep: Tensor, embeds: Sequence[Tensor], guidance_weights: Tensor
+    ) -> Tensor:
+        """The network at batch B, summed with the guidance weights: `[C,F,h,w]`.
+
+        `latents` has all channels that the network takes; of `embeds`, those of the prompt come first.
+        """
         transformer = self.transformer
-        branches = prompt_embeds.shape[0]
+        branches = embeds[0].shape[0]
         grid = tuple(size // patch for size, patch in zip(latents.shape[1:], self.patch_size, strict=True))
         modulation = self._modulation(timestep, branches, grid)
-        text = self._embed_text(prompt_embeds)
+        context = self._embed(embeds)
         rotary = self._rotary(grid, branches)
 
         hidden = _in_a_row(self._patchify(latents, grid).expand(branches, -1, -1))
         for block in transformer.blocks:
-            hidden = self._block(block, hidden, text, modulation, rotary)
+            hidden = self._block(block, hidden, context, modulation, rotary)
         shift, scale = modulation.last(transformer.scale_shift_table.float())
         hidden = modulation.norm(hidden, scale, shift, transformer.norm_out.eps)
-        patches = _of_branches(branches, _linear(transformer.proj_out, hidden, torch.float32))
+        patches = _of_branches(branches, linear(transformer.proj_out, hidden, torch.float32))
         return self._unpatchify((guidance_weights[:, None, None] * patches).sum(0), grid)
 
     def _patchify(self, latents: Tensor, grid: tuple[int, ...]) -> Tensor:
@@ -112,8 +123,8 @@ class DenoiserStep(nn.Module):
     def _unpatchify(self, patches: Tensor, grid: tuple[int, ...]) -> Tensor:
         """`(f y x) (p q r C) -> C (f p) (y q) (x r)`."""
         (f, y, x), (p, q, r) = grid, self.patch_size
-        pixels = patches.reshape(f, y, x, p, q, r, self.channels).permute(6, 0, 3, 1, 4, 2, 5)
-        return pixels.reshape(self.channels, f * p, y * q, x * r)
+        pixels = patches.reshape(f, y, x, p, q, r, self.latent_channels).permute(6, 0, 3, 1, 4, 2, 5)
+        return pixels.reshape(self.latent_channels, f * p, y * q, x * r)
 
     def _modulation(self, timestep: Tensor, branches: int, grid: tuple[int, ...]) -> Modulation:
         """What `timestep` does to hidden states of this size."""
@@ -123,16 +134,21 @@ class DenoiserStep(nn.Module):
         """The time embedding `[1,E]` and what all blocks are modulated with, `[6 E]`; in turn for several."""
         embedder = self.transformer.condition_embedder
         time = embedder.timesteps_proj(timestep)
-        time = _linear(embedder.time_embedder.linear_1, time, torch.float32)
-        time = _linear(embedder.time_embedder.linear_2, F.silu(time), torch.float32)
-        modulations = _linear(embedder.time_proj, F.silu(time), torch.float32)
+        time = linear(embedder.time_embedder.linear_1, time, torch.float32)
+        time = linear(embedder.time_embedder.linear_2, F.silu(time), torch.float32)
+        modulations = linear(embedder.time_proj, F.silu(time), torch.float32)
         return time, modulations.flatten()
+
+    def _embed(self, embeds: Sequence[Tensor]) -> Context:
+        """What the tokens of the video attend to, in the network's type; of the text `[B,L,D]` -> `[B,L,E]`."""
+        (prompt_embeds,) = embeds
+        return (self._embed_text(prompt_embeds),)
 
     def _embed_text(self, prompt_embeds: Tensor) -> Tensor:
         """`[B,L,D]` -> `[B,L,E]` in the network's type."""
         embedder = self.transformer.condition_embedder.text_embedder
-        inner = F.gelu(_linear(embedder.linear_1, prompt_embeds, self.network_dtype), approximate="tanh")
-        return _linear(embedder.linear_2, inner, self.network_dtype)
+        inner = F.gelu(linear(embedder.linear_1, prompt_embeds, self.network_dtype), approximate="tanh")
+        return linear(embedder.linear_2, inner, self.network_dtype)
 
     def _rotary(self, grid: tuple[int, ...], branches: int) -> tuple[Tensor, Tensor]:
         """Cosines and sines of every token's position, `[B, S, head width / 2]`."""
@@ -149,47 +165,84 @@ class DenoiserStep(nn.Module):
         self,
         block: WanTransformerBlock,
         hidden: Tensor,
-        text: Tensor,
+        context: Context,
         modulation: Modulation,
         rotary: tuple[Tensor, Tensor],
     ) -> Tensor:
         """One transformer block; `hidden` `[1,(B S),E]` float32 in and out."""
-        branches = text.shape[0]
+        branches = context[0].shape[0]
         shift, scale, gate, ffn_shift, ffn_scale, ffn_gate = modulation.of_block(block.scale_shift_table.float())
         normed = _of_branches(branches, modulation.norm(hidden, scale, shift, block.norm1.eps))
         hidden = hidden + modulation.gate(self._attention(block.attn1, normed, normed, rotary), gate)
 
         normed = hidden
         if not isinstance(block.norm2, nn.Identity):
-            normed = _layer_norm(hidden, block.norm2.weight.float(), block.norm2.bias.float(), block.norm2.eps)
-        hidden = hidden + self._attention(block.attn2, _of_branches(branches, normed), text, None)
+            normed = layer_norm(hidden, block.norm2.weight.float(), block.norm2.bias.float(), block.norm2.eps)
+        hidden = hidden + self._cross_attention(block.attn2, _of_branches(branches, normed), context)
 
         normed = modulation.norm(hidden, ffn_scale, ffn_shift, block.norm3.eps)
-        inner = F.gelu(_linear(block.ffn.net[0].proj, normed, self.network_dtype), approximate="tanh")
-        return hidden + modulation.gate(_linear(block.ffn.net[2], inner, self.network_dtype).float(), ffn_gate)
+        inner = F.gelu(linear(block.ffn.net[0].proj, normed, self.network_dtype), approximate="tanh")
+        return hidden + modulation.gate(linear(block.ffn.net[2], inner, self.network_dtype).float(), ffn_gate)
+
+    def _cross_attention(self, attention: WanAttention, queries: Tensor, context: Context) -> Tensor:
+        """As `_attention`, to what `_embed` gives."""
+        (text,) = context
+        return self._attention(attention, queries, text, None)
 
     def _attention(
         self, attention: WanAttention, queries: Tensor, source: Tensor, rotary: tuple[Tensor, Tensor] | None
     ) -> Tensor:
         """Attention of `queries` `[B,S,E]` to `source` `[B,S or L,E]`, projected, float32 `[1,(B S),E]`."""
-        # One cast for the three projections, so that they also share one quantization of it.
-        cast_queries = queries.to(self.network_dtype)
-        cast_source = cast_queries if source is queries else source.to(self.network_dtype)
-        q = _rms_norm(attention.norm_q, _linear(attention.to_q, cast_queries, self.network_dtype))
-        k = _rms_norm(attention.norm_k, _linear(attention.to_k, cast_source, self.network_dtype))
-        v = _linear(attention.to_v, cast_source, self.network_dtype)
+        q, k, v = self._projected(attention, queries, source)
         if rotary is not None:
             q = torch.onnx.ops.rotary_embedding(q, *rotary, interleaved=True, num_heads=self.num_heads)
             k = torch.onnx.ops.rotary_embedding(k, *rotary, interleaved=True, num_heads=self.num_heads)
+        return self._project(attention, self._mix(q, k, v))
+
+    def _projected(self, attention: WanAttention, queries: Tensor, source: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Queries, and keys and values of the source, before any rotation."""
+        # One cast for the three projections, so that they also share one quantization of it.
+        cast_queries = queries.to(self.network_dtype)
+        cast_source = cast_queries if source is queries else source.to(self.network_dtype)
+        q = rms_norm(attention.norm_q, linear(attention.to_q, cast_queries, self.network_dtype))
+        k = rms_norm(attention.norm_k, linear(attention.to_k, cast_source, self.network_dtype))
+        return q, k, linear(attention.to_v, cast_source, self.network_dtype)
+
+    def _mix(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        """The values `[B,L,E]`, as far as each of the queries `[B,S,E]` is like their keys."""
         mixed, *_ = torch.onnx.ops.attention(
             q.to(v.dtype), k.to(v.dtype), v, q_num_heads=self.num_heads, kv_num_heads=self.num_heads
         )
-        return _linear(attention.to_out[0], _in_a_row(mixed), self.network_dtype).float()
+        return mixed
+
+    def _project(self, attention: WanAttention, mixed: Tensor) -> Tensor:
+        return linear(attention.to_out[0], _in_a_row(mixed), self.network_dtype).float()
+
+    @staticmethod
+    def refuse_unsupported(config: Any) -> None:
+        """
+        Raises:
+            ValueError: a transformer with this configuration is not plain text-to-video.
+        """
+        given = {name: getattr(config, name) for name in _TEXT_TO_VIDEO_ONLY if getattr(config, name) is not None}
+        if (config.out_channels or config.in_channels) != config.in_channels:
+            given |= {"in_channels": config.in_channels, "out_channels": config.out_channels}
+        if given:
+            raise ValueError(
+                f"this transformer is not plain text-to-video: its config has {given}. Supported are Wan text-to-video "
+                f"transformers, where out_channels equals in_channels and {', '.join(_TEXT_TO_VIDEO_ONLY)} are null; "
+                "export the text-to-video checkpoint of the model line instead."
+            )
+
+
+def latent_channels(transformer: WanTransformer3DModel) -> int:
+    """C; the network takes more channels where it is also given a condition."""
+    return int(transformer.config.out_channels or transformer.config.in_channels)
 
 
 def symbolic_inputs(transformer: WanTransformer3DModel) -> list[SymbolicValue]:
     """Name, dtype and shape of each input; a letter is a dimension free at run time, a number a fact of the model."""
-    c = transformer.config.in_channels
+    c = latent_channels(transformer)
     return [
         ("latents", "float32", (c, "F", "h", "w")),
         ("state", "float32", ("K", c, "F", "h", "w")),
@@ -204,7 +257,7 @@ def symbolic_inputs(transformer: WanTransformer3DModel) -> list[SymbolicValue]:
 def symbolic_outputs(transformer: WanTransformer3DModel) -> list[SymbolicValue]:
     """Name, dtype and shape of each output, as `symbolic_inputs`."""
     return [
-        ("next_state", "float32", ("K", transformer.config.in_channels, "F", "h", "w")),
+        ("next_state", "float32", ("K", latent_channels(transformer), "F", "h", "w")),
         ("velocity_peak", "float32", ()),
     ]
 
@@ -228,20 +281,8 @@ def example_inputs(
     return inputs
 
 
-def _refuse_other_than_text_to_video(transformer: WanTransformer3DModel) -> None:
-    config = transformer.config
-    given = {name: getattr(config, name) for name in _TEXT_TO_VIDEO_ONLY if getattr(config, name) is not None}
-    if (config.out_channels or config.in_channels) != config.in_channels:
-        given |= {"in_channels": config.in_channels, "out_channels": config.out_channels}
-    if given:
-        raise ValueError(
-            f"this transformer is not plain text-to-video: its config has {given}. Supported are Wan text-to-video "
-            f"transformers, where out_channels equals in_channels and {', '.join(_TEXT_TO_VIDEO_ONLY)} are null; "
-            "export the text-to-video checkpoint of the model line instead."
-        )
-
-
-def _linear(layer: nn.Linear, x: Tensor, dtype: torch.dtype) -> Tensor:
+def linear(layer: nn.Linear, x: Tensor, dtype: torch.dtype) -> Tensor:
+    """A layer whose product is in `dtype`."""
     return F.linear(x.to(dtype), layer.weight.to(dtype), layer.bias.to(dtype))
 
 
@@ -255,9 +296,11 @@ def _of_branches(branches: int, x: Tensor) -> Tensor:
     return x.reshape(branches, -1, x.shape[-1])
 
 
-def _layer_norm(x: Tensor, weight: Tensor, bias: Tensor, eps: float) -> Tensor:
+def layer_norm(x: Tensor, weight: Tensor, bias: Tensor, eps: float) -> Tensor:
+    """Over the last axis."""
     return F.layer_norm(x, (x.shape[-1],), weight, bias, eps)
 
 
-def _rms_norm(norm: nn.RMSNorm, x: Tensor) -> Tensor:
+def rms_norm(norm: nn.RMSNorm, x: Tensor) -> Tensor:
+    """Over the last axis, in float32."""
     return F.rms_norm(x.float(), (x.shape[-1],), norm.weight.float(), norm.eps)

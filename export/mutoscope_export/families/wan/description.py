@@ -11,12 +11,10 @@ from typing import Any
 import msgspec
 from diffusers import AutoencoderKLWan, WanTransformer3DModel
 from mutoscope.bundle.manifest import (
-    Conditioning,
     Defaults,
     Draw,
     Frames,
     Geometry,
-    ImageConditioning,
     TextConditioning,
 )
 from mutoscope.solvers.options import CLASSES, WHOLE_TIMESTEPS, from_diffusers
@@ -26,9 +24,9 @@ from ...checkpoint.checkpoint import Checkpoint
 from ...checkpoint.tokenizer import READS_SERIALIZED, settings_of
 from ...checkpoint.validation import NONE
 from ..family import Description
-from . import denoiser, first_frame, text, vae
+from . import denoiser, pictures, text, vae
 from .experts import ROLES, defaults_of_two, experts_of
-from .graph_sources import PRECISIONS, expands_timesteps
+from .graph_sources import PRECISIONS, expands_timesteps, kind_of, pictures_of, takes_whole_clip
 from .precision_policy import CALIBRATED
 
 NAME = "wan"
@@ -41,12 +39,14 @@ _NETWORKS: Mapping[str, tuple[str, ...]] = {
     "vae": ("diffusers.AutoencoderKLWan",),
 }  # fmt: skip
 _DMD = "WanDMDPipeline"
+_TWO_OR_ONE: Mapping[str, tuple[str, ...]] = {
+    **_NETWORKS,
+    "transformer_2": (NONE, *_NETWORKS["transformer"]),
+    "scheduler": tuple(f"diffusers.{name}" for name in CLASSES),
+}
 PIPELINES: Mapping[str, Mapping[str, tuple[str, ...]]] = {
-    "WanPipeline": {
-        **_NETWORKS,
-        "transformer_2": (NONE, *_NETWORKS["transformer"]),
-        "scheduler": tuple(f"diffusers.{name}" for name in CLASSES),
-    },
+    "WanPipeline": _TWO_OR_ONE,
+    "WanImageToVideoPipeline": {**_TWO_OR_ONE, "image_encoder": (NONE, "transformers.CLIPVisionModel")},
     _DMD: _NETWORKS,
 }
 _DEFAULTS = Defaults(
@@ -55,6 +55,8 @@ _DEFAULTS = Defaults(
 )  # fmt: skip
 # `wan_ti2v_5B.py` of the authors, whose default is the wide one of two sizes.
 _TI2V_DEFAULTS = msgspec.structs.replace(_DEFAULTS, height=704, width=1280, num_frames=121, fps=24)
+# Those of the documentation of Diffusers.
+_FLF2V_DEFAULTS = msgspec.structs.replace(_DEFAULTS, height=720, width=1280, guidance_scale=5.5)
 # FastVideo's models by distribution matching. Its `DmdDenoisingStage` takes no guidance, and of the levels of a
 # flow-matching scheduler with shift 8, which it makes itself, those next to its timesteps 1000, 757 and 522.
 _DMD_DEFAULTS: Mapping[str, Any] = {"num_inference_steps": 3, "guidance_scale": 1.0, "sigmas": (1.0, 0.28, 0.12)}
@@ -80,24 +82,27 @@ def describe(checkpoint: Checkpoint) -> Description:
         )
     for component in list(ROLES)[: len(experts)]:
         transformer = checkpoint.without_weights(component)
-        (first_frame.FirstFrameStep if expands_timesteps(checkpoint) else denoiser.DenoiserStep)(transformer)
-        _refuse_contradictions(transformer.config, encoder.config, autoencoder.config)
+        kind_of(checkpoint).step(transformer)
+        _refuse_contradictions(transformer, encoder.config, autoencoder.config)
     geometry = _geometry(transformer, autoencoder)
     scheduler = scheduler_of(checkpoint)
     defaults = _TI2V_DEFAULTS if expands_timesteps(checkpoint) else _DEFAULTS
+    if pictures_of(checkpoint) == 2:
+        defaults = _FLF2V_DEFAULTS
     changes = _DMD_DEFAULTS if checkpoint.pipeline == _DMD else {}
     if len(experts) > 1:
-        defaults = defaults_of_two(defaults, scheduler)
+        defaults = defaults_of_two(defaults, checkpoint.pipeline, scheduler)
+    policies = {} if takes_whole_clip(checkpoint) else CALIBRATED  # the reference that is watched has no pictures yet
     return Description(
         geometry=geometry,
         frames=_frames(geometry),
-        conditionings=(_prompt(checkpoint, encoder), *_first_frame(checkpoint)),
+        conditionings=(_prompt(checkpoint, encoder), *pictures.conditionings(checkpoint)),
         draws=(Draw(input="latents", shape=(geometry.latent_channels, "F", "h", "w")),),
         defaults=msgspec.structs.replace(defaults, scheduler=from_diffusers(scheduler), **changes),
         scheduler=scheduler,
-        precisions=PRECISIONS,
+        precisions=tuple(name for name in PRECISIONS if name in policies or name not in CALIBRATED),
         experts=experts,
-        policies=CALIBRATED,
+        policies=policies,
     )
 
 
@@ -110,13 +115,16 @@ def scheduler_of(checkpoint: Checkpoint) -> dict[str, Any]:
     return dict(_DMD_SCHEDULER) if checkpoint.pipeline == _DMD else checkpoint.scheduler
 
 
-def _refuse_contradictions(transformer: Any, encoder: Any, autoencoder: Any) -> None:
+def _refuse_contradictions(network: WanTransformer3DModel, encoder: Any, autoencoder: Any) -> None:
     """Sizes that two configuration files, or two lines of one, must agree on."""
+    transformer, latents = network.config, denoiser.latent_channels(network)
+    of_clip = 2 * latents + autoencoder.scale_factor_temporal if transformer.in_channels != latents else latents
     patch = autoencoder.patch_size or 1
     spatial = 2 ** (len(autoencoder.dim_mult) - 1) * patch
     for first, one, second, other in (
         ("text_dim of the transformer", transformer.text_dim, "d_model of the text encoder", encoder.d_model),
-        ("in_channels of the transformer", transformer.in_channels, "z_dim of the VAE", autoencoder.z_dim),
+        ("out_channels of the transformer", latents, "z_dim of the VAE", autoencoder.z_dim),
+        ("in_channels of the transformer", transformer.in_channels, "what out_channels and the VAE make it", of_clip),
         ("scale_factor_spatial of the VAE", autoencoder.scale_factor_spatial, "that of its layers", spatial),
         ("scale_factor_temporal of the VAE", autoencoder.scale_factor_temporal, "that of its layers",
          2 ** sum(autoencoder.temperal_downsample)),
@@ -144,19 +152,6 @@ def _frames(geometry: Geometry) -> Frames:
     scale, (patch, *_) = geometry.vae_scale_factor_temporal, geometry.patch_size
     first, step = scale * (patch - 1) + 1, scale * patch
     return Frames(first=first, step=step, most=first + step * (geometry.max_patches - 1), frames_per_call=(1, scale))
-
-
-def _first_frame(checkpoint: Checkpoint) -> list[Conditioning]:
-    if not expands_timesteps(checkpoint):
-        return []
-    image = ImageConditioning(
-        name="image",
-        role="vae_encoder_first",
-        feeds=first_frame.FEEDS,
-        given=first_frame.GIVEN,
-        required=False,
-    )
-    return [image]
 
 
 def _prompt(checkpoint: Checkpoint, encoder: UMT5EncoderModel) -> TextConditioning:

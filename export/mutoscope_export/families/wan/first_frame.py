@@ -61,7 +61,7 @@ class FirstFrameStep(denoiser.DenoiserStep):
         """
         is_given = given[:, None, None] > 0
         seen = torch.where(is_given, condition, latents)
-        velocity = self._velocity(seen, timestep * (1 - given), prompt_embeds, guidance_weights)
+        velocity = self._velocity(seen, timestep * (1 - given), [prompt_embeds], guidance_weights)
         next_state, peak = step(velocity, state, solver_a, solver_b)
         return torch.where(is_given, condition, next_state), peak
 

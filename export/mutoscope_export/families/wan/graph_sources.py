@@ -13,7 +13,7 @@ import torch
 from diffusers import AutoencoderKLWan, WanTransformer3DModel
 from mutoscope_engines.precisions import ON_GPU, base_precision
 from torch import Tensor
-from transformers import UMT5EncoderModel
+from transformers import CLIPVisionModel, UMT5EncoderModel
 
 from ...checkpoint.checkpoint import Checkpoint
 from ...graphs.parts import Blocks, Cut, made_of
@@ -30,7 +30,7 @@ from ...passes.slice_feed_forward import SliceFeedForward
 from ...passes.without_float32_gemm import without_float32_gemm
 from ..decoding import decode
 from ..family import Form, GraphSource
-from . import denoiser, first_frame, own_classes, text, vae, vae_encoder
+from . import denoiser, first_frame, image_encoder, image_tokens, own_classes, text, vae, vae_encoder, whole_clip
 from .experts import ROLES
 from .precision_policy import CALIBRATED
 
@@ -60,13 +60,16 @@ _DECODER_PASSES: Mapping[str, tuple[Pass, ...]] = {
 }
 PRECISIONS = tuple(_DENOISER_PASSES)
 _CPU_PRECISIONS = tuple(name for name in PRECISIONS if name not in ON_GPU)
-# What the text alone decides is computed once a video. On GPUs it hardly takes time, and would take memory.
-_DENOISER_CUTS: Mapping[str, Cut] = dict.fromkeys(_CPU_PRECISIONS, made_of(*text.FEEDS.values()))
+# What text and pictures alone decide is computed once a video. On GPUs it hardly takes time, and would take memory.
+_DENOISER_CUTS: Mapping[str, Cut] = dict.fromkeys(
+    _CPU_PRECISIONS, made_of(*text.FEEDS.values(), *image_encoder.FEEDS.values())
+)
+_IMAGE_ENCODER = "image_encoder"  # the component, and the role of its graph
 BLOCKS = {"denoiser": r"blocks\.(\d+)\.", "text_encoder": r"block\.(\d+)\."}  # in the names of their weights
 
 
 @dataclass(frozen=True)
-class _Denoiser:
+class DenoiserKind:
     """What the denoiser of a checkpoint computes, and its inputs: names and shapes, and an example of given sizes."""
 
     step: type[denoiser.DenoiserStep]
@@ -74,8 +77,9 @@ class _Denoiser:
     example: Callable[[WanTransformer3DModel, Mapping[str, int], int], dict[str, Tensor]]
 
 
-_PLAIN = _Denoiser(denoiser.DenoiserStep, denoiser.symbolic_inputs, denoiser.example_inputs)
-_FIRST_FRAME = _Denoiser(first_frame.FirstFrameStep, first_frame.symbolic_inputs, first_frame.example_inputs)
+_PLAIN = DenoiserKind(denoiser.DenoiserStep, denoiser.symbolic_inputs, denoiser.example_inputs)
+_FIRST_FRAME = DenoiserKind(first_frame.FirstFrameStep, first_frame.symbolic_inputs, first_frame.example_inputs)
+_WHOLE_CLIP = DenoiserKind(whole_clip.ClipStep, whole_clip.symbolic_inputs, whole_clip.example_inputs)
 
 
 def expands_timesteps(checkpoint: Checkpoint) -> bool:
@@ -83,22 +87,63 @@ def expands_timesteps(checkpoint: Checkpoint) -> bool:
     return bool(checkpoint.index.get("expand_timesteps"))
 
 
-def sources(checkpoint: Checkpoint, precisions: Sequence[str]) -> list[GraphSource]:
-    """The graphs of a Wan checkpoint, for text-to-video or also from a first frame."""
+def takes_whole_clip(checkpoint: Checkpoint) -> bool:
+    """Whether the denoiser is given the latents of a whole clip, with a picture at an end: image to video."""
+    return checkpoint.pipeline == "WanImageToVideoPipeline" and not expands_timesteps(checkpoint)
+
+
+def kind_of(checkpoint: Checkpoint) -> DenoiserKind:
+    """What the denoisers of a checkpoint compute."""
     if expands_timesteps(checkpoint):
-        return [
-            _encoder(precisions),
-            _denoiser("transformer", precisions, _FIRST_FRAME),
-            _picture_encoder(precisions),
-            *_decoders(precisions),
-        ]
-    return text_to_video(precisions, [component for component in ROLES if component in checkpoint.classes])
+        return _FIRST_FRAME
+    if not takes_whole_clip(checkpoint):
+        return _PLAIN
+    if _IMAGE_ENCODER not in checkpoint.classes:
+        return _WHOLE_CLIP
+    tokens = pictures_of(checkpoint) * image_encoder.tokens_of(checkpoint.without_weights(_IMAGE_ENCODER))
+    return DenoiserKind(
+        image_tokens.ClipAndImageStep,
+        partial(image_tokens.symbolic_inputs, tokens=tokens),
+        partial(image_tokens.example_inputs, tokens=tokens),
+    )
 
 
-def text_to_video(precisions: Sequence[str], transformers: Sequence[str] = ("transformer",)) -> list[GraphSource]:
-    """The graphs of a text-to-video checkpoint, for these precisions of its denoisers, one of each transformer."""
-    denoisers = (_denoiser(component, precisions, _PLAIN) for component in transformers)
-    return [_encoder(precisions), *denoisers, *_decoders(precisions)]
+def pictures_of(checkpoint: Checkpoint) -> int:
+    """How many pictures the image encoder is given: of Wan 2.1 FLF2V the first and the last, of I2V the first, or none.
+
+    Tokens of two have an embedding of their positions.
+    """
+    if _IMAGE_ENCODER not in checkpoint.classes:
+        return 0
+    return 2 if checkpoint.config("transformer").get("pos_embed_seq_len") else 1
+
+
+def sources(checkpoint: Checkpoint, precisions: Sequence[str]) -> list[GraphSource]:
+    """The graphs of a Wan checkpoint: for text-to-video, also from a first frame, or from pictures alone."""
+    kind, transformers = kind_of(checkpoint), [component for component in ROLES if component in checkpoint.classes]
+    encoders: list[GraphSource] = []
+    if kind is not _PLAIN:
+        encoders = _picture_encoders(precisions, whole_clip=takes_whole_clip(checkpoint))
+    if pictures := pictures_of(checkpoint):
+        encoders = [_image_encoder(precisions, pictures), *encoders]
+    return text_to_video(precisions, transformers, kind, encoders)
+
+
+def text_to_video(
+    precisions: Sequence[str],
+    transformers: Sequence[str] = ("transformer",),
+    kind: DenoiserKind = _PLAIN,
+    picture_encoders: Sequence[GraphSource] = (),
+) -> list[GraphSource]:
+    """The graphs of a checkpoint, by default for text-to-video, for these precisions of its denoisers.
+
+    Args:
+        transformers: the components that denoisers are made from.
+        kind: what these compute.
+        picture_encoders: the graphs of the VAE's encoder.
+    """
+    denoisers = (_denoiser(component, precisions, kind) for component in transformers)
+    return [_encoder(precisions), *denoisers, *picture_encoders, *_decoders(precisions)]
 
 
 def _encoder(precisions: Sequence[str]) -> GraphSource:
@@ -116,7 +161,7 @@ def _encoder(precisions: Sequence[str]) -> GraphSource:
     )
 
 
-def _denoiser(component: str, precisions: Sequence[str], kind: _Denoiser) -> GraphSource:
+def _denoiser(component: str, precisions: Sequence[str], kind: DenoiserKind) -> GraphSource:
     return GraphSource(
         ROLES[component],
         component,
@@ -132,17 +177,41 @@ def _denoiser(component: str, precisions: Sequence[str], kind: _Denoiser) -> Gra
     )
 
 
-def _picture_encoder(precisions: Sequence[str]) -> GraphSource:
-    part = vae_encoder.PictureEncoder
+def _image_encoder(precisions: Sequence[str], pictures: int) -> GraphSource:
     return GraphSource(
-        "vae_encoder_first",
+        _IMAGE_ENCODER,
+        _IMAGE_ENCODER,
+        image_encoder.ImageEncoder,
+        partial(image_encoder.symbolic_inputs, pictures=pictures),
+        partial(image_encoder.symbolic_outputs, pictures=pictures),
+        lambda model: [image_encoder.example_inputs(model, pictures, seed) for seed in range(2)],
+        tuple(Form(name) for name in dict.fromkeys(map(base_precision, precisions))),
+        partial(_own_image, pictures=pictures),
+    )
+
+
+def _picture_encoders(precisions: Sequence[str], *, whole_clip: bool) -> list[GraphSource]:
+    if not whole_clip:
+        picture = _chunk("vae_encoder", vae_encoder.PictureEncoder, precisions, {}, first=True)
+        return [replace(picture, own=_own_condition)]
+    made = [
+        _chunk("vae_encoder", vae_encoder.EncoderChunk, precisions, _DECODER_PASSES, first=first)
+        for first in (True, False)
+    ]
+    return [made[0], replace(made[1], own=_own_clip_condition)]
+
+
+def _chunk(
+    role: str, part: type[vae.Chunk], precisions: Sequence[str], passes: Mapping[str, tuple[Pass, ...]], *, first: bool
+) -> GraphSource:
+    return GraphSource(
+        f"{role}_first" if first else f"{role}_next",
         "vae",
-        partial(part, first=True),
-        partial(vae.symbolic_inputs, part=part, first=True),
-        partial(vae.symbolic_outputs, part=part, first=True),
-        partial(_vae_examples, part=part, first=True),
-        tuple(Form(name) for name in _vae_precisions(precisions)),
-        _own_condition,
+        partial(part, first=first),
+        partial(vae.symbolic_inputs, part=part, first=first),
+        partial(vae.symbolic_outputs, part=part, first=first),
+        partial(_vae_examples, part=part, first=first),
+        tuple(Form(name, passes.get(name, ())) for name in _vae_precisions(precisions)),
     )
 
 
@@ -153,15 +222,7 @@ def _vae_precisions(precisions: Sequence[str]) -> Iterable[str]:
 
 def _decoders(precisions: Sequence[str]) -> list[GraphSource]:
     made = [
-        GraphSource(
-            f"{role}_first" if first else f"{role}_next",
-            "vae",
-            partial(part, first=first),
-            partial(vae.symbolic_inputs, part=part, first=first),
-            partial(vae.symbolic_outputs, part=part, first=first),
-            partial(_vae_examples, part=part, first=first),
-            tuple(Form(name, _DECODER_PASSES.get(name, ())) for name in _vae_precisions(precisions)),
-        )
+        _chunk(role, part, precisions, _DECODER_PASSES, first=first)
         for role, part in _VAE_PARTS.items()
         for first in (True, False)
     ]
@@ -173,7 +234,12 @@ def _own_text(encoder: UMT5EncoderModel) -> tuple[Tensor, Tensor]:
     return text.TextEncoder(encoder)(**example), own_classes.prompt_embeds(encoder, example)
 
 
-def _own_step(transformer: WanTransformer3DModel, kind: _Denoiser) -> tuple[Tensor, Tensor]:
+def _own_image(model: CLIPVisionModel, pictures: int) -> tuple[Tensor, Tensor]:
+    example = image_encoder.example_inputs(model, pictures)
+    return image_encoder.ImageEncoder(model)(**example), own_classes.image_embeds(model, example)
+
+
+def _own_step(transformer: WanTransformer3DModel, kind: DenoiserKind) -> tuple[Tensor, Tensor]:
     example = _denoiser_examples(transformer, kind)[-1]
     # One sign, so that two branches that are almost equal do not cancel to what rounding left of them.
     example["guidance_weights"] = torch.tensor([0.25, 0.75])
@@ -185,6 +251,17 @@ def _own_condition(autoencoder: AutoencoderKLWan) -> tuple[Tensor, Tensor]:
     part = vae_encoder.PictureEncoder
     example = _vae_examples(autoencoder, part=part, first=True)[-1]
     return part(autoencoder, first=True)(**example)[0], own_classes.condition(autoencoder, example["frames"])
+
+
+def _own_clip_condition(autoencoder: AutoencoderKLWan) -> tuple[Tensor, Tensor]:
+    """A clip of three latent frames, call by call."""
+    autoencoder.float()  # as its modules compute; small enough
+    part, made, caches = vae_encoder.EncoderChunk, [], list[Tensor]()
+    clip = [vae.example_inputs(autoencoder, part, first=call == 0, seed=call)["frames"] for call in range(3)]
+    for call, frames in enumerate(clip):
+        condition, *caches = part(autoencoder, first=call == 0)(frames, *caches)
+        made.append(condition)
+    return torch.cat(made, dim=1), own_classes.condition(autoencoder, torch.cat(clip))
 
 
 def _own_clip(decoders: Sequence[GraphSource], autoencoder: AutoencoderKLWan) -> tuple[Tensor, Tensor]:
@@ -203,14 +280,14 @@ def _text_examples(encoder: UMT5EncoderModel) -> list[dict[str, Tensor]]:
     ]
 
 
-def _denoiser_examples(transformer: WanTransformer3DModel, kind: _Denoiser) -> list[dict[str, Tensor]]:
+def _denoiser_examples(transformer: WanTransformer3DModel, kind: DenoiserKind) -> list[dict[str, Tensor]]:
     """A traced shape, one branch of a single image with one row of state, and a wide clip.
 
     In the last two `solver_a` is zero, so that nothing but the velocity is compared.
     """
     p, q, r = transformer.config.patch_size
     # B, L, F, h, w, K; frames and pixels in patches
-    sizes = [(2, 5, 3, 3, 4, 3), (1, 12, 1, 5, 2, 1), (2, 3, 4, 2, 9, 4)]
+    sizes = [(2, 5, 3, 3, 4, 3), (1, 12, 1, 5, 2, 1), (2, 4, 4, 2, 9, 4)]
     examples = []
     for seed, (branches, tokens, frames, rows, columns, states) in enumerate(sizes):
         size = {"B": branches, "L": tokens, "F": p * frames, "h": q * rows, "w": r * columns, "K": states}

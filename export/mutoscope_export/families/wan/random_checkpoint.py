@@ -13,9 +13,16 @@ from typing import Any
 
 import diffusers
 import torch
-from diffusers import AutoencoderKLWan, WanPipeline, WanTransformer3DModel
+from diffusers import AutoencoderKLWan, WanImageToVideoPipeline, WanPipeline, WanTransformer3DModel
 from torch import nn
-from transformers import T5Tokenizer, UMT5Config, UMT5EncoderModel
+from transformers import (
+    CLIPImageProcessor,
+    CLIPVisionConfig,
+    CLIPVisionModel,
+    T5Tokenizer,
+    UMT5Config,
+    UMT5EncoderModel,
+)
 
 TEXT_WIDTH = 16
 MAX_SEQUENCE_LENGTH = 64
@@ -53,19 +60,29 @@ def random_checkpoint(
     `transformer` are parameters of `WanTransformer3DModel`, `vae_config` of `AutoencoderKLWan`, which differ from small
     ones (`VAE_2_2`: those of Wan 2.2's); `text_width` is what the text encoder gives and the transformer takes.
     `max_shard_size` splits weights into several files. With `expand_timesteps` among the former it also takes a
-    picture, as Wan 2.2 TI2V 5B does.
+    picture, as Wan 2.2 TI2V 5B does; with `image_to_video` it needs one, as Wan 2.2 I2V-A14B, and with an `image_dim`
+    as Wan 2.1 I2V-14B.
     """
-    expand_timesteps = transformer.pop("expand_timesteps", False)
     torch_state = torch.random.get_rng_state()
     torch.manual_seed(0)
+    expand_timesteps = transformer.pop("expand_timesteps", False)
+    kind: Any = WanPipeline
+    sees: dict[str, Any] = {}
+    if transformer.pop("image_to_video", False):
+        kind = WanImageToVideoPipeline
+        if width := transformer.get("image_dim"):
+            sees = {"image_encoder": _randomised(_image_encoder(width)), "image_processor": CLIPImageProcessor()}
+        scale = 2 ** sum((vae_config or {}).get("temperal_downsample", (False, True, True)))
+        transformer = {"in_channels": 2 * latent_channels + scale, "out_channels": latent_channels, **transformer}
     tokenizer = _tokenizer()
-    pipeline = WanPipeline(
+    pipeline = kind(
         tokenizer=tokenizer,
         text_encoder=_randomised(_text_encoder(len(tokenizer), text_width)).to(dtype),
         transformer=_randomised(_transformer(latent_channels, text_width, transformer)).to(dtype),
         vae=_randomised(_vae(latent_channels, {**VAE_2_1, **(vae_config or {})})).to(dtype),
         scheduler=getattr(diffusers, scheduler)(**SCHEDULER_OPTIONS[scheduler]),
         expand_timesteps=expand_timesteps,
+        **sees,
     )
     torch.random.set_rng_state(torch_state)
     pipeline.save_pretrained(folder, safe_serialization=True, max_shard_size=max_shard_size)
@@ -103,6 +120,15 @@ def _text_encoder(num_tokens: int, width: int) -> UMT5EncoderModel:
         feed_forward_proj="gated-gelu",
     )  # fmt: skip
     return UMT5EncoderModel(config)
+
+
+def _image_encoder(width: int) -> CLIPVisionModel:
+    """With four patches of the size of pictures that CLIP takes."""
+    config = CLIPVisionConfig(
+        hidden_size=width, intermediate_size=24, num_hidden_layers=3, num_attention_heads=2, image_size=224,
+        patch_size=112, hidden_act="gelu",
+    )  # fmt: skip
+    return CLIPVisionModel(config)
 
 
 def _transformer(latent_channels: int, text_width: int, given: Mapping[str, Any]) -> WanTransformer3DModel:
