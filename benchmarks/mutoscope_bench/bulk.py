@@ -10,8 +10,9 @@ import hashlib
 import json
 import tempfile
 import time
+from collections.abc import Callable
 from dataclasses import asdict
-from itertools import count
+from functools import partial
 from pathlib import Path
 
 from mutoscope import Pipeline
@@ -23,7 +24,7 @@ from mutoscope.bulk.worker import Worker, open_store
 from mutoscope.request import OutputOptions, VideoRequest
 
 from .implementation import Work, batch_plans
-from .measuring import Answer, MeasurementError, Run
+from .measuring import Answer, Run, taking_turns
 
 OUTPUT = OutputOptions(sign="off")  # a signature makes two files of one video differ
 
@@ -34,23 +35,22 @@ def bulk_run(pipeline: Pipeline, work: Work) -> Run:
     Raises:
         MeasurementError: in a run, where the two ways made different files.
     """
-    ways = {"batch": _batch, "loop": _loop}
-    runs = count()
+    ways = {name: partial(_timed, way, pipeline, work) for name, way in (("batch", _batch), ("loop", _loop))}
+    taken = taking_turns(ways, "the batch made other videos than Pipeline.generate")
 
     def run() -> Answer:
-        seconds: dict[str, float] = {}
-        made: dict[str, str] = {}
-        with tempfile.TemporaryDirectory(dir=Path(work.video).parent) as name:
-            for way in sorted(ways, reverse=next(runs) % 2 == 1):
-                started = time.perf_counter()
-                files = ways[way](pipeline, work, Path(name))
-                seconds[way] = time.perf_counter() - started
-                made[way] = _sha256(files)
-        if made["batch"] != made["loop"]:
-            raise MeasurementError("the batch made other videos than Pipeline.generate")
-        return {"elapsed_s": seconds["batch"], "stages": {"loop": seconds["loop"]}, "sha256": made["batch"]}
+        seconds, sha256 = taken()
+        return {"elapsed_s": seconds["batch"], "stages": {"loop": seconds["loop"]}, "sha256": sha256}
 
     return run
+
+
+def _timed(make: Callable[[Pipeline, Work, Path], list[Path]], pipeline: Pipeline, work: Work) -> tuple[float, str]:
+    with tempfile.TemporaryDirectory(dir=Path(work.video).parent) as folder:
+        started = time.perf_counter()
+        files = make(pipeline, work, Path(folder))
+        elapsed = time.perf_counter() - started
+        return elapsed, hashlib.sha256(b"".join(file.read_bytes() for file in files)).hexdigest()
 
 
 def _batch(pipeline: Pipeline, work: Work, folder: Path) -> list[Path]:
@@ -78,7 +78,3 @@ def _loop(pipeline: Pipeline, work: Work, folder: Path) -> list[Path]:
         video = pipeline.generate(VideoRequest.from_dict(work.request | {"seed": seed}))
         files.append(video.save(folder / file.name, **asdict(OUTPUT)))
     return files
-
-
-def _sha256(files: list[Path]) -> str:
-    return hashlib.sha256(b"".join(file.read_bytes() for file in files)).hexdigest()

@@ -26,10 +26,36 @@ from mutoscope_engines.telemetry import OPT_OUT
 
 Answer = dict[str, Any]
 Run = Callable[[], Answer]
+Way = Callable[[], tuple[float, str]]  # seconds, and the hash of what was made
 
 
 class MeasurementError(Exception):
     """A worker failed; the message is its last error."""
+
+
+def taking_turns(ways: Mapping[str, Way], unlike: str) -> Callable[[], tuple[dict[str, float], str]]:
+    """What goes all of the ways in each run, and changes from run to run which is first.
+
+    It gives the seconds of each, and the hash of what they made.
+
+    Args:
+        ways: by name.
+        unlike: the message where they did not make the same.
+
+    Raises:
+        MeasurementError: in a run, where they did not make the same.
+    """
+    names = list(ways)
+
+    def run() -> tuple[dict[str, float], str]:
+        taken = {name: ways[name]() for name in names}
+        names.reverse()
+        sha256, *others = {made for _, made in taken.values()}
+        if others:
+            raise MeasurementError(unlike)
+        return {name: seconds for name, (seconds, _) in taken.items()}, sha256
+
+    return run
 
 
 class Worker:

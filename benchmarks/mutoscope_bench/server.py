@@ -9,7 +9,7 @@ import json
 import subprocess
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import fields
 from functools import partial
@@ -26,12 +26,10 @@ from mutoscope.request import OutputOptions, RuntimeOptions, VideoRequest
 from mutoscope_engines.system.child_python import child_python
 
 from .implementation import Work
-from .measuring import Answer, MeasurementError, Run
+from .measuring import Answer, MeasurementError, Run, Way, taking_turns
 
 TIMEOUT_S = 3600.0  # of a step, at most: between two events of a video that is made
 OUTPUT = OutputOptions(sign="off")  # of both ways
-
-Way = Callable[[], tuple[float, str]]  # seconds, and the hash of the file
 
 
 def server_run(pipeline: Pipeline, work: Work, address: str) -> Run:
@@ -50,14 +48,11 @@ def server_run(pipeline: Pipeline, work: Work, address: str) -> Run:
 
 def in_turn(ways: Mapping[str, Way]) -> Run:
     """Goes both ways, "direct" and "served"; which is first changes from run to run."""
-    names = list(ways)
+    taken = taking_turns(ways, "the server made another file of the same request")
 
     def run() -> Answer:
-        taken = {name: ways[name]() for name in names}
-        names.reverse()
-        if len({sha256 for _, sha256 in taken.values()}) > 1:
-            raise MeasurementError("the server made another file of the same request")
-        served, direct = taken["served"][0], taken["direct"][0]
+        seconds, _ = taken()
+        served, direct = seconds["served"], seconds["direct"]
         return {"elapsed_s": served, "stages": {"direct": direct, "server_adds": served - direct}}
 
     return run

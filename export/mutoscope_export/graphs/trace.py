@@ -10,6 +10,7 @@ without any conversion. A module is traced once for all types of its network (`g
 
 from __future__ import annotations
 
+import inspect
 import logging
 import re
 import warnings
@@ -17,6 +18,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path, PurePath
+from typing import TypeVar
 
 import onnx_ir as ir
 import torch
@@ -35,6 +37,7 @@ IR_VERSION = 10
 GRAPH_FILE = "model.onnx"
 
 Pass = Callable[[ir.Model], bool]
+T = TypeVar("T")
 
 NETWORK = "network"
 SymbolicValue = tuple[str, str, tuple[int | str, ...]]
@@ -55,6 +58,17 @@ class WrittenGraph:
 
 
 _TYPES = {"float32": ir.DataType.FLOAT, "float16": ir.DataType.FLOAT16, "bfloat16": ir.DataType.BFLOAT16}
+
+
+def named(function: Callable[..., T], names: Sequence[str]) -> Callable[..., T]:
+    """`function` with one parameter for each of `names`: the exporter names inputs by the signature."""
+    signature = inspect.Signature([inspect.Parameter(name, inspect.Parameter.POSITIONAL_OR_KEYWORD) for name in names])
+
+    def called(*args: Tensor, **kwargs: Tensor) -> T:
+        return function(*signature.bind(*args, **kwargs).args)
+
+    called.__signature__ = signature  # type: ignore[attr-defined]
+    return called
 
 
 def export_graph(

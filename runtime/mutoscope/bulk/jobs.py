@@ -102,8 +102,8 @@ def read_jobs(
             if job.name in jobs:
                 raise RequestError(f"line {jobs[job.name].line} has the id {job.name!r}, too; give each job its own")
             jobs[job.name] = job
-            plan = pipeline.plan(job.seeded)
-            ask(policy, job.seeded)
+            plan = pipeline.plan(seeded := job.seeded)
+            ask(policy, seeded)
             setting = setting or setting_of(plan, ending, output)
             tasks += _tasks(job, plan, setting)
         except MutoscopeError as error:
@@ -191,7 +191,7 @@ def _tasks(job: Job, plan: Plan, setting: dict[str, Any]) -> Iterator[Task]:
         raise RequestError(f"repeat={job.repeat} needs seeds up to {last}, and the largest is {SEED_MAX}")
     geometry = plan.geometry
     size = (geometry.height, geometry.width, geometry.num_frames, len(plan.guidance.weights), plan.schedule.state_rows)
-    texts = texts_of(plan)
+    texts, seeded = texts_of(plan), job.seeded
     for repeat in range(job.repeat):
         seed = plan.seed + repeat
         yield Task(
@@ -199,7 +199,7 @@ def _tasks(job: Job, plan: Plan, setting: dict[str, Any]) -> Iterator[Task]:
             repeat=repeat + 1,
             line=job.line,
             meta=job.meta,
-            request=replace(job.seeded, seed=seed),
+            request=replace(seeded, seed=seed),
             key=key_of(setting, replace(plan, seed=seed)),
             size=size,
             texts=texts,

@@ -91,8 +91,8 @@ class Marker:
         return _reading(self._sum, self._frames)
 
     def _mark(self, frame: Pixels) -> Pixels:
-        picture, marked = frame.astype(np.int16), frame
-        limits, correlations = self._limits.of(frame), self._transform.correlations(frame)
+        picture, marked, luma = frame.astype(np.int16), frame, _luma(frame)
+        limits, correlations = self._limits.of(luma), self._transform.correlations(luma)
         least, most = _MARGINS
         margin = min(max(_MARGIN_OF_PICTURE * float(np.sqrt(np.mean(correlations**2))), least), most)
         change = np.zeros(BITS)
@@ -102,7 +102,7 @@ class Marker:
             square = float(np.sum(np.rint(added) ** 2)) / added.size
             added = np.rint(added * math.sqrt(_MOST_SQUARE / max(square, _MOST_SQUARE)))
             marked = np.clip(picture + added.astype(np.int16)[..., None], 0, 255).astype(np.uint8)
-            correlations = self._transform.correlations(marked)
+            correlations = self._transform.correlations(_luma(marked))
         self._sum += correlations
         self._frames += 1
         return marked
@@ -121,7 +121,7 @@ def read(chunks: Iterable[Pixels]) -> Reading:
             if min(frame.shape[:2]) < _LOWEST_READ_SIDE:
                 return Reading(0, 0)
             transform = transform or _Transform(*frame.shape[:2])
-            total += transform.correlations(frame)
+            total += transform.correlations(_luma(frame))
             frames += 1
     return _reading(total, frames)
 
@@ -145,9 +145,9 @@ class _Transform:
         self._scale = 1 / (height * width * _WAVE_STEPS**2)
         self._orders, self._patterns = _patterns()
 
-    def correlations(self, frame: Pixels) -> Floats:
+    def correlations(self, luma: Floats) -> Floats:
         """How strongly each of the bits is there, float64 `[64]`, in levels of 255; below zero is the other value."""
-        orders = self._rows @ _luma(frame) @ self._columns.T * self._scale
+        orders = self._rows @ luma @ self._columns.T * self._scale
         found: Floats = (orders.ravel()[self._orders] * self._patterns).sum(axis=1)
         return found
 
@@ -165,9 +165,8 @@ class _Limits:
         self._down, self._across = _ramps(height), _ramps(width)
         self._scale = 1 / (_LIMIT_STEPS * (2 * _BLOCK) ** 2)
 
-    def of(self, frame: Pixels) -> Floats:
+    def of(self, luma: Floats) -> Floats:
         """Levels of 255, float64 `[H, W]`."""
-        luma = _luma(frame)
         differences = np.zeros((self._down.shape[1] * _BLOCK, self._across.shape[1] * _BLOCK))
         differences[: len(luma) - 1, : luma.shape[1]] = np.abs(np.diff(luma, axis=0))
         differences[: len(luma), : luma.shape[1] - 1] += np.abs(np.diff(luma, axis=1))

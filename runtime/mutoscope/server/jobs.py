@@ -9,7 +9,6 @@ from __future__ import annotations
 import json
 import os
 import sqlite3
-import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, fields
@@ -17,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import OutputError
+from .database import Database
 
 QUEUED, RUNNING, COMPLETED, FAILED, CANCELLED = "queued", "running", "completed", "failed", "cancelled"
 FINISHED = (COMPLETED, FAILED, CANCELLED)
@@ -92,20 +92,7 @@ _COLUMNS = [field.name for field in fields(Job) if field.name != "number"]
 _JSON = ("request", "error", "receipt")
 
 
-def connect(path: Path, *, durable: bool) -> sqlite3.Connection:
-    """A connection to the file of a table, for any thread.
-
-    Args:
-        durable: whether a change has to survive a power cut. A kill of the process it survives anyway.
-    """
-    connection = sqlite3.connect(path, check_same_thread=False, isolation_level=None, timeout=30)
-    connection.row_factory = sqlite3.Row
-    for setting in ("journal_mode = WAL", f"synchronous = {'FULL' if durable else 'NORMAL'}", "secure_delete = ON"):
-        connection.execute(f"PRAGMA {setting}")
-    return connection
-
-
-class JobTable:
+class JobTable(Database):
     """All jobs of one data folder. Any thread may use it; each method is one transaction, durable when it returns.
 
     Args:
@@ -117,10 +104,10 @@ class JobTable:
     """
 
     def __init__(self, path: Path, *, tells: bool = False) -> None:
-        self._lock, self._tells = threading.Lock(), tells
+        self._tells = tells
         # For the owner alone from its first byte on; SQLite gives its further files the same permissions.
         os.close(os.open(path, os.O_RDWR | os.O_CREAT, 0o600))
-        self._connection = connect(path, durable=True)
+        super().__init__(path, durable=True)
         [version] = self._connection.execute("PRAGMA user_version").fetchone()
         if version not in (0, _VERSION):
             self._connection.close()
@@ -128,24 +115,6 @@ class JobTable:
         self._connection.executescript(_SCHEMA)
         if version != _VERSION:
             self._connection.execute(f"PRAGMA user_version = {_VERSION}")
-
-    @property
-    def version(self) -> int:
-        """Another number each time that another process, or another table in this one, has changed something."""
-        with self._lock:
-            [number] = self._connection.execute("PRAGMA data_version").fetchone()
-        return int(number)
-
-    def __enter__(self) -> JobTable:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
-
-    def close(self) -> None:
-        """Nothing may be asked of it afterwards."""
-        with self._lock:
-            self._connection.close()
 
     def add(self, job: Job, most_unfinished: int) -> Job | None:
         """The row that is there now: a new one, or that of its idempotency key; `None` where the queue is full."""

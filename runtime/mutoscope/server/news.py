@@ -7,13 +7,13 @@ from __future__ import annotations
 
 import json
 import sqlite3
-import threading
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from .jobs import RUNNING, STATE, connect
+from .database import Database
+from .jobs import RUNNING, STATE
 
 PROGRESS, PREVIEW = "progress", "preview"
 
@@ -28,30 +28,11 @@ class Told:
     data: dict[str, Any]
 
 
-class News:
+class News(Database):
     """The news of one data folder, whose `JobTable` must exist. For any thread."""
 
     def __init__(self, path: Path) -> None:
-        self._lock = threading.Lock()
-        self._connection = connect(path, durable=False)  # a progress that is lost will never be missed
-
-    def __enter__(self) -> News:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
-
-    def close(self) -> None:
-        """Nothing may be asked of it afterwards."""
-        with self._lock:
-            self._connection.close()
-
-    @property
-    def version(self) -> int:
-        """Another number each time that another connection has changed something. Costs almost nothing."""
-        with self._lock:
-            [number] = self._connection.execute("PRAGMA data_version").fetchone()
-        return int(number)
+        super().__init__(path, durable=False)  # a progress that is lost will never be missed
 
     def put(self, video: str, kind: str, data: dict[str, Any]) -> None:
         """Replaces the last of its kind; lost where the disk is full, because the next may get through."""

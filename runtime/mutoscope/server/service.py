@@ -284,7 +284,7 @@ class Service:
             "counts": counts,
             "limit": self.options.queue,
             "running": [job.id for job in running],
-            "seconds_left": self.wait_s(unfinished) if unfinished else 0,
+            "seconds_left": self._wait_s(unfinished, counts[RUNNING]) if unfinished else 0,
         }
 
     def delete_old(self) -> None:
@@ -293,10 +293,9 @@ class Service:
             for id in self.table.finished_before(time.time() - self.options.keep * DAY_S):
                 self.delete(id)
 
-    def wait_s(self, waiting: int) -> int:
+    def _wait_s(self, waiting: int, running: int) -> int:
         """About how long it takes to make some videos, from how long the last one took, and how many are made now."""
-        at_once = max(1, self.table.counts()[RUNNING])
-        return max(1, round(waiting * (self.last_video_s or 5.0) / at_once))
+        return max(1, round(waiting * (self.last_video_s or 5.0) / max(1, running)))
 
     def lives(self) -> list[Live]:
         """How far the videos are that run, in any process."""
@@ -384,7 +383,7 @@ class Service:
         return job
 
     def _queue_full(self) -> RefusedError:
-        wait_s = self.wait_s(1)
+        wait_s = self._wait_s(1, self.table.counts()[RUNNING])
         headers = {"retry-after": str(wait_s)} | (NO_RETRY if wait_s > LONG_WAIT_S else {})
         message = f"{self.options.queue} videos wait or run already, and no more are allowed; try again in {wait_s} s"
         return RefusedError(HTTPStatus.TOO_MANY_REQUESTS, "queue_full", message, headers=headers)

@@ -73,13 +73,16 @@ def gate() -> Gate:
 def test_the_servers_clients_see_how_far_it_is_and_what_it_makes(served: Served, busy: str, gate: Gate):
     with further(served, gate):
         id = served.make()["id"]
-        gate.allow(2)
-        video = wait_for(lambda: (seen := served.get(id)).get("step") == 2 and seen)
-        assert (video["state"], video["steps"], video["stage"], video["attempts"]) == ("running", 4, "denoise", 1)
-        assert served.http.get("/v1/queue").json()["running"] == [busy, id]
-        assert served.service.lives()[0].step == 2
-        gate.open()
-        found = events(served, id)
+
+        def two_steps_and_the_rest() -> None:
+            gate.allow(2)
+            video = wait_for(lambda: (seen := served.get(id)).get("step") == 2 and seen)
+            assert (video["state"], video["steps"], video["stage"], video["attempts"]) == ("running", 4, "denoise", 1)
+            assert served.http.get("/v1/queue").json()["running"] == [busy, id]
+            assert served.service.lives()[0].step == 2
+            gate.open()
+
+        found = events(served, id, begun=two_steps_and_the_rest)
         kinds = [kind for _, kind, _ in found]
         assert (kinds[0], kinds[-1]) == ("video", "video") and {"progress", "preview"} <= set(kinds)
         assert found[-1][2] == served.get(id) and found[-1][2]["state"] == "completed"

@@ -6,7 +6,8 @@ import asyncio
 import base64
 import io
 import json
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
+from itertools import islice
 from typing import Any
 
 import av
@@ -32,19 +33,21 @@ def read(lines: Iterator[str]) -> Iterator[Event]:
             fields = {}
 
 
-def events(served: Served, id: str, last: str | None = None) -> list[Event]:
-    """All until the end of the stream."""
+def events(served: Served, id: str, last: str | None = None, begun: Callable[[], object] = lambda: None) -> list[Event]:
+    """All until the end of the stream; `begun` is called once the first has come, and nothing after it is missed."""
     headers = {} if last is None else {"last-event-id": last}
     with served.http.stream("GET", f"/v1/videos/{id}/events", headers=headers) as answer:
         assert answer.status_code == 200
         assert answer.headers["content-type"].startswith("text/event-stream")
-        return list(read(answer.iter_lines()))
+        found = read(answer.iter_lines())
+        first = list(islice(found, 1))
+        begun()
+        return [*first, *found]
 
 
 def test_a_stream_tells_states_steps_frames_and_previews_and_ends_with_the_video(served: Served):
     id = served.make()["id"]
-    served.gate.open()
-    found = events(served, id)
+    found = events(served, id, begun=served.gate.open)
     kinds = [kind for _, kind, _ in found]
     assert (kinds[0], kinds[-1]) == ("video", "video")
     assert found[-1][2] == served.get(id) and found[-1][2]["state"] == "completed"

@@ -12,8 +12,7 @@ import torch
 from diffusers import WanTransformer3DModel
 from torch import Tensor
 
-from ...graphs.trace import SymbolicValue
-from ..solver_line import step
+from ...graphs.trace import SymbolicValue, named
 from . import denoiser
 from .modulation import FrameModulation, Modulation
 
@@ -37,32 +36,23 @@ class FirstFrameStep(denoiser.DenoiserStep):
 
     def __init__(self, transformer: WanTransformer3DModel, network_dtype: torch.dtype = torch.float32) -> None:
         super().__init__(transformer, network_dtype)
+        names = [name for name, _, _ in symbolic_inputs(transformer)]
+        self.forward = named(self.run, names)  # type: ignore[method-assign]  # it has further inputs
         if self.patch_size[0] != 1:
             raise ValueError(
                 f"patch_size of the transformer is {self.patch_size}; a timestep for each latent frame needs patches "
                 "of one frame. Export the checkpoint of Wan 2.2 TI2V 5B, whose patches are (1, 2, 2)"
             )
 
-    def forward(  # type: ignore[override]  # noqa: PLR0913 - a parameter for each input of the graph
-        self,
-        latents: Tensor,
-        state: Tensor,
-        timestep: Tensor,
-        prompt_embeds: Tensor,
-        guidance_weights: Tensor,
-        solver_a: Tensor,
-        solver_b: Tensor,
-        condition: Tensor,
-        given: Tensor,
-    ) -> tuple[Tensor, Tensor]:
-        """Shapes as in `symbolic_inputs`. Returns what `DenoiserStep` returns.
+    def run(self, latents: Tensor, state: Tensor, timestep: Tensor, *inputs: Tensor) -> tuple[Tensor, Tensor]:
+        """All of `symbolic_inputs` in their order. Returns what `DenoiserStep` returns.
 
         Given frames are replaced in all rows of the state: only the first is read again, as the latents.
         """
+        *others, condition, given = inputs
         is_given = given[:, None, None] > 0
         seen = torch.where(is_given, condition, latents)
-        velocity = self._velocity(seen, timestep * (1 - given), [prompt_embeds], guidance_weights)
-        next_state, peak = step(velocity, state, solver_a, solver_b)
+        next_state, peak = super().forward(seen, state, timestep * (1 - given), *others)
         return torch.where(is_given, condition, next_state), peak
 
     def _modulation(self, timestep: Tensor, branches: int, grid: tuple[int, ...]) -> Modulation:

@@ -15,7 +15,7 @@ from diffusers.models.transformers.transformer_wan import WanAttention
 from torch import Tensor
 from torch.nn import functional as F
 
-from ...graphs.trace import SymbolicValue
+from ...graphs.trace import SymbolicValue, named
 from ..solver_line import step
 from . import denoiser, image_encoder, whole_clip
 from .denoiser import Context, layer_norm, linear, rms_norm
@@ -33,20 +33,14 @@ class ClipAndImageStep(denoiser.DenoiserStep):
         ValueError: the transformer is not that of Wan 2.1 I2V or FLF2V, but for its size.
     """
 
-    def forward(  # type: ignore[override]  # noqa: PLR0913 - a parameter for each input of the graph
-        self,
-        latents: Tensor,
-        state: Tensor,
-        timestep: Tensor,
-        prompt_embeds: Tensor,
-        guidance_weights: Tensor,
-        solver_a: Tensor,
-        solver_b: Tensor,
-        condition: Tensor,
-        given: Tensor,
-        image_embeds: Tensor,
-    ) -> tuple[Tensor, Tensor]:
-        """Shapes as in `symbolic_inputs`. Returns what `DenoiserStep` returns."""
+    def __init__(self, transformer: WanTransformer3DModel, network_dtype: torch.dtype = torch.float32) -> None:
+        super().__init__(transformer, network_dtype)
+        names = [name for name, _, _ in symbolic_inputs(transformer, tokens=0)]
+        self.forward = named(self.run, names)  # type: ignore[method-assign]  # it has further inputs
+
+    def run(self, latents: Tensor, state: Tensor, timestep: Tensor, *inputs: Tensor) -> tuple[Tensor, Tensor]:
+        """All of `symbolic_inputs` in their order. Returns what `DenoiserStep` returns."""
+        prompt_embeds, guidance_weights, solver_a, solver_b, condition, given, image_embeds = inputs
         seen = whole_clip.beside(latents, condition, given)
         velocity = self._velocity(seen, timestep, [prompt_embeds, image_embeds], guidance_weights)
         return step(velocity, state, solver_a, solver_b)

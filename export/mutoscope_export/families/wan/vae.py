@@ -7,10 +7,7 @@ ONNX files, manifests or the loops over chunks and windows.
 
 from __future__ import annotations
 
-import inspect
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
-from typing import TypeVar
 
 import torch
 import torch.nn.functional as F
@@ -19,7 +16,7 @@ from mutoscope_engines.symbols import sized
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-from ...graphs.trace import NETWORK, SymbolicValue
+from ...graphs.trace import NETWORK, SymbolicValue, named
 from .vae_layers import (
     CausalConvolution,
     ChannelNorm,
@@ -31,8 +28,6 @@ from .vae_layers import (
     ToPixels,
     UpBlock,
 )
-
-T = TypeVar("T")
 
 
 class Chunk(nn.Module, ABC):
@@ -46,7 +41,7 @@ class Chunk(nn.Module, ABC):
     def __init__(self, vae: AutoencoderKLWan, network_dtype: torch.dtype = torch.float32, *, first: bool) -> None:
         super().__init__()
         self.network_dtype = network_dtype
-        self.forward = _named(self.run, [name for name, _, _ in symbolic_inputs(vae, type(self), first=first)])
+        self.forward = named(self.run, [name for name, _, _ in symbolic_inputs(vae, type(self), first=first)])
 
     def run(self, given: Tensor, *caches: Tensor) -> tuple[Tensor, ...]:
         """One chunk. Returns its output and then the caches for the next chunk."""
@@ -232,14 +227,3 @@ def _has_shortcut(level: nn.Module) -> bool:
 
 def _multiple(scale: int, letter: str) -> str:
     return letter if scale == 1 else f"{scale}*{letter}"
-
-
-def _named(function: Callable[..., T], names: Sequence[str]) -> Callable[..., T]:
-    """`function` with one parameter for each of `names`: the exporter names inputs by the signature."""
-
-    def named(*args: Tensor, **kwargs: Tensor) -> T:
-        return function(*args, *kwargs.values())
-
-    parameters = [inspect.Parameter(name, inspect.Parameter.POSITIONAL_OR_KEYWORD) for name in names]
-    named.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
-    return named

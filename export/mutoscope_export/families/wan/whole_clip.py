@@ -13,8 +13,7 @@ import torch
 from diffusers import WanTransformer3DModel
 from torch import Tensor
 
-from ...graphs.trace import SymbolicValue
-from ..solver_line import step
+from ...graphs.trace import SymbolicValue, named
 from . import denoiser
 
 FEEDS = {"condition": "condition"}
@@ -34,22 +33,15 @@ class ClipStep(denoiser.DenoiserStep):
         ValueError: the transformer is not that of Wan 2.2 I2V-A14B, but for its size.
     """
 
-    def forward(  # type: ignore[override]  # noqa: PLR0913 - a parameter for each input of the graph
-        self,
-        latents: Tensor,
-        state: Tensor,
-        timestep: Tensor,
-        prompt_embeds: Tensor,
-        guidance_weights: Tensor,
-        solver_a: Tensor,
-        solver_b: Tensor,
-        condition: Tensor,
-        given: Tensor,
-    ) -> tuple[Tensor, Tensor]:
-        """Shapes as in `symbolic_inputs`. Returns what `DenoiserStep` returns."""
-        seen = beside(latents, condition, given)
-        velocity = self._velocity(seen, timestep, [prompt_embeds], guidance_weights)
-        return step(velocity, state, solver_a, solver_b)
+    def __init__(self, transformer: WanTransformer3DModel, network_dtype: torch.dtype = torch.float32) -> None:
+        super().__init__(transformer, network_dtype)
+        names = [name for name, _, _ in symbolic_inputs(transformer)]
+        self.forward = named(self.run, names)  # type: ignore[method-assign]  # it has further inputs
+
+    def run(self, latents: Tensor, state: Tensor, timestep: Tensor, *inputs: Tensor) -> tuple[Tensor, Tensor]:
+        """All of `symbolic_inputs` in their order. Returns what `DenoiserStep` returns."""
+        *others, condition, given = inputs
+        return super().forward(beside(latents, condition, given), state, timestep, *others)
 
     @staticmethod
     def refuse_unsupported(config: Any) -> None:
