@@ -22,7 +22,7 @@ Change = Callable[[dict[str, Any]], Any]
 
 REFUSED_INDEXES: dict[str, tuple[Change, str]] = {
     "another pipeline": (lambda c: c.update(_class_name="FluxPipeline"), "'FluxPipeline'; supported: WanPipeline"),
-    "image to video": (lambda c: c.update(_class_name="WanImageToVideoPipeline"), "supported: WanPipeline"),
+    "image to video": (lambda c: c.update(_class_name="WanImageToVideoPipeline"), "out_channels 4; supported in image"),
     "no pipeline at all": (lambda c: c.pop("_class_name"), "None; supported: WanPipeline"),
     "a list for a name": (lambda c: c.update(_class_name=["WanPipeline"]), "supported: WanPipeline"),
     "a second transformer that is not there": (
