@@ -1,0 +1,40 @@
+"""The pictures that a video follows can be fetched, whole and small, whatever becomes of the video."""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+
+import numpy as np
+from mutoscope.pictures import open_picture
+from PIL import Image
+
+from tests.runtime.server.picturing import bundle_with_pictures, saved
+from tests.runtime.server.served import CIRCLE, running
+
+LARGE = np.random.default_rng(1).integers(0, 256, (500, 1000, 3), np.uint8)
+
+
+def test_a_sent_picture_is_there_as_png_and_small_before_the_video_is(tmp_path: Path):
+    with running(tmp_path / "data", bundles={"both": bundle_with_pictures(tmp_path / "bundle")}) as served:
+        served.gate.close()
+        sent = {"prompt": CIRCLE, "num_frames": "1"}
+        id = served.http.post("/v1/videos", data=sent, files={"image": ("../../x.html", saved(LARGE))}).json()["id"]
+        path = f"/v1/videos/{id}/content"
+        for _ in range(2):  # the small one is made at first, and lies there then
+            whole, small = (served.http.get(f"{path}?variant=image{end}") for end in ("", "_thumbnail"))
+            np.testing.assert_array_equal(open_picture(whole.content), LARGE)
+            assert Image.open(io.BytesIO(small.content)).size == (320, 160)
+        said = [(each.headers["content-type"], each.headers["content-disposition"]) for each in (whole, small)]
+        assert said == [
+            ("image/png", 'inline; filename="image.png"'),
+            ("image/webp", 'inline; filename="image_thumbnail.webp"'),
+        ]
+        assert whole.headers["etag"] != small.headers["etag"] and whole.headers["x-content-type-options"] == "nosniff"
+        for variant, status, words in (
+            ("last_image", 404, "this video follows no last_image"),
+            ("video", 409, "this video has no content; its state is "),
+            ("first", 400, "variant must be one of video, thumbnail, spritesheet, image"),
+        ):
+            refused = served.http.get(f"{path}?variant={variant}")
+            assert refused.status_code == status and refused.json()["error"]["message"].startswith(words)
