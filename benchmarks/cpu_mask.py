@@ -110,7 +110,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("cpu_class", type=CpuClass, choices=list(KEPT))
     parser.add_argument("--sites", type=Path, help="keep there what is found in libraries; torch takes a minute")
-    packages = ["onnxruntime", "openvino", "torch", "numpy"]
+    packages = ["onnxruntime", "openvino", "torch", "numpy", "av"]
     parser.add_argument("--packages", nargs="+", default=packages, help="whose libraries are deceived")
     parser.add_argument("command", nargs="+")
     given = parser.parse_args()
