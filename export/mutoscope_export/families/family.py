@@ -11,7 +11,8 @@ from typing import Any, Protocol
 
 import msgspec
 import torch
-from mutoscope.bundle.manifest import Conditioning, Defaults, Draw, Expert, Frames, Geometry
+from mutoscope.bundle.conditionings import Conditioning
+from mutoscope.bundle.manifest import Defaults, Draw, Expert, Frames, Geometry
 from mutoscope_engines.precisions import network_type
 from torch import Tensor, nn
 

@@ -16,19 +16,10 @@ from ..errors import EXPORT_AGAIN, BundleError
 from ..solvers.options import ScheduleError
 from ..solvers.solvers import build_schedule
 from ..values.frame_rates import parse_frame_rate
+from .conditionings import ImageEmbedsConditioning, NumberConditioning, TextConditioning
 from .contract import DENOISE, LOOP_INPUTS, ROLES, TILED
 from .interface import complaints_of, interface_of, written
-from .manifest import (
-    FORMAT_VERSION,
-    MANIFEST,
-    NUMBERS,
-    Graph,
-    GraphTensor,
-    ImageEmbedsConditioning,
-    Manifest,
-    NumberConditioning,
-    TextConditioning,
-)
+from .manifest import FORMAT_VERSION, MANIFEST, NUMBERS, Graph, GraphTensor, Manifest
 
 
 def decode_manifest(content: bytes) -> Manifest:

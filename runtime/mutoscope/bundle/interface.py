@@ -11,7 +11,8 @@ from dataclasses import dataclass
 from mutoscope_engines.precisions import network_type
 
 from .contract import DENOISE, NETWORK, ROLES, Tensor
-from .manifest import Graph, GraphTensor, Manifest, Shape
+from .manifest import Graph, GraphTensor, Manifest
+from .record import Shape
 
 Tensors = Mapping[str, GraphTensor]
 ANY, REST = "*", "..."  # a size that the contract leaves open, and any number of them at the end

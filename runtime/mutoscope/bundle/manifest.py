@@ -7,38 +7,32 @@ refused by `checks.py`.
 from __future__ import annotations
 
 import re
-from typing import Annotated, Any, ClassVar
+from typing import Annotated, Any
 
 import msgspec
-from mutoscope_engines.device.device import ITEM_BYTES
 from mutoscope_engines.precisions import base_precision
 
 from ..errors import BundleError
-from ..solvers.options import MAX_SHIFT, MIN_SHIFT, shifted
+from ..solvers.options import shifted
 from ..solvers.solvers import MAX_STATE_ROWS
 from ..values.frame_rates import MAX_FPS, parse_frame_rate
-from ..values.guidance import MAX_SCALE
+from .conditionings import (
+    Conditioning,
+    ImageConditioning,
+    ImageEmbedsConditioning,
+    NumberConditioning,
+    TextConditioning,
+)
 from .contract import DENOISE, ROLES
+from .record import DType, FlowShift, GuidanceScale, Natural, Positive, Record, Shape, Single
 
 FORMAT_VERSION = 4
 MANIFEST = "manifest.json"
 MAX_STEPS = 1000  # the training timesteps of every model so far
 MAX_BRANCHES = 2  # guidance: (negative, positive)
 
-Positive = Annotated[int, msgspec.Meta(ge=1, le=1 << 20)]
-Natural = Annotated[int, msgspec.Meta(ge=0, le=1 << 40)]
-Single = Annotated[float, msgspec.Meta(ge=-1e38, le=1e38)]  # finite in float32
-GuidanceScale = Annotated[float, msgspec.Meta(ge=0, le=MAX_SCALE)]
-FlowShift = Annotated[float, msgspec.Meta(ge=MIN_SHIFT, le=MAX_SHIFT)]
-Shape = tuple[Annotated[int, msgspec.Meta(ge=0, le=1 << 31)] | str, ...]
-DType = Annotated[str, msgspec.Meta(pattern=f"^({'|'.join(ITEM_BYTES)})$")]
 
-
-class _Record(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """A part of the manifest: immutable, and strict about names and types."""
-
-
-class GraphTensor(_Record, frozen=True):
+class GraphTensor(Record, frozen=True):
     """An input or output of a graph.
 
     Strings in `shape` are symbols, or products of them, as `mutoscope_engines.symbols` reads them.
@@ -49,7 +43,7 @@ class GraphTensor(_Record, frozen=True):
     shape: Shape
 
 
-class Graph(_Record, frozen=True):
+class Graph(Record, frozen=True):
     """One ONNX graph: what it is for, how precise, where it is.
 
     Several may make one, part by part: what a part gives, later ones take by its name.
@@ -70,7 +64,7 @@ class Graph(_Record, frozen=True):
         return f"{self.role}.{self.part}" if self.part else self.role
 
 
-class Geometry(_Record, frozen=True):
+class Geometry(Record, frozen=True):
     """How pixels become latents, and latents tokens."""
 
     latent_channels: Positive
@@ -87,7 +81,7 @@ class Geometry(_Record, frozen=True):
         return range(multiple, multiple * self.max_patches + 1, multiple)
 
 
-class Frames(_Record, frozen=True):
+class Frames(Record, frozen=True):
     """How long a video may be, and how its frames come out of the decoder.
 
     `latents_per_call` and `frames_per_call` are of the first call of the decoder, and of every other.
@@ -114,112 +108,7 @@ class Frames(_Record, frozen=True):
         return first + following * (self.calls(num_frames) - 1)
 
 
-class TextConditioning(_Record, frozen=True, tag_field="kind", tag="text"):
-    """A prompt: tokens for a text encoder, which makes inputs of the denoiser of them.
-
-    `name` is the field of the request; `feeds` maps outputs of the encoder to inputs of the denoiser.
-    """
-
-    name: str
-    role: str  # the graph that encodes it
-    feeds: dict[str, str]
-    max_sequence_length: Positive
-    pad_token_id: Annotated[int, msgspec.Meta(ge=0, lt=1 << 31)]
-    required: bool = True
-    negative: str | None = None  # the field of the request with what guidance steers away from
-    tokenizer: str = "tokenizer.json"
-    cleaning: str = "none"  # one of `conditions.cleaning.CLEANINGS`
-    symbol: Annotated[str, msgspec.Meta(pattern=r"^[A-Za-z]\w*\Z")] = (
-        "L"  # the length of its tokens in the shapes of graphs
-    )
-
-    @property
-    def fields(self) -> tuple[str, ...]:
-        """Those of the request that it reads."""
-        return (self.name,) if self.negative is None else (self.name, self.negative)
-
-    @property
-    def roles(self) -> tuple[str, ...]:
-        """The graphs that encode it."""
-        return (self.role,)
-
-
-class NumberConditioning(_Record, frozen=True, tag_field="kind", tag="number"):
-    """A number of the request, such as the frame rate, as an input f32 `[1]` of the denoiser.
-
-    `name` is the field of the request, whose default the bundle has.
-    """
-
-    name: str
-    input: str  # of the denoiser
-    minimum: Single
-    maximum: Single
-    roles: ClassVar[tuple[str, ...]] = ()
-
-    @property
-    def fields(self) -> tuple[str, ...]:
-        """As `TextConditioning` has it."""
-        return (self.name,)
-
-
-class ImageConditioning(_Record, frozen=True, tag_field="kind", tag="image"):
-    """A picture that the video begins with, and maybe one that it ends with: the VAE makes latent frames of them.
-
-    `name` and `last` are the fields of the request; `feeds` maps outputs of the encoder to inputs of the denoiser.
-    Without `following` the picture alone is encoded, into one latent frame. With it the whole clip is, whose frames are
-    mid grey where no picture is: into as many latent frames as the video has. Where it is not required and no picture
-    is given, all of these inputs are zeros.
-    """
-
-    name: str
-    role: str  # the graph that encodes the first frame
-    feeds: dict[str, str]
-    # An input of the denoiser, f32 `[F]`: 1 for the latent frame that the picture is, 0 for all others. Of a whole clip
-    # `[frames of a latent frame, F]`: 1 for each frame that a picture is; the first frame counts for all of its latent.
-    given: str
-    required: bool = True
-    following: str | None = None  # the graph that encodes the frames of every other call
-    last: str | None = None
-    last_required: bool = False
-
-    @property
-    def fields(self) -> tuple[str, ...]:
-        """As `TextConditioning` has it."""
-        return (self.name,) if self.last is None else (self.name, self.last)
-
-    @property
-    def roles(self) -> tuple[str, ...]:
-        """As `TextConditioning` has it, the one for the first call first."""
-        return (self.role,) if self.following is None else (self.role, self.following)
-
-
-class ImageEmbedsConditioning(_Record, frozen=True, tag_field="kind", tag="image_embeds"):
-    """Pictures as CLIP sees them: tokens of what they show, for the denoiser to attend to.
-
-    `name` and `last` are the fields of the request, both of which are needed; `feeds` maps outputs of the encoder to
-    inputs of the denoiser.
-    """
-
-    name: str
-    role: str  # the graph that encodes them
-    feeds: dict[str, str]
-    last: str | None = None
-
-    @property
-    def fields(self) -> tuple[str, ...]:
-        """As `TextConditioning` has it."""
-        return (self.name,) if self.last is None else (self.name, self.last)
-
-    @property
-    def roles(self) -> tuple[str, ...]:
-        """As `TextConditioning` has it."""
-        return (self.role,)
-
-
-Conditioning = TextConditioning | NumberConditioning | ImageConditioning | ImageEmbedsConditioning
-
-
-class Expert(_Record, frozen=True):
+class Expert(Record, frozen=True):
     """A denoiser, and from which timestep upwards it works. Of several, the one with the highest `above` reached."""
 
     role: str = "denoiser"
@@ -227,14 +116,14 @@ class Expert(_Record, frozen=True):
     guidance_scale: GuidanceScale | None = None  # where it has another default than the bundle's
 
 
-class Draw(_Record, frozen=True):
+class Draw(Record, frozen=True):
     """A random tensor that is drawn from the seed, f32, standard normal, for an input of the denoiser."""
 
     input: str
     shape: Shape
 
 
-class Defaults(_Record, frozen=True, omit_defaults=True):
+class Defaults(Record, frozen=True, omit_defaults=True):
     """What a request gets where it says nothing."""
 
     height: Positive
@@ -256,7 +145,7 @@ class Defaults(_Record, frozen=True, omit_defaults=True):
 NUMBERS = ("height", "width", "num_frames", "num_inference_steps", "guidance_scale", "fps")  # of the defaults
 
 
-class MergedLora(_Record, frozen=True):
+class MergedLora(Record, frozen=True):
     """A LoRA that was added to the weights of a network before anything was made of them."""
 
     component: str  # of the checkpoint: "transformer"
@@ -265,7 +154,7 @@ class MergedLora(_Record, frozen=True):
     strength: Single
 
 
-class Provenance(_Record, frozen=True, omit_defaults=True):
+class Provenance(Record, frozen=True, omit_defaults=True):
     """Where the weights come from. `files` maps the checkpoint's files to their SHA-256."""
 
     checkpoint: str
@@ -276,14 +165,14 @@ class Provenance(_Record, frozen=True, omit_defaults=True):
     loras: tuple[MergedLora, ...] = ()  # in the order in which they were added
 
 
-class Preview(_Record, frozen=True):
+class Preview(Record, frozen=True):
     """A linear map from latents to RGB in 0..255: `weights` is `[C, 3]`, `bias` `[3]`."""
 
     weights: tuple[tuple[float, float, float], ...]
     bias: tuple[float, float, float]
 
 
-class Demonstration(_Record, frozen=True):
+class Demonstration(Record, frozen=True):
     """What a small model understands. `pattern` is a regular expression that a whole known prompt matches."""
 
     pattern: str
@@ -300,14 +189,14 @@ class Demonstration(_Record, frozen=True):
         return re.fullmatch(self.pattern, prompt) is not None
 
 
-class FileRecord(_Record, frozen=True):
+class FileRecord(Record, frozen=True):
     """A file of the bundle: its SHA-256 in hexadecimal, and its size in bytes."""
 
     sha256: str
     size: Natural
 
 
-class Manifest(_Record, frozen=True):
+class Manifest(Record, frozen=True):
     """Everything the runtime knows of a bundle before it opens a graph."""
 
     format_version: int

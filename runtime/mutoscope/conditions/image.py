@@ -15,8 +15,9 @@ from mutoscope_engines.symbols import sized
 from numpy.typing import NDArray
 
 from ..bundle.bundle import Bundle
+from ..bundle.conditionings import ImageConditioning
 from ..bundle.interface import fed_by_pictures
-from ..bundle.manifest import Defaults, ImageConditioning
+from ..bundle.manifest import Defaults
 from ..errors import EXPORT_AGAIN, BundleError, RequestError
 from ..pictures import fitted, read_picture
 from ..request import PICTURES

@@ -11,7 +11,8 @@ import numpy as np
 from mutoscope_engines.session import Host
 
 from ..bundle.bundle import Bundle
-from ..bundle.manifest import Defaults, ImageEmbedsConditioning
+from ..bundle.conditionings import ImageEmbedsConditioning
+from ..bundle.manifest import Defaults
 from ..errors import RequestError
 from ..pictures import for_clip, read_picture
 from .base import Condition, Settled, UseGraphs, VideoSize

@@ -7,7 +7,8 @@ from typing import Any
 from mutoscope_engines.session import Host
 
 from ..bundle.bundle import Bundle
-from ..bundle.manifest import Defaults, NumberConditioning
+from ..bundle.conditionings import NumberConditioning
+from ..bundle.manifest import Defaults
 from ..values import checks
 from ..values.frame_rates import parse_frame_rate, plain_frame_rate
 from .base import Condition, Settled, UseGraphs, VideoSize, scalar

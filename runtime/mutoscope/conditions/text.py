@@ -13,7 +13,8 @@ from mutoscope_engines.session import Host
 from numpy.typing import NDArray
 
 from ..bundle.bundle import Bundle
-from ..bundle.manifest import Defaults, TextConditioning
+from ..bundle.conditionings import TextConditioning
+from ..bundle.manifest import Defaults
 from ..errors import BundleError, RequestError
 from ..values import checks
 from .base import Condition, Settled, UseGraphs, VideoSize

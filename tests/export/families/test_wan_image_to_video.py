@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 import torch
 from diffusers import WanTransformer3DModel
-from mutoscope.bundle.manifest import Expert, ImageConditioning, ImageEmbedsConditioning, Manifest
+from mutoscope.bundle.conditionings import ImageConditioning, ImageEmbedsConditioning
+from mutoscope.bundle.manifest import Expert, Manifest
 from mutoscope.pictures import CLIP_PIXELS
 from mutoscope_export.declaration import declared_manifest
 from mutoscope_export.errors import ExportError

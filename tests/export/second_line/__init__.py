@@ -7,7 +7,8 @@ from dataclasses import replace
 from functools import partial
 
 import torch
-from mutoscope.bundle.manifest import Defaults, Draw, Frames, Geometry, NumberConditioning, TextConditioning
+from mutoscope.bundle.conditionings import NumberConditioning, TextConditioning
+from mutoscope.bundle.manifest import Defaults, Draw, Frames, Geometry
 from mutoscope.solvers.options import from_diffusers
 from mutoscope_engines.precisions import base_precision
 from mutoscope_export.checkpoint.checkpoint import Checkpoint

@@ -10,7 +10,8 @@ from typing import Any
 import numpy as np
 import pytest
 from mutoscope.bundle.bundle import Bundle
-from mutoscope.bundle.manifest import GraphTensor, ImageConditioning
+from mutoscope.bundle.conditionings import ImageConditioning
+from mutoscope.bundle.manifest import GraphTensor
 from mutoscope.errors import BundleError, RequestError
 from mutoscope.pipeline import EncodedConditions, Pipeline
 from mutoscope.planning.plan import Plan

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 from mutoscope.bundle.bundle import Bundle
-from mutoscope.bundle.manifest import ImageConditioning, ImageEmbedsConditioning
+from mutoscope.bundle.conditionings import ImageConditioning, ImageEmbedsConditioning
 from mutoscope.errors import BundleError, RequestError
 from mutoscope.pictures import for_clip
 from mutoscope.pipeline import Pipeline

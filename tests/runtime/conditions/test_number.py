@@ -10,7 +10,7 @@ import msgspec
 import numpy as np
 import pytest
 from mutoscope.bundle.bundle import Bundle
-from mutoscope.bundle.manifest import NumberConditioning
+from mutoscope.bundle.conditionings import NumberConditioning
 from mutoscope.conditions import load_conditions
 from mutoscope.errors import BundleError, RequestError
 from mutoscope.planning.execution import Execution

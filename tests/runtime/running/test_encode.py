@@ -9,7 +9,7 @@ import msgspec
 import numpy as np
 import pytest
 from mutoscope.bundle.bundle import Bundle
-from mutoscope.bundle.manifest import NumberConditioning, TextConditioning
+from mutoscope.bundle.conditionings import NumberConditioning, TextConditioning
 from mutoscope.conditions.text import Tokenizer
 from mutoscope.errors import RequestError
 from mutoscope_engines.testing import FakeBackend

@@ -11,7 +11,8 @@ import msgspec
 import numpy as np
 from mutoscope.builtin import bundle_path
 from mutoscope.bundle.bundle import TOKENIZER, Bundle, write_manifest
-from mutoscope.bundle.manifest import GraphTensor, ImageConditioning
+from mutoscope.bundle.conditionings import ImageConditioning
+from mutoscope.bundle.manifest import GraphTensor
 from PIL import Image
 
 from tests.bundles import graphs, interfaces, onnx_file, tensors

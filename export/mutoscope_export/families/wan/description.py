@@ -10,13 +10,8 @@ from typing import Any
 
 import msgspec
 from diffusers import AutoencoderKLWan, WanTransformer3DModel
-from mutoscope.bundle.manifest import (
-    Defaults,
-    Draw,
-    Frames,
-    Geometry,
-    TextConditioning,
-)
+from mutoscope.bundle.conditionings import TextConditioning
+from mutoscope.bundle.manifest import Defaults, Draw, Frames, Geometry
 from mutoscope.solvers.options import CLASSES, WHOLE_TIMESTEPS, from_diffusers
 from transformers import UMT5EncoderModel
 

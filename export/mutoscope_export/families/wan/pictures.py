@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from mutoscope.bundle.manifest import Conditioning, ImageConditioning, ImageEmbedsConditioning
+from mutoscope.bundle.conditionings import Conditioning, ImageConditioning, ImageEmbedsConditioning
 from mutoscope.pictures import CLIP_MEAN, CLIP_PIXELS, CLIP_STD
 
 from ...checkpoint.checkpoint import Checkpoint

@@ -16,7 +16,7 @@ from typing import Any
 import diffusers
 import torch
 from diffusers import WanPipeline
-from mutoscope.bundle.manifest import TextConditioning
+from mutoscope.bundle.conditionings import TextConditioning
 from mutoscope.values.guidance import is_guided
 from torch import Tensor, nn
 
