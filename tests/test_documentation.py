@@ -61,6 +61,16 @@ NOT_RUN = {
     "mutoscope export CHECKPOINT BUNDLE --precision fp32 fp8 --calibration-prompts prompts.txt": (
         "takes minutes; tests/export/quantization/test_quantize.py runs the calibration"
     ),
+    **dict.fromkeys(
+        (
+            "mutoscope export CHECKPOINT BUNDLE --transformer wan2.1_t2v_1.3B_bf16.safetensors",
+            "mutoscope export CHECKPOINT BUNDLE --transformer high_noise.safetensors low_noise.safetensors",
+            "mutoscope export CHECKPOINT BUNDLE --vae OTHER --text-encoder OTHER/text_encoder",
+            "mutoscope export CHECKPOINT BUNDLE --lora lightning.safetensors style.safetensors:0.7",
+            "mutoscope export CHECKPOINT BUNDLE --lora high.safetensors --lora-2 low.safetensors",
+        ),
+        "needs weights of others; tests/export/test_given_parts.py exports with files that it makes",
+    ),
 }
 PYTHON_NOT_RUN = {"torch.cuda.Stream()": ON_A_GPU}
 

@@ -30,7 +30,7 @@ REFUSED_INDEXES: dict[str, tuple[Change, str]] = {
         "transformer_2/config.json is missing",
     ),
     "a boundary without a second transformer": (
-        lambda c: c.update(boundary_ratio=0.9), "boundary_ratio is 0.9 and transformer_2 .* Wan 2.2 T2V-A14B",
+        lambda c: c.update(boundary_ratio=0.9), "boundary_ratio is 0.9 and transformer_2 .* Wan 2.2 A14B",
     ),
     "another text encoder": (
         lambda c: c.update(text_encoder=["transformers", "CLIPTextModel"]), "'CLIPTextModel'.; supported: trans.*UMT5",
