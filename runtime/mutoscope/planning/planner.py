@@ -32,8 +32,8 @@ from .footprints import Sizes
 from .plan import ConditionsPlan, GeometryPlan, GuidancePlan, Job, PlacementPlan, Plan, SchedulePlan
 
 INSTEAD = {  # where the model takes no such picture
-    "image": "export a model that takes one, such as Wan 2.2 TI2V-5B",
-    "last_image": "no model that can be exported so far takes one",
+    "image": "export a model that takes one, such as Wan 2.2 TI2V-5B or I2V-A14B",
+    "last_image": "export a model that takes one, such as Wan 2.2 I2V-A14B or Wan 2.1 FLF2V-14B",
 }
 
 
