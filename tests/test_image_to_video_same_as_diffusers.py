@@ -204,7 +204,7 @@ def test_a14b_is_run_as_its_authors_run_it(ours: dict[str, mutoscope.Pipeline]) 
     ("kind", "asked", "message"),
     [
         (A14B, {}, "this model makes a video from a picture; give image"),
-        (I2V, {"image": 0, "last_image": 1}, "last_image is no parameter of this model"),
+        (I2V, {"image": 0, "last_image": 1}, "last_image is not a parameter of this model"),
         (FLF2V, {"image": 0}, "this model makes a video between two pictures; give last_image"),
     ],
 )

@@ -66,7 +66,7 @@ REFUSED_CONFIGS: dict[str, tuple[str, Change, str]] = {
     "image conditioning": ("transformer/config.json", lambda c: c.update(image_dim=8), "image_dim"),
     "channels for an image": ("transformer/config.json", lambda c: c.update(in_channels=9), "in_channels"),
     "text of another width": ("transformer/config.json", lambda c: c.update(text_dim=17), "text_dim .* 17, d_model"),
-    "latents of another width": ("vae/config.json", lambda c: c.update(z_dim=5), "in_channels .* 4, z_dim .* 5"),
+    "latents of another width": ("vae/config.json", lambda c: c.update(z_dim=5), "out_channels .* 4, z_dim .* 5"),
     "a scale that the layers do not have": (
         "vae/config.json", lambda c: c.update(scale_factor_spatial=16), "scale_factor_spatial .* 16, .* 8",
     ),

@@ -101,7 +101,7 @@ def test_a_class_of_transformers_gives_its_own_ids(
 ) -> None:
     edit(copy / "model_index.json", lambda index: index.update(tokenizer=["transformers", class_name]))
     # Without its family, which also asks whether the ids fit the text encoder: those of some classes do not.
-    tokenizer = validated(copy, "copy", read_json(copy / "model_index.json"), PIPELINES["WanPipeline"]).tokenizer()
+    tokenizer = validated(copy, "copy", read_json(copy / "model_index.json"), PIPELINES["WanPipeline"], {}).tokenizer()
     expected = getattr(transformers, class_name).from_pretrained(wan_checkpoint / "tokenizer")
     assert tokenizer(PROMPT).input_ids == expected(PROMPT).input_ids
     assert (tokenizer.pad_token_id, tokenizer.model_max_length) == (expected.pad_token_id, expected.model_max_length)

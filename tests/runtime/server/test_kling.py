@@ -282,7 +282,7 @@ def test_image2video_takes_a_first_and_a_last_picture_in_base64(tmp_path: Path):
             ),
             ({"image": "/etc/passwd"}, "image must be a picture file in base64; this is none"),
             ({"image": "not base64!"}, "image must be a picture file in base64; this is none"),
-            ({"image": both["image"], "image_tail": "aGk="}, "image_tail is no picture or video that can be read"),
+            ({"image": both["image"], "image_tail": "aGk="}, "image_tail is not a picture or video that can be read"),
             ({"image": both["image"], "mode": "pro"}, "one quality"),
             ({"image": ["a"]}, "image must be a picture file in base64"),
             ({}, "image is missing"),
