@@ -111,6 +111,6 @@ def test_the_client_makes_a_video_saves_it_and_hears_what_is_refused(tmp_path: P
     assert said["costs"]["data"]["resource_pack_subscribe_infos"] == []
     assert said["callback"][:2] == [1201, 400] and "callback_url" in said["callback"][2]
     assert said["address"][:2] == [1201, 400] and "never opens an address" in said["address"][2]
-    assert said["none"][:2] == [1201, 400] and "image is no picture" in said["none"][2]
+    assert said["none"][:2] == [1201, 400] and "image is not a picture" in said["none"][2]
     assert said["unknown"][:2] == [1203, 404]
     assert said["stranger"][:2] == [1002, 401]
