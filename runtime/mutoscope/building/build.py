@@ -5,13 +5,14 @@ Knows bundles, targets and the cache. Runs no engine and needs no GPU.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import ClassVar
 
 from mutoscope_engines.cache.engine_cache import EngineCache, Reservation
 from mutoscope_engines.cache.identity import EngineIdentity
 from mutoscope_engines.cache.record import EngineReport
+from mutoscope_engines.cache.shipped import ship
 from mutoscope_engines.precisions import ON_GPU
 from mutoscope_engines.targets import Target, find_target
 from mutoscope_engines.tensorrt.library import LIBRARIES, TensorRT
@@ -19,7 +20,7 @@ from mutoscope_engines.tensorrt.process import compile_in_process
 
 from ..bundle.bundle import Bundle
 from ..bundle.manifest import Graph
-from ..errors import EngineError, TargetError
+from ..errors import EngineError, EngineMissingError, TargetError
 from ..values import checks
 from ..values.parameters import HEIGHT_WIDTH, HEIGHT_WIDTH_FRAMES, about, names, parameter
 from .engine_budget import check_budget
@@ -63,6 +64,11 @@ class BuildOptions:
     )
     weight_streaming: bool = parameter(
         "let weights stay in host memory, for GPUs with little memory; turns CUDA graphs off", False
+    )
+    into_bundle: bool = parameter(
+        "also put the engines into the bundle, to ship both together; prints what whoever loads them must name "
+        "(--engines-sha256)",
+        False,
     )
     backend: str = parameter("compiler", "tensorrt-rtx", choices=tuple(LIBRARIES))
 
@@ -131,6 +137,27 @@ def build_engine(
         raise EngineError(
             f"{error.filename or cache.folder} cannot be written: {error.strerror}. "
             "Make room, or name another folder for engines with MUTOSCOPE_CACHE"
+        ) from error
+
+
+def ship_engines(bundle: Bundle, jobs: Iterable[EngineJob], cache: EngineCache) -> str:
+    """Puts engines that were built into their bundle, beside those of earlier calls.
+
+    Returns: the SHA-256 of their index, which whoever loads them pins.
+
+    Raises:
+        EngineError: the bundle cannot be written.
+        EngineMissingError: an engine has left the cache again.
+    """
+    built = {record.identity.digest: record for record in cache.catalogue().records}
+    try:
+        return ship((built[job.identity.digest] for job in jobs), cache, bundle.engines_folder)
+    except KeyError:
+        raise EngineMissingError(f"an engine has left {cache.folder} meanwhile. Build it again") from None
+    except OSError as error:
+        raise EngineError(
+            f"{error.filename or bundle.engines_folder} cannot be written: {error.strerror}. Make room, or copy the "
+            "bundle to a folder of yours"
         ) from error
 
 

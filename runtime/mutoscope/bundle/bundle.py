@@ -8,11 +8,12 @@ from __future__ import annotations
 import hashlib
 import os
 import shlex
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Collection, Iterator
+from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 
 import msgspec
+from mutoscope_engines.cache.shipped import ShippedEngines
 from mutoscope_engines.system.file_hash import file_sha256
 
 from ..errors import BundleError
@@ -20,6 +21,7 @@ from .checks import decode_manifest
 from .manifest import MANIFEST, FileRecord, Graph, Manifest
 
 TOKENIZER = "tokenizer.json"
+ENGINES = "engines"
 
 
 @dataclass(frozen=True)
@@ -29,6 +31,7 @@ class Bundle:
     root: Path
     manifest: Manifest
     sha256: str  # of the manifest, which names the hash of every other file: the identity of the whole
+    engines: ShippedEngines | None = None  # those that came with it, where they are trusted
 
     @classmethod
     def open(cls, root: Path | str, *, verify: bool = True) -> Bundle:
@@ -108,6 +111,22 @@ class Bundle:
                 f"{name} in {self.root} does not have the hash that the manifest says: "
                 "changed or damaged. Copy or export the bundle again"
             )
+
+    @property
+    def engines_folder(self) -> Path:
+        """Where engines are that travel with the bundle. The manifest does not list them: their index does."""
+        return self.root / ENGINES
+
+    def with_engines(self, trusted: Collection[str]) -> Bundle:
+        """The same, with the engines that came with it.
+
+        Args:
+            trusted: SHA-256 of indexes of engines; one must be that of this bundle's.
+
+        Raises:
+            EngineError: there are none, or others.
+        """
+        return replace(self, engines=ShippedEngines.open(self.engines_folder, trusted))
 
     def path(self, name: str) -> Path:
         """Where a file that the manifest lists lies.

@@ -10,7 +10,7 @@ from dataclasses import asdict, fields
 from mutoscope_engines.cache.engine_cache import EngineCache
 from mutoscope_engines.cache.record import EngineReport
 
-from ..building.build import BuildOptions, build_engine, plan_engines
+from ..building.build import BuildOptions, build_engine, plan_engines, ship_engines
 from ..builtin import bundle_path
 from ..bundle.bundle import Bundle
 from ..errors import RequestError
@@ -27,6 +27,8 @@ def main(argv: Sequence[str]) -> int:
     if "target" not in chosen:
         raise RequestError("--target is missing: which GPUs the engines are for, such as --target rtx40,rtx50")
     options = BuildOptions(**chosen)
+    if options.into_bundle and arguments.bundle is None:
+        raise RequestError("--into-bundle needs a bundle of yours: the built-in one is a part of the installation")
     cache = EngineCache()
     reports = []
     with Progress(sys.stderr, quiet=arguments.quiet) as progress:
@@ -40,6 +42,7 @@ def main(argv: Sequence[str]) -> int:
             progress.clear()
             if not arguments.quiet:
                 note(_said(report, built))
+    shipped = {"engines_sha256": ship_engines(bundle, jobs, cache)} if options.into_bundle else {}
     removed = cache.trim(keep=[job.identity.digest for job in jobs])
     if removed and not arguments.quiet:
         note(
@@ -49,7 +52,9 @@ def main(argv: Sequence[str]) -> int:
     if arguments.report:
         tell(_table(reports))
     if arguments.json:
-        tell(json.dumps({"engines": [asdict(report) for report in reports]}))
+        tell(json.dumps({"engines": [asdict(report) for report in reports], **shipped}))
+    elif shipped:
+        tell(f"--engines-sha256 {shipped['engines_sha256']}")
     return 0
 
 

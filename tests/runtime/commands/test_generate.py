@@ -56,7 +56,9 @@ def test_a_video_from_text_loads_no_library_for_pictures(bundle, backend, monkey
     assert generate(bundle, "a circle", "-o", "out.mp4") == 0
 
 
-@pytest.mark.parametrize(("flag", "instead"), [("--image", "Wan 2.2 TI2V-5B"), ("--last-image", "I2V-A14B or Wan 2.1 FLF2V-14B")])
+@pytest.mark.parametrize(
+    ("flag", "instead"), [("--image", "Wan 2.2 TI2V-5B"), ("--last-image", "I2V-A14B or Wan 2.1 FLF2V-14B")]
+)
 def test_a_picture_for_a_model_that_takes_none_is_refused_by_its_flag(bundle, backend, capsys, flag, instead):
     assert generate(bundle, "a circle", flag, "first.png", "-o", "out.npy") == 2
     told = capsys.readouterr().err
