@@ -177,6 +177,7 @@ class Backend(ABC):
 
     name: str
     on_device: bool = False  # whether its tensors lie on a GPU
+    runs_engines: bool = False  # whether it runs what was compiled of a graph, and never opens the graph
 
     @property
     def preferred_precision(self) -> str | None:

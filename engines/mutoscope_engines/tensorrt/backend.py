@@ -39,7 +39,7 @@ class TensorRtBackend(Backend):
         catalogue: the engines of a snapshot's moment; `None` looks anew each time.
     """
 
-    on_device = True
+    on_device = runs_engines = True
 
     def __init__(self, name: str, settings: TensorRtSettings | None = None, target: Target | None = None) -> None:
         self.name = name

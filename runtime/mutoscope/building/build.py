@@ -5,14 +5,13 @@ Knows bundles, targets and the cache. Runs no engine and needs no GPU.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import ClassVar
 
 from mutoscope_engines.cache.engine_cache import EngineCache, Reservation
 from mutoscope_engines.cache.identity import EngineIdentity
 from mutoscope_engines.cache.record import EngineReport
-from mutoscope_engines.cache.shipped import ship
 from mutoscope_engines.precisions import ON_GPU
 from mutoscope_engines.targets import Target, find_target
 from mutoscope_engines.tensorrt.library import LIBRARIES, TensorRT
@@ -20,7 +19,7 @@ from mutoscope_engines.tensorrt.process import compile_in_process
 
 from ..bundle.bundle import Bundle
 from ..bundle.manifest import Graph
-from ..errors import EngineError, EngineMissingError, TargetError
+from ..errors import BundleError, EngineError, TargetError
 from ..values import checks
 from ..values.parameters import HEIGHT_WIDTH, HEIGHT_WIDTH_FRAMES, about, names, parameter
 from .engine_budget import check_budget
@@ -70,6 +69,11 @@ class BuildOptions:
         "(--engines-sha256)",
         False,
     )
+    lean: str | None = parameter(
+        "put the engines into a new copy of the bundle that has no graphs, in this folder, for machines whose GPUs the "
+        "engines are for; prints what --into-bundle prints",
+        unit="FOLDER",
+    )
     backend: str = parameter("compiler", "tensorrt-rtx", choices=tuple(LIBRARIES))
 
 
@@ -97,9 +101,11 @@ def plan_engines(bundle: Bundle, options: BuildOptions) -> list[EngineJob]:
     Raises:
         TargetError: a target that there is not, or a precision that it does not have; lists those there are.
         RequestError: a size that the model cannot make.
-        BundleError: the bundle has no graph in the precision.
+        BundleError: the bundle has no graph in the precision, or no graphs.
         BackendUnavailableError: what compiles is not installed.
     """
+    if bundle.left_out:
+        raise BundleError(f"{bundle.root} was shipped without graphs. Build engines from the whole bundle")
     library, manifest = LIBRARIES[options.backend], bundle.manifest
     video = LargestVideo.choose(options.shapes, options.branches_per_call, manifest, options.tile)
     jobs = {}
@@ -137,27 +143,6 @@ def build_engine(
         raise EngineError(
             f"{error.filename or cache.folder} cannot be written: {error.strerror}. "
             "Make room, or name another folder for engines with MUTOSCOPE_CACHE"
-        ) from error
-
-
-def ship_engines(bundle: Bundle, jobs: Iterable[EngineJob], cache: EngineCache) -> str:
-    """Puts engines that were built into their bundle, beside those of earlier calls.
-
-    Returns: the SHA-256 of their index, which whoever loads them pins.
-
-    Raises:
-        EngineError: the bundle cannot be written.
-        EngineMissingError: an engine has left the cache again.
-    """
-    built = {record.identity.digest: record for record in cache.catalogue().records}
-    try:
-        return ship((built[job.identity.digest] for job in jobs), cache, bundle.engines_folder)
-    except KeyError:
-        raise EngineMissingError(f"an engine has left {cache.folder} meanwhile. Build it again") from None
-    except OSError as error:
-        raise EngineError(
-            f"{error.filename or bundle.engines_folder} cannot be written: {error.strerror}. Make room, or copy the "
-            "bundle to a folder of yours"
         ) from error
 
 

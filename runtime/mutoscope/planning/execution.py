@@ -108,6 +108,8 @@ def _elsewhere(names: str | Backend, backend: Backend, precision: str, bundle: B
 
 def lacking(bundle: Bundle, backend: Backend, precision: str) -> str | None:
     """What a backend lacks to run a bundle in this precision, whatever the size; `None` if nothing."""
+    if bundle.left_out and not backend.runs_engines:
+        return f"{bundle.root} was shipped with engines and without graphs; get the whole bundle to run it here"
     try:
         now = backend.snapshot()
         for role in bundle.manifest.roles:
