@@ -182,7 +182,7 @@ class RuntimeOptions:
         "replay each denoising step as one CUDA graph on a GPU", True, unit="on|off", form=ON_OFF
     )
     engines_sha256: str | tuple[str, ...] | None = parameter(
-        "SHA-256 of the index of the engines that came with the bundle, which mutoscope build --into-bundle printed; "
+        "SHA-256 of the index of the engines that came with the bundle, as the build printed that put them there; "
         "only with it are they loaded, because engines are executable code (for several bundles, name several)",
         unit="SHA256",
         form=HASHES,

@@ -65,13 +65,13 @@ class BuildOptions:
         "let weights stay in host memory, for GPUs with little memory; turns CUDA graphs off", False
     )
     into_bundle: bool = parameter(
-        "also put the engines into the bundle, to ship both together; prints what whoever loads them must name "
-        "(--engines-sha256)",
+        "also put the engines into the bundle, to ship both together; prints the SHA-256 that whoever loads them "
+        "must name",
         False,
     )
     lean: str | None = parameter(
         "put the engines into a new copy of the bundle that has no graphs, in this folder, for machines whose GPUs the "
-        "engines are for; prints what --into-bundle prints",
+        "engines are for; prints the same SHA-256",
         unit="FOLDER",
     )
     backend: str = parameter("compiler", "tensorrt-rtx", choices=tuple(LIBRARIES))

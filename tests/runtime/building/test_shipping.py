@@ -44,7 +44,7 @@ class Rtx40(TensorRtBackend):
 @pytest.fixture
 def bundle(make_bundle: Make) -> Bundle:
     root = make_bundle().root
-    graphs = tuple(network(root, role, "bf16", FUSED) for role in ROLES)
+    graphs = tuple(network(root, role, precision, FUSED) for role in ROLES for precision in ("fp32", "bf16"))
     return make_bundle(graphs=graphs, geometry={"patch_size": (1, 1, 1), "vae_scale_factor_spatial": 1})
 
 
