@@ -41,6 +41,7 @@ EXPORTED = (
     "takes a minute; tests/test_nothing_calls_home.py runs an export, and tests/conftest.py one of more precisions"
 )
 EXPORT = "mutoscope export Wan-AI/Wan2.1-T2V-1.3B-Diffusers wan-1.3b --precision int8 bf16"  # the README's
+SHIPPED = "changes a bundle; tests/runtime/building/test_shipping.py does it with one of its own"
 NOT_RUN = {
     "mutoscope batch JOBS.jsonl OUT --ray 10.0.0.1:6379 --workers 8": (
         "needs a cluster; tests/runtime/bulk/test_on_ray.py starts one"
@@ -54,6 +55,8 @@ NOT_RUN = {
     "mutoscope bench wan-1.3b --checkpoint Wan2.1-T2V-1.3B-Diffusers --against diffusers": COVERED,
     "mutoscope bench --json before.json": COVERED,
     "mutoscope bench --compare before.json": COVERED,
+    "mutoscope build wan-1.3b --target rtx40,rtx50 --shapes 480x832x81 --into-bundle": SHIPPED,
+    "mutoscope build wan-1.3b --target rtx40 --lean wan-1.3b-rtx40": SHIPPED,
     "mutoscope build --target rtx40": "takes a minute; tests/runtime/building/test_build.py builds the built-in bundle",
     EXPORT: EXPORTED,
     "mutoscope export CHECKPOINT wan-1.3b --precision fp32 bf16": EXPORTED,

@@ -13,6 +13,7 @@ from typing import Any, Protocol
 
 from numpy.typing import NDArray
 
+from .cache.shipped import ShippedEngines
 from .errors import ShapeError
 from .system.machine import memory_bytes
 
@@ -67,6 +68,7 @@ class EngineWanted:
     files: Mapping[str, str]  # SHA-256 of the graph and its weights, by name in their folder
     shapes: Shapes  # that it must take; of an input that is not named, any
     stored_bytes: int  # of the graph and its weights
+    shipped: ShippedEngines | None = None  # engines that came with the graph, and that the caller trusts
 
 
 @dataclass(frozen=True)
@@ -175,6 +177,7 @@ class Backend(ABC):
 
     name: str
     on_device: bool = False  # whether its tensors lie on a GPU
+    runs_engines: bool = False  # whether it runs what was compiled of a graph, and never opens the graph
 
     @property
     def preferred_precision(self) -> str | None:

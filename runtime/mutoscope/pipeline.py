@@ -41,6 +41,7 @@ from .running.decode import decode
 from .running.denoise import OnStep, StepEvent, denoise
 from .running.encode import EncodedConditions, encode
 from .running.loaded import LoadedGraphs
+from .values import checks
 from .values.byte_sizes import format_bytes
 
 __all__ = [
@@ -80,8 +81,10 @@ class Pipeline:
     def __init__(
         self, bundle: Bundle, options: RuntimeOptions | None = None, *, cuda_stream: int | None = None
     ) -> None:
-        self.bundle = bundle
         self.options = RuntimeOptions() if options is None else options
+        if (trusted := self.options.engines_sha256) is not None:
+            bundle = bundle.with_engines(checks.hashes("engines_sha256", trusted))
+        self.bundle = bundle
         self._conditions = load_conditions(bundle)
         self._execution = Execution.choose(self.options, bundle, cuda_stream)
         self._graphs = LoadedGraphs(bundle, self._execution)

@@ -25,7 +25,7 @@ from .output.signing import WAYS
 from .pictures import PictureSource
 from .provenance.keys import Signer
 from .solvers.solvers import SCHEDULERS
-from .values.parameters import BYTES, HEIGHT_WIDTH, LEVELS, ON_OFF, PICTURE, RATE, about, names, parameter
+from .values.parameters import BYTES, HASHES, HEIGHT_WIDTH, LEVELS, ON_OFF, PICTURE, RATE, about, names, parameter
 
 PICTURES = ("image", "last_image")  # the fields that are pictures
 BACKEND_NAMES = names(JOINED_BY, ("onnxruntime", "openvino"))
@@ -181,6 +181,12 @@ class RuntimeOptions:
     cuda_graphs: bool = parameter(
         "replay each denoising step as one CUDA graph on a GPU", True, unit="on|off", form=ON_OFF
     )
+    engines_sha256: str | tuple[str, ...] | None = parameter(
+        "SHA-256 of the index of the engines that came with the bundle, as the build printed that put them there; "
+        "only with it are they loaded, because engines are executable code (for several bundles, name several)",
+        unit="SHA256",
+        form=HASHES,
+    )
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> RuntimeOptions:
@@ -210,6 +216,7 @@ class RuntimeFields(TypedDict, total=False):
     threads: int | None
     memory_limit: int | None
     cuda_graphs: bool
+    engines_sha256: str | tuple[str, ...] | None
 
 
 def make_options(given: RuntimeFields) -> RuntimeOptions:

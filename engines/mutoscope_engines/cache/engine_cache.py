@@ -9,8 +9,6 @@ that is being read. `<digest>.*.partial` is being written by whoever holds the l
 
 from __future__ import annotations
 
-import hashlib
-import mmap
 import os
 import tempfile
 from collections.abc import Collection, Iterator
@@ -18,15 +16,16 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from ..errors import EngineError, EngineMissingError
+from ..errors import EngineError
 from ..system.file_hash import file_sha256
 from ..system.file_lock import file_lock
-from ..system.portable_files import content, is_ours, remove, replace, sync
+from ..system.portable_files import is_ours, remove, replace, sync
 from ..system.user_folders import cache_folder
-from .catalogue import BUILD_IT, EngineCatalogue
+from .catalogue import EngineCatalogue
 from .identity import EngineIdentity
 from .installation_key import default_key_path, make_key, read_key
 from .record import EngineRecord, EngineReport, decode_record, encode_record
+from .stored_engine import StoredEngine, read_engine
 
 DEFAULT_LIMIT_BYTES = 64 * 10**9
 
@@ -47,14 +46,6 @@ def limit_from_environment() -> int:
     if limit <= 0:
         raise EngineError(f"MUTOSCOPE_CACHE_GB must be a positive number of gigabytes; got {given!r}")
     return limit
-
-
-@dataclass(frozen=True)
-class StoredEngine:
-    """An engine whose record and content were checked. `data` stays valid when the file is removed meanwhile."""
-
-    record: EngineRecord
-    data: mmap.mmap
 
 
 class EngineCache:
@@ -96,19 +87,9 @@ class EngineCache:
         Raises:
             EngineMissingError: it is damaged, or has gone.
         """
-        try:
-            data = content(self._engine(record))
-        except (OSError, ValueError) as error:  # a ValueError when it is empty
-            raise EngineMissingError(
-                f"the engine of the {record.report.graph} in {self.folder} cannot be read: {error}. {BUILD_IT}"
-            ) from error
-        if hashlib.sha256(data).hexdigest() != record.sha256:
-            data.close()
-            raise EngineMissingError(
-                f"the engine of the {record.report.graph} in {self.folder} is damaged and was not loaded. {BUILD_IT}"
-            )
+        stored = read_engine(self._engine(record), record)
         self._touch(record.identity.digest)
-        return StoredEngine(record, data)
+        return stored
 
     @contextmanager
     def reserve(self, identity: EngineIdentity) -> Iterator[Reservation]:

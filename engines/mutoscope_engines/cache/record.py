@@ -6,6 +6,7 @@ Knows the record as a value and as signed JSON. Knows nothing of the folder it l
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -35,6 +36,15 @@ class EngineRecord:
     report: EngineReport
     sha256: str  # of the engine file
 
+    @classmethod
+    def from_json(cls, values: Mapping[str, Any]) -> EngineRecord:
+        """The record that `dataclasses.asdict` and JSON made of one. Anything else is a KeyError or TypeError."""
+        return cls(
+            identity=EngineIdentity.from_json(values["identity"]),
+            report=EngineReport(**values["report"]),
+            sha256=values["sha256"],
+        )
+
 
 def encode_record(record: EngineRecord, key: bytes) -> bytes:
     """The record as JSON, with this key's signature."""
@@ -50,14 +60,6 @@ def decode_record(content: bytes, key: bytes) -> EngineRecord | None:
         values = signed["record"]
         if not is_signed(canonical_json(values), signed["signature"], key):
             return None
-        return _from_json(values)
+        return EngineRecord.from_json(values)
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
         return None
-
-
-def _from_json(values: dict[str, Any]) -> EngineRecord:
-    return EngineRecord(
-        identity=EngineIdentity.from_json(values["identity"]),
-        report=EngineReport(**values["report"]),
-        sha256=values["sha256"],
-    )

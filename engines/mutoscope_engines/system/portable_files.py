@@ -16,6 +16,7 @@ from io import BufferedReader
 from pathlib import Path
 
 OPEN_ELSEWHERE_S = (0.01, 0.05, 0.2, 0.5)  # pauses between tries, three quarters of a second in all
+_ROOT = 0  # the administrator's user
 
 
 def open_unlinked(path: Path) -> BufferedReader:
@@ -38,18 +39,20 @@ def is_ours(facts: os.stat_result, *, without: int) -> bool:
 
 
 def content(path: Path) -> mmap.mmap:
-    """A file's bytes, which stay readable when the file is removed.
+    """A file's bytes, which stay readable when the file is removed, and which nobody can change.
 
-    Windows gets a copy, because nobody could remove a file that is mapped, and others may be able to write to it.
+    They are a copy where somebody else than this user and the administrator may write to the file; on Windows always,
+    because nobody could remove a file that is mapped, and its mode says nothing.
 
     Raises:
         OSError: it is a link, or cannot be read.
         ValueError: it is empty.
     """
     with open_unlinked(path) as file:
-        if sys.platform != "win32":
+        facts = os.fstat(file.fileno())
+        if sys.platform != "win32" and facts.st_uid in (os.getuid(), _ROOT) and not facts.st_mode & 0o022:
             return mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
-        size = os.fstat(file.fileno()).st_size
+        size = facts.st_size
         if not size:
             raise ValueError("it is empty")
         data = mmap.mmap(-1, size)

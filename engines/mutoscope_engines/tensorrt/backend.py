@@ -39,7 +39,7 @@ class TensorRtBackend(Backend):
         catalogue: the engines of a snapshot's moment; `None` looks anew each time.
     """
 
-    on_device = True
+    on_device = runs_engines = True
 
     def __init__(self, name: str, settings: TensorRtSettings | None = None, target: Target | None = None) -> None:
         self.name = name
@@ -92,7 +92,7 @@ class TensorRtBackend(Backend):
         report, profile = record.report, record.identity.profile
         streamable = 0
         with suppress(EngineMissingError):
-            streaming = engines.find(self._identity(wanted, streams=True))
+            streaming = self._find(engines, wanted, streams=True)
             streamable = int(streaming.report.weight_bytes * (1 - KEPT_OF_STREAMED))
         largest = {name: shapes.max for name, shapes in profile.items()}
         return Figures(report.weight_bytes, streamable, report.activation_bytes, largest)
@@ -106,9 +106,11 @@ class TensorRtBackend(Backend):
         return record.identity.digest, options.streamed_weight_bytes
 
     def open(self, graph: Path, options: SessionOptions) -> Session:
-        """Loads the engine of a graph from the cache; `options.engine` says which."""
-        record = self._record(self._engines(), _named(options), streams=options.streamed_weight_bytes > 0)
-        stored = self.cache().load(record)
+        """Loads the engine of a graph from the cache, or one that came with it; `options.engine` says which."""
+        wanted = _named(options)
+        record = self._record(self._engines(), wanted, streams=options.streamed_weight_bytes > 0)
+        shipped = wanted.shipped
+        stored = shipped.load(record) if shipped and record in shipped.catalogue.records else self.cache().load(record)
         kernels = KernelCache(self.cache(), record.identity.digest) if self._settings.kernel_cache else None
         return TensorRtSession(
             self.library.module,
@@ -130,10 +132,22 @@ class TensorRtBackend(Backend):
         """Of the engine to run. One that can stream serves for one that need not; it allocates while it runs, so no
         CUDA graph is captured of it."""
         try:
-            return engines.find(self._identity(wanted, streams=streams))
+            return self._find(engines, wanted, streams=streams)
         except EngineMissingError:
             with suppress(EngineMissingError):
-                return engines.find(self._identity(wanted, streams=True))
+                return self._find(engines, wanted, streams=True)
+            raise
+
+    def _find(self, engines: EngineCatalogue, wanted: EngineWanted, *, streams: bool) -> EngineRecord:
+        """Of an engine that came with the graph, if one serves, and else of one that this installation built."""
+        identity = self._identity(wanted, streams=streams)
+        if wanted.shipped is None:
+            return engines.find(identity)
+        try:
+            return wanted.shipped.catalogue.find(identity)
+        except EngineMissingError:
+            with suppress(EngineMissingError):
+                return engines.find(identity)
             raise
 
     def _identity(self, wanted: EngineWanted, *, streams: bool) -> EngineIdentity:

@@ -19,7 +19,7 @@ from mutoscope_engines.tensorrt.process import compile_in_process
 
 from ..bundle.bundle import Bundle
 from ..bundle.manifest import Graph
-from ..errors import EngineError, TargetError
+from ..errors import BundleError, EngineError, TargetError
 from ..values import checks
 from ..values.parameters import HEIGHT_WIDTH, HEIGHT_WIDTH_FRAMES, about, names, parameter
 from .engine_budget import check_budget
@@ -64,6 +64,16 @@ class BuildOptions:
     weight_streaming: bool = parameter(
         "let weights stay in host memory, for GPUs with little memory; turns CUDA graphs off", False
     )
+    into_bundle: bool = parameter(
+        "also put the engines into the bundle, to ship both together; prints the SHA-256 that whoever loads them "
+        "must name",
+        False,
+    )
+    lean: str | None = parameter(
+        "put the engines into a new copy of the bundle that has no graphs, in this folder, for machines whose GPUs the "
+        "engines are for; prints the same SHA-256",
+        unit="FOLDER",
+    )
     backend: str = parameter("compiler", "tensorrt-rtx", choices=tuple(LIBRARIES))
 
 
@@ -91,9 +101,11 @@ def plan_engines(bundle: Bundle, options: BuildOptions) -> list[EngineJob]:
     Raises:
         TargetError: a target that there is not, or a precision that it does not have; lists those there are.
         RequestError: a size that the model cannot make.
-        BundleError: the bundle has no graph in the precision.
+        BundleError: the bundle has no graph in the precision, or no graphs.
         BackendUnavailableError: what compiles is not installed.
     """
+    if bundle.left_out:
+        raise BundleError(f"{bundle.root} was shipped without graphs. Build engines from the whole bundle")
     library, manifest = LIBRARIES[options.backend], bundle.manifest
     video = LargestVideo.choose(options.shapes, options.branches_per_call, manifest, options.tile)
     jobs = {}

@@ -8,11 +8,13 @@ from __future__ import annotations
 import hashlib
 import os
 import shlex
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Collection, Iterator
+from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path, PurePosixPath
 
 import msgspec
+from mutoscope_engines.cache.shipped import INDEX, ShippedEngines
 from mutoscope_engines.system.file_hash import file_sha256
 
 from ..errors import BundleError
@@ -20,6 +22,7 @@ from .checks import decode_manifest
 from .manifest import MANIFEST, FileRecord, Graph, Manifest
 
 TOKENIZER = "tokenizer.json"
+ENGINES = "engines"
 
 
 @dataclass(frozen=True)
@@ -29,6 +32,7 @@ class Bundle:
     root: Path
     manifest: Manifest
     sha256: str  # of the manifest, which names the hash of every other file: the identity of the whole
+    engines: ShippedEngines | None = None  # those that came with it, where they are trusted
 
     @classmethod
     def open(cls, root: Path | str, *, verify: bool = True) -> Bundle:
@@ -65,6 +69,8 @@ class Bundle:
                 for a file beside a graph that the manifest does not list, because a graph could take weights from it.
         """
         for name, record in self.manifest.files.items():
+            if name in self.left_out:
+                continue
             try:
                 self._check(name, record)
             except OSError as error:
@@ -109,15 +115,39 @@ class Bundle:
                 "changed or damaged. Copy or export the bundle again"
             )
 
+    @cached_property
+    def left_out(self) -> frozenset[str]:
+        """The files of graphs that are not there, in a bundle that was shipped with its engines alone."""
+        if not (self.engines_folder / INDEX).is_file():
+            return frozenset()
+        named = {name for graph in self.manifest.graphs for name in (graph.file, *graph.weights)}
+        return frozenset(name for name in named if not os.path.lexists(self.root / name))
+
+    @property
+    def engines_folder(self) -> Path:
+        """Where engines are that travel with the bundle. The manifest does not list them: their index does."""
+        return self.root / ENGINES
+
+    def with_engines(self, trusted: Collection[str]) -> Bundle:
+        """The same, with the engines that came with it.
+
+        Args:
+            trusted: SHA-256 of indexes of engines; one must be that of this bundle's.
+
+        Raises:
+            EngineError: there are none, or others.
+        """
+        return replace(self, engines=ShippedEngines.open(self.engines_folder, trusted))
+
     def path(self, name: str) -> Path:
-        """Where a file that the manifest lists lies.
+        """Where a file that the manifest lists lies, or lay before it was left out.
 
         Raises:
             BundleError: it is not listed, missing, or its path leaves the folder.
         """
         if name not in self.manifest.files:
             raise BundleError(f"{name!r} is not a file of the bundle {self.root}")
-        return _safe_path(self.root, name)
+        return self.root / name if name in self.left_out else _safe_path(self.root, name)
 
     def size_of(self, graph: Graph) -> int:
         """Bytes of a graph with its weights. Those that it shares count for each graph that has them."""

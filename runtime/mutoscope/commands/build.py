@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import json
 import sys
+from argparse import Namespace
 from collections.abc import Sequence
 from dataclasses import asdict, fields
+from pathlib import Path
 
 from mutoscope_engines.cache.engine_cache import EngineCache
 from mutoscope_engines.cache.record import EngineReport
 
 from ..building.build import BuildOptions, build_engine, plan_engines
+from ..building.shipping import refuse_existing, ship_engines
 from ..builtin import bundle_path
 from ..bundle.bundle import Bundle
 from ..errors import RequestError
@@ -23,10 +26,8 @@ from .arguments import Parser, add_bundle, add_fields, given
 def main(argv: Sequence[str]) -> int:
     """`mutoscope build`. Returns the exit code."""
     arguments = _parser().parse(argv)
-    chosen = given(arguments, BuildOptions)
-    if "target" not in chosen:
-        raise RequestError("--target is missing: which GPUs the engines are for, such as --target rtx40,rtx50")
-    options = BuildOptions(**chosen)
+    options = _options(arguments)
+    lean = None if options.lean is None else Path(options.lean)
     cache = EngineCache()
     reports = []
     with Progress(sys.stderr, quiet=arguments.quiet) as progress:
@@ -40,6 +41,8 @@ def main(argv: Sequence[str]) -> int:
             progress.clear()
             if not arguments.quiet:
                 note(_said(report, built))
+    ships = options.into_bundle or lean is not None
+    shipped = {"engines_sha256": ship_engines(bundle, jobs, cache, lean)} if ships else {}
     removed = cache.trim(keep=[job.identity.digest for job in jobs])
     if removed and not arguments.quiet:
         note(
@@ -49,8 +52,24 @@ def main(argv: Sequence[str]) -> int:
     if arguments.report:
         tell(_table(reports))
     if arguments.json:
-        tell(json.dumps({"engines": [asdict(report) for report in reports]}))
+        tell(json.dumps({"engines": [asdict(report) for report in reports], **shipped}))
+    elif shipped:
+        tell(f"--engines-sha256 {shipped['engines_sha256']}")
     return 0
+
+
+def _options(arguments: Namespace) -> BuildOptions:
+    chosen = given(arguments, BuildOptions)
+    if "target" not in chosen:
+        raise RequestError("--target is missing: which GPUs the engines are for, such as --target rtx40,rtx50")
+    options = BuildOptions(**chosen)
+    if options.into_bundle and options.lean is not None:
+        raise RequestError("--into-bundle and --lean are both given; give one of them")
+    if options.into_bundle and arguments.bundle is None:
+        raise RequestError("--into-bundle needs a bundle of yours: the built-in one is a part of the installation")
+    if options.lean is not None:
+        refuse_existing(Path(options.lean))
+    return options
 
 
 def _parser() -> Parser:

@@ -8,6 +8,7 @@ from itertools import combinations
 from typing import Any
 
 import msgspec
+from mutoscope_engines.cache.shipped import index_sha256
 
 from ..builtin import bundle_path
 from ..bundle.bundle import Bundle
@@ -52,6 +53,8 @@ def _facts(bundle: Bundle) -> dict[str, Any]:
             f"{number} in {lora.component}": f"{lora.file}, strength {lora.strength:g}, sha256 {lora.sha256}"
             for number, lora in enumerate(loras, start=1)
         }
+    if shipped := index_sha256(bundle.engines_folder):
+        facts["engines"] = f"engines_sha256 {shipped}, if you trust it"
     if manifest.demonstration:
         facts["understands"] = manifest.demonstration.description
     if len(manifest.experts) > 1:

@@ -12,6 +12,7 @@ from functools import partial
 from itertools import takewhile
 
 from mutoscope_engines.backends import JOINED_BY, backends_named, choose_backend
+from mutoscope_engines.cache.shipped import INDEX
 from mutoscope_engines.names import no_such
 from mutoscope_engines.session import Backend, SessionOptions
 from mutoscope_engines.system.machine import memory_bytes
@@ -19,7 +20,7 @@ from mutoscope_engines.system.machine import memory_bytes
 from ..bundle.bundle import Bundle
 from ..bundle.contract import DENOISE, STAGES, stage_of
 from ..bundle.manifest import MAX_BRANCHES
-from ..errors import BackendUnavailableError, RequestError
+from ..errors import BackendUnavailableError, EngineMissingError, RequestError
 from ..request import BACKEND_NAMES, RuntimeOptions
 from ..values import checks
 from ..values.byte_sizes import format_bytes, rounded_up
@@ -107,11 +108,20 @@ def _elsewhere(names: str | Backend, backend: Backend, precision: str, bundle: B
 
 def lacking(bundle: Bundle, backend: Backend, precision: str) -> str | None:
     """What a backend lacks to run a bundle in this precision, whatever the size; `None` if nothing."""
+    if bundle.left_out and not backend.runs_engines:
+        return f"{bundle.root} was shipped with engines and without graphs; get the whole bundle to run it here"
     try:
         now = backend.snapshot()
         for role in bundle.manifest.roles:
             for graph in bundle.manifest.graphs_of(role, precision):
                 now.figures(bundle.path(graph.file), wanted_engine(bundle, graph, None))
+    except EngineMissingError as error:
+        if bundle.engines is None and (bundle.engines_folder / INDEX).exists():
+            return (
+                f"{error}. The bundle has engines of its own, which are executable code: they are loaded only with "
+                "engines_sha256, the SHA-256 of their index as you have it from whoever you trust for them"
+            )
+        return str(error)
     except BackendUnavailableError as error:
         return str(error)
     return None

@@ -72,7 +72,7 @@ class Sizes:
 def wanted_engine(bundle: Bundle, graph: Graph, symbols: Mapping[str, int] | None) -> EngineWanted:
     """What an engine of a graph must be, for these sizes, or for any."""
     shapes = {} if symbols is None else {tensor.name: sized(tensor.shape, symbols) for tensor in graph.inputs}
-    return EngineWanted(graph.precision, bundle.content_of(graph), shapes, bundle.size_of(graph))
+    return EngineWanted(graph.precision, bundle.content_of(graph), shapes, bundle.size_of(graph), bundle.engines)
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ from mutoscope_engines.system.machine import usable_cores
 
 from ..errors import RequestError
 from .frame_rates import parse_frame_rate
-from .parameters import BYTES, HEIGHT_WIDTH_FRAMES, LEVELS, ON_OFF, RATE, Form
+from .parameters import BYTES, HASHES, HEIGHT_WIDTH_FRAMES, LEVELS, ON_OFF, RATE, Form
 
 
 def text(name: str, value: Any) -> str:
@@ -115,6 +115,20 @@ def names(name: str, value: Any, form: Form) -> tuple[str, ...]:
         if not isinstance(one, str) or isinstance(form.parse(one), tuple):
             raise RequestError(form.refusal(name, value))
     return tuple(each)
+
+
+def hashes(name: str, value: Any) -> tuple[str, ...]:
+    """One SHA-256 in hexadecimal, or a tuple of them, in small letters; not several in one text."""
+    each = (value,) if isinstance(value, str) else value
+    if not isinstance(each, (tuple, list)) or not each:
+        raise RequestError(HASHES.refusal(name, value))
+    found: list[str] = []
+    for one in each:
+        parsed = HASHES.parse(one) if isinstance(one, str) else None
+        if not isinstance(parsed, str):
+            raise RequestError(HASHES.refusal(name, value))
+        found.append(parsed)
+    return tuple(found)
 
 
 def threads(name: str, value: Any) -> int:

@@ -5,6 +5,7 @@ Knows fields and forms. Knows no parameter.
 
 from __future__ import annotations
 
+import hashlib
 import os
 import re
 from collections.abc import Callable
@@ -82,6 +83,13 @@ def _path(value: Any) -> str:
     return str(os.fspath(value))
 
 
+def _hashes(text: str) -> str | tuple[str, ...] | None:
+    each = tuple(text.lower().split(","))
+    if not all(re.fullmatch(r"[0-9a-f]{64}", one) for one in each):
+        return None
+    return each if len(each) > 1 else each[0]
+
+
 def names(joined_by: str, example: tuple[str, ...]) -> Form:
     """One name, or several with a sign between them."""
 
@@ -141,4 +149,11 @@ RATE = Form(
     Fraction(24000, 1001),
     parse_frame_rate,
     str,
+)
+HASHES = Form(
+    "a SHA-256 in hexadecimal, or several with commas between them",
+    "a SHA-256 in hexadecimal, or a tuple of them",
+    hashlib.sha256(b"").hexdigest(),
+    _hashes,
+    lambda value: value if isinstance(value, str) else ",".join(value),
 )

@@ -13,6 +13,7 @@ from mutoscope_engines.cache.engine_cache import EngineCache
 from mutoscope_engines.cache.identity import ShapeRange, content_of
 from mutoscope_engines.cache.installation_key import default_key_path, make_key
 from mutoscope_engines.cache.record import EngineReport
+from mutoscope_engines.cache.shipped import ShippedEngines, ship
 from mutoscope_engines.errors import BackendUnavailableError
 from mutoscope_engines.session import EngineWanted, SessionOptions
 from mutoscope_engines.targets import find_target
@@ -140,6 +141,39 @@ def test_a_plan_reads_each_record_once_for_all_graphs_and_sizes(backend, build, 
         for side in range(1, 20):
             now.figures(sum_and_product, wanted(sum_and_product, side, side))
     assert len(opened) == 3 == len(set(opened))
+
+
+def test_an_engine_that_came_with_the_graph_runs_on_a_machine_that_built_none(
+    backend, build, sum_and_product, tmp_path
+) -> None:
+    build(activation_bytes=700)
+    pin = ship(backend.engines.catalogue().records, backend.engines, tmp_path / "shipped")
+    elsewhere = BackendOnHost(tmp_path / "elsewhere")
+    shipped = ShippedEngines.open(tmp_path / "shipped", [pin])
+    asked = replace(wanted(sum_and_product, 2, 3), shipped=shipped)
+    assert elsewhere.figures(sum_and_product, asked).activation_bytes == 700
+    assert elsewhere.shares_by(SessionOptions(engine=asked))[0] == shipped.catalogue.records[0].identity.digest
+    a = np.arange(6, dtype=np.float32).reshape(2, 3)
+    with elsewhere.open(sum_and_product, SessionOptions(engine=asked)) as session:
+        np.testing.assert_array_equal(session.run({"a": a, "b": a})["sum"].numpy(), a + a)
+    with pytest.raises(BackendUnavailableError, match=r"has not built any\. Build it"):
+        elsewhere.open(sum_and_product, options(sum_and_product, 2, 3))
+
+
+def test_what_did_not_come_with_the_graph_is_taken_from_the_cache_or_refused_by_what_differs(
+    backend, build, sum_and_product, tmp_path
+) -> None:
+    build((8, 8), activation_bytes=700)
+    pin = ship(backend.engines.catalogue().records, backend.engines, tmp_path / "shipped")
+    shipped = ShippedEngines.open(tmp_path / "shipped", [pin])
+    asked = replace(wanted(sum_and_product, 9, 9), shipped=shipped)
+    with pytest.raises(BackendUnavailableError, match=r"no engine in .*shipped fits .* profile: .* not \[9, 9\]"):
+        backend.open(sum_and_product, SessionOptions(engine=asked))
+    build((16, 16), activation_bytes=900)
+    assert backend.figures(sum_and_product, asked).activation_bytes == 900
+    a = np.ones((9, 9), np.float32)
+    with backend.open(sum_and_product, SessionOptions(engine=asked)) as session:
+        np.testing.assert_array_equal(session.run({"a": a, "b": a})["sum"].numpy(), a + a)
 
 
 def test_a_snapshot_does_not_see_what_is_built_later_and_the_backend_does(backend, build, sum_and_product) -> None:
