@@ -46,6 +46,12 @@ NOT_RUN = {
     "mutoscope batch JOBS.jsonl OUT --ray 10.0.0.1:6379 --workers 8": (
         "needs a cluster; tests/runtime/bulk/test_on_ray.py starts one"
     ),
+    "mutoscope generate 'a cat in the snow' --video cat.mp4 --strength 0.6 --bundle BUNDLE": (
+        "needs a video; tests/test_video_to_video_same_as_diffusers.py gives the command one"
+    ),
+    "mutoscope generate 'a cat walks on' --extend cat.mp4 --num-frames 49 --bundle BUNDLE": (
+        "needs a video; tests/runtime/commands/test_generate.py and tests/runtime/conditions/test_extend.py have some"
+    ),
     "mutoscope gpu-check": ON_A_GPU,
     "mutoscope gpu-check wan-1.3b --height 480 --width 832 --num-frames 81": ON_A_GPU,
     "mutoscope bench": COVERED,

@@ -103,7 +103,8 @@ def export_checkpoint(
 
 def _replacements(options: ExportOptions) -> Replacements:
     others = {"vae": options.vae, "text_encoder": options.text_encoder}
-    return replacements(options.transformer, others, (options.lora, options.lora_2))
+    given = replacements(options.transformer, others, (options.lora, options.lora_2))
+    return replace(given, video_input=checks.switch("video_input", options.video_input))
 
 
 def _sources(opened: OpenedCheckpoint, options: ExportOptions) -> list[GraphSource]:

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
+from mutoscope.bundle.conditionings import VideoConditioning
 from mutoscope.bundle.manifest import Defaults
 from mutoscope_engines.errors import GraphError
 from mutoscope_engines.lora_file import read_lora
@@ -88,8 +89,10 @@ def _open_checkpoint(checkpoint: str | Path, replaced: Replacements) -> OpenedCh
     family = load_family(str(pipeline))
     folders = _folders(replaced.parts)
     found = validated(root, name, index, family.PIPELINES[str(pipeline)], folders)
+    found = replace(found, video_input=replaced.video_input)
     _refuse_absent(found, replaced)
     opened = OpenedCheckpoint(**vars(found), family=family, description=_described(family, found))
+    _refuse_no_video(opened)
     if on_hub:
         wanted = [
             f"{component}/{file}"
@@ -119,6 +122,15 @@ def _refuse_absent(found: Checkpoint, replaced: Replacements) -> None:
             raise ExportError(
                 f"{found.name} has no {component}, which something was given for. It has {', '.join(found.networks)}"
             )
+
+
+def _refuse_no_video(opened: OpenedCheckpoint) -> None:
+    takes = any(isinstance(each, VideoConditioning) for each in opened.description.conditionings)
+    if opened.video_input and not takes:
+        raise ExportError(
+            f"{opened.name} makes no video of another, so video_input is not for it. Leave it out, or name a "
+            "text-to-video checkpoint such as Wan-AI/Wan2.1-T2V-1.3B-Diffusers"
+        )
 
 
 def _with_given_weights(opened: OpenedCheckpoint, replaced: Replacements) -> OpenedCheckpoint:

@@ -47,6 +47,11 @@ class ExportOptions:
     )
     overwrite: bool = parameter("replace an existing bundle", False)
     compact: bool = parameter("store weights in half precision where that is exact; same frames", False)
+    video_input: bool = parameter(
+        "give the bundle the encoder of the VAE, too, so that it changes videos with --video and --strength; for "
+        "text-to-video models",
+        False,
+    )
     part_size: int = parameter(
         "for GPUs, split denoiser and text encoder into parts of at most this size, such as 4GB, or of one block. "
         "Smaller parts need less host memory to build and slightly more GPU memory to run",

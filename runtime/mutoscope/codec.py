@@ -17,7 +17,7 @@ from mutoscope_engines.names import no_such
 
 from .errors import RequestError
 from .values.frame_rates import parse_frame_rate, plain_frame_rate
-from .values.parameters import PICTURE, Form
+from .values.parameters import OF_FILES, Form
 
 Record = TypeVar("Record")
 
@@ -131,7 +131,7 @@ def _decoded(field: Field[Any], hint: Any, value: Any) -> Any:
     kinds = [kind for kind in _kinds(hint) if kind is type(None) or kind in _IN_WORDS]
     # A fraction and a path are text in JSON.
     form: Form | None = field.metadata.get("form")
-    exact = form if Fraction in _kinds(hint) or form is PICTURE else None
+    exact = form if Fraction in _kinds(hint) or form in OF_FILES else None
     try:
         if exact is not None and isinstance(value, str):
             return exact.read(value)
@@ -144,14 +144,14 @@ def _decoded(field: Field[Any], hint: Any, value: Any) -> Any:
 
 
 def _encoded(field: Field[Any], value: Any) -> Any:
-    if field.metadata.get("form") is not PICTURE:
+    form: Form | None = field.metadata.get("form")
+    if form not in OF_FILES:
         return to_plain(value)
     try:
-        return PICTURE.write(value)
+        return form.write(value)
     except TypeError:
         raise RequestError(
-            f"{field.name} can be written as JSON only if it is a path; got "
-            f"{type(value).__name__}. Save the picture as a file"
+            f"{field.name} can be written as JSON only if it is a path; got {type(value).__name__}. Save it as a file"
         ) from None
 
 

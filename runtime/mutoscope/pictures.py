@@ -87,10 +87,10 @@ def read_picture(source: PictureSource, *, name: str = "image") -> Picture:
             raise RequestError(f"{name} is empty: it has no bytes; give those of a picture file")
         return _read(io.BytesIO(source), name, shown)
     if isinstance(source, (str, os.PathLike)):
-        with _opened(os.fspath(source), name) as file:
-            return _read(file, name, _shown(os.fspath(source)))
+        with opened(os.fspath(source), name) as file:
+            return _read(file, name, shown_path(os.fspath(source)))
     raise RequestError(
-        f"{name} must be a path, the bytes of a picture file, or an array uint8 [H, W, 3]; got {_kind(source)}. "
+        f"{name} must be a path, the bytes of a picture file, or an array uint8 [H, W, 3]; got {kind_of(source)}. "
         "Of a PIL picture, give numpy.asarray(picture.convert('RGB'))"
     )
 
@@ -164,27 +164,32 @@ def _of_array(array: NDArray[np.generic], name: str) -> Pixels:
     return np.ascontiguousarray(array, np.uint8)
 
 
-def _opened(path: str, name: str) -> BinaryIO:
-    """The file, open; not one that would give bytes without end, or none before somebody writes."""
+def opened(path: str, name: str) -> BinaryIO:
+    """The file, open; not one that would give bytes without end, or none before somebody writes.
+
+    Raises:
+        RequestError: there is no such file, or it cannot be read.
+    """
     try:
         kind = os.stat(path).st_mode
         if stat.S_ISDIR(kind):
-            raise RequestError(f"{name} is a folder: {_shown(path)}; name one picture or video file")
+            raise RequestError(f"{name} is a folder: {shown_path(path)}; name one picture or video file")
         if not stat.S_ISREG(kind):
-            raise RequestError(f"{name} is not a regular file: {_shown(path)}; save the picture as a file first")
+            raise RequestError(f"{name} is not a regular file: {shown_path(path)}; save it as a file first")
         return open(path, "rb")
     except FileNotFoundError:
         raise RequestError(
-            f"{name} is not there: {_shown(path)}; name a picture or video file on this machine. Nothing is fetched "
-            "from an address: download it first"
+            f"{name} is not there: {shown_path(path)}; name a picture or video file on this machine. Nothing is "
+            "fetched from an address: download it first"
         ) from None
     except OSError as error:
-        raise RequestError(f"{name} is not readable: {_shown(path)}: {error.strerror}") from error
+        raise RequestError(f"{name} is not readable: {shown_path(path)}: {error.strerror}") from error
     except ValueError as error:  # a zero byte
-        raise RequestError(f"{name} is not a path: {_shown(path)}: {error}") from None
+        raise RequestError(f"{name} is not a path: {shown_path(path)}: {error}") from None
 
 
-def _shown(path: str) -> str:
+def shown_path(path: str) -> str:
+    """As errors show it."""
     return repr(path if len(path) <= 200 else f"{path[:200]}...")
 
 
@@ -195,7 +200,7 @@ def _read(file: BinaryIO, name: str, shown: str) -> Picture:
         with _FILTERS, warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of sizes and of odd metadata, which are judged here
             with Image.open(file, formats=_FORMATS) as image:
-                _refuse_large(image.width, image.height, name, shown)
+                refuse_large(image.width, image.height, name, shown)
                 return _seen(image, name)
     except RequestError:
         raise
@@ -212,7 +217,11 @@ def _read(file: BinaryIO, name: str, shown: str) -> Picture:
         ) from error
 
 
-def _refuse_large(width: int, height: int, name: str, shown: str) -> None:
+def refuse_large(width: int, height: int, name: str, shown: str) -> None:
+    """
+    Raises:
+        RequestError: a picture or frame has more than `MOST_PIXELS`.
+    """
     if width * height > MOST_PIXELS:
         raise RequestError(
             f"{name} has {width}x{height} pixels: {shown}; at most {MOST_PIXELS} are read. Make it smaller first"
@@ -261,7 +270,7 @@ def _of_video(file: BinaryIO, name: str, shown: str) -> Picture:
         raise RequestError(f"{name} is empty: {shown}; give a picture or video file")
     file.seek(0)
     try:
-        frame = last_frame(file, lambda width, height: _refuse_large(width, height, name, shown))
+        frame = last_frame(file, lambda width, height: refuse_large(width, height, name, shown))
     except VideoError as error:
         raise RequestError(
             f"{name} is not a picture or video that can be read: {shown}: {error}. Give a picture as {READABLE}, or a "
@@ -270,5 +279,6 @@ def _of_video(file: BinaryIO, name: str, shown: str) -> Picture:
     return Picture(frame)
 
 
-def _kind(value: object) -> str:
+def kind_of(value: object) -> str:
+    """The type of a value that is none of those asked for, for errors."""
     return f"{type(value).__module__}.{type(value).__name__}".removeprefix("builtins.")

@@ -273,7 +273,7 @@ class FrameStream:
 
         Raises:
             BackendUnavailableError: the backend runs on the CPU.
-            RequestError: they are decoded in tiles, and put together in host memory.
+            RequestError: they are decoded in tiles, and put together in host memory, or go on from a clip.
         """
         if not self._decoder.on_device:
             raise BackendUnavailableError(
@@ -284,6 +284,8 @@ class FrameStream:
                 f"this video is decoded in {self.plan.decoder_tiles} tiles, put together in host memory; iterate over "
                 "the stream, or let it be decoded whole: raise memory_limit, ask for a smaller video, or leave tile out"
             )
+        if self.plan.geometry.frames_before:
+            raise RequestError("with extend the first frames are in host memory; iterate over the stream")
         self._copied = False
         return self._chunks
 
@@ -308,10 +310,14 @@ class FrameStream:
             self.times.add(DENOISE, started)
 
             started = self._begin(DECODE)
+            yield from _frames_before(job)
+            joint = job.before is not None  # the first frame that is made is the last of the clip
             for frames in decode(graphs, job.plan, latents):
-                chunk = frames.numpy() if self._copied else frames
+                chunk: Any = frames.numpy() if self._copied else frames
                 self.times.add(DECODE, started)
-                yield chunk
+                if not joint or len(chunk) > 1:
+                    yield chunk[1:] if joint else chunk
+                joint = False
                 started = time.perf_counter()
 
     def _begin(self, stage: str) -> float:
@@ -319,6 +325,17 @@ class FrameStream:
         if self._on_stage is not None:
             self._on_stage(stage)
         return started
+
+
+def _frames_before(job: Job) -> Iterator[Frames]:
+    """Those of the clip that the video goes on from, one at a time.
+
+    Raises:
+        RequestError: the file is not that any more that was planned with.
+    """
+    if job.before is not None:
+        size = job.plan.geometry.height, job.plan.geometry.width
+        yield from (frame[None] for frame in job.before.frames(*size))
 
 
 def _collected(stream: FrameStream) -> Frames:

@@ -15,6 +15,7 @@ from mutoscope_engines.backends import AUTO as ANY_BACKEND
 from mutoscope_engines.backends import BACKENDS, JOINED_BY
 from mutoscope_engines.session import Backend
 
+from .clips import ClipSource
 from .codec import decode, encode, refuse_unknown
 from .errors import RequestError
 from .output import AUTO, CODECS
@@ -25,9 +26,12 @@ from .output.signing import WAYS
 from .pictures import PictureSource
 from .provenance.keys import Signer
 from .solvers.solvers import SCHEDULERS
-from .values.parameters import BYTES, HASHES, HEIGHT_WIDTH, LEVELS, ON_OFF, PICTURE, RATE, about, names, parameter
+from .values.parameters import BYTES, CLIP, HASHES, HEIGHT_WIDTH, LEVELS, ON_OFF, PICTURE, RATE, about, names, parameter
 
 PICTURES = ("image", "last_image")  # the fields that are pictures
+CLIPS = ("video", "extend")  # the fields that are clips
+FILES = (*PICTURES, *CLIPS)  # those that name a file
+OF_CLIPS = (*CLIPS, "strength")  # those that say what becomes of a clip
 BACKEND_NAMES = names(JOINED_BY, ("onnxruntime", "openvino"))
 
 
@@ -43,9 +47,28 @@ class VideoRequest:
         "picture that the video begins with; of a video file, its last frame", unit="FILE", form=PICTURE
     )
     last_image: PictureSource | None = parameter("picture that the video ends with", unit="FILE", form=PICTURE)
+    video: ClipSource | None = parameter(
+        "video to change: the new one begins from it in place of noise, follows the prompt, and has its frames' number "
+        "and rate where these are not given",
+        unit="FILE",
+        form=CLIP,
+    )
+    strength: float | None = parameter(
+        "how much of the given video may change, from above 0 to 1: at 1 all steps are made, at 0.5 the second half of "
+        "them (default: 0.8)",
+        unit="SHARE",
+    )
+    extend: ClipSource | None = parameter(
+        "video to go on from: the new one has all of its frames, and after them those that a model makes of the last",
+        unit="FILE",
+        form=CLIP,
+    )
     height: int | None = parameter("height of the video", unit="PIXELS")
     width: int | None = parameter("width of the video", unit="PIXELS")
-    num_frames: int | None = parameter("length of the video in frames", unit="FRAMES")
+    num_frames: int | None = parameter(
+        "length of the video in frames; with extend, of the new part, the frame that it goes on from included",
+        unit="FRAMES",
+    )
     num_inference_steps: int | None = parameter(
         "denoising steps; more steps take longer and give finer detail", unit="STEPS"
     )
@@ -98,7 +121,7 @@ class VideoRequest:
         """What was given, as JSON has it; `from_dict` makes the same request of it.
 
         Raises:
-            RequestError: a picture is bytes or an array; JSON has files alone.
+            RequestError: a picture or clip is bytes or an array; JSON has files alone.
         """
         return encode(self)
 
@@ -110,6 +133,9 @@ class RequestFields(TypedDict, total=False):
     negative_prompt: str | None
     image: PictureSource | None
     last_image: PictureSource | None
+    video: ClipSource | None
+    strength: float | None
+    extend: ClipSource | None
     height: int | None
     width: int | None
     num_frames: int | None

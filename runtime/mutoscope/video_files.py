@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from fractions import Fraction
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
 
@@ -19,10 +22,25 @@ if TYPE_CHECKING:
 # Of FFmpeg's formats, files of videos alone: others are lists of addresses to fetch, or take any text for a video.
 _FORMATS = "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,avi,mpegts,mpeg,mpegvideo,flv,asf,ogg,ivf,nut,mxf,yuv4mpegpipe"
 _SEEKABLE = ("mov", "matroska")  # these list their key frames
+_NO_FRAMES = "its video has no frames"
+
+
+Check = Callable[[int, int], None]
+"""Is told width and height before anything is decoded; the `MutoscopeError` that it raises is passed on."""
 
 
 class VideoError(Exception):
-    """A file has no last frame to give: says why."""
+    """A file has no frames to give: says why."""
+
+
+@dataclass(frozen=True)
+class Head:
+    """What a file says of its first video stream, whose frames are turned as it says."""
+
+    height: int
+    width: int
+    rate: Fraction | None  # frames per second of playback; `None` where the file says none
+    has_sound: bool
 
 
 def decoded_frames(path: Path) -> Iterator[NDArray[np.uint8]]:
@@ -39,16 +57,66 @@ def decoded_frames(path: Path) -> Iterator[NDArray[np.uint8]]:
             yield _pixels(frame)
 
 
-def last_frame(file: BinaryIO, check: Callable[[int, int], None]) -> NDArray[np.uint8]:
+def last_frame(file: BinaryIO, check: Check) -> NDArray[np.uint8]:
     """The last frame of the first video stream, uint8 `[H, W, 3]`, turned as the file says. No other frame is kept.
 
     Args:
         file: open at its start.
-        check: is told width and height before anything is decoded; the `MutoscopeError` that it raises is passed on.
+        check: of the size.
 
     Raises:
         VideoError: the file has none, or cannot be read.
     """
+    with _opened(file, check) as (container, stream):
+        last = _last(container, stream)
+        if last is None:
+            raise VideoError(_NO_FRAMES)
+        return _turned(last)
+
+
+def head_of(file: BinaryIO, check: Check) -> Head:
+    """What is known of a video before all of it is decoded; decodes its first frame.
+
+    Args:
+        file: open at its start.
+        check: of the size.
+
+    Raises:
+        VideoError: the file has none, or cannot be read.
+    """
+    with _opened(file, check) as (container, stream):
+        first = next(iter(container.decode(stream)), None)
+        if first is None:
+            raise VideoError(_NO_FRAMES)
+        height, width, _ = _turned(first).shape
+        return Head(height, width, stream.average_rate or None, bool(container.streams.audio))
+
+
+def every_frame(file: BinaryIO, check: Check) -> Iterator[NDArray[np.uint8]]:
+    """Each frame of the first video stream, uint8 `[H, W, 3]`, turned as the file says.
+
+    Args:
+        file: open at its start, until the last frame was taken.
+        check: of the size.
+
+    Raises:
+        VideoError: the file has none, or cannot be read, or its frames change their size.
+    """
+    with _opened(file, check) as (container, stream):
+        shape = None
+        for decoded in container.decode(stream):
+            frame = _turned(decoded)
+            if shape not in (None, frame.shape):
+                raise VideoError("its frames change their size")
+            shape = frame.shape
+            yield frame
+        if shape is None:
+            raise VideoError(_NO_FRAMES)
+
+
+@contextmanager
+def _opened(file: BinaryIO, check: Check) -> Iterator[tuple[InputContainer, VideoStream]]:
+    """A video file and its first video stream."""
     import av
 
     try:
@@ -58,10 +126,7 @@ def last_frame(file: BinaryIO, check: Callable[[int, int], None]) -> NDArray[np.
                 raise VideoError("it has no video, or one of an unknown codec")
             check(stream.width, stream.height)
             _refuse_cut_off(file, stream)
-            last = _last(container, stream)
-            if last is None:
-                raise VideoError("its video has no frames")
-            return np.ascontiguousarray(np.rot90(_pixels(last), round(last.rotation / 90)))
+            yield container, stream
     except (VideoError, MutoscopeError):
         raise
     except Exception as error:  # of damaged files, PyAV raises more than its own errors
@@ -92,6 +157,10 @@ def _refuse_cut_off(file: BinaryIO, stream: VideoStream) -> None:
     if len(entries) and entries[-1].pos + entries[-1].size > file.seek(0, os.SEEK_END):
         raise VideoError("it is cut off")
     file.seek(here)
+
+
+def _turned(frame: VideoFrame) -> NDArray[np.uint8]:
+    return np.ascontiguousarray(np.rot90(_pixels(frame), round(frame.rotation / 90)))
 
 
 def _pixels(frame: VideoFrame) -> NDArray[np.uint8]:

@@ -257,7 +257,7 @@ REFUSED = {
     "no path": ("a\0b", r"image is not a path: 'a\\x00b'"),
     "a long path": ("x" * 5000, "image is not readable: 'xxx.{197}[.]{3}': "),
     "no file": ("", "image is not there: ''"),
-    "a device": ("/dev/zero", "image is not a regular file: '/dev/zero'; save the picture as a file first"),
+    "a device": ("/dev/zero", "image is not a regular file: '/dev/zero'; save it as a file first"),
 }
 
 

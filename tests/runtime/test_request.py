@@ -62,9 +62,19 @@ def test_a_picture_is_written_as_its_path_and_as_nothing_else() -> None:
     assert VideoRequest.from_dict(written) == replace(request, image=str(request.image))
     for picture, kind in ((b"GIF89a", "bytes"), (np.zeros((1, 1, 3), np.uint8), "ndarray")):
         with pytest.raises(
-            RequestError, match=f"last_image can be written as JSON only if it is a path; got {kind}. Save the"
+            RequestError, match=f"last_image can be written as JSON only if it is a path; got {kind}. Save it"
         ):
             VideoRequest(prompt="a cat", last_image=picture).to_dict()
+
+
+def test_a_clip_is_written_as_its_path_and_as_nothing_else() -> None:
+    request = VideoRequest(prompt="a cat", video=Path("shots") / "clip.mp4", strength=0.5, extend="before.mp4")
+    written = json.loads(json.dumps(request.to_dict()))
+    expected = {"prompt": "a cat", "video": str(Path("shots/clip.mp4")), "strength": 0.5, "extend": "before.mp4"}
+    assert written == expected
+    assert VideoRequest.from_dict(written) == replace(request, video=str(request.video))
+    with pytest.raises(RequestError, match="video can be written as JSON only if it is a path; got ndarray"):
+        VideoRequest(prompt="a cat", video=np.zeros((1, 1, 1, 3), np.uint8)).to_dict()
 
 
 def test_a_backend_itself_has_no_form_in_json() -> None:
@@ -86,6 +96,8 @@ def test_a_backend_itself_has_no_form_in_json() -> None:
         ({"prompt": None}, "prompt must be text; got None"),
         ({"prompt": "a", "image": ["a"]}, "image must be the path of a picture or video file, such as first.png; got"),
         ({"prompt": "a", "last_image": ""}, "last_image must be the path of a picture or video file"),
+        ({"prompt": "a", "video": 7}, "video must be the path of a video file, such as clip.mp4; got 7"),
+        ({"prompt": "a", "strength": "much"}, "strength must be a number; got 'much'"),
         ({"prompt": "a", "scheduler": "unipcc"}, "there is no scheduler 'unipcc'; did you mean unipc?"),
         ({}, "prompt is missing"),
         (["a"], "the parameters of a VideoRequest must be an object; got list"),

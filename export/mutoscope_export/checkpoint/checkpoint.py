@@ -77,6 +77,7 @@ class Checkpoint:
         overrides: what `mutoscope.json` in the folder says.
         folders: of components that are not in `root`.
         given: the weights of networks that are not in their folders.
+        video_input: whether a bundle of it is to take a video.
     """
 
     root: Path
@@ -86,6 +87,7 @@ class Checkpoint:
     overrides: Overrides
     folders: Mapping[str, Path] = field(default_factory=dict)
     given: Mapping[str, GivenWeights] = field(default_factory=dict)
+    video_input: bool = False
 
     @property
     def pipeline(self) -> str:

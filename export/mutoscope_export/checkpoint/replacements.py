@@ -28,10 +28,17 @@ class Lora:
 
 @dataclass(frozen=True)
 class Replacements:
-    """Files and folders by component, and LoRAs by component in the order in which they are added."""
+    """What a caller asks for beside a checkpoint.
+
+    Attributes:
+        parts: files and folders by component.
+        loras: by component, in the order in which they are added.
+        video_input: whether the bundle is to take a video.
+    """
 
     parts: Mapping[str, Path] = field(default_factory=dict)
     loras: Mapping[str, tuple[Lora, ...]] = field(default_factory=dict)
+    video_input: bool = False
 
 
 def replacements(

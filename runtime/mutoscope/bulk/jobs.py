@@ -14,7 +14,7 @@ from ..errors import MutoscopeError, RequestError
 from ..pipeline import Pipeline
 from ..planning.plan import Plan
 from ..policy import Policy, ask
-from ..request import PICTURES, OutputOptions, VideoRequest
+from ..request import FILES, OutputOptions, VideoRequest
 from ..solvers.noise import SEED_MAX
 from ..values import checks
 from .key import key_of, seed_of, setting_of, texts_of
@@ -67,7 +67,7 @@ class Job:
         """The request with a seed, which follows from the line where it has none, and with the paths of its files."""
         seed = seed_of(self.request, self.id) if self.request.seed is None else self.request.seed
         files: dict[str, Any] = {
-            name: str(self.folder / path) for name in PICTURES if (path := getattr(self.request, name)) is not None
+            name: str(self.folder / path) for name in FILES if (path := getattr(self.request, name)) is not None
         }
         return replace(self.request, seed=seed, **files)
 
@@ -121,7 +121,7 @@ def parse_job(number: int, text: str, folder: Path) -> Job:
     Args:
         number: the line's, from 1.
         text: what stands there.
-        folder: what the paths of its pictures are relative to.
+        folder: what the paths of its files are relative to.
 
     Raises:
         RequestError: it is no JSON object, or has a name or value that cannot be; names all of them.

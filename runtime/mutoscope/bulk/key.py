@@ -9,7 +9,7 @@ from typing import Any
 
 from ..codec import to_plain
 from ..planning.plan import Plan
-from ..request import PICTURES, OutputOptions, VideoRequest
+from ..request import FILES, OutputOptions, VideoRequest
 from ..version import __version__
 
 # Where a video is made and in how much memory; with the setting below, they change no more than its last bits.
@@ -48,7 +48,7 @@ def seed_of(request: VideoRequest, name: str | None) -> int:
         request: the job's.
         name: its id, where it has one of its own.
     """
-    said = {key: value for key, value in request.to_dict().items() if key not in PICTURES}  # files may be renamed
+    said = {key: value for key, value in request.to_dict().items() if key not in FILES}  # files may be renamed
     return int(digest([said, name])[:8], 16)
 
 

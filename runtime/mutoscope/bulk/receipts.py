@@ -13,7 +13,7 @@ from mutoscope_engines.system.machine import cpu_model
 
 from ..making import MadeVideo
 from ..provenance.signature import SIDECAR_ENDING
-from ..request import PICTURES, RuntimeOptions
+from ..request import FILES, RuntimeOptions
 from ..version import __version__
 from .store import FolderStore, Store
 from .task import FAILED, RECEIPTS, Batch, Task, receipt_name
@@ -39,7 +39,7 @@ def receipt_of(made: MadeVideo, task: Task, batch: Batch, runtime: RuntimeOption
         "sidecar": made.file.sidecar and f"{file}{SIDECAR_ENDING}",
         "seed": made.plan.seed,
         "plan": made.plan.to_dict(),
-        "pictures": {name: path for name in PICTURES if (path := getattr(task.request, name)) is not None},
+        "pictures": {name: path for name in FILES if (path := getattr(task.request, name)) is not None},
         "times_s": {stage: round(seconds, 4) for stage, seconds in made.times_s.items()},
         "attempt": attempt,
         "host": platform.node(),

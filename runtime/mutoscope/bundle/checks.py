@@ -16,7 +16,13 @@ from ..errors import EXPORT_AGAIN, BundleError
 from ..solvers.options import ScheduleError
 from ..solvers.solvers import build_schedule
 from ..values.frame_rates import parse_frame_rate
-from .conditionings import ImageEmbedsConditioning, NumberConditioning, TextConditioning
+from .conditionings import (
+    ImageConditioning,
+    ImageEmbedsConditioning,
+    NumberConditioning,
+    TextConditioning,
+    VideoConditioning,
+)
 from .contract import DENOISE, LOOP_INPUTS, ROLES, TILED
 from .interface import complaints_of, interface_of, written
 from .manifest import FORMAT_VERSION, MANIFEST, NUMBERS, Graph, GraphTensor, Manifest
@@ -110,21 +116,28 @@ def _wrong_conditionings(manifest: Manifest) -> Iterator[str]:
         if number.name not in NUMBERS:
             yield f"the conditioning {number.name} is not a number with a default; use one of {_listed(NUMBERS)}"
     yield from _twice("more than one conditioning has the encoder", [text.role for text in manifest.texts])
-    valued = [image.name for image in manifest.images] + [number.name for number in manifest.numbers]
+    valued = [video.name for video in manifest.videos]
+    valued += [image.name for image in manifest.images] + [number.name for number in manifest.numbers]
     yield from _twice("more than one conditioning has the name", valued)
     yield from _twice("more than one size has the symbol", [*(text.symbol for text in manifest.texts), *"BFhwK"])
 
 
-def _wrong_pictures(manifest: Manifest) -> Iterator[str]:
-    for image in manifest.images:
-        for encoder, calls, caches in ((image.role, "first call", "gives"), (image.following, "other calls", "passes")):
+def _wrong_encoders(manifest: Manifest) -> Iterator[str]:
+    clips: Iterable[ImageConditioning | VideoConditioning] = (*manifest.images, *manifest.videos)
+    for each in clips:
+        for encoder, calls, caches in ((each.role, "first call", "gives"), (each.following, "other calls", "passes")):
             known = [name for name, role in ROLES.items() if "frames" in role.takes and role.caches == caches]
             if encoder is not None and encoder not in known:
                 yield (
-                    f"the conditioning {image.name} has the encoder {encoder!r} for its {calls}; use one of "
+                    f"the conditioning {each.name} has the encoder {encoder!r} for its {calls}; use one of "
                     f"{_listed(known)}"
                 )
-            elif encoder is not None and (unknown := set(image.feeds) - set(ROLES[encoder].gives)):
+
+
+def _wrong_pictures(manifest: Manifest) -> Iterator[str]:
+    for image in manifest.images:
+        for encoder in image.roles:
+            if encoder in ROLES and (unknown := set(image.feeds) - set(ROLES[encoder].gives)):
                 yield f"the conditioning {image.name} feeds {_listed(unknown)}, which the {encoder} does not give"
         if image.last is not None and image.following is None:
             yield f"the conditioning {image.name} has the last frame {image.last!r}, and no encoder for its other calls"
@@ -177,7 +190,7 @@ def _wrong_frames(manifest: Manifest) -> Iterator[str]:
         yield f"videos have {found}, ... latent frames; each must be a multiple of {patch}, the patch of the denoiser"
 
 
-_OF_DATA = (_wrong_experts, _wrong_conditionings, _wrong_pictures, _wrong_feeds, _wrong_frames)
+_OF_DATA = (_wrong_experts, _wrong_conditionings, _wrong_encoders, _wrong_pictures, _wrong_feeds, _wrong_frames)
 
 
 def _wrong_graphs(manifest: Manifest) -> Iterator[str]:

@@ -1,4 +1,4 @@
-"""What a model is given beside noise, as its manifest says it: prompts, numbers, pictures.
+"""What a model is given beside noise, as its manifest says it: prompts, numbers, pictures, clips.
 
 Knows the fields of a request and the inputs of graphs by name. Knows nothing of how either is read (`conditions/`).
 """
@@ -114,4 +114,27 @@ class ImageEmbedsConditioning(Record, frozen=True, tag_field="kind", tag="image_
         return (self.role,)
 
 
-Conditioning = TextConditioning | NumberConditioning | ImageConditioning | ImageEmbedsConditioning
+class VideoConditioning(Record, frozen=True, tag_field="kind", tag="video"):
+    """A clip that the video is made from: its latents take the place of some of the noise, as much as `strength` says.
+
+    `name` and `strength` are the fields of the request. It feeds no input of the denoiser of its own, and never has to
+    be given.
+    """
+
+    name: str
+    role: str  # the graph that encodes the first frames
+    following: str  # the graph that encodes the frames of every other call
+    strength: str = "strength"
+
+    @property
+    def fields(self) -> tuple[str, ...]:
+        """As `TextConditioning` has it."""
+        return (self.name, self.strength)
+
+    @property
+    def roles(self) -> tuple[str, ...]:
+        """As `ImageConditioning` has it."""
+        return (self.role, self.following)
+
+
+Conditioning = TextConditioning | NumberConditioning | ImageConditioning | ImageEmbedsConditioning | VideoConditioning

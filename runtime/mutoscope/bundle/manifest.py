@@ -22,6 +22,7 @@ from .conditionings import (
     ImageEmbedsConditioning,
     NumberConditioning,
     TextConditioning,
+    VideoConditioning,
 )
 from .contract import DENOISE, ROLES
 from .record import DType, FlowShift, GuidanceScale, Natural, Positive, Record, Shape, Single
@@ -106,6 +107,11 @@ class Frames(Record, frozen=True):
         """F for T frames."""
         first, following = self.latents_per_call
         return first + following * (self.calls(num_frames) - 1)
+
+    def num_frames(self, latent_frames: int) -> int:
+        """T for F latent frames."""
+        (first, following), (latents, further) = self.frames_per_call, self.latents_per_call
+        return first + following * ((latent_frames - latents) // further)
 
 
 class Expert(Record, frozen=True):
@@ -257,6 +263,11 @@ class Manifest(Record, frozen=True):
     def image_embeds(self) -> tuple[ImageEmbedsConditioning, ...]:
         """The conditionings that are pictures as tokens."""
         return tuple(each for each in self.conditionings if isinstance(each, ImageEmbedsConditioning))
+
+    @property
+    def videos(self) -> tuple[VideoConditioning, ...]:
+        """The conditionings that are clips to begin from."""
+        return tuple(each for each in self.conditionings if isinstance(each, VideoConditioning))
 
     @property
     def followed(self) -> tuple[str, ...]:

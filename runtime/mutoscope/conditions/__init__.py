@@ -21,6 +21,7 @@ CONDITIONS = {  # by the record of the manifest
     "NumberConditioning": "mutoscope.conditions.number:NumberCondition",
     "ImageConditioning": "mutoscope.conditions.image:ImageCondition",
     "ImageEmbedsConditioning": "mutoscope.conditions.image_embeds:ImageEmbedsCondition",
+    "VideoConditioning": "mutoscope.conditions.video:VideoCondition",
 }
 
 

@@ -16,6 +16,8 @@ from numpy.typing import NDArray
 
 from ..bundle.manifest import Defaults
 
+CLEAN = "clean_latents"
+
 UseGraphs = Callable[[Sequence[str], Iterable[Feeds]], Sequence[Mapping[str, Host]]]
 """Runs a graph once for each of the feeds, and gives what each call gave. Of two roles, the first is for the first
 call, and caches pass from call to call."""
@@ -39,12 +41,14 @@ class Settled:
         symbols: the sizes that it gives to symbols in the shapes of graphs.
         facts: what a plan says of it, by the names of the request.
         notes: what the caller should know, for a person.
+        roles: the graphs that encode it; none where there is nothing to encode.
     """
 
     feeds: Mapping[str, NDArray[Any]]
     symbols: Mapping[str, int] = field(default_factory=dict)
     facts: Mapping[str, str | int | float] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
+    roles: tuple[str, ...] = ()
 
 
 class Condition(ABC):
@@ -65,7 +69,10 @@ class Condition(ABC):
 
     @abstractmethod
     def encode(self, settled: Settled, run: UseGraphs) -> dict[str, Host]:
-        """The inputs of the denoiser that it feeds, by name; those with a row a branch begin with the negative one."""
+        """The inputs of the denoiser that it feeds, by name; those with a row a branch begin with the negative one.
+
+        Or `CLEAN`: latents without noise f32 `[C, F, h, w]`, from which the first step begins.
+        """
 
 
 def scalar(value: float) -> NDArray[np.float32]:

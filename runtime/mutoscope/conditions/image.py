@@ -58,6 +58,7 @@ class ImageCondition(Condition):
             {**shown, about.given: fed[about.given]},
             facts={name: each.identity for name, each in pictures.items()},
             notes=tuple(note for each in pictures.values() for note in each.notes),
+            roles=about.roles,
         )
 
     def encode(self, settled: Settled, run: UseGraphs) -> dict[str, Host]:

@@ -34,6 +34,7 @@ class ImageEmbedsCondition(Condition):
             {"pixels": np.stack(pixels)},
             facts={name: picture.identity for name, picture in pictures.items()},
             notes=tuple(note for picture in pictures.values() for note in picture.notes),
+            roles=self._about.roles,
         )
 
     def encode(self, settled: Settled, run: UseGraphs) -> dict[str, Host]:

@@ -127,7 +127,7 @@ class TextCondition(Condition):
         feeds = {"input_ids": tokens.input_ids, "attention_mask": tokens.attention_mask}
         if guided and about.negative is None:  # both branches see the same text
             feeds = {name: np.repeat(row, 2, axis=0) for name, row in feeds.items()}
-        return Settled(feeds, {about.symbol: length}, facts, notes)
+        return Settled(feeds, {about.symbol: length}, facts, notes, about.roles)
 
     def encode(self, settled: Settled, run: UseGraphs) -> dict[str, Host]:
         (outputs,) = run(self._about.roles, [settled.feeds])

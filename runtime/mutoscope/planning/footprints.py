@@ -50,10 +50,15 @@ class Sizes:
     latents_shape: tuple[int, int, int, int]  # C, F, h, w
     state_rows: int  # K
     unguided: Collection[str] = ()  # experts that take one branch, whatever the others take
+    encoders: Collection[str] | None = None  # the graphs that encode what it follows; `None` for all of the bundle
 
     def branches_of(self, role: str) -> int:
         """How many guidance branches a graph is run for."""
         return 1 if role in self.unguided else self.branches
+
+    def encodes_with(self, role: str) -> bool:
+        """Whether the graph encodes something that the video follows."""
+        return self.encoders is None or role in self.encoders
 
     @property
     def picture(self) -> tuple[int, int]:
@@ -92,7 +97,7 @@ def stages_of(
     branches: Sequence[int],
     tile: tuple[int, int] | None = None,
 ) -> list[Stage]:
-    """Every stage that has graphs with the options to run it, the fastest first: whole, with less at once, with
+    """Every stage that runs graphs with the options to run it, the fastest first: whole, with less at once, with
     streamed weights.
 
     Of several encoders or experts, one is open at a time. So each counts as a stage, named after its role.
@@ -109,7 +114,8 @@ def stages_of(
     decodes = _decodes(bundle, sizes, branches[0], tile)
     stages = []
     for stage, where in placements.items():
-        for name, roles in _open_together(stage, bundle.manifest.roles_of(stage)).items():
+        used = [role for role in bundle.manifest.roles_of(stage) if stage != CONDITION or sizes.encodes_with(role)]
+        for name, roles in _open_together(stage, used).items():
             graphs = [graph for role in roles for graph in bundle.manifest.graphs_of(role, where.precision)]
             runs = {CONDITION: whole, DENOISE: _in_turns(sizes, roles[0], branches), DECODE: decodes}[stage]
             options = _options(bundle, where.backend, sizes, graphs, runs)

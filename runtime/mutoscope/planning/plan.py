@@ -10,21 +10,24 @@ import json
 from dataclasses import dataclass, fields, is_dataclass
 from fractions import Fraction
 from functools import cache
+from itertools import islice
 from operator import attrgetter
 from typing import TYPE_CHECKING, Any, get_type_hints
 
 from ..bundle.contract import DECODE, ROLES, open_with, stage_of
+from ..clips import ClipSource, identity_of, read_clip
 from ..codec import from_plain, to_plain
 from ..conditions.base import Condition, Settled
 from ..errors import RequestError
 from ..output.frames import VideoHeader
 from ..pictures import PictureSource, read_picture
-from ..request import VideoRequest
+from ..request import CLIPS, VideoRequest
 from ..solvers.solvers import Schedule
 from ..values.byte_sizes import format_bytes
 from ..values.guidance import later_weights
 from ..version import __version__
 from .footprints import Sizes
+from .going_on import Before
 from .memory_plan import MemoryOption, MemoryPlan
 
 
@@ -34,6 +37,7 @@ class ConditionsPlan:
 
     facts: dict[str, str | int | float]  # by name: what was asked for, cleaned, and what is known of it
     lengths: dict[str, int]  # sizes of symbols in the shapes of graphs, such as L, the tokens of a prompt
+    encoders: tuple[str, ...]  # the graphs that encode it
 
     @property
     def prompt(self) -> str:
@@ -47,7 +51,8 @@ class GeometryPlan:
 
     height: int  # H
     width: int  # W
-    num_frames: int  # T
+    num_frames: int  # T, of those that are made
+    frames_before: int  # of the clip that it goes on from; its last is the first of those that are made
     fps: Fraction
     latents_shape: tuple[int, int, int, int]  # C, F, h, w
     network_tokens: int
@@ -176,7 +181,7 @@ class Plan:
         return VideoHeader(
             height=self.geometry.height,
             width=self.geometry.width,
-            num_frames=self.geometry.num_frames,
+            num_frames=self.geometry.num_frames + max(0, self.geometry.frames_before - 1),
             fps=self.geometry.fps,
             threads=self.placements.threads,
             title=self.conditions.prompt,
@@ -184,35 +189,46 @@ class Plan:
         )
 
     def to_request(
-        self, *, image: PictureSource | None = None, last_image: PictureSource | None = None
+        self,
+        *,
+        image: PictureSource | None = None,
+        last_image: PictureSource | None = None,
+        video: ClipSource | None = None,
+        extend: ClipSource | None = None,
     ) -> VideoRequest:
         """The request that says all of it, `seed` included: with the same bundle it makes the same video again.
 
         Args:
             image: the picture that the video follows, of which a plan has only size and hash.
             last_image: the same.
+            video: the same of the clip that it is made from.
+            extend: the same of the clip that it goes on from.
 
         Raises:
-            RequestError: a picture is missing, or is another than the plan has.
+            RequestError: a picture or clip is missing, or is another than the plan has.
         """
-        pictures = {"image": image, "last_image": last_image}
-        for name, source in pictures.items():
+        files = {"image": image, "last_image": last_image, "video": video, "extend": extend}
+        for name, source in files.items():
             self._refuse_another(name, source)
         asked = {field.name for field in fields(VideoRequest)}
         values = {name: attrgetter(home)(self) for name, home in _homes().items() if name in asked}
         for scale in list(self.guidance.scales.values())[1:]:
             values["guidance_scale_2"] = scale
         followed: dict[str, Any] = {name: value for name, value in self.conditions.facts.items() if name in asked}
-        return VideoRequest(**{"prompt": self.conditions.prompt} | followed | values | pictures)
+        return VideoRequest(**{"prompt": self.conditions.prompt} | followed | values | files)
 
-    def _refuse_another(self, name: str, source: PictureSource | None) -> None:
-        planned = self.conditions.facts.get(name)
+    def _refuse_another(self, name: str, source: Any) -> None:
+        planned, kind = self.conditions.facts.get(name), "clip" if name in CLIPS else "picture"
         if source is None and planned is not None:
-            raise RequestError(f"{name} is missing: the plan has a picture there, {planned}; give it again")
-        if source is not None and (found := read_picture(source, name=name).identity) != planned:
-            raise RequestError(
-                f"{name} is another picture than the plan has, which is {planned or 'none'}; got {found}"
-            )
+            raise RequestError(f"{name} is missing: the plan has a {kind} there, {planned}; give it again")
+        if source is not None and (found := self._identity_of(name, source)) != planned:
+            raise RequestError(f"{name} is another {kind} than the plan has, which is {planned or 'none'}; got {found}")
+
+    def _identity_of(self, name: str, source: Any) -> str:
+        if name in CLIPS:
+            used = self.geometry.num_frames if name == "video" else None
+            return identity_of(islice(read_clip(source, name=name).frames(), used))
+        return read_picture(source, name=name).identity
 
     def to_dict(self) -> dict[str, Any]:
         """All values by name, the records' beside each other, as JSON has them."""
@@ -301,3 +317,4 @@ class Job:
     plan: Plan
     conditions: tuple[tuple[Condition, Settled], ...]  # what encodes each value of the request, and the value
     schedule: Schedule
+    before: Before | None = None  # the clip that it goes on from

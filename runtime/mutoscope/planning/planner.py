@@ -16,10 +16,11 @@ import numpy as np
 
 from ..bundle.bundle import Bundle
 from ..bundle.manifest import MAX_STEPS, Manifest
+from ..clips import Clip
 from ..conditions.base import Condition, Settled, VideoSize
 from ..errors import RequestError
 from ..pictures import Picture, read_picture, sized_for
-from ..request import PICTURES, VideoRequest
+from ..request import FILES, PICTURES, VideoRequest
 from ..solvers.noise import SEED_MAX, SEED_MIN
 from ..solvers.options import MAX_SHIFT, MIN_SHIFT, ScheduleError, flow_shift_of, shifted
 from ..solvers.solvers import Schedule, Step, build_schedule
@@ -29,6 +30,8 @@ from ..values.frame_rates import parse_frame_rate
 from ..values.guidance import MAX_SCALE, guidance_weights, is_guided
 from .execution import Execution, planned_memory
 from .footprints import Sizes
+from .given_clips import skipped_steps, with_clips_opened
+from .going_on import Before, going_on, notes_on, read_before
 from .plan import ConditionsPlan, GeometryPlan, GuidancePlan, Job, PlacementPlan, Plan, SchedulePlan
 
 INSTEAD = {  # where the model takes no such picture
@@ -45,13 +48,18 @@ def make_job(request: VideoRequest, execution: Execution, bundle: Bundle, condit
         BackendUnavailableError: there is no engine for its sizes.
     """
     manifest = bundle.manifest
-    request = with_pictures_read(request, manifest)
+    if before := read_before(request, manifest):
+        request = going_on(request, before, manifest)
+    request = with_clips_opened(with_pictures_read(request, manifest), manifest)
     guidance = plan_guidance(request, manifest)
     geometry = plan_geometry(request, manifest)
     settled = settle_conditions(request, guidance, geometry, manifest, conditions)
+    if before:
+        geometry, settled = joined(geometry, settled, before)
     schedule = settle_schedule(request, guidance, manifest)
     branches, rows = len(guidance.weights), schedule.plan.state_rows
-    sizes = Sizes(branches, settled.plan.lengths, geometry.latents_shape, rows, guidance.unguided)
+    encoders = settled.plan.encoders
+    sizes = Sizes(branches, settled.plan.lengths, geometry.latents_shape, rows, guidance.unguided, encoders)
     plan = Plan(
         conditions=settled.plan,
         geometry=geometry,
@@ -63,9 +71,9 @@ def make_job(request: VideoRequest, execution: Execution, bundle: Bundle, condit
         family=manifest.family,
         bundle=str(bundle.root),
         bundle_sha256=bundle.sha256,
-        notes=(*execution.notes, *settled.notes, *_notes(request, guidance, manifest)),
+        notes=(*execution.notes, *settled.notes, *_notes(request, guidance, geometry, before, manifest)),
     )
-    return Job(plan, tuple(zip(conditions, settled.settled, strict=True)), schedule.schedule)
+    return Job(plan, tuple(zip(conditions, settled.settled, strict=True)), schedule.schedule, before)
 
 
 def with_pictures_read(request: VideoRequest, manifest: Manifest) -> VideoRequest:
@@ -139,6 +147,7 @@ def settle_conditions(
     plan = ConditionsPlan(
         facts={name: value for each in settled for name, value in each.facts.items()},
         lengths={symbol: size for each in settled for symbol, size in each.symbols.items()},
+        encoders=tuple(dict.fromkeys(role for each in settled for role in each.roles)),
     )
     notes = list(dict.fromkeys(note for each in settled for note in each.notes))
     demonstration = manifest.demonstration
@@ -150,13 +159,28 @@ def settle_conditions(
     return SettledConditions(plan, settled, tuple(notes))
 
 
+def joined(
+    geometry: GeometryPlan, settled: SettledConditions, before: Before
+) -> tuple[GeometryPlan, SettledConditions]:
+    """The same, where the picture that the new frames begin with is the last frame of a clip, and the video all of it.
+
+    Raises:
+        RequestError: no frame would be new.
+    """
+    if geometry.num_frames == 1:
+        raise RequestError("with num_frames=1 nothing is added, as the first frame is the last of extend; raise it")
+    facts = {name: value for name, value in settled.plan.facts.items() if name != "image"} | {"extend": before.identity}
+    named = replace(settled, plan=replace(settled.plan, facts=facts))
+    return replace(geometry, frames_before=before.num_frames), named
+
+
 def plan_geometry(request: VideoRequest, manifest: Manifest) -> GeometryPlan:
     """
     Raises:
         RequestError: a size or frame rate that the model cannot make; names the nearest that it can.
     """
     defaults, geometry = manifest.defaults, manifest.geometry
-    left_open = size_of_picture(request, manifest)
+    left_open = size_of_what_is_given(request, manifest)
     height, width, num_frames = (
         checks.size(name, _either(getattr(request, name), left_open.get(name, getattr(defaults, name))), allowed)
         for name, allowed in manifest.sizes.items()
@@ -171,18 +195,21 @@ def plan_geometry(request: VideoRequest, manifest: Manifest) -> GeometryPlan:
         height=height,
         width=width,
         num_frames=num_frames,
+        frames_before=0,
         fps=checks.frame_rate("fps", _either(request.fps, parse_frame_rate(defaults.fps))),
         latents_shape=latents_shape,
         network_tokens=math.prod(latents_shape[1:]) // math.prod(geometry.patch_size),
     )
 
 
-def size_of_picture(request: VideoRequest, manifest: Manifest) -> dict[str, int]:
-    """Height and width with the aspect of the request's picture, if it has one that is read and neither is given."""
-    pictures = [given for name in PICTURES if isinstance(given := getattr(request, name), Picture)]
-    if not pictures or request.height is not None or request.width is not None:
+def size_of_what_is_given(request: VideoRequest, manifest: Manifest) -> dict[str, int]:
+    """Height and width with the aspect of the request's picture or clip, if it was read and neither is given."""
+    given = [getattr(request, name) for name in FILES]
+    shapes = [each.pixels.shape[:2] for each in given if isinstance(each, Picture)]
+    shapes += [(each.head.height, each.head.width) for each in given if isinstance(each, Clip)]
+    if not shapes or request.height is not None or request.width is not None:
         return {}
-    rows, columns, _ = pictures[0].pixels.shape
+    rows, columns = shapes[0]
     budget = manifest.defaults.height * manifest.defaults.width
     return dict(zip(("height", "width"), sized_for(rows, columns, budget, manifest.sizes), strict=True))
 
@@ -212,14 +239,16 @@ def settle_schedule(request: VideoRequest, guidance: GuidancePlan, manifest: Man
     )
     cache_interval = checks.whole("cache_interval", request.cache_interval, minimum=1, maximum=MAX_STEPS)
     name = str(_either(request.scheduler, defaults.scheduler))
+    skipped = skipped_steps(request.strength, steps)
     try:
-        whole = with_experts(build_schedule(name, config, steps, sigmas or None), guidance, manifest)
+        built = build_schedule(name, config, steps, sigmas or None, skipped=skipped)
+        whole = with_experts(built, guidance, manifest)
         schedule = cached(whole, cache_interval)
     except ScheduleError as error:
         raise RequestError(str(error)) from error
     plan = SchedulePlan(
         scheduler=schedule.name,
-        num_inference_steps=len(whole.steps),
+        num_inference_steps=steps,
         cache_interval=cache_interval,
         flow_shift=flow_shift_of(name, config),
         sigmas=sigmas,
@@ -262,13 +291,17 @@ def plan_placements(execution: Execution, manifest: Manifest) -> PlacementPlan:
     )
 
 
-def _notes(request: VideoRequest, guidance: GuidancePlan, manifest: Manifest) -> Iterator[str]:
+def _notes(
+    request: VideoRequest, guidance: GuidancePlan, geometry: GeometryPlan, before: Before | None, manifest: Manifest
+) -> Iterator[str]:
     """What is otherwise than a caller may think who knows the checkpoint, or the request."""
     shift, name = manifest.defaults.flow_shift, manifest.defaults.scheduler
     if request.flow_shift is None and shift not in (None, own := flow_shift_of(name, manifest.scheduler)):
         yield f"flow_shift is {shift:g}, as the authors of the model use it; the checkpoint's scheduler says {own:g}"
     if request.guidance_scale_2 not in (None, *guidance.scales.values()):
         yield "guidance_scale_2 is not used: guidance_scale turns guidance off"
+    if before:
+        yield from notes_on(before, (geometry.height, geometry.width), geometry.fps, manifest)
 
 
 def _either(given: Any, default: Any) -> Any:

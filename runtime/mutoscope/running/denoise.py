@@ -17,6 +17,7 @@ from mutoscope_engines.session import Host, Tensor
 from mutoscope_engines.symbols import sized
 
 from ..bundle.bundle import Bundle
+from ..conditions.base import CLEAN
 from ..errors import NumericalError
 from ..output.frames import Frames
 from ..planning.plan import Job, Plan
@@ -44,7 +45,7 @@ def denoise(graphs: LoadedGraphs, job: Job, conditions: Mapping[str, Host], on_s
     """Noise to latents f32 `[C, F, h, w]`.
 
     Args:
-        conditions: what the video follows, as inputs of the denoiser by name.
+        conditions: what the video follows, as inputs of the denoiser by name; and `CLEAN`, if it begins from a clip.
         on_step: told after each step.
 
     Raises:
@@ -52,6 +53,9 @@ def denoise(graphs: LoadedGraphs, job: Job, conditions: Mapping[str, Host], on_s
     """
     state, drawn = _noise(job, graphs.bundle)
     constants = {**conditions, **drawn}
+    clean = constants.pop(CLEAN, None)
+    if clean is not None:
+        state[0] = _noised(clean, state[0], job.schedule.steps[0].sigma)
     numbered = enumerate(job.schedule.steps, start=1)
     latents: Host = state[0]
     for role, steps in groupby(numbered, key=lambda numbered: numbered[1].role):
@@ -77,6 +81,13 @@ def _noise(job: Job, bundle: Bundle) -> tuple[Host, dict[str, Host]]:
     for row in range(1, schedule.noise_rows):  # the noise that a solver returns to comes after all that a model draws
         state[row] = stream.draw(plan.geometry.latents_shape)
     return state, drawn
+
+
+def _noised(clean: Host, noise: Host, sigma: float) -> Host:
+    """Latents at a noise level, as `add_noise` and `scale_noise` of the reference compute them, in float32."""
+    level = np.float32(sigma)
+    noised: Host = (np.float32(1) - level) * clean + level * noise
+    return noised
 
 
 class _Constants:

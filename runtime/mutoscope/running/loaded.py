@@ -15,7 +15,7 @@ from mutoscope_engines.chain import Chain
 from mutoscope_engines.session import Backend, EngineWanted, Feeds, Session, SessionOptions, Tensor, TensorSpec
 
 from ..bundle.bundle import Bundle
-from ..bundle.contract import STAGES, stage_of
+from ..bundle.contract import CONDITION, STAGES, stage_of
 from ..bundle.manifest import Graph, GraphTensor
 from ..errors import EXPORT_AGAIN, BundleError, CancelledError
 from ..planning.execution import Execution
@@ -162,6 +162,8 @@ class LoadedGraphs:
         """Opens the graphs of stages; they stay open only where the plan says `keep_loaded`."""
         for stage in stages:
             for role in self.bundle.manifest.roles_of(stage):
+                if stage == CONDITION and role not in plan.conditions.encoders:
+                    continue
                 with self.use(role, plan):
                     pass
 

@@ -18,11 +18,11 @@ from mutoscope_engines.names import no_such
 from ..bundle.manifest import Manifest
 from ..codec import decode, from_text, to_plain
 from ..errors import RequestError
-from ..request import PICTURES, VideoRequest
+from ..request import OF_CLIPS, PICTURES, VideoRequest
 from ..values.frame_rates import parse_frame_rate
 from .refusals import RefusedError, invalid_value
 
-FIELDS = {each.name: each for each in fields(VideoRequest) if each.name not in PICTURES}
+FIELDS = {each.name: each for each in fields(VideoRequest) if each.name not in (*PICTURES, *OF_CLIPS)}
 OPENAI_FIELDS = ("model", "size", "seconds")
 MOST_CHARACTERS = 32_000  # of one value
 

@@ -339,7 +339,7 @@ class Service:
             raise _disk_full()
         asked = json.dumps([model, to_plain(stated(request)), origin.remixed_from], sort_keys=True)
         fingerprint = hashlib.sha256(asked.encode()).hexdigest()
-        pictures = pictures_of(request)
+        pictures: dict[str, Any] = pictures_of(request)
         geometry = plan.geometry
         new = Job(
             id=f"video_{secrets.token_hex(16)}",

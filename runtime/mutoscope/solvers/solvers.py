@@ -54,12 +54,14 @@ class Schedule:
     """K. Row 0 is what the network sees."""
     noise_rows: int = 1
     """As many rows, from the first, start as noise, each drawn after the one before. The others may start as zeros."""
+    skipped: int = 0
+    """As many steps come before the first of these, and are not made: the video begins from another one."""
 
     @property
     def first_steps(self) -> dict[str, int]:
-        """The number of the step, from 1 on, with which each denoiser begins."""
+        """The number of the step, counted from 1 with those that are skipped, with which each denoiser begins."""
         numbers: dict[str, int] = {}
-        for number, step in enumerate(self.steps, start=1):
+        for number, step in enumerate(self.steps, start=1 + self.skipped):
             numbers.setdefault(step.role, number)
         return numbers
 
@@ -76,34 +78,35 @@ def _step(timestep: np.float64, sigma: np.float64, next_state: Sequence[Vector])
     return Step(float(timestep), float(sigma), matrix[:, :-1], matrix[:, -1])
 
 
-def _euler(options: Config, count: int) -> Schedule:
+def _euler(options: Config, count: int, skipped: int) -> Schedule:
     timesteps, sigmas = euler_levels(options, count)
     (x,), v = _coefficients(1)
-    steps = (_step(timesteps[i], sigmas[i], [x + (sigmas[i + 1] - sigmas[i]) * v]) for i in range(count))
-    return Schedule("euler", tuple(steps), 1)
+    steps = (_step(timesteps[i], sigmas[i], [x + (sigmas[i + 1] - sigmas[i]) * v]) for i in range(skipped, count))
+    return Schedule("euler", tuple(steps), 1, skipped=skipped)
 
 
-def _lcm(options: Config, count: int) -> Schedule:
+def _lcm(options: Config, count: int, skipped: int) -> Schedule:
     """State: the sample, and the noise to which each step but the last returns from the clean sample it predicts."""
-    if count > MAX_STATE_ROWS:  # before their matrices, which grow with the cube of the steps
+    rows = count - skipped
+    if rows > MAX_STATE_ROWS:  # before their matrices, which grow with the cube of the steps
         raise ScheduleError(
-            f"lcm needs a row of solver state for each of its {count} steps, and denoisers take {MAX_STATE_ROWS} rows; "
+            f"lcm needs a row of solver state for each of its {rows} steps, and denoisers take {MAX_STATE_ROWS} rows; "
             f"ask for at most {MAX_STATE_ROWS} steps"
         )
     timesteps, sigmas = euler_levels(options, count)
     if options.get(WHOLE_TIMESTEPS):
         timesteps = np.rint(timesteps)
-    (x, *noises), v = _coefficients(count)
+    (x, *noises), v = _coefficients(rows)
     steps = []
-    for i in range(count):
+    for i in range(skipped, count):
         renewed = (1 - sigmas[i + 1]) * (x - sigmas[i] * v)
         if i < count - 1:
-            renewed = renewed + sigmas[i + 1] * noises[i]
+            renewed = renewed + sigmas[i + 1] * noises[i - skipped]
         steps.append(_step(timesteps[i], sigmas[i], [renewed, *noises]))
-    return Schedule("lcm", tuple(steps), count, noise_rows=count)
+    return Schedule("lcm", tuple(steps), rows, noise_rows=rows, skipped=skipped)
 
 
-def _dpmpp_2m(options: Config, count: int) -> Schedule:
+def _dpmpp_2m(options: Config, count: int, skipped: int) -> Schedule:
     """State: the sample, and the clean sample predicted one step before if the order is 2."""
     timesteps, sigmas = dpmpp_levels(options, count)
     order, is_heun = options.get("solver_order", 2), options.get("solver_type") == "heun"
@@ -114,20 +117,20 @@ def _dpmpp_2m(options: Config, count: int) -> Schedule:
     )
     (x, *history), v = _coefficients(order)
     steps = []
-    for i in range(count):
+    for i in range(skipped, count):
         sigma, target = sigmas[i], sigmas[i + 1]
         clean = x - sigma * v
         h = log_snr(target) - log_snr(sigma)
         decay = np.expm1(-h)
         moved = target / sigma * x - (1 - target) * decay * clean
-        if order == 2 and i > 0 and not (i == count - 1 and first_order_last):
+        if order == 2 and i > skipped and not (i == count - 1 and first_order_last):
             slope = (clean - history[0]) * h / (log_snr(sigma) - log_snr(sigmas[i - 1]))
             moved = moved + (1 - target) * ((decay / h + 1) if is_heun else -0.5 * decay) * slope
         steps.append(_step(timesteps[i], sigma, [moved, clean][:order]))
-    return Schedule("dpmpp_2m", tuple(steps), order)
+    return Schedule("dpmpp_2m", tuple(steps), order, skipped=skipped)
 
 
-def _unipc(options: Config, count: int) -> Schedule:
+def _unipc(options: Config, count: int, skipped: int) -> Schedule:
     """State: the predicted sample, the corrected one a step before, and `order` earlier clean samples, newest first."""
     timesteps, sigmas = unipc_levels(options, count)
     max_order, is_bh1 = options.get("solver_order", 2), options.get("solver_type") == "bh1"
@@ -135,19 +138,19 @@ def _unipc(options: Config, count: int) -> Schedule:
     (x, corrected_before, *history), v = _coefficients(2 + max_order)
     order = 0
     steps = []
-    for i in range(count):
+    for i in range(skipped, count):
         clean = x - sigmas[i] * v
         corrected = x
-        if i > 0 and i - 1 not in uncorrected:  # with the order of the prediction that it corrects
+        if i > skipped and i - 1 not in uncorrected:  # with the order of the prediction that it corrects
             past = sigmas[i - order : i][::-1]
             corrected = _unified_update(corrected_before, history[:order], past, sigmas[i], is_bh1, clean)
-        order = min(max_order, i + 1)
+        order = min(max_order, i - skipped + 1)
         if options.get("lower_order_final", True):
             order = min(order, count - i)
         cleans, past = [clean, *history[:-1]], sigmas[i + 1 - order : i + 1][::-1]
         predicted = _unified_update(corrected, cleans[:order], past, sigmas[i + 1], is_bh1)
         steps.append(_step(timesteps[i], sigmas[i], [predicted, corrected, *cleans]))
-    return Schedule("unipc", tuple(steps), 2 + max_order)
+    return Schedule("unipc", tuple(steps), 2 + max_order, skipped=skipped)
 
 
 def _unified_update(
@@ -189,7 +192,7 @@ def _slope_weights(ratios: Sequence[np.float64], h: np.float64, scale: np.float6
         return np.full(len(ratios), np.nan)
 
 
-SCHEDULERS: dict[str, Callable[[Config, int], Schedule]] = {
+SCHEDULERS: dict[str, Callable[[Config, int, int], Schedule]] = {
     "unipc": _unipc,
     "euler": _euler,
     "dpmpp_2m": _dpmpp_2m,
@@ -198,14 +201,14 @@ SCHEDULERS: dict[str, Callable[[Config, int], Schedule]] = {
 
 
 def build_schedule(
-    name: str, config: Config, num_inference_steps: int, sigmas: Sequence[float] | None = None
+    name: str, config: Config, num_inference_steps: int, sigmas: Sequence[float] | None = None, *, skipped: int = 0
 ) -> Schedule:
     """The matrices of solver `name` for the noise levels of `config`.
 
     `config` is the content of Diffusers' scheduler_config.json, of any of the classes in `CLASSES`. An option under the
     solver's own name wins over the same option under another solver's name (`shift` and `flow_shift`). `sigmas` are
     noise levels to use in place of evenly spaced ones: one a step, before the shift, as Diffusers' `set_timesteps`
-    takes them.
+    takes them. The first `skipped` steps are left out: solvers that remember begin anew at the one that follows.
 
     Raises:
         ScheduleError: the name is unknown, or an option, the number of steps or the levels cannot be honoured.
@@ -217,11 +220,11 @@ def build_schedule(
     levels = None if sigmas is None else checked_sigmas(name, sigmas, num_inference_steps)
     options = {**checked_options(name, config), SIGMAS: levels}
     with np.errstate(divide="ignore", invalid="ignore"):  # a level of 0 has an infinite log-SNR, and that is in order
-        schedule = SCHEDULERS[name](options, num_inference_steps)
-    for index, step in enumerate(schedule.steps):
+        schedule = SCHEDULERS[name](options, num_inference_steps, skipped)
+    for number, step in enumerate(schedule.steps, start=1 + skipped):
         if not (np.isfinite(step.solver_a).all() and np.isfinite(step.solver_b).all()):
             raise ScheduleError(
-                f"{name} with these options divides by zero in step {index + 1} of {num_inference_steps}, from noise "
+                f"{name} with these options divides by zero in step {number} of {num_inference_steps}, from noise "
                 f"level {step.sigma:g}; set lower_order_final to true, or use a smaller shift"
             )
     return schedule

@@ -135,6 +135,14 @@ PICTURE = Form(
     lambda path: path or None,
     _path,
 )
+CLIP = Form(
+    "the path of a video file, such as clip.mp4",
+    "a path, the bytes of a video file, or an array uint8 [T, H, W, 3]",
+    "clip.mp4",
+    lambda path: path or None,
+    _path,
+)
+OF_FILES = (PICTURE, CLIP)  # the forms that in JSON are paths
 ON_OFF = Form("on or off", "True or False", True, {"on": True, "off": False}.get, lambda on: "on" if on else "off")
 LEVELS = Form(
     "numbers with commas between them, such as 1,0.75,0.5",

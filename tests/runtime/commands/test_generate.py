@@ -64,6 +64,19 @@ def test_a_picture_for_a_model_that_takes_none_is_refused_by_its_flag(bundle, ba
     assert instead in told
 
 
+@pytest.mark.parametrize(
+    ("flags", "told"),
+    [
+        (("--video", "clip.mp4"), "--video is not a parameter of this bundle, which takes: prompt, --negative-prompt."),
+        (("--strength", "0.5"), "--strength is for a video that is given, and there is none"),
+        (("--extend", "clip.mp4"), "--extend is for models that take a picture"),
+    ],
+)
+def test_a_clip_for_a_model_that_takes_none_is_refused_by_its_flag(bundle, backend, capsys, flags, told):
+    assert generate(bundle, "a circle", *flags, "-o", "out.npy") == 2
+    assert told in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("left_over", [False, True])
 def test_the_hash_of_a_folder_is_that_of_what_sha256sum_prints(bundle, backend, capsys, left_over):
     if left_over:  # by a run that was killed

@@ -12,7 +12,7 @@ import msgspec
 import pytest
 from mutoscope import Pipeline, RequestError, VideoRequest
 from mutoscope.bundle.manifest import Expert
-from mutoscope.request import PICTURES
+from mutoscope.request import OF_CLIPS, PICTURES
 from mutoscope.server.describing import describe_parameters
 from mutoscope_engines.testing import FakeBackend
 
@@ -32,7 +32,7 @@ def described(pipeline: Pipeline) -> dict[str, dict[str, Any]]:
 
 def test_every_parameter_is_there_with_its_help(pipeline: Pipeline, shared: Served):
     found = described(pipeline)
-    unasked = {*PICTURES, "guidance_scale_2"}  # this model takes no pictures, and has one denoiser
+    unasked = {*PICTURES, *OF_CLIPS, "guidance_scale_2"}  # this model takes no pictures, and has one denoiser
     assert {each.name: each.metadata["help"] for each in fields(VideoRequest) if each.name not in unasked} == {
         name: each["help"] for name, each in found.items()
     }
@@ -41,6 +41,13 @@ def test_every_parameter_is_there_with_its_help(pipeline: Pipeline, shared: Serv
     assert model["parameters"] == json.loads(json.dumps(list(found.values())))
     assert (model["default"], model["has_previews"], model["family"]) == (True, True, "wan")
     assert "circle" in model["understands"]
+
+
+@pytest.mark.parametrize("name", OF_CLIPS)
+def test_a_clip_cannot_be_sent_and_no_path_of_the_server_is_read(shared: Served, name: str):
+    value = 0.5 if name == "strength" else "/clip.mp4"
+    answer = shared.http.post("/v1/videos", json={"prompt": "a red circle", name: value})
+    assert (answer.status_code, answer.json()["error"]["code"]) == (400, "unknown_parameter")
 
 
 def test_a_model_with_two_denoisers_takes_a_scale_for_the_second(pipeline: Pipeline):

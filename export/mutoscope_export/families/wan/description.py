@@ -10,7 +10,7 @@ from typing import Any
 
 import msgspec
 from diffusers import AutoencoderKLWan, WanTransformer3DModel
-from mutoscope.bundle.conditionings import TextConditioning
+from mutoscope.bundle.conditionings import TextConditioning, VideoConditioning
 from mutoscope.bundle.manifest import Defaults, Draw, Frames, Geometry
 from mutoscope.solvers.options import CLASSES, WHOLE_TIMESTEPS, from_diffusers
 from transformers import UMT5EncoderModel
@@ -91,7 +91,7 @@ def describe(checkpoint: Checkpoint) -> Description:
     return Description(
         geometry=geometry,
         frames=_frames(geometry),
-        conditionings=(_prompt(checkpoint, encoder), *pictures.conditionings(checkpoint)),
+        conditionings=(_prompt(checkpoint, encoder), *pictures.conditionings(checkpoint), *_clip(checkpoint)),
         draws=(Draw(input="latents", shape=(geometry.latent_channels, "F", "h", "w")),),
         defaults=msgspec.structs.replace(defaults, scheduler=from_diffusers(scheduler), **changes),
         scheduler=scheduler,
@@ -147,6 +147,13 @@ def _frames(geometry: Geometry) -> Frames:
     scale, (patch, *_) = geometry.vae_scale_factor_temporal, geometry.patch_size
     first, step = scale * (patch - 1) + 1, scale * patch
     return Frames(first=first, step=step, most=first + step * (geometry.max_patches - 1), frames_per_call=(1, scale))
+
+
+def _clip(checkpoint: Checkpoint) -> tuple[VideoConditioning, ...]:
+    """The video that a text-to-video model may begin from, where its bundle is to have the encoder for one."""
+    if not checkpoint.video_input or takes_whole_clip(checkpoint):
+        return ()
+    return (VideoConditioning(name="video", role="vae_encoder_first", following="vae_encoder_next"),)
 
 
 def _prompt(checkpoint: Checkpoint, encoder: UMT5EncoderModel) -> TextConditioning:

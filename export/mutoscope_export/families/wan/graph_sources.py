@@ -122,8 +122,9 @@ def sources(checkpoint: Checkpoint, precisions: Sequence[str]) -> list[GraphSour
     """The graphs of a Wan checkpoint: for text-to-video, also from a first frame, or from pictures alone."""
     kind, transformers = kind_of(checkpoint), [component for component in ROLES if component in checkpoint.classes]
     encoders: list[GraphSource] = []
-    if kind is not _PLAIN:
-        encoders = _picture_encoders(precisions, whole_clip=takes_whole_clip(checkpoint))
+    if kind is not _PLAIN or checkpoint.video_input:
+        several = takes_whole_clip(checkpoint) or checkpoint.video_input
+        encoders = _picture_encoders(precisions, whole_clip=several)
     if pictures := pictures_of(checkpoint):
         encoders = [_image_encoder(precisions, pictures), *encoders]
     return text_to_video(precisions, transformers, kind, encoders)

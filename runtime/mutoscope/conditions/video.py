@@ -1,0 +1,70 @@
+"""A clip of the request as what the video is made from: its latents, to which the noise of the first step is added.
+
+Knows how many frames of a clip are read, and how they are resized. Knows nothing of video files, or of schedules.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from itertools import islice
+from typing import Any
+
+import numpy as np
+from mutoscope_engines.session import Feeds, Host
+
+from ..bundle.bundle import Bundle
+from ..bundle.conditionings import VideoConditioning
+from ..bundle.manifest import Defaults
+from ..clips import Clip, Identity
+from ..errors import RequestError
+from ..pictures import fitted
+from .base import CLEAN, Condition, Settled, UseGraphs, VideoSize
+
+_FRAMES = "frames"  # the input of the encoder
+
+
+class VideoCondition(Condition):
+    """As many frames of a clip as the video has, resized to it and encoded call by call; nothing where none is given.
+
+    A plan reads them, because it names the clip by their pixels; they are in memory until the video is made.
+    """
+
+    def __init__(self, about: VideoConditioning, bundle: Bundle) -> None:
+        self._about, self._lengths = about, bundle.manifest.frames
+
+    def settle(self, request: Any, defaults: Defaults, *, guided: bool, size: VideoSize) -> Settled:
+        about = self._about
+        clip: Clip | None = getattr(request, about.name)
+        if clip is None:
+            return Settled({})
+        count = self._lengths.num_frames(size.symbols["F"])
+        frames, identity, further = np.empty((count, size.height, size.width, 3), np.uint8), Identity(), False
+        for number, frame in enumerate(islice(clip.frames(), count + 1)):
+            further = number == count
+            if not further:
+                identity.add(frame)
+                frames[number] = fitted(frame, size.height, size.width)
+        if identity.count < count:
+            raise RequestError(
+                f"{about.name} has {identity.count} frames, and num_frames asks for {count}; the most that it has "
+                f"enough for is {max(each for each in self._lengths.counts if each <= identity.count)}"
+            )
+        note = f"of {about.name} the first {count} frames are used, and what follows is left out"
+        return Settled(
+            {about.name: frames},
+            facts={about.name: str(identity), about.strength: getattr(request, about.strength)},
+            notes=(note,) if further else (),
+            roles=about.roles,
+        )
+
+    def encode(self, settled: Settled, run: UseGraphs) -> dict[str, Host]:
+        if not settled.feeds:
+            return {}
+        calls = run(self._about.roles, self._chunks(settled.feeds[self._about.name]))
+        return {CLEAN: np.concatenate([each["condition"] for each in calls], axis=1)}
+
+    def _chunks(self, frames: Host) -> Iterator[Feeds]:
+        """The frames of each call, f32 `[T, H, W, 3]`."""
+        first, following = self._lengths.frames_per_call
+        for start, end in [(0, first), *((at, at + following) for at in range(first, len(frames), following))]:
+            yield {_FRAMES: frames[start:end].astype(np.float32)}
