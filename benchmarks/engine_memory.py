@@ -5,7 +5,7 @@ number of blocks, so two show what a change of the graph does.
 
     python -m benchmarks.engine_memory [--role denoiser vae_decoder_next] [--model 1.3B] [--blocks 2]
         [--part-size 2GB] [--shapes 480x832x81] [--tile whole 416x408] [--branches 1] [--precision bf16]
-        [--target rtx40] [--output FILE]
+        [--target rtx40] [--lora-inputs] [--output FILE]
 
 A tile is the largest window of the VAE's decoder, its halo included; `buffer_bytes` are inputs and outputs, which come
 on top of an engine's own memory, of all parts together where there are several.
@@ -39,13 +39,14 @@ from mutoscope_peers.random_models import write_graphs
 
 from .real_sizes import MAX_SEQUENCE_LENGTH, PATCH, SPATIAL, TEMPORAL, TRANSFORMERS, UMT5_XXL, make_network
 
-SMALLEST = {"B": 1, "L": 1, "F": 1, "h": 2, "w": 2, "K": 1}
+SMALLEST = {"B": 1, "L": 1, "F": 1, "h": 2, "w": 2, "K": 1, "R": 1}
 STATE_ROWS = 4
+LORA_RANK = 64
 WHOLE = "whole"
 
 
 def write(
-    role: str, model: str, blocks: int | None, precision: str, part_bytes: int | None, folder: Path
+    role: str, model: str, blocks: int | None, precision: str, part_bytes: int | None, lora_inputs: bool, folder: Path
 ) -> dict[str, Any]:
     """Writes the graph of a network with random bfloat16 weights, in parts of at most `part_bytes`.
 
@@ -58,7 +59,8 @@ def write(
     cut = Blocks(BLOCKS[role], part_bytes) if part_bytes and role in BLOCKS else None
     started = time.perf_counter()
     network = _network(role, model, blocks)
-    (parts,) = write_graphs(role, network, {precision: folder}, _calibrated_passes(network, precision), cut).values()
+    passes = _calibrated_passes(network, precision)
+    (parts,) = write_graphs(role, network, {precision: folder}, passes, cut, lora_inputs=lora_inputs).values()
     export_s = round(time.perf_counter() - started, 1)
     halo = vae.DecoderChunk(network, first=True).halo() if role in TILED else 0
     return {"parts": msgspec.to_builtins(parts), "halo": halo, "export_s": export_s}
@@ -92,7 +94,7 @@ def largest(shapes: str, branches: int) -> dict[str, int]:
     height, width, frames = map(int, shapes.split("x"))
     return {
         "B": branches, "L": MAX_SEQUENCE_LENGTH, "F": (frames - 1) // TEMPORAL + 1, "h": height // SPATIAL,
-        "w": width // SPATIAL, "K": STATE_ROWS,
+        "w": width // SPATIAL, "K": STATE_ROWS, "R": LORA_RANK,
     }  # fmt: skip
 
 
@@ -144,7 +146,7 @@ def main() -> int:
     with tempfile.TemporaryDirectory(dir=arguments.workspace) as workspace:
         for role in arguments.role:
             folder = Path(workspace) / role
-            given = [getattr(arguments, name) for name in ("model", "blocks", "precision", "part_size")]
+            given = [getattr(arguments, name) for name in ("model", "blocks", "precision", "part_size", "lora_inputs")]
             written = _write_in_process(role, *given, str(folder))
             parts = [msgspec.convert(part, Graph) for part in written["parts"]]
             for shapes in arguments.shapes:
@@ -161,6 +163,7 @@ def main() -> int:
                             print(json.dumps(rows[-1]), file=sys.stderr)
     asked = {name: getattr(arguments, name) for name in ("model", "blocks", "precision", "target")}
     asked |= {"part_bytes": arguments.part_size} if arguments.part_size else {}
+    asked |= {"lora_rank": LORA_RANK} if arguments.lora_inputs else {}
     result = asked | {"machine": describe(), "engines": rows}
     text = json.dumps(result, indent=2) + "\n"
     arguments.output.write_text(text) if arguments.output else print(text, end="")
@@ -193,6 +196,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--branches", nargs="+", type=int, choices=(1, 2), default=[1])
     parser.add_argument("--precision", type=one_of("precision", ON_GPU), default="bf16", help=", ".join(ON_GPU))
     parser.add_argument("--target", default="rtx40")
+    parser.add_argument("--lora-inputs", action="store_true", help="of the denoiser, the form that LoRAs change")
     parser.add_argument("--workspace", type=Path, help="folder for the graphs and engines; default: a temporary one")
     parser.add_argument("--output", type=Path)
     parser.add_argument("--write", help=argparse.SUPPRESS)

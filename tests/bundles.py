@@ -7,7 +7,7 @@ from typing import Any
 
 import msgspec
 import onnx
-from mutoscope.bundle.manifest import Graph, GraphTensor
+from mutoscope.bundle.manifest import Graph, GraphTensor, LoraForm, Parameter
 from mutoscope_engines.onnx_file import ONNX_TYPES
 from mutoscope_engines.precisions import network_type
 from onnx import helper
@@ -110,3 +110,25 @@ def onnx_file(graph: Graph) -> bytes:
     model = helper.make_model(helper.make_graph([], graph.role, inputs, outputs), ir_version=10)
     content: bytes = onnx.ModelProto.SerializeToString(model)
     return content
+
+
+Q, TWO = "blocks.0.attn1.to_q.weight", "blocks.1.ffn.net.2.weight"
+PARAMETERS = {
+    Q: Parameter(shape=(4, 6), original="blocks.0.self_attn.q.weight"),
+    "blocks.0.attn1.to_q.bias": Parameter(shape=(4,), original="blocks.0.self_attn.q.bias"),
+    TWO: Parameter(shape=(3, 5), original="blocks.1.ffn.2.weight"),
+    "proj_out.weight": Parameter(shape=(3, 4), original="head.head.weight"),
+}
+
+
+def lora_form(role: str = "denoiser", precision: str = "fp32") -> LoraForm:
+    """A denoiser with LoRA inputs for two of its layers, in one graph; for `proj_out` it has none."""
+    inputs, outputs = interfaces()["denoiser"]
+    dtype = "float32" if network_type(precision) == "float32" else "float16"
+    shapes: dict[str, tuple[int | str, ...]] = {
+        f"{Q}.lora_a": (6, "R"), f"{Q}.lora_b": ("R", 4), f"{TWO}.lora_a": (5, "R"), f"{TWO}.lora_b": ("R", 3),
+    }  # fmt: skip
+    further = tuple(GraphTensor(name=name, dtype=dtype, shape=shape) for name, shape in shapes.items())
+    file = f"{role}/model-{precision}-lora.onnx"
+    graph = Graph(role=role, precision=precision, file=file, inputs=inputs + further, outputs=outputs)
+    return LoraForm(role=role, parameters=PARAMETERS, graphs=(graph,))

@@ -13,7 +13,7 @@ from mutoscope_engines import telemetry
 from tests.making import made_once, unmeasured
 
 # Whose tests run torch, and which is no measure of the runtime and the engines: they have tests of their own.
-UNMEASURED = ("export", "benchmarks", "test_same_as_diffusers.py")
+UNMEASURED = ("export", "benchmarks", "test_same_as_diffusers.py", "test_lora_same_as_diffusers.py")
 
 for load in (telemetry.onnxruntime, telemetry.openvino):  # before a test imports them by name, with their telemetry
     with suppress(ImportError):
@@ -77,12 +77,13 @@ def least_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def wan_bundle(wan_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The bundle of `wan_checkpoint`, in fp32, int8, bf16 and bf16-cpu. Not to be written to."""
+    """The bundle of `wan_checkpoint`, in fp32, int8, bf16 and bf16-cpu, with inputs for LoRAs. Not to be written to."""
 
     def make(folder: Path) -> None:
         from mutoscope_export.export import export_checkpoint
         from mutoscope_export.options import ExportOptions
 
-        export_checkpoint(wan_checkpoint, folder, ExportOptions(precision=("fp32", "int8", "bf16", "bf16-cpu")))
+        precisions = ("fp32", "int8", "bf16", "bf16-cpu")
+        export_checkpoint(wan_checkpoint, folder, ExportOptions(precision=precisions, lora_inputs=True))
 
     return made_once("wan-bundle", make, tmp_path_factory)

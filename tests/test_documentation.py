@@ -80,6 +80,14 @@ NOT_RUN = {
         ),
         "needs weights of others; tests/export/test_given_parts.py exports with files that it makes",
     ),
+    **dict.fromkeys(
+        (
+            "mutoscope export CHECKPOINT BUNDLE --precision fp32 bf16 --lora-inputs",
+            "mutoscope generate 'a fox in the snow' --bundle BUNDLE --lora style.safetensors:0.8 fox.safetensors",
+            "mutoscope inspect style.safetensors BUNDLE",
+        ),
+        "needs LoRAs of others; tests/test_lora.py makes videos with files that it makes",
+    ),
 }
 PYTHON_NOT_RUN = {"torch.cuda.Stream()": ON_A_GPU}
 

@@ -14,7 +14,7 @@ from mutoscope.output.destination import find_place
 from mutoscope.output.encoders import silence
 from mutoscope.output.file_names import refuse_reserved
 from mutoscope.progress import Progress
-from mutoscope.request import OF_CLIPS, PICTURES, RuntimeOptions, VideoRequest
+from mutoscope.request import LORAS, OF_CLIPS, PICTURES, RuntimeOptions, VideoRequest
 from mutoscope.terminal import tell
 from mutoscope.values import checks
 from mutoscope_engines.backends import AUTO, BACKENDS, JOINED_BY
@@ -107,7 +107,7 @@ def _parser() -> Parser:
         "--compare", type=Path, metavar="OLD.json", help="list what got slower since an older result of this machine"
     )
     parser.add_argument("--quiet", action="store_true", help="show no progress line")
-    add_fields(parser, VideoRequest, skip=(*PICTURES, *OF_CLIPS))  # which no peer takes
+    add_fields(parser, VideoRequest, skip=(*PICTURES, *OF_CLIPS, *LORAS))  # which no peer takes
     add_fields(parser, RuntimeOptions, skip=["backend", "precision"])
     return parser
 

@@ -14,14 +14,11 @@ from math import isfinite, nan, prod, sqrt
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from .errors import GraphError
-from .safetensors_file import SafetensorsFile
+from .safetensors_file import FLOATS, SafetensorsFile
 
 Shapes = Mapping[str, tuple[int, ...]]
 
-_FLOATS = ("F64", "F32", "F16", "BF16")
 _PREFIXES = (
     "base_model.model.", "model.diffusion_model.", "diffusion_model.", "transformer.", "pipe.dit.", "lora_unet_",
 )  # fmt: skip
@@ -78,6 +75,51 @@ def read_lora(path: Path, parameters: Shapes, original_names: Mapping[str, str])
     return _Reader(SafetensorsFile(path), parameters, original_names).read()
 
 
+@dataclass(frozen=True)
+class LoraSummary:
+    """What a file holds, as far as its names say without a network to compare with.
+
+    Attributes:
+        layers: that have both factors.
+        differences: parameters of which it has the difference itself.
+        others: tensors of other methods, or of no known kind.
+        ranks: of the factors, each once.
+        blocks: one more than the highest number of a block.
+        types: of the tensors, each once.
+    """
+
+    layers: int
+    differences: int
+    others: int
+    ranks: tuple[int, ...]
+    blocks: int
+    types: tuple[str, ...]
+
+
+def summary_of(file: SafetensorsFile) -> LoraSummary:
+    """Counts what a file holds, whether or not it is of any use."""
+    downs, ups, differences, others = dict[str, int](), set[str](), 0, 0
+    for name, tensor in file.tensors.items():
+        half, other = _HALF.fullmatch(name), _OTHER.fullmatch(name)
+        if _OTHER_METHODS.search(name) or not (half or other):
+            others += 1
+        elif half and half[3] == "weight" and _PARTS[half[2]] == "down":
+            downs[half[1]] = tensor.shape[0] if tensor.shape else 0
+        elif half and half[3] == "weight":
+            ups.add(half[1])
+        else:
+            differences += half is not None or (other is not None and other[2] != "alpha")
+    blocks = {int(found[1]) for name in file.tensors if (found := re.search(r"blocks[._](\d+)[._]", name))}
+    return LoraSummary(
+        layers=len(downs.keys() & ups),
+        differences=differences,
+        others=others,
+        ranks=tuple(sorted(set(downs.values()))),
+        blocks=max(blocks, default=-1) + 1,
+        types=tuple(sorted({tensor.dtype for tensor in file.tensors.values()})),
+    )
+
+
 class _Reader:
     def __init__(self, file: SafetensorsFile, parameters: Shapes, original_names: Mapping[str, str]) -> None:
         self._file, self._parameters = file, parameters
@@ -97,8 +139,8 @@ class _Reader:
 
     def read(self) -> LoraFile:
         for name, tensor in self._file.tensors.items():
-            if tensor.dtype not in _FLOATS:
-                self._refuse(f"have the type {tensor.dtype} and not one of {', '.join(_FLOATS)}", name)
+            if tensor.dtype not in FLOATS:
+                self._refuse(f"have the type {tensor.dtype} and not one of {', '.join(FLOATS)}", name)
             elif _OTHER_METHODS.search(name):
                 self._refuse("are of another method than LoRA, such as DoRA, LoKr or LoHa", name)
             else:
@@ -179,7 +221,7 @@ class _Reader:
     def _scale(self, alpha: str | None, module: str, rank: int, configured: _Configuration) -> float:
         if alpha is None:
             return configured.scale(module, rank)
-        value = number(self._file, alpha) if prod(self._file.tensors[alpha].shape) == 1 else nan
+        value = float(self._file.floats(alpha).ravel()[0]) if prod(self._file.tensors[alpha].shape) == 1 else nan
         if not isfinite(value):
             self._refuse("are not a finite number", alpha)
         return value / rank
@@ -188,7 +230,7 @@ class _Reader:
         if stem.startswith(_OF_SECOND):
             return "are for the second transformer; give it these in a file of their own"
         if _OF_TEXT.match(stem):
-            return "are for a text encoder, which export does not change"
+            return "are for a text encoder, which no LoRA changes here"
         if _OF_IMAGES.search(stem):
             return "are for layers that read a picture, which this network lacks"
         blocks = {int(found[1]) for name in self._parameters if (found := re.search(r"\bblocks\.(\d+)\.", name))}
@@ -214,7 +256,7 @@ class _Reader:
         fewer = total - len({each for names in self._refused.values() for each in names})
         reasons = "; ".join(f"{len(names)} {reason} ({min(names)})" for reason, names in self._refused.items())
         return (
-            f"{name} does not fit: {fewer} of its {total} tensors do, and of the others {reasons}. Nothing was merged: "
+            f"{name} does not fit: {fewer} of its {total} tensors do, and of the others {reasons}. Nothing is used: "
             "a part of it would be another change than its author made. Get the file for this model and size"
         )
 
@@ -272,14 +314,6 @@ def _as_configuration(said: Mapping[str, Any]) -> _Configuration:
     if not all(map(isfinite, (configured.alpha or 0.0, *patterns.values()))):
         raise ValueError("an alpha is not finite")
     return configured
-
-
-def number(file: SafetensorsFile, name: str) -> float:
-    """The value of a tensor of one number."""
-    dtype, raw = file.tensors[name].dtype, bytes(file.read(name))
-    if dtype == "BF16":  # the upper half of a float32
-        return float(np.frombuffer(b"\0\0" + raw, "<f4")[0])
-    return float(np.frombuffer(raw, {"F64": "<f8", "F32": "<f4", "F16": "<f2"}[dtype])[0])
 
 
 def _bare(stem: str) -> str:

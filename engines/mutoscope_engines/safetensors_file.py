@@ -13,6 +13,9 @@ from math import prod
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
 from .errors import GraphError
 
 SUFFIXES = (".safetensors", ".sft")
@@ -21,6 +24,7 @@ ITEM_BITS = {
     "F4": 4, "I64": 64, "I32": 32, "I16": 16, "I8": 8, "U64": 64, "U32": 32, "U16": 16, "U8": 8, "BOOL": 8, "C64": 64,
 }  # fmt: skip
 """The types of the format, and the size of one number of each."""
+FLOATS = {"F64": "<f8", "F32": "<f4", "F16": "<f2", "BF16": "<u2"}  # and how NumPy reads their bytes
 MOST_HEADER_BYTES = 100_000_000  # the limit of the format's own library
 
 _LENGTH_BYTES = 8  # of the header's length, before the header
@@ -70,6 +74,15 @@ class SafetensorsFile:
         """The bytes of a tensor, row by row, little-endian. They are those of the file and must not be written to."""
         tensor = self.tensors[name]
         return memoryview(self._mapped)[tensor.begin : tensor.end]
+
+    def floats(self, name: str) -> NDArray[np.float32]:
+        """A tensor of one of the types in `FLOATS`, of their numbers those nearest in float32."""
+        tensor = self.tensors[name]
+        stored: NDArray[Any] = np.frombuffer(self.read(name), FLOATS[tensor.dtype])
+        if tensor.dtype == "BF16":  # the upper half of a float32
+            stored = (stored.astype("<u4") << 16).view("<f4")
+        with np.errstate(over="ignore"):
+            return stored.astype(np.float32).reshape(tensor.shape)
 
 
 def _read_header(length_field: bytes, file: Any, size: int) -> tuple[dict[str, Any], int]:

@@ -9,7 +9,7 @@ import gc
 import json
 import shutil
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from itertools import groupby
 from pathlib import Path, PurePath
 from typing import Any
@@ -19,7 +19,7 @@ import onnx_ir as ir
 import torch
 from mutoscope.bundle.bundle import Bundle, write_manifest
 from mutoscope.bundle.contract import DECODE, stage_of
-from mutoscope.bundle.manifest import Graph, GraphTensor, Manifest, Preview
+from mutoscope.bundle.manifest import Graph, GraphTensor, Manifest, Parameter, Preview
 from mutoscope.errors import RequestError
 from mutoscope.values import checks
 from mutoscope_engines.backends import choose_backend
@@ -33,8 +33,9 @@ from .families.decoding import decode
 from .families.family import Form, GraphSource
 from .graphs.network_type import TRACED
 from .graphs.parts import Blocks
-from .graphs.trace import NETWORK, SymbolicValue, WrittenGraph, dynamic_shapes, trace, write_graph
+from .graphs.trace import NETWORK, Pass, SymbolicValue, WrittenGraph, dynamic_shapes, trace, write_graph
 from .graphs.weight_files import WeightFolder
+from .lora_forms import changed_by_lora, lora_forms, parameters_of, takes_loras, with_inputs, with_lora_forms
 from .opening import OpenedCheckpoint, open_checkpoint, with_staged_weights
 from .options import ExportOptions
 from .parity import Sample, compare, compare_with_own_class, record
@@ -46,6 +47,15 @@ REPORT = "export_report.json"
 _STAGED = "staged"  # while it is written; weights that no library reads as they were given
 
 OnProgress = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class _Written:
+    """A graph part by part, and what its network makes of some inputs."""
+
+    parts: list[Graph]
+    samples: list[Sample]
+    parameters: Mapping[str, Parameter]  # of the network, where LoRAs change the graph
 
 
 def export_checkpoint(
@@ -89,7 +99,7 @@ def export_checkpoint(
         if static := [precision for precision in options.precision if precision in opened.description.policies]:
             quantization = quantize(opened, manifest, static, options, say)
             sources, calibrated = [quantization.applied(source) for source in sources], quantization.reports
-        graphs, compared = _export_graphs(opened, sources, folder, say)
+        written, compared = _export_graphs(opened, sources, folder, say)
         say("preview")
         preview = _fit_preview(opened, sources, manifest)
         report = {"made_with": manifest.provenance.exported_by, "calibrated": calibrated, **compared}
@@ -97,7 +107,9 @@ def export_checkpoint(
         gc.collect()  # Windows removes no file that is still mapped
         shutil.rmtree(staged, ignore_errors=not staged.exists())
         say("publish")
-        write_manifest(folder, msgspec.structs.replace(manifest, graphs=tuple(graphs), preview=preview))
+        graphs = tuple(graph for each in written if not each.parameters for graph in each.parts)
+        forms = lora_forms((each.parts, each.parameters) for each in written if each.parameters)
+        write_manifest(folder, msgspec.structs.replace(manifest, graphs=graphs, lora_forms=forms, preview=preview))
     return Bundle.open(destination, verify=False)
 
 
@@ -109,6 +121,8 @@ def _replacements(options: ExportOptions) -> Replacements:
 
 def _sources(opened: OpenedCheckpoint, options: ExportOptions) -> list[GraphSource]:
     sources = opened.family.sources(opened, _checked_precisions(options.precision, opened.description.precisions))
+    if options.lora_inputs:
+        sources = list(map(with_lora_forms, sources))
     if options.compact:
         sources = [replace(source, forms=tuple(map(_compact, source.forms))) for source in sources]
     most = checks.byte_count("part_size", options.part_size)
@@ -117,30 +131,27 @@ def _sources(opened: OpenedCheckpoint, options: ExportOptions) -> list[GraphSour
 
 def _export_graphs(
     opened: OpenedCheckpoint, sources: Sequence[GraphSource], folder: Path, say: OnProgress
-) -> tuple[list[Graph], dict[str, list[dict[str, Any]]]]:
+) -> tuple[list[_Written], dict[str, list[dict[str, Any]]]]:
     """Component by component: load, export its graphs, free it, compare the graphs with what it gave."""
-    graphs: list[Graph] = []
+    graphs: list[_Written] = []
     report: dict[str, list[dict[str, Any]]] = {"components": [], "graphs": []}
     for component, its_sources in groupby(sources, lambda source: source.component):
         written, compared = _export_component(opened, component, list(its_sources), folder, say)
         stored_type = opened.stored_type(component)
         report["components"] += compared
         gc.collect()  # the exporter leaves cycles that hold the weights
-        for parts, samples in written:
-            say(f"compare {parts[0].role} {parts[0].precision}")
-            report["graphs"].append(compare({folder / graph.file: graph for graph in parts}, samples, stored_type))
-            graphs += parts
+        for each in written:
+            say(f"compare {each.parts[0].role} {each.parts[0].precision}")
+            files = {folder / graph.file: graph for graph in each.parts}
+            report["graphs"].append(compare(files, each.samples, stored_type))
+        graphs += written
     return graphs, report
 
 
 def _export_component(
     opened: OpenedCheckpoint, component: str, sources: Sequence[GraphSource], folder: Path, say: OnProgress
-) -> tuple[list[tuple[list[Graph], list[Sample]]], list[dict[str, Any]]]:
-    """Writes every graph of a component.
-
-    Returns:
-        For each graph its parts, with what its network makes of some inputs; and the comparisons with its own class.
-    """
+) -> tuple[list[_Written], list[dict[str, Any]]]:
+    """Writes every graph of a component; also gives the comparisons with its own class."""
     say(f"load {component}")
     model = opened.load(component)
     with torch.no_grad():
@@ -150,14 +161,24 @@ def _export_component(
     written = []
     for source in sources:
         say(f"trace {source.role}")
-        output_names = [name for name, _, _ in source.outputs(model)]
-        samples = record(source.module(model, torch.float32), source.examples(model), output_names)
+        samples = _recorded(source, model)
         traced = trace_source(source, model)
         destination = WeightFolder(folder / source.role)
         for form in source.forms:
             say(f"write {source.role} {form.precision}")
-            written.append((write_form(source, form, model, traced, destination), samples))
+            parts = write_form(source, form, model, traced, destination)
+            if not form.lora_inputs:
+                written.append(_Written(parts, samples, {}))
+                continue
+            with changed_by_lora(model, parts) as arrays:
+                changed = with_inputs(_recorded(source, model), arrays)
+            written.append(_Written(parts, changed, parameters_of(model, opened.family.original_name)))
     return written, compared
+
+
+def _recorded(source: GraphSource, model: Any) -> list[Sample]:
+    output_names = [name for name, _, _ in source.outputs(model)]
+    return record(source.module(model, torch.float32), source.examples(model), output_names)
 
 
 def trace_source(source: GraphSource, model: Any) -> ir.Model:
@@ -178,8 +199,9 @@ def write_form(source: GraphSource, form: Form, model: Any, traced: ir.Model, de
     Inputs and outputs of the whole are as the family declares them; what passes from part to part is described by the
     files.
     """
+    passes: list[Pass] = [*form.passes, *([takes_loras(form, model)] if form.lora_inputs else [])]
     written = write_graph(
-        traced, destination, name=form.file, network_type=form.network_type, passes=form.passes, cut=form.cut
+        traced, destination, name=form.file, network_type=form.network_type, passes=passes, cut=form.cut
     )
     whole = declared_graph(source, form, model)
     declared = {tensor.name: tensor for tensor in (*whole.inputs, *whole.outputs)}
@@ -199,7 +221,7 @@ def write_form(source: GraphSource, form: Form, model: Any, traced: ir.Model, de
         )
 
     if len(written) == 1:
-        return [stored(written[0])]
+        return [stored(written[0], inputs=tensors(written[0].inputs))]
     return [
         stored(graph, part=number, inputs=tensors(graph.inputs), outputs=tensors(graph.outputs))
         for number, graph in enumerate(written, start=1)

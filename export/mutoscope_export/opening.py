@@ -13,6 +13,7 @@ from typing import Any
 import msgspec
 from mutoscope.bundle.conditionings import VideoConditioning
 from mutoscope.bundle.manifest import Defaults
+from mutoscope.values.loras import Lora
 from mutoscope_engines.errors import GraphError
 from mutoscope_engines.lora_file import read_lora
 
@@ -20,7 +21,7 @@ from .checkpoint.checkpoint import INDEX, OVERRIDES, Checkpoint, read_json
 from .checkpoint.given_weights import GivenWeights, open_weights, refuse_other_formats, weights_of_files
 from .checkpoint.location import download, locate
 from .checkpoint.merging import FittingLora, merging
-from .checkpoint.replacements import DENOISERS, Lora, Replacements, folder_of
+from .checkpoint.replacements import DENOISERS, Replacements, folder_of
 from .checkpoint.staging import stage
 from .checkpoint.stored_weights import names_of_weights, refuse_link_to_nothing, refuse_other_weights
 from .checkpoint.validation import validated
@@ -166,11 +167,11 @@ def _refuse_other_file(path: Path, component: str, model: Any, weights: GivenWei
 
 
 def _fitting(lora: Lora, model: Any, family: Family) -> FittingLora:
-    refuse_other_formats(lora.path)
+    refuse_other_formats(Path(lora.path))
     shapes = {name: tuple(weight.shape) for name, weight in model.state_dict().items()}
     try:
         return FittingLora(
-            read_lora(lora.path, shapes, {name: family.original_name(name) for name in shapes}), lora.strength
+            read_lora(Path(lora.path), shapes, {name: family.original_name(name) for name in shapes}), lora.strength
         )
     except GraphError as error:
         raise ExportError(str(error)) from error

@@ -73,6 +73,11 @@ class ExportOptions:
     lora_2: tuple[str, ...] = parameter(
         "LoRAs to merge into the second expert, transformer_2", (), unit="FILE[:STRENGTH]"
     )
+    lora_inputs: bool = parameter(
+        "also write each denoiser in a form whose weights LoRAs change while it runs (generate --lora); not in "
+        "int8-static. It shares its weights with the other, so the bundle hardly grows",
+        False,
+    )
     calibration_prompts: Sequence[str] | None = parameter(
         "for fp8 and int8-static: text file of typical prompts, one per line (default: the checkpoint's own, or 8 "
         "varied ones)",

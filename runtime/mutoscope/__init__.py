@@ -27,6 +27,7 @@ from .output.frames import VideoHeader
 from .pipeline import FrameStream, Pipeline, StepEvent, Video
 from .planning.plan import Plan
 from .request import OutputOptions, RuntimeOptions, VideoRequest
+from .values.loras import Lora
 from .version import __version__
 
 __all__ = [
@@ -37,6 +38,7 @@ __all__ = [
     "EngineMissingError",
     "FrameStream",
     "GraphError",
+    "Lora",
     "MutoscopeError",
     "NumericalError",
     "OutOfMemoryError",

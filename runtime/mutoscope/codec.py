@@ -17,6 +17,7 @@ from mutoscope_engines.names import no_such
 
 from .errors import RequestError
 from .values.frame_rates import parse_frame_rate, plain_frame_rate
+from .values.loras import LORA, Lora
 from .values.parameters import OF_FILES, Form
 
 Record = TypeVar("Record")
@@ -24,7 +25,15 @@ Record = TypeVar("Record")
 _IN_WORDS = {
     int: "a whole number", float: "a number", str: "text", bool: "true or false", Sequence[float]: "a list of numbers",
     tuple[int, int]: "a list of two whole numbers", tuple[str, ...]: "a list of names",
+    Sequence[Lora]: 'a list of objects such as {"path": "style.safetensors", "strength": 0.8}',
 }  # fmt: skip
+
+
+class _PlainLora(msgspec.Struct, forbid_unknown_fields=True):
+    """A `Lora` as JSON has it."""
+
+    path: str
+    strength: float = 1.0
 
 
 def decode(kind: type[Record], values: Mapping[str, Any]) -> Record:
@@ -92,7 +101,7 @@ def as_text(field: Field[Any], value: Any) -> str:
     form: Form | None = field.metadata.get("form")
     if form is None:
         return " ".join(value) if isinstance(value, tuple) else str(value)
-    return form.write(value)
+    return " ".join(map(form.write, value)) if form.several else form.write(value)
 
 
 def refuse_other_choices(field: Field[Any], value: Any) -> None:
@@ -135,6 +144,8 @@ def _decoded(field: Field[Any], hint: Any, value: Any) -> Any:
     try:
         if exact is not None and isinstance(value, str):
             return exact.read(value)
+        if form is LORA:
+            return tuple(Lora(each.path, each.strength) for each in msgspec.convert(value, list[_PlainLora]))
         found = msgspec.convert(value, reduce(or_, kinds))
     except (ValueError, msgspec.ValidationError):
         said = exact.in_text if exact else " or ".join(_IN_WORDS[kind] for kind in kinds if kind is not type(None))

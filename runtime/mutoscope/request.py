@@ -26,12 +26,14 @@ from .output.signing import WAYS
 from .pictures import PictureSource
 from .provenance.keys import Signer
 from .solvers.solvers import SCHEDULERS
+from .values.loras import LORA, Lora
 from .values.parameters import BYTES, CLIP, HASHES, HEIGHT_WIDTH, LEVELS, ON_OFF, PICTURE, RATE, about, names, parameter
 
 PICTURES = ("image", "last_image")  # the fields that are pictures
 CLIPS = ("video", "extend")  # the fields that are clips
 FILES = (*PICTURES, *CLIPS)  # those that name a file
 OF_CLIPS = (*CLIPS, "strength")  # those that say what becomes of a clip
+LORAS = ("loras", "loras_2")  # the fields that are LoRAs, in the order of the denoisers that they change
 BACKEND_NAMES = names(JOINED_BY, ("onnxruntime", "openvino"))
 
 
@@ -107,6 +109,21 @@ class VideoRequest:
         "length of the encoded prompt in tokens, including padding; a text encoder that takes fewer uses its own limit",
         unit="TOKENS",
     )
+    loras: Sequence[Lora] = parameter(
+        "LoRAs that change the model for this video, each with its strength (default: 1); of a model with two "
+        "denoisers, the first",
+        (),
+        unit="FILE[:STRENGTH]",
+        form=LORA,
+        singular="lora",
+    )
+    loras_2: Sequence[Lora] = parameter(
+        "LoRAs that change the second denoiser of a model with two",
+        (),
+        unit="FILE[:STRENGTH]",
+        form=LORA,
+        singular="lora_2",
+    )
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> VideoRequest:
@@ -149,6 +166,8 @@ class RequestFields(TypedDict, total=False):
     sigmas: Sequence[float] | None
     cache_interval: int
     max_sequence_length: int | None
+    loras: Sequence[Lora]
+    loras_2: Sequence[Lora]
 
 
 def make_request(request: VideoRequest | str | None, given: RequestFields) -> VideoRequest:

@@ -10,8 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 from mutoscope_engines.errors import GraphError
-from mutoscope_engines.lora_file import Difference, LowRank, number, read_lora
-from mutoscope_engines.safetensors_file import SafetensorsFile
+from mutoscope_engines.lora_file import Difference, LowRank, read_lora
 from safetensors.numpy import save_file
 
 PARAMETERS = {
@@ -94,12 +93,6 @@ def test_a_modulation_may_be_named_itself(tmp_path: Path, stem: str) -> None:
 def test_alpha_over_rank_is_the_scale(tmp_path: Path, alpha: Any) -> None:
     halves = {f"{Q}.lora_A.weight": DOWN, f"{Q}.lora_B.weight": UP, f"{Q}.alpha": alpha}
     assert changes(tmp_path, halves)[0].scale == 1.5
-
-
-def test_a_bfloat16_number_is_read(tmp_path: Path) -> None:
-    header = b'{"a":{"dtype":"BF16","shape":[],"data_offsets":[0,2]}}'
-    (tmp_path / "x").write_bytes(len(header).to_bytes(8, "little") + header + b"\xc0\x3f")
-    assert number(SafetensorsFile(tmp_path / "x"), "a") == 1.5
 
 
 @pytest.mark.parametrize(

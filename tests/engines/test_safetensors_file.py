@@ -35,10 +35,23 @@ def test_names_shapes_metadata_and_values_are_those_that_the_library_wrote(tmp_p
     opened = SafetensorsFile(tmp_path / "x.safetensors")
     assert opened.metadata == {"format": "pt"}
     assert opened.tensors.keys() == written.keys()
+    assert np.array_equal(opened.floats("half"), [1.5, -2])
     for name, array in written.items():
         assert opened.tensors[name].shape == array.shape
         assert np.array_equal(np.frombuffer(opened.read(name), array.dtype).reshape(array.shape), array)
     assert opened.read("matrix").readonly
+
+
+def test_numbers_of_every_type_of_floats_are_read_as_float32(tmp_path: Path) -> None:
+    written = {"F64": np.float64([[1.5], [-2]]), "F32": np.float32([[1.5], [-2]]), "F16": np.float16([[1.5], [-2]])}
+    save_file(written, tmp_path / "x.safetensors")
+    opened = SafetensorsFile(tmp_path / "x.safetensors")
+    read = [opened.floats(name) for name in written]
+    brain = {"BF16": {"dtype": "BF16", "shape": [2, 1], "data_offsets": [0, 4]}}
+    read.append(SafetensorsFile(file_of(tmp_path, brain, b"\xc0\x3f\x00\xc0")).floats("BF16"))
+    for found in read:
+        assert found.dtype == np.float32
+        assert np.array_equal(found, [[1.5], [-2]])
 
 
 @pytest.mark.parametrize(

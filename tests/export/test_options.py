@@ -25,7 +25,8 @@ def test_without_flags_the_defaults_of_python_hold() -> None:
 def test_every_option_has_the_flag_that_users_know() -> None:
     assert {flag_of(field.name) for field in fields(ExportOptions)} == {
         "--precision", "--overwrite", "--compact", "--part-size", "--calibration-prompts", "--calibration-size",
-        "--calibration-steps", "--transformer", "--vae", "--text-encoder", "--lora", "--lora-2", "--video-input",
+        "--calibration-steps", "--transformer", "--vae", "--text-encoder", "--lora", "--lora-2", "--lora-inputs",
+        "--video-input",
     }  # fmt: skip
 
 

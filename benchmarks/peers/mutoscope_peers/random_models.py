@@ -64,10 +64,12 @@ def write_graphs(
     folders: Mapping[str, Path],
     calibrated: Sequence[Callable[[Any], bool]] = (),
     cut: Callable[[Any], list[set[Any]]] | None = None,
+    *,
+    lora_inputs: bool = False,
 ) -> dict[str, list[Graph]]:
     """Writes a network's graph in each precision into a folder of its own, whole or in parts.
 
-    `calibrated` are the passes that a calibration would give.
+    `calibrated` are the passes that a calibration would give; `lora_inputs` chooses the form that LoRAs change.
 
     Returns: by precision what a bundle says of the graph, or of its parts.
     """
@@ -81,7 +83,8 @@ def write_graphs(
     for form in (form for form in source.forms if form.precision in folders):
         passes = (*(calibrated if form.precision in CALIBRATED else ()), *form.passes)
         destination = WeightFolder(folders[form.precision])
-        made[form.precision] = write_form(source, replace(form, passes=passes, cut=cut), network, traced, destination)
+        form = replace(form, passes=passes, cut=cut, lora_inputs=lora_inputs)
+        made[form.precision] = write_form(source, form, network, traced, destination)
     return made
 
 
@@ -155,7 +158,7 @@ def replace_denoisers(bundle: Path, checkpoint: Path) -> None:
     graphs = [graph for graph in opened.manifest.graphs if graph.role != "denoiser"]
     for form in source.forms:
         graphs += write_form(source, form, network, traced, destination)
-    write_manifest(bundle, msgspec.structs.replace(opened.manifest, graphs=tuple(graphs)))
+    write_manifest(bundle, msgspec.structs.replace(opened.manifest, graphs=tuple(graphs), lora_forms=()))
 
 
 if __name__ == "__main__":

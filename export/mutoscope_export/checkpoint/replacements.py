@@ -7,23 +7,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from math import isfinite
 from pathlib import Path
 
 from mutoscope.errors import RequestError
+from mutoscope.values.loras import LORA, Lora, parse_lora
 
 from ..errors import ExportError
 
 DENOISERS = ("transformer", "transformer_2")
 _CONFIG = "config.json"
-
-
-@dataclass(frozen=True)
-class Lora:
-    """A file of changes, each times `strength`."""
-
-    path: Path
-    strength: float = 1.0
 
 
 @dataclass(frozen=True)
@@ -79,16 +71,6 @@ def folder_of(component: str, path: Path) -> Path:
 
 
 def _lora(parameter: str, text: str) -> Lora:
-    """A name may hold a colon: what exists under the whole text is the file."""
-    name, colon, strength = text.rpartition(":")
-    if not colon or Path(text).exists():
-        return Lora(Path(text))
-    try:
-        value = float(strength)
-    except ValueError:
-        if not Path(name).exists():  # a drive of Windows, or a name with a colon that was misspelt
-            return Lora(Path(text))
-        value = float("nan")
-    if not isfinite(value):
-        raise RequestError(f"{parameter} must be FILE or FILE:STRENGTH, with a number such as 0.8; got {text!r}")
-    return Lora(Path(name), value)
+    if (lora := parse_lora(text)) is None:
+        raise RequestError(f"{parameter} must be {LORA.in_text}; got {text!r}")
+    return lora

@@ -55,6 +55,7 @@ class Form:
     precision: str
     passes: tuple[Pass, ...] = ()
     cut: Cut | None = None  # into parts, after the passes
+    lora_inputs: bool = False  # whether LoRAs change it while it runs
 
     @property
     def network_type(self) -> str:
@@ -64,7 +65,9 @@ class Form:
     @property
     def file(self) -> str:
         """Its name in the folder of its role."""
-        return GRAPH_FILE if self.precision == "fp32" else f"model-{self.precision}.onnx"
+        stem, dot, ending = GRAPH_FILE.partition(".")
+        marks = [] if self.precision == "fp32" else [self.precision]
+        return "-".join([stem, *marks, *(["lora"] if self.lora_inputs else [])]) + dot + ending
 
 
 @dataclass(frozen=True)

@@ -3,7 +3,8 @@
 Knows the format and what depends on what. Knows nothing of models, files or precisions.
 
 A value that a later part takes is an output of the part that makes it, and an input of that name of those that take it.
-Shapes, and what depends on weights alone, are computed anew where they are needed.
+Shapes, and what depends on weights alone, are computed anew where they are needed. Inputs that are marked as
+`OF_WEIGHTS`, such as those that change weights, count as weights.
 
 A row `[1, B*S, ...]` passes as `[B, S, ...]` where an input of the whole begins with `B`. A compiler knows that two
 inputs have one size by its name alone, and it fuses attention only where it sees that all it joins have the same sizes.
@@ -21,6 +22,8 @@ from onnx_ir.passes.common import RemoveUnusedNodesPass
 
 from ..options import DEFAULT_PART_BYTES
 from .edit import Tape, constant
+
+OF_WEIGHTS = "of_weights"  # in the `meta` of an input
 
 Nodes = set[ir.Node]
 Cut = Callable[[ir.Graph], list[Nodes]]  # the nodes of every part but the last, which has the rest
@@ -181,8 +184,10 @@ def _that_begins_with(graph: ir.Graph, symbol: str) -> ir.Value | None:
 
 
 def _inputs_of(graph: ir.Graph) -> Iterator[tuple[ir.Node, set[str | None]]]:
-    """Each node with the names of the graph's inputs that it depends on."""
-    found: dict[ir.Value, set[str | None]] = {value: {value.name} for value in graph.inputs}
+    """Each node with the names of the graph's inputs that it depends on, but for those that count as weights."""
+    found: dict[ir.Value, set[str | None]] = {
+        value: {value.name} for value in graph.inputs if OF_WEIGHTS not in value.meta
+    }
     for node in graph:
         inputs: set[str | None] = set().union(*(found.get(value, set()) for value in node.inputs if value is not None))
         found |= dict.fromkeys(node.outputs, inputs)

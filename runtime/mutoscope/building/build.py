@@ -111,7 +111,10 @@ def plan_engines(bundle: Bundle, options: BuildOptions) -> list[EngineJob]:
     jobs = {}
     for targets, precision in _groups(checks.names("target", options.target, TARGETS), options.precision, library):
         for role in manifest.roles:
-            for graph in manifest.graphs_of(role, precision):
+            graphs = dict.fromkeys(
+                graph for loras in (False, True) for graph in manifest.graphs_of(role, precision, with_loras=loras)
+            )
+            for graph in graphs:
                 identity = library.identity(
                     bundle.content_of(graph),
                     graph.precision,

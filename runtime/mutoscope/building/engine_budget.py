@@ -4,7 +4,8 @@ Knows the roles of graphs and their sizes. Knows nothing of libraries and logs.
 
     text_encoder      20 hidden states of L tokens, in float32, and 3 times its scores: with the position bias that
                       these encoders add, attention has no fused kernel, and L is short
-    denoiser          12 hidden states of all video tokens, in 16 bits
+    denoiser          12 hidden states of all video tokens, in 16 bits; where LoRAs change it, also 1.5 times the
+                      largest weight that they change
     vae_features_*    12 times its widest feature map, and 3 times the scores of its attention, in 16 bits
     vae_decoder_*     12 times its widest feature map, in 16 bits
     vae_encoder_*     12 feature maps of 96 channels as large as its frames, and 3 times the scores of its attention,
@@ -28,13 +29,14 @@ from collections.abc import Mapping
 from mutoscope_engines.symbols import sized, symbols_of
 from mutoscope_engines.tensorrt.builder import Compiled
 
-from ..bundle.contract import ROLES
+from ..bundle.contract import LORA_A, LORA_B, ROLES
 from ..bundle.manifest import Geometry, Graph
 from ..errors import EngineError
 
 NEVER_REFUSED_BYTES = 256 * 10**6
 ENCODER_HIDDEN_STATES = 20
 DENOISER_HIDDEN_STATES = 12
+CHANGED_WEIGHTS = 1.5
 FEATURE_MAPS = 12
 ENCODER_CHANNELS = 96  # of the first convolution of Wan 2.1; in Wan 2.2 160 at a quarter of the size
 SCORES = 3
@@ -47,6 +49,7 @@ def budget_bytes(graph: Graph, symbols: Mapping[str, int], geometry: Geometry, c
     if kind == "denoiser":
         tokens = math.prod(symbols[name] for name in "Fhw") // math.prod(geometry.patch_size)
         budget = DENOISER_HIDDEN_STATES * symbols["B"] * tokens * width * 2
+        budget += math.ceil(CHANGED_WEIGHTS * _largest_changed_weight(graph) * 2)
     elif kind == "text":
         named = {name for tensor in graph.inputs for size in tensor.shape for name in symbols_of(size)}
         tokens = max((symbols[name] for name in named & symbols.keys() - set("BFhwK")), default=1)  # of its own text
@@ -75,6 +78,17 @@ def check_budget(graph: Graph, symbols: Mapping[str, int], geometry: Geometry, c
             "expected with fused attention. The engine was discarded. Export the bundle again with this version of "
             "Mutoscope; if that does not help, report it"
         )
+
+
+def _largest_changed_weight(graph: Graph) -> int:
+    """Elements of `A·B`; 0 where LoRAs do not change the graph."""
+    shapes = {tensor.name: tensor.shape for tensor in graph.inputs}
+    sizes = [
+        sized((*shape[:1], *shapes[f"{name.removesuffix(LORA_A)}{LORA_B}"][1:]), {})
+        for name, shape in shapes.items()
+        if name.endswith(LORA_A)
+    ]
+    return max(map(math.prod, sizes), default=0)
 
 
 def _values_of_frames(graph: Graph, symbols: Mapping[str, int]) -> int:

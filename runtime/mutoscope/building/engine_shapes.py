@@ -12,12 +12,14 @@ from dataclasses import dataclass
 from mutoscope_engines.cache.identity import Profile, ShapeRange
 from mutoscope_engines.symbols import sized
 
-from ..bundle.contract import TILED
+from ..bundle.contract import LORA_RANK, TILED
 from ..bundle.manifest import MAX_BRANCHES, Graph, Manifest
 from ..planning.tiles import tile_window, window_within
 from ..values import checks
 
-FREE_SYMBOLS = ("B", "K")  # guidance on or off, any solver: also where the size of the video is exact
+# Guidance on or off, any solver, LoRAs of any rank: also where the size of the video is exact.
+FREE_SYMBOLS = ("B", "K", LORA_RANK)
+TUNED_LORA_RANK = 64  # of all LoRAs together
 # TensorRT-RTX fuses attention in FP8 only where no video that an engine takes has fewer tokens; measured at 8, 16, 17
 # (scores in memory: 39 GB at 480x832x81) and 32.
 FUSED_FP8_TOKENS = 32
@@ -85,7 +87,8 @@ class LargestVideo:
 
 
 def profile_of(graph: Graph, video: LargestVideo, manifest: Manifest, *, exact_size: bool = False) -> Profile:
-    """From the smallest shapes that the graph takes to those of the largest video, for which the engine is tuned.
+    """From the smallest shapes that the graph takes to those of the largest video, for which the engine is tuned; it is
+    tuned for LoRAs of a usual rank.
 
     With `exact_size` no other height, width and length than those of the video; branches and solvers stay free. In FP8
     the smallest video is one whose attention can be fused.
@@ -97,9 +100,10 @@ def profile_of(graph: Graph, video: LargestVideo, manifest: Manifest, *, exact_s
     }
     if graph.precision == "fp8":
         smallest |= smallest_in_fp8(largest, manifest.geometry.patch_size)
+    tuned = largest | {LORA_RANK: TUNED_LORA_RANK}
     return {
         tensor.name: ShapeRange(
-            sized(tensor.shape, smallest), opt=sized(tensor.shape, largest), max=sized(tensor.shape, largest)
+            sized(tensor.shape, smallest), opt=sized(tensor.shape, tuned), max=sized(tensor.shape, largest)
         )
         for tensor in graph.inputs
     }

@@ -14,7 +14,7 @@ from ..errors import MutoscopeError, RequestError
 from ..pipeline import Pipeline
 from ..planning.plan import Plan
 from ..policy import Policy, ask
-from ..request import FILES, OutputOptions, VideoRequest
+from ..request import FILES, LORAS, OutputOptions, VideoRequest
 from ..solvers.noise import SEED_MAX
 from ..values import checks
 from .key import key_of, seed_of, setting_of, texts_of
@@ -69,6 +69,10 @@ class Job:
         files: dict[str, Any] = {
             name: str(self.folder / path) for name in FILES if (path := getattr(self.request, name)) is not None
         }
+        for name in LORAS:
+            files[name] = tuple(
+                replace(lora, path=str(self.folder / lora.path)) for lora in getattr(self.request, name)
+            )
         return replace(self.request, seed=seed, **files)
 
 
@@ -190,7 +194,9 @@ def _tasks(job: Job, plan: Plan, setting: dict[str, Any]) -> Iterator[Task]:
     if last > SEED_MAX:
         raise RequestError(f"repeat={job.repeat} needs seeds up to {last}, and the largest is {SEED_MAX}")
     geometry = plan.geometry
-    size = (geometry.height, geometry.width, geometry.num_frames, len(plan.guidance.weights), plan.schedule.state_rows)
+    changed = len({lora.role for lora in plan.loras})  # denoisers, of which then another graph runs
+    symbols = (len(plan.guidance.weights), plan.schedule.state_rows, changed)
+    size = (geometry.height, geometry.width, geometry.num_frames, *symbols)
     texts, seeded = texts_of(plan), job.seeded
     for repeat in range(job.repeat):
         seed = plan.seed + repeat

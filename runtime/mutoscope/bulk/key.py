@@ -9,7 +9,7 @@ from typing import Any
 
 from ..codec import to_plain
 from ..planning.plan import Plan
-from ..request import FILES, OutputOptions, VideoRequest
+from ..request import FILES, LORAS, OutputOptions, VideoRequest
 from ..version import __version__
 
 # Where a video is made and in how much memory; with the setting below, they change no more than its last bits.
@@ -33,6 +33,7 @@ def key_of(setting: dict[str, Any], plan: Plan) -> str:
     """64 hexadecimal digits, the same on every machine. A repeat has another seed, and so another key."""
     names = [part.name for part in fields(plan) if part.name not in DECIDE_NOTHING]
     decides = {name: to_plain(getattr(plan, name)) for name in names}
+    decides["loras"] = [{**asdict(lora), "file": ""} for lora in plan.loras]  # which may be renamed
     return digest([setting, decides])
 
 
@@ -48,7 +49,8 @@ def seed_of(request: VideoRequest, name: str | None) -> int:
         request: the job's.
         name: its id, where it has one of its own.
     """
-    said = {key: value for key, value in request.to_dict().items() if key not in FILES}  # files may be renamed
+    files = (*FILES, *LORAS)  # which may be renamed
+    said = {key: value for key, value in request.to_dict().items() if key not in files}
     return int(digest([said, name])[:8], 16)
 
 

@@ -11,9 +11,10 @@ from typing import Any
 from mutoscope_engines.system.file_hash import file_sha256
 from mutoscope_engines.system.machine import cpu_model
 
+from ..codec import to_plain
 from ..making import MadeVideo
 from ..provenance.signature import SIDECAR_ENDING
-from ..request import FILES, RuntimeOptions
+from ..request import FILES, LORAS, RuntimeOptions
 from ..version import __version__
 from .store import FolderStore, Store
 from .task import FAILED, RECEIPTS, Batch, Task, receipt_name
@@ -40,6 +41,7 @@ def receipt_of(made: MadeVideo, task: Task, batch: Batch, runtime: RuntimeOption
         "seed": made.plan.seed,
         "plan": made.plan.to_dict(),
         "pictures": {name: path for name in FILES if (path := getattr(task.request, name)) is not None},
+        "loras": {name: to_plain(given) for name in LORAS if (given := getattr(task.request, name))},
         "times_s": {stage: round(seconds, 4) for stage, seconds in made.times_s.items()},
         "attempt": attempt,
         "host": platform.node(),

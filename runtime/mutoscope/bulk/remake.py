@@ -25,6 +25,7 @@ from ..output.written import WrittenFile
 from ..pipeline import Pipeline
 from ..planning.plan import Plan
 from ..request import OutputOptions, RuntimeOptions
+from ..values.loras import Lora
 from ..video_files import decoded_frames
 from .receipts import LIST
 from .task import RECEIPTS
@@ -130,7 +131,9 @@ def remake(receipt: Receipt, pipeline: Pipeline, path: Path, observer: Observer)
             f"{sha256}; name the folder of that bundle"
         )
     output = OutputOptions(**receipt.facts["output"])
-    request = plan.to_request(**receipt.facts.get("pictures", {}))
+    files: dict[str, Any] = dict(receipt.facts.get("pictures", {}))
+    files |= {name: tuple(Lora(**each) for each in given) for name, given in receipt.facts.get("loras", {}).items()}
+    request = plan.to_request(**files)
     return make_file(pipeline, request, path, output, observer).file
 
 

@@ -76,7 +76,7 @@ class Bundle:
             except OSError as error:
                 raise BundleError(f"{name} in {self.root} cannot be read: {error.strerror}") from error
             yield name
-        for folder in {self._folder_of(graph) for graph in self.manifest.graphs}:
+        for folder in {self._folder_of(graph) for graph in self.manifest.all_graphs}:
             self._refuse_unlisted_in(folder)
 
     def _folder_of(self, graph: Graph) -> Path:

@@ -23,9 +23,9 @@ from .conditionings import (
     TextConditioning,
     VideoConditioning,
 )
-from .contract import DENOISE, LOOP_INPUTS, ROLES, TILED
-from .interface import complaints_of, interface_of, written
-from .manifest import FORMAT_VERSION, MANIFEST, NUMBERS, Graph, GraphTensor, Manifest
+from .contract import DENOISE, LOOP_INPUTS, LORA_RANK, ROLES, TILED
+from .interface import complaints_of, fed_by_loras, interface_of, written
+from .manifest import FORMAT_VERSION, MANIFEST, NUMBERS, Graph, GraphTensor, LoraForm, Manifest
 
 
 def decode_manifest(content: bytes) -> Manifest:
@@ -75,10 +75,10 @@ def impossible_defaults(manifest: Manifest) -> Iterator[str]:
 
 
 def _complaints(manifest: Manifest) -> Iterator[str]:
-    if unknown := {graph.role for graph in manifest.graphs} - set(ROLES):
+    if unknown := {graph.role for graph in manifest.all_graphs} - set(ROLES):
         yield f"graphs have the role {_listed(unknown)}; this Mutoscope knows only the roles {_listed(ROLES)}"
         return
-    if unknown := {graph.precision for graph in manifest.graphs} - set(PRECISIONS):
+    if unknown := {graph.precision for graph in manifest.all_graphs} - set(PRECISIONS):
         known = _listed(PRECISIONS)
         yield f"graphs have the precision {_listed(unknown)}; this Mutoscope knows only the precisions {known}"
         return
@@ -86,6 +86,7 @@ def _complaints(manifest: Manifest) -> Iterator[str]:
         yield from wrong  # the interfaces below follow from them
         return
     yield from _wrong_graphs(manifest)
+    yield from _wrong_lora_forms(manifest)
     yield from _wrong_files(manifest)
     yield from impossible_defaults(manifest)
     if manifest.preview and len(manifest.preview.weights) != manifest.geometry.latent_channels:
@@ -119,7 +120,9 @@ def _wrong_conditionings(manifest: Manifest) -> Iterator[str]:
     valued = [video.name for video in manifest.videos]
     valued += [image.name for image in manifest.images] + [number.name for number in manifest.numbers]
     yield from _twice("more than one conditioning has the name", valued)
-    yield from _twice("more than one size has the symbol", [*(text.symbol for text in manifest.texts), *"BFhwK"])
+    yield from _twice(
+        "more than one size has the symbol", [*(text.symbol for text in manifest.texts), *"BFhwK", LORA_RANK]
+    )
 
 
 def _wrong_encoders(manifest: Manifest) -> Iterator[str]:
@@ -199,26 +202,44 @@ def _wrong_graphs(manifest: Manifest) -> Iterator[str]:
     if all(of_experts.values()) and not manifest.precisions():
         has = "; ".join(f"{role} has {_listed(precisions)}" for role, precisions in of_experts.items())
         yield f"no precision has graphs of every expert: {has}"
-    shapes = [tensor.shape for graph in manifest.graphs for tensor in (*graph.inputs, *graph.outputs)]
+    shapes = [tensor.shape for graph in manifest.all_graphs for tensor in (*graph.inputs, *graph.outputs)]
     shapes += [draw.shape for draw in manifest.draws]
     named = {symbol for shape in shapes for size in shape if isinstance(size, str) for symbol in symbols_of(size)}
     if unknown := named - set(manifest.symbol_ranges):
         known = _listed(manifest.symbol_ranges)
         yield f"shapes of graphs or draws have the size {_listed(unknown)}; use numbers, {known} and their products"
     for chain in _chains(manifest.graphs):
-        where = f"the {chain[0].role} in {chain[0].precision}"
-        numbers = [graph.part for graph in chain]
-        if numbers != ([0] if len(chain) == 1 else [*range(1, len(chain) + 1)]):
-            found = _listed(map(str, numbers))
-            yield f"the parts of {where} are numbered {found}; a whole graph must be 0, and parts 1, 2 and so on"
-        else:
-            yield from _wrongly_passed(chain)
-            yield from complaints_of(manifest, chain)
+        yield from _wrong_chain(manifest, chain)
     yield from _disagreements(manifest)
 
 
+def _wrong_chain(manifest: Manifest, chain: list[Graph], form: LoraForm | None = None) -> Iterator[str]:
+    where = f"the {chain[0].role} in {chain[0].precision}{' for LoRAs' if form else ''}"
+    numbers = [graph.part for graph in chain]
+    if numbers != ([0] if len(chain) == 1 else [*range(1, len(chain) + 1)]):
+        found = _listed(map(str, numbers))
+        yield f"the parts of {where} are numbered {found}; a whole graph must be 0, and parts 1, 2 and so on"
+    else:
+        yield from _wrongly_passed(chain)
+        yield from complaints_of(manifest, chain, form)
+
+
+def _wrong_lora_forms(manifest: Manifest) -> Iterator[str]:
+    experts = [expert.role for expert in manifest.experts]
+    yield from _twice("more than one form for LoRAs has the role", [form.role for form in manifest.lora_forms])
+    for form in manifest.lora_forms:
+        roles = {form.role, *(graph.role for graph in form.graphs)}
+        if len(roles) > 1 or not roles <= set(experts):
+            yield f"a form for LoRAs is of {_listed(roles)}; it must be of one of {_listed(experts)}"
+            continue
+        for chain in _chains(form.graphs):
+            yield from _wrong_chain(manifest, chain, form)
+            if not fed_by_loras(form, chain):
+                yield f"the {form.role} in {chain[0].precision} for LoRAs has no input for them"
+
+
 def _wrong_files(manifest: Manifest) -> Iterator[str]:
-    named = {file for graph in manifest.graphs for file in (graph.file, *graph.weights)}
+    named = {file for graph in manifest.all_graphs for file in (graph.file, *graph.weights)}
     if unlisted := named.union(text.tokenizer for text in manifest.texts) - set(manifest.files):
         yield f"its files do not include {_listed(unlisted)}"
 

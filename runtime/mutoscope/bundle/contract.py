@@ -17,6 +17,10 @@ STAGES = {CONDITION: "encoding the prompt", DENOISE: "denoising", DECODE: "decod
 
 NETWORK = "network"  # the dtype that a network has in the precision of its graph
 
+# A denoiser in the form that LoRAs change has two inputs for each weight that they can change, named after it:
+# A [in, R] and B [R, out], whose product is added to the weight, with one R for all of them.
+LORA_A, LORA_B, LORA_RANK = ".lora_a", ".lora_b", "R"
+
 
 @dataclass(frozen=True)
 class Tensor:

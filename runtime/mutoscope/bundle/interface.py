@@ -7,11 +7,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from math import prod
 
 from mutoscope_engines.precisions import network_type
 
-from .contract import DENOISE, NETWORK, ROLES, Tensor
-from .manifest import Graph, GraphTensor, Manifest
+from .contract import DENOISE, LORA_A, LORA_B, LORA_RANK, NETWORK, ROLES, Tensor
+from .manifest import Graph, GraphTensor, LoraForm, Manifest
 from .record import Shape
 
 Tensors = Mapping[str, GraphTensor]
@@ -70,8 +71,32 @@ def fed_by_image_embeds(manifest: Manifest) -> Tensors:
     return {name: GraphTensor(name=name, dtype="float32", shape=(ANY, ANY)) for name in names}
 
 
-def complaints_of(manifest: Manifest, parts: Sequence[Graph]) -> list[str]:
-    """How the graph of a role differs from what the contract says of it; none where it does not."""
+def lora_type(precision: str) -> str:
+    """NumPy's name of the type of A and B. It has no bfloat16, and float16 is as small and rounds them less."""
+    return "float32" if network_type(precision) == "float32" else "float16"
+
+
+def fed_by_loras(form: LoraForm, parts: Sequence[Graph]) -> Tensors:
+    """The inputs of a denoiser that LoRAs feed: two for each of the weights that its graph lets them change."""
+    inputs = interface_of(parts).inputs
+    tensors = [
+        GraphTensor(name=f"{name}{suffix}", dtype=lora_type(parts[0].precision), shape=shape)
+        for name, parameter in form.parameters.items()
+        if f"{name}{LORA_A}" in inputs or f"{name}{LORA_B}" in inputs
+        for suffix, shape in (
+            (LORA_A, (prod(parameter.shape[1:]), LORA_RANK)),
+            (LORA_B, (LORA_RANK, parameter.shape[0])),
+        )
+    ]
+    return {tensor.name: tensor for tensor in tensors}
+
+
+def complaints_of(manifest: Manifest, parts: Sequence[Graph], form: LoraForm | None = None) -> list[str]:
+    """How the graph of a role differs from what the contract says of it; none where it does not.
+
+    Args:
+        form: of a graph that LoRAs change.
+    """
     (graph, *_), found = parts, interface_of(parts)
     role, where = ROLES[graph.role], f"the graph of the {graph.role} in {graph.precision}"
     takes, gives = (_in_bundle(manifest, graph, tensors) for tensors in (role.takes, role.gives))
@@ -81,6 +106,8 @@ def complaints_of(manifest: Manifest, parts: Sequence[Graph]) -> list[str]:
         of_pictures = {**fed_by_pictures(manifest), **fed_by_image_embeds(manifest)}
         takes = {**embedded, **of_pictures, **fed_by_number_or_seed(manifest), **takes}
     gives |= {name: _embeds(name) for text in manifest.texts if text.role == graph.role for name in text.feeds}
+    if form is not None:
+        takes = {**fed_by_loras(form, parts), **takes}
     if role.caches:
         gives |= {name: tensor for name, tensor in found.outputs.items() if tensor in found.caches.values()}
     if role.caches == "passes":

@@ -24,13 +24,14 @@ from .conditionings import (
     TextConditioning,
     VideoConditioning,
 )
-from .contract import DENOISE, ROLES
+from .contract import DENOISE, LORA_RANK, ROLES
 from .record import DType, FlowShift, GuidanceScale, Natural, Positive, Record, Shape, Single
 
 FORMAT_VERSION = 4
 MANIFEST = "manifest.json"
 MAX_STEPS = 1000  # the training timesteps of every model so far
 MAX_BRANCHES = 2  # guidance: (negative, positive)
+MAX_LORA_RANK = 512  # of all LoRAs of a video together; how large it may be costs an engine nothing
 
 
 class GraphTensor(Record, frozen=True):
@@ -61,8 +62,9 @@ class Graph(Record, frozen=True):
 
     @property
     def name(self) -> str:
-        """The role, and the number of the part where the graph is one."""
-        return f"{self.role}.{self.part}" if self.part else self.role
+        """The role, whether LoRAs change it, and the number of the part where the graph is one."""
+        takes_loras = any(LORA_RANK in tensor.shape for tensor in self.inputs)
+        return self.role + ("-lora" if takes_loras else "") + (f".{self.part}" if self.part else "")
 
 
 class Geometry(Record, frozen=True):
@@ -171,6 +173,21 @@ class Provenance(Record, frozen=True, omit_defaults=True):
     loras: tuple[MergedLora, ...] = ()  # in the order in which they were added
 
 
+class Parameter(Record, frozen=True):
+    """A parameter of a network, as the files of LoRAs that change it know it."""
+
+    shape: tuple[Positive, ...]
+    original: str  # what the authors of the model call it
+
+
+class LoraForm(Record, frozen=True):
+    """A denoiser in the form whose weights LoRAs change while it runs: `contract.LORA_A` says how."""
+
+    role: str
+    parameters: dict[str, Parameter]  # all of the network, by their names in Diffusers
+    graphs: tuple[Graph, ...]  # in one or more precisions
+
+
 class Preview(Record, frozen=True):
     """A linear map from latents to RGB in 0..255: `weights` is `[C, 3]`, `bias` `[3]`."""
 
@@ -219,6 +236,7 @@ class Manifest(Record, frozen=True):
     files: dict[str, FileRecord]
     preview: Preview | None = None
     demonstration: Demonstration | None = None
+    lora_forms: tuple[LoraForm, ...] = ()
 
     @property
     def sizes(self) -> dict[str, range]:
@@ -242,6 +260,7 @@ class Manifest(Record, frozen=True):
             "h": (rows, rows * patches),
             "w": (columns, columns * patches),
             "K": (1, MAX_STATE_ROWS),
+            LORA_RANK: (1, MAX_LORA_RANK),
         }
 
     @property
@@ -284,6 +303,16 @@ class Manifest(Record, frozen=True):
         """Those of `roles` that a stage runs."""
         return tuple(role for role in self.roles if ROLES[role].stage == stage)
 
+    @property
+    def all_graphs(self) -> tuple[Graph, ...]:
+        """Also those that run where a video has LoRAs."""
+        return (*self.graphs, *(graph for form in self.lora_forms for graph in form.graphs))
+
+    def lora_form(self, role: str, precision: str) -> LoraForm | None:
+        """That of a denoiser, if there is one in this precision."""
+        forms = (form for form in self.lora_forms if form.role == role)
+        return next((form for form in forms if any(graph.precision == precision for graph in form.graphs)), None)
+
     def precisions(self, role: str | None = None) -> list[str]:
         """Those of the graphs of a role; by default those in which the whole denoiser is there."""
         if role is not None:
@@ -291,17 +320,23 @@ class Manifest(Record, frozen=True):
         first, *others = (self.precisions(expert.role) for expert in self.experts)
         return [name for name in first if all(name in other for other in others)]
 
-    def graphs_of(self, role: str, precision: str) -> tuple[Graph, ...]:
+    def graphs_of(self, role: str, precision: str, *, with_loras: bool = False) -> tuple[Graph, ...]:
         """The parts of the graph of a role beside a denoiser of this precision: in the same, or else in its base.
 
         The denoiser itself has exactly this precision.
 
+        Args:
+            with_loras: of a denoiser, the form whose weights LoRAs change; `lora_form` says whether it is there.
+
         Raises:
             BundleError: there is no such graph; says which precisions there are.
         """
+        there = self.graphs
+        if with_loras and (form := self.lora_form(role, precision)) is not None:
+            there = form.graphs
         wanted = [precision] if ROLES[role].stage == DENOISE else [precision, base_precision(precision)]
         for name in wanted:
-            if found := [graph for graph in self.graphs if (graph.role, graph.precision) == (role, name)]:
+            if found := [graph for graph in there if (graph.role, graph.precision) == (role, name)]:
                 return tuple(sorted(found, key=lambda graph: graph.part))
         raise BundleError(
             f"the bundle has no {role!r} graph in {' or '.join(dict.fromkeys(wanted))}; "

@@ -100,7 +100,8 @@ def add_policy(parser: Parser) -> None:
 def add_fields(parser: Parser, kind: type[Any], *, skip: Sequence[str] = ()) -> None:
     """One flag for each field of a dataclass, with its type, help, choices and unit, under the kind's title.
 
-    A field that is a tuple of names, without a form of its own, takes one or more values after its flag.
+    A field that is a tuple of names, without a form of its own, takes one or more values after its flag, and so does
+    one whose form says so.
     A flag that is not given leaves nothing behind, so that the default stays written in the dataclass alone.
     """
     hints = get_type_hints(kind)
@@ -110,13 +111,14 @@ def add_fields(parser: Parser, kind: type[Any], *, skip: Sequence[str] = ()) -> 
             continue
         if field.default is False:
             group.add_argument(
-                flag_of(field.name), action="store_true", default=argparse.SUPPRESS, help=field.metadata["help"]
+                _flag(field), action="store_true", default=argparse.SUPPRESS, help=field.metadata["help"]
             )
         else:
             default = "" if field.default in (None, MISSING, ()) else f" (default: {as_text(field, field.default)})"
-            several = hints[field.name] == tuple[str, ...] and field.metadata["form"] is None
+            form: Form | None = field.metadata["form"]
+            several = form.several if form else hints[field.name] == tuple[str, ...]
             group.add_argument(
-                flag_of(field.name),
+                _flag(field),
                 dest=field.name,
                 nargs="+" if several else None,
                 type=_converter(field, str if several else hints[field.name]),
@@ -160,6 +162,10 @@ def flag_of(parameter: str) -> str:
     return "--" + parameter.replace("_", "-")
 
 
+def _flag(field: Field[Any]) -> str:
+    return flag_of(field.metadata.get("singular") or field.name)
+
+
 def in_flags(message: str, parameters: Iterable[Field[Any]]) -> str:
     """A message that speaks of parameters, in terms of the command line.
 
@@ -168,7 +174,7 @@ def in_flags(message: str, parameters: Iterable[Field[Any]]) -> str:
     with "must", "has" or "is".
     """
     for field in parameters:
-        name, flag = field.name, flag_of(field.name)
+        name, flag = field.name, _flag(field)
 
         def assigned(found: re.Match[str], field: Field[Any] = field, flag: str = flag) -> str:
             try:

@@ -1,30 +1,54 @@
-"""`mutoscope inspect`: what a bundle says of itself. Reads the manifest alone; `verify` checks the rest."""
+"""`mutoscope inspect`: what a bundle says of itself, or what the file of a LoRA holds.
+
+Of a bundle it reads the manifest alone; `verify` checks the rest.
+"""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Collection, Sequence
 from itertools import combinations
+from pathlib import Path
 from typing import Any
 
 import msgspec
 from mutoscope_engines.cache.shipped import index_sha256
+from mutoscope_engines.safetensors_file import SUFFIXES
 
 from ..builtin import bundle_path
 from ..bundle.bundle import Bundle
 from ..bundle.manifest import Expert, Graph, GraphTensor
+from ..errors import RequestError
 from ..terminal import format_facts, tell
 from ..values.byte_sizes import format_bytes
 from ..values.checks import multiples
-from .arguments import Parser, add_bundle
+from .arguments import Parser
+from .inspect_lora import facts_of_lora
 
 
 def main(argv: Sequence[str]) -> int:
     """`mutoscope inspect`. Returns the exit code."""
-    parser = Parser("inspect", "Shows the contents of a bundle. Reads only its manifest.")
-    add_bundle(parser)
-    parser.add_argument("--json", action="store_true", help="print path, hash and manifest as one JSON object")
+    parser = Parser(
+        "inspect",
+        "Shows the contents of a bundle, of which it reads only the manifest, or of the file of a LoRA.",
+    )
+    parser.add_argument(
+        "bundle",
+        metavar="BUNDLE|FILE",
+        nargs="?",
+        type=Path,
+        help="folder of a bundle (default: the built-in demonstration bundle), or a LoRA's safetensors file",
+    )
+    parser.add_argument("of", metavar="BUNDLE", nargs="?", type=Path, help="with a FILE: the bundle that it may fit")
+    parser.add_argument("--json", action="store_true", help="print the same as one JSON object, of a bundle all of it")
     arguments = parser.parse(argv)
+    path, of = arguments.bundle, arguments.of
+    if path is not None and path.suffix in SUFFIXES and not path.is_dir():
+        lora = facts_of_lora(path, None if of is None else Bundle.open(of, verify=False))
+        tell(json.dumps(lora) if arguments.json else format_facts(lora))
+        return 0
+    if of is not None:
+        raise RequestError(f"{path} must be a safetensors file where a bundle follows; got {of} after it")
     bundle = Bundle.open(arguments.bundle or bundle_path(), verify=False)
     if arguments.json:
         manifest = msgspec.to_builtins(bundle.manifest)
@@ -55,6 +79,11 @@ def _facts(bundle: Bundle) -> dict[str, Any]:
         }
     if shipped := index_sha256(bundle.engines_folder):
         facts["engines"] = f"engines_sha256 {shipped}, if you trust it"
+    if manifest.lora_forms:
+        facts["takes LoRAs"] = {
+            form.role: ", ".join(dict.fromkeys(graph.precision for graph in form.graphs))
+            for form in manifest.lora_forms
+        }
     if manifest.demonstration:
         facts["understands"] = manifest.demonstration.description
     if len(manifest.experts) > 1:

@@ -14,6 +14,7 @@ from ..request import OutputOptions, RuntimeOptions
 from ..server.app import make_app
 from ..server.data_folder import default_folder, owned
 from ..server.listening import Server, listen, tls_context
+from ..server.named_loras import checked_folder
 from ..server.options import ServeOptions
 from ..server.parent import watch_parent
 from ..server.service import Service
@@ -45,6 +46,7 @@ def main(argv: Sequence[str]) -> int:
             folder=folder / VIDEOS,
             attempts=options.attempts,
             free_disk=options.free_disk,
+            loras_folder=checked_folder(options.loras),
         )
         studio.folder.mkdir(mode=0o700, exist_ok=True)
         service = Service(studio, options, policy)

@@ -15,7 +15,7 @@ from mutoscope_engines.session import Backend, EngineWanted, Figures
 from mutoscope_engines.symbols import sized
 
 from ..bundle.bundle import Bundle
-from ..bundle.contract import CONDITION, DECODE, DENOISE, ROLES, STAGES, TILED, open_with, stage_of
+from ..bundle.contract import CONDITION, DECODE, DENOISE, LORA_RANK, ROLES, STAGES, TILED, open_with, stage_of
 from ..bundle.manifest import Frames, Graph, GraphTensor
 from ..errors import BackendUnavailableError
 from .memory_plan import MemoryOption, Stage
@@ -51,6 +51,7 @@ class Sizes:
     state_rows: int  # K
     unguided: Collection[str] = ()  # experts that take one branch, whatever the others take
     encoders: Collection[str] | None = None  # the graphs that encode what it follows; `None` for all of the bundle
+    with_loras: Collection[str] = ()  # experts that LoRAs change
 
     def branches_of(self, role: str) -> int:
         """How many guidance branches a graph is run for."""
@@ -76,7 +77,10 @@ class Sizes:
 
 def wanted_engine(bundle: Bundle, graph: Graph, symbols: Mapping[str, int] | None) -> EngineWanted:
     """What an engine of a graph must be, for these sizes, or for any."""
-    shapes = {} if symbols is None else {tensor.name: sized(tensor.shape, symbols) for tensor in graph.inputs}
+    shapes = {}
+    if symbols is not None:  # of any rank, so that LoRAs of all ranks run in one session
+        inputs = (tensor for tensor in graph.inputs if LORA_RANK not in tensor.shape)
+        shapes = {tensor.name: sized(tensor.shape, symbols) for tensor in inputs}
     return EngineWanted(graph.precision, bundle.content_of(graph), shapes, bundle.size_of(graph), bundle.engines)
 
 
@@ -116,7 +120,11 @@ def stages_of(
     for stage, where in placements.items():
         used = [role for role in bundle.manifest.roles_of(stage) if stage != CONDITION or sizes.encodes_with(role)]
         for name, roles in _open_together(stage, used).items():
-            graphs = [graph for role in roles for graph in bundle.manifest.graphs_of(role, where.precision)]
+            graphs = [
+                graph
+                for role in roles
+                for graph in bundle.manifest.graphs_of(role, where.precision, with_loras=role in sizes.with_loras)
+            ]
             runs = {CONDITION: whole, DENOISE: _in_turns(sizes, roles[0], branches), DECODE: decodes}[stage]
             options = _options(bundle, where.backend, sizes, graphs, runs)
             if stage == DENOISE and name != stage:  # one expert is in memory at a time

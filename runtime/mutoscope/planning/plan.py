@@ -7,12 +7,16 @@ A plan is a handful of records. `Plan.to_dict` gives them as one flat dictionary
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, is_dataclass
 from fractions import Fraction
 from functools import cache
-from itertools import islice
+from itertools import islice, zip_longest
 from operator import attrgetter
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_type_hints
+
+from mutoscope_engines.system.file_hash import file_sha256
 
 from ..bundle.contract import DECODE, ROLES, open_with, stage_of
 from ..clips import ClipSource, identity_of, read_clip
@@ -25,9 +29,11 @@ from ..request import CLIPS, VideoRequest
 from ..solvers.solvers import Schedule
 from ..values.byte_sizes import format_bytes
 from ..values.guidance import later_weights
+from ..values.loras import Lora
 from ..version import __version__
 from .footprints import Sizes
 from .going_on import Before
+from .loras import PlannedLora, SettledLoras
 from .memory_plan import MemoryOption, MemoryPlan
 
 
@@ -122,6 +128,7 @@ class Plan:
     geometry: GeometryPlan
     schedule: SchedulePlan
     guidance: GuidancePlan
+    loras: tuple[PlannedLora, ...]
     seed: int
     placements: PlacementPlan
     memory: MemoryPlan
@@ -159,6 +166,7 @@ class Plan:
             self.geometry.latents_shape,
             self.schedule.state_rows,
             self.guidance.unguided,
+            {lora.role for lora in self.loras},
         )
 
     def option_of(self, role: str) -> MemoryOption:
@@ -195,6 +203,8 @@ class Plan:
         last_image: PictureSource | None = None,
         video: ClipSource | None = None,
         extend: ClipSource | None = None,
+        loras: Sequence[Lora] = (),
+        loras_2: Sequence[Lora] = (),
     ) -> VideoRequest:
         """The request that says all of it, `seed` included: with the same bundle it makes the same video again.
 
@@ -203,10 +213,13 @@ class Plan:
             last_image: the same.
             video: the same of the clip that it is made from.
             extend: the same of the clip that it goes on from.
+            loras: those that change the first denoiser, of which a plan has only name, hash and strength.
+            loras_2: those that change the second.
 
         Raises:
-            RequestError: a picture or clip is missing, or is another than the plan has.
+            RequestError: a picture, a clip or a LoRA is missing, or is another than the plan has.
         """
+        self._refuse_other_loras({"loras": loras, "loras_2": loras_2})
         files = {"image": image, "last_image": last_image, "video": video, "extend": extend}
         for name, source in files.items():
             self._refuse_another(name, source)
@@ -214,6 +227,7 @@ class Plan:
         values = {name: attrgetter(home)(self) for name, home in _homes().items() if name in asked}
         for scale in list(self.guidance.scales.values())[1:]:
             values["guidance_scale_2"] = scale
+        values |= {"loras": tuple(loras), "loras_2": tuple(loras_2)}
         followed: dict[str, Any] = {name: value for name, value in self.conditions.facts.items() if name in asked}
         return VideoRequest(**{"prompt": self.conditions.prompt} | followed | values | files)
 
@@ -229,6 +243,13 @@ class Plan:
             used = self.geometry.num_frames if name == "video" else None
             return identity_of(islice(read_clip(source, name=name).frames(), used))
         return read_picture(source, name=name).identity
+
+    def _refuse_other_loras(self, given: Mapping[str, Sequence[Lora]]) -> None:
+        for (name, loras), role in zip_longest(given.items(), self.guidance.scales):
+            planned = [(lora.sha256, lora.strength) for lora in self.loras if lora.role == role]
+            if [(file_sha256(Path(lora.path)), lora.strength) for lora in loras] != planned:
+                wanted = [f"{lora.file}:{lora.strength:g}" for lora in self.loras if lora.role == role]
+                raise RequestError(f"{name} must be those of the plan, {', '.join(wanted) or 'none'}; got {loras!r}")
 
     def to_dict(self) -> dict[str, Any]:
         """All values by name, the records' beside each other, as JSON has them."""
@@ -269,6 +290,7 @@ class Plan:
         facts["memory"] = "; ".join(f"{stage} {_described(option)}" for stage, option in self.memory.options.items())
         if not all(option.activations_known for option in self.memory.options.values()):
             facts["memory_peak_bytes"] = f"at least {facts['memory_peak_bytes']}"
+        facts["loras"] = facts["loras"] or "none"
         facts["sigmas"] = facts["sigmas"] or "evenly spaced"
         longest = max(map(len, facts))
         return "\n".join(f"{name:<{longest}}  {value}" for name, value in facts.items())
@@ -295,7 +317,7 @@ def _readable(name: str, value: Any) -> str:
     if isinstance(value, dict):
         return ", ".join(f"{key} {_readable('', item)}" for key, item in value.items()) or "the library's own"
     if isinstance(value, (list, tuple)):
-        return ", ".join(f"{item:g}" if isinstance(item, float) else str(item) for item in value)
+        return ", ".join(f"{item:g}" if isinstance(item, float) else _readable("", item) for item in value)
     return format_bytes(value) if name.endswith("_bytes") else str(value)
 
 
@@ -315,6 +337,7 @@ class Job:
     """A plan with the values that are too large to print: what the stages work from."""
 
     plan: Plan
+    loras: SettledLoras
     conditions: tuple[tuple[Condition, Settled], ...]  # what encodes each value of the request, and the value
     schedule: Schedule
     before: Before | None = None  # the clip that it goes on from

@@ -32,6 +32,7 @@ from .execution import Execution, planned_memory
 from .footprints import Sizes
 from .given_clips import skipped_steps, with_clips_opened
 from .going_on import Before, going_on, notes_on, read_before
+from .loras import settle_loras
 from .plan import ConditionsPlan, GeometryPlan, GuidancePlan, Job, PlacementPlan, Plan, SchedulePlan
 
 INSTEAD = {  # where the model takes no such picture
@@ -57,14 +58,25 @@ def make_job(request: VideoRequest, execution: Execution, bundle: Bundle, condit
     if before:
         geometry, settled = joined(geometry, settled, before)
     schedule = settle_schedule(request, guidance, manifest)
+    loras = settle_loras(request, manifest, execution.main.precision)
+    conditions_plan = replace(settled.plan, lengths={**settled.plan.lengths, **loras.lengths})
     branches, rows = len(guidance.weights), schedule.plan.state_rows
-    encoders = settled.plan.encoders
-    sizes = Sizes(branches, settled.plan.lengths, geometry.latents_shape, rows, guidance.unguided, encoders)
+    changed = {lora.role for lora in loras.plan}
+    sizes = Sizes(
+        branches,
+        conditions_plan.lengths,
+        geometry.latents_shape,
+        rows,
+        guidance.unguided,
+        settled.plan.encoders,
+        changed,
+    )
     plan = Plan(
-        conditions=settled.plan,
+        conditions=conditions_plan,
         geometry=geometry,
         schedule=schedule.plan,
         guidance=guidance,
+        loras=loras.plan,
         seed=checks.whole("seed", _either(request.seed, secrets.randbelow(2**32)), minimum=SEED_MIN, maximum=SEED_MAX),
         placements=plan_placements(execution, manifest),
         memory=planned_memory(execution, bundle, sizes, geometry.num_frames),
@@ -73,7 +85,7 @@ def make_job(request: VideoRequest, execution: Execution, bundle: Bundle, condit
         bundle_sha256=bundle.sha256,
         notes=(*execution.notes, *settled.notes, *_notes(request, guidance, geometry, before, manifest)),
     )
-    return Job(plan, tuple(zip(conditions, settled.settled, strict=True)), schedule.schedule, before)
+    return Job(plan, loras, tuple(zip(conditions, settled.settled, strict=True)), schedule.schedule, before)
 
 
 def with_pictures_read(request: VideoRequest, manifest: Manifest) -> VideoRequest:

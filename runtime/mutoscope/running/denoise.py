@@ -60,7 +60,8 @@ def denoise(graphs: LoadedGraphs, job: Job, conditions: Mapping[str, Host], on_s
     latents: Host = state[0]
     for role, steps in groupby(numbered, key=lambda numbered: numbered[1].role):
         with graphs.use(role, job.plan) as run:
-            for number, outputs in _steps(run, steps, state, job.plan, _Constants(graphs.bundle, role, constants)):
+            fed = _Constants(graphs.bundle, role, {**constants, **job.loras.feeds(role)})
+            for number, outputs in _steps(run, steps, state, job.plan, fed):
                 row = outputs["next_state"].row(0)
                 if on_step is not None:
                     preview = partial(_preview, row, graphs.bundle)

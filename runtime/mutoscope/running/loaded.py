@@ -35,7 +35,8 @@ class _User:
 class _Loaded:
     """A graph that is open, or that its first user is opening."""
 
-    def __init__(self, user: _User) -> None:
+    def __init__(self, role: str, user: _User) -> None:
+        self.role = role
         self.users = {user}
         self.parts: list[Session] = []  # those that are open
         self.session: Session | None = None  # over all parts, once they are
@@ -94,7 +95,8 @@ class LoadedGraphs:
     def _parts(self, role: str, plan: Plan) -> _Parts:
         """The graph of a role, with the options of each part."""
         where = self.execution.placements[stage_of(role)]
-        graphs = self.bundle.manifest.graphs_of(role, where.precision)
+        with_loras = role in plan.sizes.with_loras
+        graphs = self.bundle.manifest.graphs_of(role, where.precision, with_loras=with_loras)
         option = plan.option_of(role)
         symbols = plan.sizes.symbols(role, option.branches_per_call, plan.decoder_window)
         wanted = [wanted_engine(self.bundle, graph, symbols) for graph in graphs]
@@ -132,8 +134,8 @@ class LoadedGraphs:
                     loaded.users.add(user)
                     return loaded.session
                 self._changed.wait()
-            self._close_idle(key[0])
-            self._loaded[key] = loaded = _Loaded(user)
+            self._close_idle(parts[0][0].role)
+            self._loaded[key] = loaded = _Loaded(parts[0][0].role, user)
         self._open(loaded, backend, parts)
         with self._lock:
             self._refuse_if_closed()
@@ -167,10 +169,11 @@ class LoadedGraphs:
                 with self.use(role, plan):
                     pass
 
-    def _close_idle(self, file: str) -> None:
-        """Closes the sessions of a graph that nobody uses, such as over an engine for other sizes."""
-        for key, loaded in self._loaded.items():
-            loaded.done = loaded.done or (key[0] == file and not loaded.users)
+    def _close_idle(self, role: str) -> None:
+        """Closes the sessions of a role that nobody uses, over an engine for other sizes or over its other form: a plan
+        counts one of them."""
+        for loaded in self._loaded.values():
+            loaded.done = loaded.done or (loaded.role == role and not loaded.users)
         self._close_done()
 
     def _close_done(self) -> None:

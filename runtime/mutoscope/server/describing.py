@@ -10,7 +10,7 @@ from typing import Any
 
 from ..bundle.manifest import MAX_STEPS, Manifest
 from ..codec import to_plain
-from ..request import OF_CLIPS, PICTURES, VideoRequest
+from ..request import LORAS, OF_CLIPS, PICTURES, VideoRequest
 from ..solvers.noise import SEED_MAX, SEED_MIN
 from ..solvers.options import MAX_SHIFT, MIN_SHIFT, flow_shift_of
 from ..values.frame_rates import MAX_FPS
@@ -27,7 +27,8 @@ def describe_parameters(manifest: Manifest) -> list[dict[str, Any]]:
     """One object a parameter: name, type, help, default, minimum, maximum, step, choices, unit and whether required."""
     limits, defaults = _limits(manifest), _defaults(manifest)
     absent = {"prompt", "negative_prompt"} - set(manifest.followed)
-    absent |= set(PICTURES) - set(manifest.followed) | set(OF_CLIPS)  # which nobody can send yet
+    absent |= set(PICTURES) - set(manifest.followed)
+    absent |= {*OF_CLIPS, *LORAS}  # nobody can send clips yet, and LoRAs have names of files and no field
     needed = {image.name for image in manifest.images if image.required}
     absent |= {"guidance_scale_2"} if len(manifest.experts) == 1 else set()
     return [

@@ -55,6 +55,9 @@ class ServeOptions:
         f"with white space between them; or set {KLING_VARIABLE}",
         unit="FILE",
     )
+    loras: str | None = parameter(
+        "folder of LoRAs that clients may name in their requests (default: they may name none)", unit="DIR"
+    )
     queue: int = parameter("videos that may wait or run at the same time; more are refused with 429", 100, unit="N")
     attempts: int = parameter("how often a video is begun before it counts as failed", 3, unit="N")
     keep: float | None = parameter(

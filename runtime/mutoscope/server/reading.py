@@ -18,7 +18,7 @@ from mutoscope_engines.names import no_such
 from ..bundle.manifest import Manifest
 from ..codec import decode, from_text, to_plain
 from ..errors import RequestError
-from ..request import OF_CLIPS, PICTURES, VideoRequest
+from ..request import LORAS, OF_CLIPS, PICTURES, VideoRequest
 from ..values.frame_rates import parse_frame_rate
 from .refusals import RefusedError, invalid_value
 
@@ -97,6 +97,8 @@ def from_form(pairs: Sequence[tuple[str, str]], files: Sequence[tuple[str, bytes
     for name, text in values.items():
         if isinstance(text, bytes) and name not in _PICTURES:
             raise invalid_value(name, f"{name} is no picture; send it as text and not as a file")
+        if name in LORAS:
+            raise invalid_value(name, f"{name} must be a list of objects, which only JSON has; send JSON")
         if name in FIELDS:
             try:
                 values[name] = to_plain(from_text(FIELDS[name], _HINTS[name], text))

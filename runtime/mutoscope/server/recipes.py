@@ -12,7 +12,8 @@ from typing import Any
 
 from ..codec import as_text
 from ..planning.plan import Plan
-from ..request import OutputOptions, RuntimeOptions, VideoRequest
+from ..request import LORAS, OutputOptions, RuntimeOptions, VideoRequest
+from ..values.loras import LORA
 from .given_pictures import pictures_of
 
 FILE_NAME = "video.mp4"
@@ -20,10 +21,10 @@ FILE_NAME = "video.mp4"
 
 def shortest(request: VideoRequest, plan: Callable[[VideoRequest], Plan]) -> VideoRequest:
     """The request that says only what the bundle would not do unasked."""
-    pictures: dict[str, Any] = dict(pictures_of(request))
-    said = VideoRequest(prompt=request.prompt, seed=request.seed, **pictures)
+    files: dict[str, Any] = {**pictures_of(request), **{name: getattr(request, name) for name in LORAS}}
+    said = VideoRequest(prompt=request.prompt, seed=request.seed, **files)
     while True:
-        planned = plan(said).to_request(**pictures)
+        planned = plan(said).to_request(**files)
         names = [each.name for each in fields(VideoRequest)]
         missing = {each: getattr(request, each) for each in names if getattr(planned, each) != getattr(request, each)}
         if not missing or all(getattr(said, name) == value for name, value in missing.items()):
@@ -45,7 +46,11 @@ def command_line(
     for record in (request, options, output):
         for field in fields(record):
             value = getattr(record, field.name)
-            if field.name != "prompt" and value != field.default:
+            if field.name == "prompt" or value == field.default:
+                continue
+            if field.name in LORAS:
+                words += [f"--{field.metadata['singular'].replace('_', '-')}", *map(LORA.write, value)]
+            else:
                 words.append(f"--{field.name.replace('_', '-')}={as_text(field, value)}")
     return comments + shlex.join([*words, "--", request.prompt])
 
@@ -59,8 +64,9 @@ def python_lines(
     saved = [repr(FILE_NAME)] + [f"{k}={v}" for k, v in _literals(output).items()]
     asked = "".join(f"    {name}={value},\n" for name, value in _literals(request).items())
     imports = "from fractions import Fraction\n\n" if "Fraction(" in asked else ""
+    named = "from mutoscope import Lora\n" if any(getattr(request, name) for name in LORAS) else ""
     return (
-        f"{comments}{imports}import mutoscope\n\nrequest = mutoscope.VideoRequest(\n{asked})\n"
+        f"{comments}{imports}import mutoscope\n{named}\nrequest = mutoscope.VideoRequest(\n{asked})\n"
         f"with mutoscope.Pipeline.load({', '.join(opened)}) as pipeline:\n"
         f"    pipeline.generate(request).save({', '.join(saved)})\n"
     )

@@ -31,7 +31,7 @@ from ..pipeline import Pipeline
 from ..planning.plan import Plan
 from ..planning.planner import with_pictures_read
 from ..policy import Policy, ask
-from ..request import PICTURES, VideoRequest
+from ..request import LORAS, PICTURES, VideoRequest
 from .contents import Content, content_of
 from .events import EventLog
 from .following import Follower
@@ -236,7 +236,8 @@ class Service:
         with self._turn(job.request):
             request = self._request_of(job)
             if bundle is not None:
-                request = shortest(request, self._planners[job.model].plan)
+                loras = self.studio.loras
+                request = loras.named(shortest(loras.resolved(request), self._planners[job.model].plan))
         root = None if bundle is None or bundle.root == bundle_path() else str(bundle.root)
         said = (request, root, self.studio.options, self.studio.output, id)
         return {"request": job.request, "command": command_line(*said), "python": python_lines(*said)}
@@ -329,22 +330,24 @@ class Service:
         return self._with_pictures if set(names) & set(PICTURES) else nullcontext()
 
     def _planned(self, model: str, request: VideoRequest) -> tuple[VideoRequest, Plan]:
-        """A request with its pictures read, and what would be done."""
-        request = with_pictures_read(request, self.studio.bundles[model].manifest)
+        """A request with its pictures read and its LoRAs found, and what would be done."""
+        request = self.studio.loras.resolved(with_pictures_read(request, self.studio.bundles[model].manifest))
         ask(self._policy, request)
         return request, self._planners[model].plan(request)
 
     def _add(self, model: str, request: VideoRequest, plan: Plan, origin: Origin) -> Job:
         if self.studio.disk_is_full:
             raise _disk_full()
-        asked = json.dumps([model, to_plain(stated(request)), origin.remixed_from], sort_keys=True)
+        named = self.studio.loras.named
+        asked = json.dumps([model, to_plain(stated(named(request))), origin.remixed_from], sort_keys=True)
         fingerprint = hashlib.sha256(asked.encode()).hexdigest()
         pictures: dict[str, Any] = pictures_of(request)
+        given: dict[str, Any] = {**pictures, **{name: getattr(request, name) for name in LORAS}}
         geometry = plan.geometry
         new = Job(
             id=f"video_{secrets.token_hex(16)}",
             model=model,
-            request=stated(plan.to_request(**pictures)),
+            request=to_plain(stated(named(plan.to_request(**given)))),
             num_frames=geometry.num_frames,
             height=geometry.height,
             width=geometry.width,

@@ -14,6 +14,7 @@ from ..codec import decode, encode
 from ..errors import BundleError, RequestError
 from ..request import OutputOptions, RuntimeOptions
 from .given_pictures import GivenPictures
+from .named_loras import NamedLoras
 
 TABLE, VIDEOS, WORKERS, GIVEN = "jobs.sqlite3", "videos", "workers", "pictures"  # in the data folder
 
@@ -28,6 +29,7 @@ class Studio:
     folder: Path  # one folder in it for each video
     attempts: int
     free_disk: int
+    loras_folder: str | None = None
 
     def place(self, id: str) -> Path:
         """The folder of one video."""
@@ -37,6 +39,11 @@ class Studio:
     def pictures(self) -> GivenPictures:
         """Those that clients sent."""
         return GivenPictures(self.folder.parent / GIVEN)
+
+    @property
+    def loras(self) -> NamedLoras:
+        """Those that clients may name."""
+        return NamedLoras(self.loras_folder)
 
     @property
     def disk_is_full(self) -> bool:
@@ -53,6 +60,7 @@ class Studio:
                 "output": encode(self.output),
                 "attempts": self.attempts,
                 "free_disk": self.free_disk,
+                "loras": self.loras_folder,
             }
         )
 
@@ -83,4 +91,5 @@ def studio_of(settings: str, folder: Path, options: Mapping[str, Any]) -> Studio
         folder=folder,
         attempts=said["attempts"],
         free_disk=said["free_disk"],
+        loras_folder=said["loras"],
     )

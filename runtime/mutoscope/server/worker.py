@@ -169,7 +169,7 @@ class Worker:
         self.refuse_unwanted(job)
         folder = self._studio.place(job.id)
         folder.mkdir(mode=0o700, exist_ok=True)
-        request = self._studio.pictures.request_of(job.id, job.request)
+        request = self._studio.loras.resolved(self._studio.pictures.request_of(job.id, job.request))
         watch = _Watch(self, job, self._audience)
         return make_file(self._opened(job.model), request, folder / FILE_NAME, self._studio.output, watch)
 

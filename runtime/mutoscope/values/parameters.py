@@ -27,6 +27,7 @@ class Form:
     parse: Callable[[str], Any]  # from text; `None` for any other text
     write: Callable[[Any], str]  # as text that `parse` reads
     literal: Callable[[Any], str] = repr  # as Python
+    several: bool = False  # whether a parameter has a sequence of such values
 
     def read(self, text: str) -> Any:
         """
@@ -45,20 +46,25 @@ class Form:
         return f"{name} must be {self.in_python}, such as {name}={example}; got {value!r}"
 
 
-def about(help: str, *, choices: tuple[str, ...] = (), unit: str = "", form: Form | None = None) -> dict[str, Any]:
+def about(
+    help: str, *, choices: tuple[str, ...] = (), unit: str = "", form: Form | None = None, singular: str = ""
+) -> dict[str, Any]:
     """The metadata of a field that is a parameter: what the command line says of it.
 
     Args:
         form: how values are written, where that is not plain from the field's type.
+        singular: what one value is called, where the field has several and each is given by itself.
     """
-    return {"help": help, "choices": choices, "unit": unit, "form": form}
+    return {"help": help, "choices": choices, "unit": unit, "form": form, "singular": singular}
 
 
-def parameter(
-    help: str, default: Any = None, *, choices: tuple[str, ...] = (), unit: str = "", form: Form | None = None
-) -> Any:
-    """A field that is a parameter with a default; what has none is a `field` with `about` as its metadata."""
-    return field(default=default, metadata=about(help, choices=choices, unit=unit, form=form))
+def parameter(help: str, default: Any = None, **metadata: Any) -> Any:
+    """A field that is a parameter with a default; what has none is a `field` with `about` as its metadata.
+
+    Args:
+        metadata: the keywords of `about`.
+    """
+    return field(default=default, metadata=about(help, **metadata))
 
 
 def _pixels(count: int) -> Callable[[str], tuple[int, ...] | None]:

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -27,6 +28,7 @@ from mutoscope_engines.symbols import sized
 from mutoscope_engines.targets import find_target
 from mutoscope_engines.tensorrt.library import LIBRARIES
 
+from tests.bundles import Q, lora_form
 from tests.runtime.building.networks import FUSED, HEADS, NOT_FUSED, network
 
 needs_library = pytest.mark.skipif(find_spec("tensorrt_rtx") is None, reason="tensorrt_rtx is not installed")
@@ -133,6 +135,26 @@ def test_the_profile_spans_from_the_least_to_the_largest_video(engine_bundle: Ma
     assert all(each.opt == each.max for each in denoiser.values())
     decoder = profile_of(bundle.manifest.graphs_of("vae_decoder_next", "bf16")[0], video, bundle.manifest)
     assert decoder["features"].max == (1, 4, 32, 48)
+
+
+def test_an_engine_takes_loras_of_every_rank_and_is_tuned_for_a_usual_one(engine_bundle: Make):
+    manifest = engine_bundle().manifest
+    (graph,) = lora_form(precision="bf16").graphs
+    for exact_size in (False, True):
+        video = LargestVideo.choose((16, 24, 9), 1, manifest)
+        profile = profile_of(graph, video, manifest, exact_size=exact_size)
+        assert profile[f"{Q}.lora_a"] == ShapeRange((6, 1), opt=(6, 64), max=(6, 512))
+
+
+def test_both_forms_of_a_denoiser_are_built(engine_bundle: Make):
+    plain = engine_bundle()
+    (graph,) = plain.manifest.graphs_of("denoiser", "bf16")
+    other = msgspec.structs.replace(lora_form(precision="bf16").graphs[0], file=graph.file)
+    form = msgspec.structs.replace(lora_form(), graphs=(other,))
+    both = replace(plain, manifest=msgspec.structs.replace(plain.manifest, lora_forms=(form,)))
+    jobs, more = (plan_engines(bundle, BuildOptions(target="rtx40")) for bundle in (plain, both))
+    assert [job.graph.name for job in more if job not in jobs] == ["denoiser-lora"]
+    assert len(more) == len(jobs) + 1
 
 
 def test_in_tiles_the_decoder_alone_is_built_for_one_window(engine_bundle: Make):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from types import MappingProxyType
 
 import pytest
@@ -44,6 +45,21 @@ def test_a_denoiser_with_fused_attention_passes():
 def test_a_denoiser_with_anything_larger_in_memory_fails_with_both_numbers(activation_bytes: float):
     with pytest.raises(EngineError, match=rf"needs {activation_bytes / 1e9:.2f} GB .* at most 1\.21 GB"):
         check("denoiser", activation_bytes)
+
+
+def test_a_denoiser_that_loras_change_may_also_hold_one_and_a_half_of_the_largest_weight():
+    loras = tuple(
+        GraphTensor(name=name, dtype="float16", shape=shape)
+        for name, shape in {
+            "q.lora_a": (1536, "R"), "q.lora_b": ("R", 1536), "f.lora_a": (8960, "R"), "f.lora_b": ("R", 1536),
+        }.items()
+    )  # fmt: skip
+    graph = Graph(role="denoiser", precision="bf16", file="", inputs=loras, outputs=())
+    states, weight = 12 * 32760 * 1536 * 2, 8960 * 1536 * 2
+    for activation_bytes, fits in ((918.3e6, True), (states + 1.5 * weight, True), (states + 1.6 * weight, False)):
+        compiled = Compiled(int(activation_bytes), 0, 0, "", 0.0, 0, 1536, 12)
+        with nullcontext() if fits else pytest.raises(EngineError, match=r"denoiser-lora .* at most 1\.25 GB"):
+            check_budget(graph, SYMBOLS, GEOMETRY, compiled, "rtx40")
 
 
 def test_a_text_encoder_may_hold_the_scores_of_its_short_text():

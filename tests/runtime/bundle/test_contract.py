@@ -93,7 +93,7 @@ def test_denoisers_take_the_loop_inputs_and_only_they_do() -> None:
         ),
         (
             lambda d: tensor(d, "denoiser", "solver_b").update(shape=["Q"]),
-            "shapes of graphs or draws have the size Q; use numbers, B, F, K, L, h, w and their",
+            "shapes of graphs or draws have the size Q; use numbers, B, F, K, L, R, h, w and their",
         ),
         (
             lambda d: tensor(d, "vae_decoder_next", "frames").update(shape=[8, "16*h", "16*w", 3]),

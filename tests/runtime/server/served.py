@@ -150,6 +150,7 @@ def running(
         folder=folder / "videos",
         attempts=said.attempts,
         free_disk=said.free_disk,
+        loras_folder=said.loras,
     )
     service = Service(studio, said, policy)
     service.start()

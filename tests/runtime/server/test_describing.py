@@ -12,7 +12,7 @@ import msgspec
 import pytest
 from mutoscope import Pipeline, RequestError, VideoRequest
 from mutoscope.bundle.manifest import Expert
-from mutoscope.request import OF_CLIPS, PICTURES
+from mutoscope.request import LORAS, OF_CLIPS, PICTURES
 from mutoscope.server.describing import describe_parameters
 from mutoscope_engines.testing import FakeBackend
 
@@ -32,7 +32,8 @@ def described(pipeline: Pipeline) -> dict[str, dict[str, Any]]:
 
 def test_every_parameter_is_there_with_its_help(pipeline: Pipeline, shared: Served):
     found = described(pipeline)
-    unasked = {*PICTURES, *OF_CLIPS, "guidance_scale_2"}  # this model takes no pictures, and has one denoiser
+    # This model takes no pictures, clips or LoRAs, and has one denoiser.
+    unasked = {*PICTURES, *OF_CLIPS, *LORAS, "guidance_scale_2"}
     assert {each.name: each.metadata["help"] for each in fields(VideoRequest) if each.name not in unasked} == {
         name: each["help"] for name, each in found.items()
     }
