@@ -25,6 +25,7 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
+from mutoscope.building.engine_budget import budget_bytes
 from mutoscope.building.engine_shapes import smallest_in_fp8
 from mutoscope.bundle.contract import ROLES, TILED
 from mutoscope.bundle.manifest import Graph
@@ -37,7 +38,7 @@ from mutoscope_engines.precisions import ON_GPU
 from mutoscope_engines.symbols import sized
 from mutoscope_peers.random_models import write_graphs
 
-from .real_sizes import MAX_SEQUENCE_LENGTH, PATCH, SPATIAL, TEMPORAL, TRANSFORMERS, UMT5_XXL, make_network
+from .real_sizes import MAX_SEQUENCE_LENGTH, MODELS, PATCH, Model, configuration, with_random_weights
 
 SMALLEST = {"B": 1, "L": 1, "F": 1, "h": 2, "w": 2, "K": 1, "R": 1}
 STATE_ROWS = 4
@@ -52,15 +53,20 @@ def write(
 
     Returns: what export took, what a bundle would say of the graph, and the halo of the VAE's decoder.
     """
-    from mutoscope_export.families.wan import vae
+    from mutoscope_export.families.wan import sources, vae
     from mutoscope_export.families.wan.graph_sources import BLOCKS
     from mutoscope_export.graphs.parts import Blocks
 
     cut = Blocks(BLOCKS[role], part_bytes) if part_bytes and role in BLOCKS else None
+    depth = {} if blocks is None else {"num_layers": blocks}
+    checkpoint = configuration(
+        MODELS[model], folder.with_name(f"{role}.configuration"), text_encoder=depth, transformer=depth
+    )
+    (source,) = (source for source in sources(checkpoint, [precision]) if source.role == role)
     started = time.perf_counter()
-    network = _network(role, model, blocks)
+    network = with_random_weights(checkpoint.without_weights(source.component))
     passes = _calibrated_passes(network, precision)
-    (parts,) = write_graphs(role, network, {precision: folder}, passes, cut, lora_inputs=lora_inputs).values()
+    (parts,) = write_graphs(source, network, {precision: folder}, passes, cut, lora_inputs=lora_inputs).values()
     export_s = round(time.perf_counter() - started, 1)
     halo = vae.DecoderChunk(network, first=True).halo() if role in TILED else 0
     return {"parts": msgspec.to_builtins(parts), "halo": halo, "export_s": export_s}
@@ -80,25 +86,26 @@ def _calibrated_passes(network: Any, precision: str) -> Sequence[Any]:
     return passes_of(policy, layers, ranges)
 
 
-def _network(role: str, model: str, blocks: int | None) -> Any:
-    depth = {} if blocks is None else {"num_layers": blocks}
-    if role == "denoiser":
-        return make_network("transformer", TRANSFORMERS[model] | depth)
-    if role == "text_encoder":
-        return make_network("text_encoder", UMT5_XXL | depth)
-    return make_network("vae", {})
+def largest(model: Model, shapes: str, branches: int) -> dict[str, int]:
+    """The symbols of the graphs' shapes at "HxWxT".
 
-
-def largest(shapes: str, branches: int) -> dict[str, int]:
-    """The symbols of the graphs' shapes at "HxWxT"."""
+    Raises:
+        ValueError: the model makes no video of this size.
+    """
     height, width, frames = map(int, shapes.split("x"))
+    sides = [model.spatial * patch for patch in PATCH[1:]]
+    if height % sides[0] or width % sides[1] or (frames - 1) % model.temporal:
+        raise ValueError(
+            f"{shapes} is no size of this model: height and width must be multiples of {sides[0]} and {sides[1]}, and "
+            f"the number of frames a multiple of {model.temporal} plus one"
+        )
     return {
-        "B": branches, "L": MAX_SEQUENCE_LENGTH, "F": (frames - 1) // TEMPORAL + 1, "h": height // SPATIAL,
-        "w": width // SPATIAL, "K": STATE_ROWS, "R": LORA_RANK,
+        "B": branches, "L": MAX_SEQUENCE_LENGTH, "F": (frames - 1) // model.temporal + 1,
+        "h": height // model.spatial, "w": width // model.spatial, "K": STATE_ROWS, "R": LORA_RANK,
     }  # fmt: skip
 
 
-def windows(sizes: Mapping[str, int], tiles: Sequence[str], halo: int) -> dict[str, dict[str, int]]:
+def windows(sizes: Mapping[str, int], tiles: Sequence[str], halo: int, spatial: int) -> dict[str, dict[str, int]]:
     """What each of `tiles` makes of the sizes of a picture, by its name: the window, and how many there are."""
     picture = sizes["h"], sizes["w"]
     found = {}
@@ -106,16 +113,19 @@ def windows(sizes: Mapping[str, int], tiles: Sequence[str], halo: int) -> dict[s
         window = picture
         if tile != WHOLE:
             rows, columns = map(int, tile.split("x"))
-            window = window_within(picture, (rows // SPATIAL, columns // SPATIAL), halo)
+            window = window_within(picture, (rows // spatial, columns // spatial), halo)
         rows, columns = window
         count = num_tiles(picture, window, halo)
-        name = WHOLE if count == 1 else f"{count} of {rows * SPATIAL}x{columns * SPATIAL}"
+        name = WHOLE if count == 1 else f"{count} of {rows * spatial}x{columns * spatial}"
         found[name] = {**sizes, "h": rows, "w": columns}
     return found
 
 
-def build(folder: Path, graph: Graph, sizes: Mapping[str, int], target: str) -> dict[str, Any]:
-    """Compiles a graph, for shapes up to `sizes`, in a process of its own; the engine itself is thrown away."""
+def build(folder: Path, graph: Graph, sizes: Mapping[str, int], target: str, model: Model) -> dict[str, Any]:
+    """Compiles a graph, for shapes up to `sizes`, in a process of its own; the engine itself is thrown away.
+
+    Returns: what it needs, and what the gate of `mutoscope build` allows for its activations.
+    """
     from mutoscope_engines.cache.identity import ShapeRange, content_of
     from mutoscope_engines.targets import find_target
     from mutoscope_engines.tensorrt.library import LIBRARIES
@@ -132,7 +142,9 @@ def build(folder: Path, graph: Graph, sizes: Mapping[str, int], target: str) -> 
     file, *weights = (folder / Path(name).name for name in (graph.file, *graph.weights))
     identity = library.identity(content_of(file, *weights), graph.precision, [find_target(target)], profile)
     with tempfile.TemporaryDirectory(dir=folder.parent) as engines:
-        return asdict(compile_in_process(file, Path(engines) / "engine", library.name, identity))
+        compiled = compile_in_process(file, Path(engines) / "engine", library.name, identity)
+    allowed = budget_bytes(graph, sizes, model.geometry(halo=0), compiled)
+    return asdict(compiled) | {"budget_bytes": allowed}
 
 
 def main() -> int:
@@ -142,7 +154,7 @@ def main() -> int:
         *given, folder = json.loads(arguments.write)
         print(json.dumps(write(*given, Path(folder))))
         return 0
-    rows = []
+    rows, model = [], MODELS[arguments.model]
     with tempfile.TemporaryDirectory(dir=arguments.workspace) as workspace:
         for role in arguments.role:
             folder = Path(workspace) / role
@@ -153,10 +165,12 @@ def main() -> int:
                 for branches in arguments.branches if role in ("denoiser", "text_encoder") else [1]:
                     row = {"role": role, "shapes": shapes, "branches": branches, "export_s": written["export_s"]}
                     asked = arguments.tile if role in TILED else [WHOLE]
-                    for tiles, sizes in windows(largest(shapes, branches), asked, written["halo"]).items():
+                    for tiles, sizes in windows(
+                        largest(model, shapes, branches), asked, written["halo"], model.spatial
+                    ).items():
                         buffers = {"buffer_bytes": buffer_bytes(parts, sizes)}
                         for part in parts:
-                            compiled = build(folder, part, sizes, arguments.target)
+                            compiled = build(folder, part, sizes, arguments.target, model)
                             found = {name: value for name, value in compiled.items() if name != "sha256"}
                             numbered = {"part": f"{part.part} of {len(parts)}"} if part.part else {}
                             rows.append(row | numbered | {"tiles": tiles} | buffers | found)
@@ -185,9 +199,9 @@ def _parser() -> argparse.ArgumentParser:
     )  # fmt: skip
     parser.add_argument(
         "--model",
-        type=one_of("model", list(TRANSFORMERS)),
+        type=one_of("model", list(MODELS)),
         default="1.3B",
-        help=f"of the denoiser: {' or '.join(TRANSFORMERS)}",
+        help=f"{', '.join(MODELS)} (default: 1.3B); A14B and I2V-A14B have two denoisers of one size",
     )
     parser.add_argument("--blocks", type=int, help="of the denoiser and the text encoder; all when not given")
     parser.add_argument("--part-size", type=as_type(BYTES), help="in parts of at most so much")

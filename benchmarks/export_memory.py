@@ -26,9 +26,10 @@ from mutoscope.values.parameters import BYTES
 from mutoscope_bench.measuring import Answer, PeakMemory, Run, measure_once, serve
 from mutoscope_engines.precisions import PRECISIONS
 
-from .real_sizes import LATENT_CHANNELS, TRANSFORMERS, UMT5_XXL, make_network
+from .real_sizes import MODELS, UMT5_XXL, make_network
 from .reporting import write_result
 
+SIZES = {name: model for name, model in MODELS.items() if model.experts == 1 and not model.takes_whole_clip}
 SHARDS = "diffusion_pytorch_model{suffix}.safetensors"
 
 
@@ -39,10 +40,14 @@ def make_checkpoint(model: str, folder: Path, max_shard_size: str = "4GB") -> No
     from mutoscope_export.families.wan.random_checkpoint import random_checkpoint
     from safetensors.torch import save_file
 
-    random_checkpoint(folder, latent_channels=LATENT_CHANNELS, text_width=UMT5_XXL["d_model"], dtype=torch.bfloat16)
+    size = SIZES[model]
+    random_checkpoint(
+        folder, latent_channels=size.latent_channels, text_width=UMT5_XXL["d_model"], dtype=torch.bfloat16,
+        expand_timesteps=size.index.get("expand_timesteps", False),
+    )  # fmt: skip
     transformer = folder / "transformer"
     shutil.rmtree(transformer)
-    network = make_network("transformer", TRANSFORMERS[model])
+    network = make_network("transformer", size.transformer)
     network.save_config(transformer)
     weights = network.state_dict()
     # Windows onto one array look like one weight under many names, which is stored once.
@@ -91,9 +96,7 @@ def main() -> None:
     """Runs what the command line asks for."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--workspace", type=Path, help="folder for the checkpoint and the bundle")
-    parser.add_argument(
-        "--model", type=one_of("model", list(TRANSFORMERS)), default="1.3B", help=" or ".join(TRANSFORMERS)
-    )
+    parser.add_argument("--model", type=one_of("model", list(SIZES)), default="1.3B", help=", ".join(SIZES))
     parser.add_argument("--precision", nargs="+", type=one_of("precision", list(PRECISIONS)), default=["fp32"])
     parser.add_argument("--part-size", type=as_type(BYTES), help="as of `mutoscope export`")
     parser.add_argument("--output", type=Path)

@@ -1,26 +1,149 @@
-"""The networks of Wan 2.1 at their real sizes, with random weights that hardly take memory.
+"""The networks of published Wan checkpoints at their real sizes, with random weights that hardly take memory.
 
 Neither memory nor time of what is measured depends on the weights. Knows sizes. Knows nothing of what is measured.
 """
 
 from __future__ import annotations
 
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
-TRANSFORMERS: dict[str, dict[str, Any]] = {
-    "1.3B": {"num_attention_heads": 12, "ffn_dim": 8960, "num_layers": 30},
-    "14B": {"num_attention_heads": 40, "ffn_dim": 13824, "num_layers": 40},
-}
+from mutoscope.bundle.manifest import Geometry
+
+Config = Mapping[str, Any]
+
 UMT5_XXL = {
     "vocab_size": 256384, "d_model": 4096, "d_kv": 64, "d_ff": 10240, "num_layers": 24, "num_heads": 64,
     "feed_forward_proj": "gated-gelu",
 }  # fmt: skip
+CLIP_VIT_H = {
+    "hidden_size": 1280, "intermediate_size": 5120, "num_hidden_layers": 32, "num_attention_heads": 16,
+    "image_size": 224, "patch_size": 14, "hidden_act": "gelu",
+}  # fmt: skip
+VAE_2_1: Config = {"z_dim": 16, "scale_factor_spatial": 8, "scale_factor_temporal": 4}
+VAE_2_2: Config = {
+    "z_dim": 48, "scale_factor_spatial": 16, "scale_factor_temporal": 4, "base_dim": 160, "decoder_base_dim": 256,
+    "is_residual": True, "patch_size": 2, "in_channels": 12, "out_channels": 12,
+    "latents_mean": [0.0] * 48, "latents_std": [1.0] * 48,
+}  # fmt: skip
 PATCH = (1, 2, 2)
-LATENT_CHANNELS, MAX_SEQUENCE_LENGTH, SPATIAL, TEMPORAL = 16, 512, 8, 4
+MAX_SEQUENCE_LENGTH, MAX_PATCHES = 512, 1024
 
 
-def make_network(component: str, config: dict[str, Any]) -> Any:
-    """A `component` of a checkpoint whose bfloat16 weights are windows onto one array of random numbers."""
+@dataclass(frozen=True)
+class Model:
+    """A published checkpoint, as far as its configuration files decide what comes of it.
+
+    Attributes:
+        transformer: parameters of `WanTransformer3DModel`, the same for each of its `experts`.
+        vae: parameters of `AutoencoderKLWan`.
+        index: what `model_index.json` says.
+        experts: how many transformers it has.
+        sees: whether it has the image encoder CLIP ViT-H.
+    """
+
+    transformer: Config
+    vae: Config = field(default_factory=lambda: VAE_2_1)
+    index: Config = field(default_factory=lambda: {"_class_name": "WanPipeline"})
+    experts: int = 1
+    sees: bool = False
+
+    @property
+    def latent_channels(self) -> int:
+        return int(self.vae["z_dim"])
+
+    @property
+    def spatial(self) -> int:
+        """How many pixels a latent pixel stands for, along each side."""
+        return int(self.vae["scale_factor_spatial"])
+
+    @property
+    def temporal(self) -> int:
+        """How many frames a latent frame after the first stands for."""
+        return int(self.vae["scale_factor_temporal"])
+
+    @property
+    def takes_whole_clip(self) -> bool:
+        """Whether its denoiser is given the latents of a clip whose first frame is the picture."""
+        return bool(self.index["_class_name"] == "WanImageToVideoPipeline")
+
+    @property
+    def picture_roles(self) -> tuple[str, ...]:
+        """The graphs that the encoder of its VAE becomes."""
+        if self.takes_whole_clip:
+            return ("vae_encoder_first", "vae_encoder_next")
+        return ("vae_encoder_first",) if self.index.get("expand_timesteps") else ()
+
+    def geometry(self, halo: int) -> Geometry:
+        """What a manifest of this model says of sizes; `halo` is that of its VAE's decoder."""
+        return Geometry(
+            latent_channels=self.latent_channels,
+            vae_scale_factor_spatial=self.spatial,
+            vae_scale_factor_temporal=self.temporal,
+            patch_size=PATCH,
+            max_patches=MAX_PATCHES,
+            vae_decoder_halo=halo,
+        )
+
+    def networks(self) -> dict[str, Config]:
+        """The configuration of each component that has weights."""
+        transformers = {f"transformer{'' if number == 1 else f'_{number}'}" for number in range(1, self.experts + 1)}
+        sees = {"image_encoder": CLIP_VIT_H} if self.sees else {}
+        return {
+            "text_encoder": UMT5_XXL,
+            **dict.fromkeys(sorted(transformers), self.transformer),
+            "vae": self.vae,
+        } | sees
+
+
+_OF_14B = {"num_attention_heads": 40, "ffn_dim": 13824, "num_layers": 40}
+_OF_CLIP = {"in_channels": 36, "out_channels": 16}
+_IMAGE_TO_VIDEO = {"_class_name": "WanImageToVideoPipeline"}
+_IMAGE_TOKENS = {"image_dim": 1280, "added_kv_proj_dim": 5120}
+
+MODELS: dict[str, Model] = {
+    "1.3B": Model({"num_attention_heads": 12, "ffn_dim": 8960, "num_layers": 30}),
+    "14B": Model(_OF_14B),
+    "I2V-14B": Model(_OF_14B | _OF_CLIP | _IMAGE_TOKENS, index=_IMAGE_TO_VIDEO, sees=True),
+    "FLF2V-14B": Model(
+        _OF_14B | _OF_CLIP | _IMAGE_TOKENS | {"pos_embed_seq_len": 514}, index=_IMAGE_TO_VIDEO, sees=True
+    ),
+    "5B": Model(
+        {"num_attention_heads": 24, "ffn_dim": 14336, "num_layers": 30, "in_channels": 48, "out_channels": 48},
+        VAE_2_2,
+        {"_class_name": "WanPipeline", "expand_timesteps": True},
+    ),
+    "A14B": Model(_OF_14B, experts=2),
+    "I2V-A14B": Model(_OF_14B | _OF_CLIP, index=_IMAGE_TO_VIDEO, experts=2),
+}
+_CLASSES = {
+    "text_encoder": "transformers.UMT5EncoderModel", "image_encoder": "transformers.CLIPVisionModel",
+    "transformer": "diffusers.WanTransformer3DModel", "transformer_2": "diffusers.WanTransformer3DModel",
+    "vae": "diffusers.AutoencoderKLWan",
+}  # fmt: skip
+
+
+def configuration(model: Model, folder: Path, **changed: Config) -> Any:
+    """A checkpoint of this model without weights, whose configuration files are written into a folder.
+
+    `changed` replaces values in the configuration of a component, by the component's name.
+    """
+    from mutoscope_export.checkpoint.checkpoint import Checkpoint, Overrides
+
+    networks = model.networks()
+    for component, config in networks.items():
+        (folder / component).mkdir(parents=True)
+        values = {**config, **changed.get(component, {})}
+        (folder / component / "config.json").write_text(json.dumps(values), encoding="utf-8")
+    classes = {component: _CLASSES[component] for component in networks}
+    return Checkpoint(folder, folder.name, model.index, classes, Overrides())
+
+
+def make_network(component: str, config: Config) -> Any:
+    """A `component` of a checkpoint with random bfloat16 weights that hardly take memory."""
     import torch
     from diffusers import AutoencoderKLWan, WanTransformer3DModel
     from transformers import UMT5Config, UMT5EncoderModel
@@ -31,6 +154,13 @@ def make_network(component: str, config: dict[str, Any]) -> Any:
             "transformer": lambda: WanTransformer3DModel(**config),
             "vae": lambda: AutoencoderKLWan(**config),
         }[component]()
+    return with_random_weights(network)
+
+
+def with_random_weights(network: Any) -> Any:
+    """A network without weights, given bfloat16 ones that are windows onto one array of random numbers."""
+    import torch
+
     owners = [
         (module, name)
         for module in network.modules()

@@ -170,8 +170,15 @@ def compiler_memory(*results: Result) -> str:
     return "; ".join(told)
 
 
-def predicted(model: str, precision: str, parts: int, branches: int, decoder: str) -> Callable[[Result], str]:
-    wanted = {"target": "rtx40", "shapes": "480x832x81", "model": model, "precision": precision,
+def encoder_activations(result: Result) -> str:
+    rows = [row for row in result["engines"] if row["role"].startswith("vae_encoder")]
+    return "; ".join(f"{row['shapes']}, {row['role']}: {gigabytes(row['activation_bytes'])}" for row in rows)
+
+
+def predicted(
+    model: str, precision: str, parts: int, branches: int, decoder: str, shapes: str = "480x832x81"
+) -> Callable[[Result], str]:
+    wanted = {"target": "rtx40", "shapes": shapes, "model": model, "precision": precision,
               "parts": parts, "branches": branches, "decoder": decoder}  # fmt: skip
 
     def read(result: Result) -> str:

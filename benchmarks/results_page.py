@@ -8,15 +8,12 @@ Knows which figure is read from which file. Measures nothing.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from collections.abc import Iterable
 from pathlib import Path
 
+from .results_engines import SECTIONS as ENGINE_SECTIONS
 from .results_figures import (
     Result,
-    activations,
-    compiler_memory,
-    decoder_activations,
     followed,
     killed_batches,
     killed_servers,
@@ -24,7 +21,6 @@ from .results_figures import (
     lost_and_gained,
     peaks_by_length,
     peaks_by_tiles,
-    predicted,
     quieter_forward,
     stages_of_export,
     times,
@@ -33,32 +29,15 @@ from .results_figures import (
     within_limit,
     wrong_shapes,
 )
+from .results_rows import Row, Section
 
 REPOSITORY = Path(__file__).parents[1]
 RESULTS = REPOSITORY / "benchmarks/results"
 PAGE = REPOSITORY / "docs/results.md"
 
 CPU = ("onnxruntime", "openvino", "diffusers")
-ENGINE = ("tensorrt-rtx-cu13",)
 ORT = ("onnxruntime",)
 EXPORT = ("torch", "onnx", "onnxruntime")
-
-
-@dataclass(frozen=True)
-class Row:
-    """One line of the page: `read` makes its figures from the contents of `files`, in their order."""
-
-    what: str
-    files: tuple[str, ...]
-    read: Callable[..., str]
-    packages: tuple[str, ...]
-
-
-@dataclass(frozen=True)
-class Section:
-    title: str
-    text: str
-    rows: tuple[Row, ...]
 
 
 ONNX, OPENVINO, BOTH = "mutoscope onnxruntime", "mutoscope openvino", "mutoscope onnxruntime+openvino"
@@ -66,7 +45,6 @@ EAGER, COMPILED, BF16_HINT = "diffusers, fp32", "diffusers-compiled, fp32", "ope
 CLIP = ("default-clip", "whole_run")
 FORWARD = ("wan-1.3b-width", "forward")
 VAE = ("wan-vae", "decode")
-ENGINES = "engine_memory/"
 
 SECTIONS = (
     Section(
@@ -162,73 +140,7 @@ SECTIONS = (
             ),
         ),
     ),
-    Section(
-        "Engines for RTX 40, compiled without a GPU",
-        "Read from the compiler's log. No engine has run on a GPU. Engines for the other targets are in "
-        "`benchmarks/results/engine_memory/`.",
-        (
-            Row(
-                "activations of the denoiser, Wan 2.1 1.3B, bf16",
-                (ENGINES + "1.3b_bf16_rtx40.json",),
-                activations(("480x832x81", 1), ("480x832x81", 2), ("720x1280x81", 1), ("720x1280x81", 2)),
-                ENGINE,
-            ),
-            Row(
-                "the same, fp8",
-                (ENGINES + "1.3b_fp8_rtx40.json",),
-                activations(("480x832x81", 1), ("480x832x81", 2), ("720x1280x81", 1), ("720x1280x81", 2)),
-                ENGINE,
-            ),
-            Row(
-                "activations of the VAE's next chunk, bf16, whole and in tiles",
-                (ENGINES + "vae_bf16_rtx40.json",),
-                decoder_activations,
-                ENGINE,
-            ),
-            Row(
-                "memory of the machine while the denoiser of 1.3B is compiled",
-                tuple(
-                    ENGINES + name
-                    for name in (
-                        "1.3b_bf16_rtx40.json",
-                        "1.3b_fp8_rtx40.json",
-                        "1.3b_parts_bf16_rtx40.json",
-                        "1.3b_parts_fp8_rtx40.json",
-                    )
-                ),
-                compiler_memory,
-                ENGINE,
-            ),
-            Row(
-                "the same for 14B",
-                (ENGINES + "14b_parts_bf16_rtx40.json", ENGINES + "14b_parts_fp8_rtx40.json"),
-                compiler_memory,
-                ENGINE,
-            ),
-        ),
-    ),
-    Section(
-        "Predicted peaks of GPU memory, RTX 40, 480x832, 81 frames",
-        "Computed from the engines above, with one stage after the other on the GPU. Not measured. Each figure is "
-        "the weights, activations, inputs and outputs of the largest stage, with all stages in brackets. The text "
-        "encoder's weights can be [streamed](gpu.md#memory) from host memory.",
-        tuple(
-            Row(
-                f"Wan 2.1 {model}, {precision}, {branches} branch{'es' if branches > 1 else ''}, decoder: {decoder}",
-                ("predicted_peaks.json",),
-                predicted(model, precision, parts, branches, decoder),
-                ENGINE,
-            )
-            for model, precision, parts, branches, decoder in (
-                ("1.3B", "bf16", 1, 2, "2 of 480x472"),
-                ("1.3B", "bf16", 1, 2, "6 of 296x352"),
-                ("1.3B", "fp8", 1, 2, "6 of 296x352"),
-                ("14B", "bf16", 10, 1, "2 of 480x472"),
-                ("14B", "fp8", 14, 1, "2 of 480x472"),
-                ("14B", "fp8", 14, 2, "2 of 480x472"),
-            )
-        ),
-    ),
+    *ENGINE_SECTIONS,
     Section(
         "Memory of an export",
         "The denoiser alone, with random weights in a bfloat16 checkpoint. Memory that the system cannot reclaim, at "

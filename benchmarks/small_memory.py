@@ -32,7 +32,7 @@ from typing import Any
 import msgspec
 import numpy as np
 from mutoscope.bundle.bundle import TOKENIZER, Bundle, write_manifest
-from mutoscope.bundle.manifest import Draw, Geometry, Graph
+from mutoscope.bundle.manifest import Draw, Graph
 from mutoscope.commands.arguments import one_of
 from mutoscope.values.parameters import BYTES
 from mutoscope_bench import page_cache
@@ -41,20 +41,12 @@ from mutoscope_bench.measuring import Answer, MeasurementError, PeakMemory, Run,
 from mutoscope_engines.system.machine import usable_cores
 from mutoscope_peers.random_models import random_feeds, write_graphs
 
-from .real_sizes import (
-    LATENT_CHANNELS,
-    MAX_SEQUENCE_LENGTH,
-    PATCH,
-    SPATIAL,
-    TEMPORAL,
-    TRANSFORMERS,
-    UMT5_XXL,
-    make_network,
-)
+from .real_sizes import MAX_SEQUENCE_LENGTH, MODELS, make_network
 from .reporting import BUILTIN_BUNDLE, write_result
 from .session_settings import load_session
 
-NETWORKS: dict[str, dict[str, Any]] = {"text_encoder": UMT5_XXL, "transformer": TRANSFORMERS["1.3B"], "vae": {}}
+MODEL = MODELS["1.3B"]
+NETWORKS = MODEL.networks()
 PRECISION = "int8"
 SIZES = {"L": MAX_SEQUENCE_LENGTH, "F": 5, "h": 32, "w": 32, "K": 4}  # of the request, with UniPC's state
 REQUEST = {"height": 256, "width": 256, "num_frames": 17, "num_inference_steps": 2, "seed": 0}
@@ -82,25 +74,16 @@ def make_bundle(folder: Path) -> None:
                 halo = vae.DecoderChunk(network, first=True).halo()
         (form,) = source.forms
         print(f"write {source.role} {form.precision}", file=sys.stderr)
-        graphs += write_graphs(source.role, network, {form.precision: folder / source.role}, cut=form.cut)[
-            form.precision
-        ]
+        graphs += write_graphs(source, network, {form.precision: folder / source.role}, cut=form.cut)[form.precision]
     shutil.copy(BUILTIN_BUNDLE / TOKENIZER, folder)
     built_in = Bundle.open(BUILTIN_BUNDLE, verify=False).manifest
     [prompt] = built_in.conditionings
     manifest = msgspec.structs.replace(
         built_in,
         graphs=tuple(graphs),
-        geometry=Geometry(
-            latent_channels=LATENT_CHANNELS,
-            vae_scale_factor_spatial=SPATIAL,
-            vae_scale_factor_temporal=TEMPORAL,
-            patch_size=PATCH,
-            max_patches=1024,
-            vae_decoder_halo=halo,
-        ),
+        geometry=MODEL.geometry(halo),
         conditionings=(msgspec.structs.replace(prompt, max_sequence_length=MAX_SEQUENCE_LENGTH),),
-        draws=(Draw(input="latents", shape=(LATENT_CHANNELS, "F", "h", "w")),),
+        draws=(Draw(input="latents", shape=(MODEL.latent_channels, "F", "h", "w")),),
         preview=None,
         demonstration=None,
     )

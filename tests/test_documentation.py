@@ -88,6 +88,18 @@ NOT_RUN = {
         ),
         "needs LoRAs of others; tests/test_lora.py makes videos with files that it makes",
     ),
+    **dict.fromkeys(
+        (
+            "mutoscope export Wan-AI/Wan2.2-TI2V-5B-Diffusers wan-5b --precision int8 bf16",
+            "mutoscope export FastVideo/FastWan2.2-TI2V-5B-FullAttn-Diffusers fastwan-5b --precision int8 bf16",
+            "mutoscope export Wan-AI/Wan2.1-T2V-14B-Diffusers wan-14b --precision bf16",
+            "mutoscope export Wan-AI/Wan2.2-T2V-A14B-Diffusers wan-a14b --precision bf16",
+            "mutoscope export Wan-AI/Wan2.2-I2V-A14B-Diffusers wan-i2v-a14b --precision bf16",
+            "mutoscope export Wan-AI/Wan2.1-I2V-14B-480P-Diffusers wan-i2v-14b --precision bf16",
+            "mutoscope export Wan-AI/Wan2.1-FLF2V-14B-720P-diffusers wan-flf2v-14b --precision bf16",
+        ),
+        "downloads 20 to 130 GB; tests/export exports small checkpoints of each of these kinds",
+    ),
 }
 PYTHON_NOT_RUN = {"torch.cuda.Stream()": ON_A_GPU}
 

@@ -8,6 +8,7 @@ import pytest
 from mutoscope_export.opening import open_checkpoint
 
 from benchmarks import export_memory
+from benchmarks.real_sizes import Model
 
 SMALL = {"num_attention_heads": 2, "attention_head_dim": 12, "ffn_dim": 40, "num_layers": 2, "freq_dim": 8}
 
@@ -16,7 +17,7 @@ SMALL = {"num_attention_heads": 2, "attention_head_dim": 12, "ffn_dim": 40, "num
 def test_its_transformer_is_whole_in_one_file_or_several_and_no_two_blocks_are_alike(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, max_shard_size: str
 ) -> None:
-    monkeypatch.setattr(export_memory, "TRANSFORMERS", {"small": SMALL})
+    monkeypatch.setattr(export_memory, "SIZES", {"small": Model(SMALL)})
     export_memory.make_checkpoint("small", tmp_path, max_shard_size)
     files = list((tmp_path / "transformer").glob("*.safetensors"))
     assert (len(files) > 1) == (max_shard_size == "100KB")

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from mutoscope.bundle.contract import TILED
 
-from benchmarks.predicted_peaks import DECODER, peaks, read
+from benchmarks.predicted_peaks import DECODER, peaks, read, weights_of_all_blocks
 
 SHAPES = "480x832x81"
 
@@ -72,17 +72,43 @@ def test_a_network_in_parts_holds_all_their_weights_and_the_activations_of_one(f
     assert (row["parts"], row["blocks_compiled"]) == (2, 40)
 
 
-def test_a_few_blocks_in_eight_bits_say_nothing_of_all(files: list[Path]) -> None:
-    denoiser = {"role": "denoiser", "activation_bytes": 1}
-    few = [
+def of_few_blocks(folder: Path, precision: str, weights: dict[int, int], model: str = "5B") -> list[Path]:
+    denoiser = {"role": "denoiser", "activation_bytes": 5000}
+    return [
         engines(
-            files[0].parent / f"{blocks}.json",
-            [denoiser | {"weight_bytes": blocks}],
-            blocks=blocks,
-            model="14B",
-            precision="fp8",
+            folder / f"{precision}-{blocks}.json", [denoiser | {"weight_bytes": size}],
+            blocks=blocks, precision=precision, model=model,
         )
-        for blocks in (3, 4)
-    ]
-    with pytest.raises(ValueError, match=r"denoiser in fp8 was compiled with \[3, 4\] blocks alone"):
+        for blocks, size in weights.items()
+    ]  # fmt: skip
+
+
+def test_blocks_in_eight_bits_between_wide_ones_give_the_weights_of_all(tmp_path: Path) -> None:
+    # 100 beside the blocks, of which a wide one has 20 and a narrow one 11. Of 3, one at each end is wide; of 30, two.
+    wide = of_few_blocks(tmp_path, "bf16", {2: 140, 3: 160})
+    narrow = of_few_blocks(tmp_path, "fp8", {3: 100 + 2 * 20 + 11})
+    found = read([*wide, *narrow])
+    assert weights_of_all_blocks(found, found[-1]) == 100 + 4 * 20 + 26 * 11
+
+
+def test_blocks_in_eight_bits_alone_say_nothing_of_all(files: list[Path], tmp_path: Path) -> None:
+    few = of_few_blocks(tmp_path, "fp8", {3: 3, 4: 4}, "14B")
+    with pytest.raises(ValueError, match=r"denoiser in bf16 was compiled with \[\] blocks alone"):
         list(peaks(read([*files, *few])))
+
+
+def test_the_weights_that_few_blocks_give_are_those_of_all_that_were_compiled() -> None:
+    folder = Path(__file__).parents[2] / "benchmarks/results/engine_memory"
+    names = ["1.3b_2_blocks_bf16_rtx30", "1.3b_bf16_rtx40", "1.3b_3_blocks_fp8_rtx50"]
+    *_, few = found = read([folder / f"{name}.json" for name in names])
+    (whole, *_) = read([folder / "1.3b_fp8_rtx40.json"])
+    assert weights_of_all_blocks(found, few) == pytest.approx(whole.weight_bytes, rel=0.002)
+
+
+def test_a_picture_is_encoded_in_a_stage_of_its_own_by_the_vae_of_its_model(files: list[Path], tmp_path: Path) -> None:
+    denoiser = {"role": "denoiser", "weight_bytes": 4000, "activation_bytes": 5000}
+    of_vae = [{"role": role, "weight_bytes": 30} for role in (*DECODER, "vae_encoder_first")]
+    file = engines(tmp_path / "5b.json", [denoiser, *of_vae], model="5B")
+    (row,) = (row for row in peaks(read([*files, file])) if row["model"] == "5B")
+    assert row["stages"]["vae_encoder"] == 30 + 10
+    assert row["stages"]["vae_decoder"] == 4 * (30 + 10)

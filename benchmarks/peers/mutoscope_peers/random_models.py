@@ -52,14 +52,15 @@ def _make_denoiser(folder: Path, config: Mapping[str, int], sizes: Mapping[str, 
 
     random_checkpoint(folder, **dict[str, Any](config))
     transformer = WanTransformer3DModel.from_pretrained(folder / "transformer").eval()
-    written = write_graphs("denoiser", transformer, {precision: folder / precision for precision in PRECISIONS})
+    source = text_to_video_source("denoiser", PRECISIONS)
+    written = write_graphs(source, transformer, {precision: folder / precision for precision in PRECISIONS})
     feeds = random_feeds(written["fp32"][0].inputs, sizes)
     feeds |= {name: np.asarray(value, np.float32) for name, value in ONLY_VELOCITY.items()}
     np.savez(folder / "feeds.npz", **dict[str, Any](feeds))
 
 
 def write_graphs(
-    role: str,
+    source: Any,
     network: Any,
     folders: Mapping[str, Path],
     calibrated: Sequence[Callable[[Any], bool]] = (),
@@ -69,7 +70,8 @@ def write_graphs(
 ) -> dict[str, list[Graph]]:
     """Writes a network's graph in each precision into a folder of its own, whole or in parts.
 
-    `calibrated` are the passes that a calibration would give; `lora_inputs` chooses the form that LoRAs change.
+    `source` is how its family makes the graph, and `calibrated` are the passes that a calibration would give;
+    `lora_inputs` chooses the form that LoRAs change.
 
     Returns: by precision what a bundle says of the graph, or of its parts.
     """
@@ -77,7 +79,6 @@ def write_graphs(
     from mutoscope_export.families.wan.precision_policy import CALIBRATED
     from mutoscope_export.graphs.weight_files import WeightFolder
 
-    source = _source(role, list(folders))
     traced = trace_source(source, network)
     made = {}
     for form in (form for form in source.forms if form.precision in folders):
@@ -88,8 +89,8 @@ def write_graphs(
     return made
 
 
-def _source(role: str, precisions: Sequence[str]) -> Any:
-    """How the family makes a graph."""
+def text_to_video_source(role: str, precisions: Sequence[str]) -> Any:
+    """How the family makes a graph of a text-to-video checkpoint."""
     from mutoscope_export.families.wan.graph_sources import text_to_video
 
     (source,) = (source for source in text_to_video(precisions) if source.role == role)
@@ -153,7 +154,7 @@ def replace_denoisers(bundle: Path, checkpoint: Path) -> None:
     folder = bundle / "denoiser"
     shutil.rmtree(folder)
     destination, network = WeightFolder(folder), open_checkpoint(checkpoint).load("transformer")
-    source = _source("denoiser", opened.manifest.precisions())
+    source = text_to_video_source("denoiser", opened.manifest.precisions())
     traced = trace_source(source, network)
     graphs = [graph for graph in opened.manifest.graphs if graph.role != "denoiser"]
     for form in source.forms:

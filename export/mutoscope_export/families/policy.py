@@ -46,6 +46,10 @@ class QuantizationPolicy:
     weight: str
     values_weight: str
 
+    def kept(self, blocks: int) -> int:
+        """How many of so many blocks keep their precision at each end."""
+        return max(1, round(blocks * self.kept_at_each_end))
+
     @property
     def step_names(self) -> tuple[str, ...]:
         """In the order in which the steps are taken."""
@@ -62,7 +66,7 @@ class QuantizationPolicy:
         taken = self.steps[: self.step_names.index(up_to) + 1]
         parted = [(name, int(match[1]), match[2]) for name in names if (match := re.fullmatch(self.block, name))]
         count = 1 + max((number for _, number, _ in parted), default=-1)
-        kept = max(1, round(count * self.kept_at_each_end))
+        kept = self.kept(count)
         inner = [(name, rest) for name, number, rest in parted if kept <= number < count - kept]
         linears, attentions = (
             tuple(name for name, rest in inner if any(one and re.fullmatch(one, rest) for one in patterns))

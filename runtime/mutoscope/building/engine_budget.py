@@ -13,12 +13,13 @@ Knows the roles of graphs and their sizes. Knows nothing of libraries and logs.
     image_encoder     it has a few hundred tokens of a thousand channels
 
 and 256 MB are never refused. A hidden state is B x tokens x width, where the width is that of the attention, heads
-times head size, as the compiler's parser sees it. Denoisers of Wan 2.1, 1.3B and 14B, take 8.7 to 9.9 in the
-precisions that were measured, and 73 as Diffusers writes their rotary embedding. Scores written to memory would be
-tokens^2 x heads, 256 more, and at 720x1280x81 590 more. Feature maps are those of the decoder's caches, in tiles those
-of one tile, and of no more frames than a cache holds, because the widest layers run on so many at a time: the decoders
-of Wan 2.1 take 10.0 to 11.1, 13 with all frames of a chunk at once, and 23 in stock form. The features' attention has a
-head too wide for any fused kernel.
+times head size, as the compiler's parser sees it. In the precisions that were measured, denoisers of Wan 2.1, 1.3B and
+14B, take 8.7 to 9.9, those of Wan 2.2 5B, which have a timestep for each frame, 9.4 to 9.7, and as Diffusers writes
+their rotary embedding they take 73. Scores written to memory would be tokens^2 x heads, 256 more, and at 720x1280x81
+590 more. Feature maps are those of the decoder's caches, in tiles those of one tile, and of no more frames than a cache
+holds, because the widest layers run on so many at a time: the decoders of Wan 2.1 take 10.0 to 11.1, and those of Wan
+2.2 up to 11.3; 13 with all frames of a chunk at once, and 23 in stock form. The features' attention has a head too wide
+for any fused kernel.
 """
 
 from __future__ import annotations
