@@ -52,6 +52,14 @@ NOT_RUN = {
     "mutoscope generate 'a cat walks on' --extend cat.mp4 --num-frames 49 --bundle BUNDLE": (
         "needs a video; tests/runtime/commands/test_generate.py and tests/runtime/conditions/test_extend.py have some"
     ),
+    **dict.fromkeys(
+        (
+            "mutoscope generate 'a cat sits on the bench' --video park.mp4 --mask bench.png --bundle BUNDLE",
+            "mutoscope generate 'a wide street at night' --video padded.mp4 --mask around.png --bundle BUNDLE",
+            "mutoscope generate 'the woman walks along the beach' --reference-images woman.png hat.png --bundle BUNDLE",
+        ),
+        "needs a video and pictures; tests/test_vace_same_as_diffusers.py gives the command some",
+    ),
     "mutoscope gpu-check": ON_A_GPU,
     "mutoscope gpu-check wan-1.3b --height 480 --width 832 --num-frames 81": ON_A_GPU,
     "mutoscope bench": COVERED,

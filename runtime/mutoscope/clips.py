@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .errors import RequestError
-from .pictures import Pixels, kind_of, opened, refuse_large, shown_path
+from .pictures import Picture, Pixels, kind_of, opened, read_picture, refuse_large, shown_path
 from .video_files import Head, VideoError, every_frame, head_of
 
 READABLE = "MP4, MOV, MKV, WebM or AVI"
@@ -84,6 +84,29 @@ def read_clip(source: ClipSource, *, name: str = "video") -> Clip:
         )
     with _file(given, name) as file, _in_words(name, given):
         return Clip(head_of(file, _check(name, given)), name, given)
+
+
+def read_clip_or_picture(source: ClipSource | Picture, *, name: str) -> Clip | Picture:
+    """Opens a clip, or reads a picture that stands for each frame of one.
+
+    Args:
+        source: as `read_clip` has it, or `read_picture`.
+        name: the parameter that it is the value of, for errors.
+
+    Raises:
+        RequestError: it is neither a video nor a picture that can be read.
+    """
+    if isinstance(source, Picture) or (isinstance(source, np.ndarray) and source.ndim == 3):
+        return read_picture(source, name=name)
+    try:
+        return read_clip(source, name=name)
+    except RequestError as of_clip:
+        if isinstance(source, (Clip, np.ndarray)):
+            raise
+        try:
+            return read_picture(bytes(source) if isinstance(source, bytearray) else source, name=name)
+        except RequestError:
+            raise of_clip from None
 
 
 class Identity:

@@ -142,8 +142,10 @@ def _decoded(field: Field[Any], hint: Any, value: Any) -> Any:
     form: Form | None = field.metadata.get("form")
     exact = form if Fraction in _kinds(hint) or form in OF_FILES else None
     try:
-        if exact is not None and isinstance(value, str):
-            return exact.read(value)
+        texts = value if isinstance(value, list) and exact is not None and exact.several else [value]
+        if exact is not None and all(isinstance(text, str) for text in texts):
+            read = tuple(map(exact.read, texts))
+            return read if exact.several else read[0]
         if form is LORA:
             return tuple(Lora(each.path, each.strength) for each in msgspec.convert(value, list[_PlainLora]))
         found = msgspec.convert(value, reduce(or_, kinds))
@@ -158,6 +160,12 @@ def _encoded(field: Field[Any], value: Any) -> Any:
     form: Form | None = field.metadata.get("form")
     if form not in OF_FILES:
         return to_plain(value)
+    if form.several:
+        return [_path(field, form, each) for each in value]
+    return _path(field, form, value)
+
+
+def _path(field: Field[Any], form: Form, value: Any) -> str:
     try:
         return form.write(value)
     except TypeError:

@@ -12,7 +12,7 @@ import os
 import stat
 import threading
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, BinaryIO
 
@@ -95,11 +95,67 @@ def read_picture(source: PictureSource, *, name: str = "image") -> Picture:
     )
 
 
+def read_pictures(sources: Sequence[PictureSource], *, name: str) -> tuple[Picture, ...]:
+    """Several, as `read_picture` reads each.
+
+    Raises:
+        RequestError: they are no list or tuple, or one of them cannot be read.
+    """
+    if not isinstance(sources, (list, tuple)):
+        raise RequestError(f"{name} must be a tuple of pictures, such as {name}=('cat.png',); got {kind_of(sources)}")
+    return tuple(read_picture(source, name=name) for source in sources)
+
+
 def fitted(picture: Pixels, height: int, width: int) -> Pixels:
     """Resized to uint8 `[height, width, 3]` as the `VideoProcessor` of Diffusers does, whatever the aspect."""
     from PIL import Image
 
     return np.array(Image.fromarray(picture).resize((width, height), Image.Resampling.LANCZOS))
+
+
+def letterboxed(
+    picture: Pixels, height: int, width: int, multiple: int, *, name: str = "reference_images"
+) -> NDArray[np.float32]:
+    """A picture in the middle of a white frame, with its own aspect, as `WanVACEPipeline` shows a reference.
+
+    Args:
+        picture: uint8 `[H, W, 3]`.
+        height: of the frame, in pixels.
+        width: of the frame, in pixels.
+        multiple: of the sides that the picture is resized to first, the spatial scale of the VAE.
+        name: the parameter that it is the value of, for errors.
+
+    Returns:
+        Levels 0..255, f32 `[height, width, 3]`: the second resizing does not round.
+
+    Raises:
+        RequestError: the picture is too small, or too narrow to be seen in such a frame.
+    """
+    rows, columns = (side - side % multiple for side in picture.shape[:2])
+    scale = min(height / rows, width / columns) if rows and columns else 0
+    new_rows, new_columns = int(rows * scale), int(columns * scale)
+    if not new_rows or not new_columns:
+        raise RequestError(
+            f"{name} has a picture of {picture.shape[1]}x{picture.shape[0]} pixels; each side must have at least "
+            f"{multiple}, and in a video of {width}x{height} at least one is to be left of it"
+        )
+    levels = fitted(picture, rows, columns).astype(np.float32)
+    frame = np.full((height, width, 3), 255, np.float32)
+    top, left = (height - new_rows) // 2, (width - new_columns) // 2
+    frame[top : top + new_rows, left : left + new_columns] = _bilinear(_bilinear(levels, new_rows, 0), new_columns, 1)
+    return frame
+
+
+def _bilinear(levels: NDArray[np.float32], count: int, axis: int) -> NDArray[np.float32]:
+    """One axis resized as PyTorch's `interpolate` does, which reads two values for each new one, however far apart."""
+    size = levels.shape[axis]
+    places = (np.arange(count, dtype=np.float32) + np.float32(0.5)) * np.float32(size / count) - np.float32(0.5)
+    places = np.maximum(places, 0)
+    before = places.astype(np.int64)
+    share = np.expand_dims(places - before.astype(np.float32), tuple(range(1, levels.ndim - axis)))
+    one, other = levels.take(before, axis), levels.take(np.minimum(before + 1, size - 1), axis)
+    mixed: NDArray[np.float32] = one * (1 - share) + other * share
+    return mixed
 
 
 def for_clip(picture: Pixels, *, name: str = "image") -> NDArray[np.float32]:

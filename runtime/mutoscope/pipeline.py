@@ -312,7 +312,9 @@ class FrameStream:
             started = self._begin(DECODE)
             yield from _frames_before(job)
             joint = job.before is not None  # the first frame that is made is the last of the clip
-            for frames in decode(graphs, job.plan, latents):
+            # Latents of reference pictures come first, and are not shown.
+            shown = graphs.bundle.manifest.frames.latent_frames(job.plan.geometry.num_frames)
+            for frames in decode(graphs, job.plan, latents[:, -shown:]):
                 chunk: Any = frames.numpy() if self._copied else frames
                 self.times.add(DECODE, started)
                 if not joint or len(chunk) > 1:

@@ -23,16 +23,32 @@ from .output.metadata import LEVELS as LEVELS_OF_METADATA
 from .output.metadata import MINIMAL
 from .output.signing import AUTO as SIGN_AUTO
 from .output.signing import WAYS
-from .pictures import PictureSource
+from .pictures import Picture, PictureSource
 from .provenance.keys import Signer
 from .solvers.solvers import SCHEDULERS
 from .values.loras import LORA, Lora
-from .values.parameters import BYTES, CLIP, HASHES, HEIGHT_WIDTH, LEVELS, ON_OFF, PICTURE, RATE, about, names, parameter
+from .values.parameters import (
+    BYTES,
+    CLIP,
+    HASHES,
+    HEIGHT_WIDTH,
+    LEVELS,
+    MASK,
+    ON_OFF,
+    PICTURE,
+    RATE,
+    SCALES,
+    SEVERAL_PICTURES,
+    about,
+    names,
+    parameter,
+)
 
 PICTURES = ("image", "last_image")  # the fields that are pictures
 CLIPS = ("video", "extend")  # the fields that are clips
-FILES = (*PICTURES, *CLIPS)  # those that name a file
-OF_CLIPS = (*CLIPS, "strength")  # those that say what becomes of a clip
+FILES = (*PICTURES, *CLIPS, "mask", "reference_images")  # those that name a file, the last one several
+# Those that say what becomes of a clip, and what is made with it.
+OF_CLIPS = (*CLIPS, "strength", "mask", "reference_images", "conditioning_scale")
 LORAS = ("loras", "loras_2")  # the fields that are LoRAs, in the order of the denoisers that they change
 BACKEND_NAMES = names(JOINED_BY, ("onnxruntime", "openvino"))
 
@@ -51,7 +67,7 @@ class VideoRequest:
     last_image: PictureSource | None = parameter("picture that the video ends with", unit="FILE", form=PICTURE)
     video: ClipSource | None = parameter(
         "video to change: the new one begins from it in place of noise, follows the prompt, and has its frames' number "
-        "and rate where these are not given",
+        "and rate where these are not given; or, in a model that takes a mask, the clip that controls the new one",
         unit="FILE",
         form=CLIP,
     )
@@ -64,6 +80,21 @@ class VideoRequest:
         "video to go on from: the new one has all of its frames, and after them those that a model makes of the last",
         unit="FILE",
         form=CLIP,
+    )
+    mask: ClipSource | Picture | None = parameter(
+        "which parts of the given video are made anew: white ones, while black ones are kept (default: all, as the "
+        "video says); a video of the same size and length, or a picture for all frames",
+        unit="FILE",
+        form=MASK,
+    )
+    reference_images: Sequence[PictureSource] | None = parameter(
+        "pictures of what is to be seen in the video, such as a face or a thing", unit="FILE", form=SEVERAL_PICTURES
+    )
+    conditioning_scale: float | Sequence[float] | None = parameter(
+        "how closely to follow video, mask and references: for all layers, or for each of those that follow them "
+        "(default: 1)",
+        unit="SCALE,...",
+        form=SCALES,
     )
     height: int | None = parameter("height of the video", unit="PIXELS")
     width: int | None = parameter("width of the video", unit="PIXELS")
@@ -143,16 +174,26 @@ class VideoRequest:
         return encode(self)
 
 
-class RequestFields(TypedDict, total=False):
+class FileFields(TypedDict, total=False):
+    """The fields of `VideoRequest` that are files, as keywords."""
+
+    image: PictureSource | None
+    last_image: PictureSource | None
+    video: ClipSource | None
+    extend: ClipSource | None
+    mask: ClipSource | Picture | None
+    reference_images: Sequence[PictureSource] | None
+    loras: Sequence[Lora]
+    loras_2: Sequence[Lora]
+
+
+class RequestFields(FileFields, total=False):
     """The fields of `VideoRequest`, as keywords."""
 
     prompt: str
     negative_prompt: str | None
-    image: PictureSource | None
-    last_image: PictureSource | None
-    video: ClipSource | None
     strength: float | None
-    extend: ClipSource | None
+    conditioning_scale: float | Sequence[float] | None
     height: int | None
     width: int | None
     num_frames: int | None
@@ -166,8 +207,6 @@ class RequestFields(TypedDict, total=False):
     sigmas: Sequence[float] | None
     cache_interval: int
     max_sequence_length: int | None
-    loras: Sequence[Lora]
-    loras_2: Sequence[Lora]
 
 
 def make_request(request: VideoRequest | str | None, given: RequestFields) -> VideoRequest:

@@ -82,6 +82,20 @@ def test_precisions_of_an_export_are_added_up() -> None:
     assert given(parser.parse(["c", "b"]), ExportOptions) == {}  # the same parser, another command line
 
 
+def test_several_pictures_follow_one_flag_and_scales_are_joined_by_commas() -> None:
+    parser = parser_of("generate")
+    asked = ["a prompt", "--reference-images", "cat.png", "a,b.png", "--conditioning-scale", "1,0.5", "--mask", "m.png"]
+    assert given(parser.parse(asked), VideoRequest) == {
+        "prompt": "a prompt", "reference_images": ("cat.png", "a,b.png"), "conditioning_scale": (1.0, 0.5),
+        "mask": "m.png",
+    }  # fmt: skip
+    assert given(parser.parse(["a", "--conditioning-scale", "0.5"]), VideoRequest)["conditioning_scale"] == 0.5
+    with pytest.raises(RequestError, match="must be a number, or numbers with commas between them"):
+        parser.parse(["a", "--conditioning-scale", "much"])
+    with pytest.raises(RequestError, match="must be one or more paths of picture files"):
+        parser.parse(["a", "--reference-images", ""])
+
+
 def test_the_short_name_of_a_flag_counts_as_the_flag() -> None:
     with pytest.raises(RequestError, match=r"--output is given twice, as a\.mp4 and as b\.mp4; give it once"):
         parser_of("generate").parse(["a prompt", "-o", "a.mp4", "--output", "b.mp4"])

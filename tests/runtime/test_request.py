@@ -67,6 +67,28 @@ def test_a_picture_is_written_as_its_path_and_as_nothing_else() -> None:
             VideoRequest(prompt="a cat", last_image=picture).to_dict()
 
 
+def test_several_pictures_are_a_list_of_paths_and_a_scale_is_one_number_or_several() -> None:
+    request = VideoRequest(
+        prompt="a cat", video="clip.mp4", mask="mask.png", reference_images=(Path("cat.png"), "hat.png"),
+        conditioning_scale=(1.0, 0.5),
+    )  # fmt: skip
+    written = json.loads(json.dumps(request.to_dict()))
+    assert written == {
+        "prompt": "a cat", "video": "clip.mp4", "mask": "mask.png", "reference_images": ["cat.png", "hat.png"],
+        "conditioning_scale": [1.0, 0.5],
+    }  # fmt: skip
+    assert VideoRequest.from_dict(written) == replace(request, reference_images=("cat.png", "hat.png"))
+    assert VideoRequest.from_dict({"prompt": "a", "conditioning_scale": 0.5}).conditioning_scale == 0.5
+    with pytest.raises(RequestError, match="reference_images can be written as JSON only if it is a path; got bytes"):
+        replace(request, reference_images=("cat.png", b"GIF89a")).to_dict()
+
+
+@pytest.mark.parametrize("wrong", [7, [7], ["cat.png", 7], [""], {"cat": "cat.png"}])
+def test_what_is_no_list_of_paths_is_refused(wrong: Any) -> None:
+    with pytest.raises(RequestError, match="reference_images must be one or more paths of picture files"):
+        VideoRequest.from_dict({"prompt": "a cat", "reference_images": wrong})
+
+
 def test_a_clip_is_written_as_its_path_and_as_nothing_else() -> None:
     request = VideoRequest(prompt="a cat", video=Path("shots") / "clip.mp4", strength=0.5, extend="before.mp4")
     written = json.loads(json.dumps(request.to_dict()))

@@ -8,7 +8,9 @@ from typing import cast
 from .family import Family
 
 # Class of the pipeline, as model_index.json names it, to the module of its family.
-FAMILIES = dict.fromkeys(("WanPipeline", "WanImageToVideoPipeline", "WanDMDPipeline"), "mutoscope_export.families.wan")
+FAMILIES = dict.fromkeys(
+    ("WanPipeline", "WanImageToVideoPipeline", "WanVACEPipeline", "WanDMDPipeline"), "mutoscope_export.families.wan"
+)
 
 
 def load_family(pipeline_class: str) -> Family:

@@ -61,7 +61,7 @@ def _constant(value: ir.Value | None) -> int | None:
 
 def _replace(graph: ir.Graph, convolution: ir.Node, frames: ir.Value) -> None:
     """`[T+n, C, H, W]` is seen as `[1, C, T+n, H, W]` and back, which moves nothing when channels lie innermost."""
-    weight, bias, output = input_of(convolution, 1), convolution.inputs[2], convolution.outputs[0]
+    weight, output = input_of(convolution, 1), convolution.outputs[0]
     tensor, taps = weight_of(weight), count_of_windows(convolution)
     wide, channels, *size = size_of(tensor)
     shape = (wide, channels // taps, taps, *size)
@@ -74,5 +74,6 @@ def _replace(graph: ir.Graph, convolution: ir.Node, frames: ir.Value) -> None:
     write = Tape(graph, convolution, f"{output.name}.over_time")
     first = write.numbers(0)
     video = write("Unsqueeze", write("Transpose", frames, perm=[1, 0, 2, 3]), first)
-    video = write("Conv", video, kernel, bias, pads=[0, top, left, 0, bottom, right])
+    bias = [value for value in convolution.inputs[2:] if value is not None]  # the exporter leaves out one of zeros
+    video = write("Conv", video, kernel, *bias, pads=[0, top, left, 0, bottom, right])
     write.replace(write("Transpose", write("Squeeze", video, first), perm=[1, 0, 2, 3]))

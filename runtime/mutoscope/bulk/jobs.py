@@ -66,14 +66,17 @@ class Job:
     def seeded(self) -> VideoRequest:
         """The request with a seed, which follows from the line where it has none, and with the paths of its files."""
         seed = seed_of(self.request, self.id) if self.request.seed is None else self.request.seed
-        files: dict[str, Any] = {
-            name: str(self.folder / path) for name in FILES if (path := getattr(self.request, name)) is not None
-        }
+        given = {name: path for name in FILES if (path := getattr(self.request, name)) is not None}
+        files: dict[str, Any] = {name: self._located(path) for name, path in given.items()}
         for name in LORAS:
             files[name] = tuple(
                 replace(lora, path=str(self.folder / lora.path)) for lora in getattr(self.request, name)
             )
         return replace(self.request, seed=seed, **files)
+
+    def _located(self, path: Any) -> Any:
+        """Where a file is, or each of several."""
+        return tuple(map(self._located, path)) if isinstance(path, tuple) else str(self.folder / path)
 
 
 @dataclass(frozen=True)

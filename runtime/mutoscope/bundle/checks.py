@@ -17,6 +17,7 @@ from ..solvers.options import ScheduleError
 from ..solvers.solvers import build_schedule
 from ..values.frame_rates import parse_frame_rate
 from .conditionings import (
+    ControlConditioning,
     ImageConditioning,
     ImageEmbedsConditioning,
     NumberConditioning,
@@ -117,7 +118,7 @@ def _wrong_conditionings(manifest: Manifest) -> Iterator[str]:
         if number.name not in NUMBERS:
             yield f"the conditioning {number.name} is not a number with a default; use one of {_listed(NUMBERS)}"
     yield from _twice("more than one conditioning has the encoder", [text.role for text in manifest.texts])
-    valued = [video.name for video in manifest.videos]
+    valued = [video.name for video in manifest.videos] + [control.name for control in manifest.controls]
     valued += [image.name for image in manifest.images] + [number.name for number in manifest.numbers]
     yield from _twice("more than one conditioning has the name", valued)
     yield from _twice(
@@ -126,7 +127,8 @@ def _wrong_conditionings(manifest: Manifest) -> Iterator[str]:
 
 
 def _wrong_encoders(manifest: Manifest) -> Iterator[str]:
-    clips: Iterable[ImageConditioning | VideoConditioning] = (*manifest.images, *manifest.videos)
+    clips: Iterable[ImageConditioning | VideoConditioning | ControlConditioning]
+    clips = (*manifest.images, *manifest.videos, *manifest.controls)
     for each in clips:
         for encoder, calls, caches in ((each.role, "first call", "gives"), (each.following, "other calls", "passes")):
             known = [name for name, role in ROLES.items() if "frames" in role.takes and role.caches == caches]
@@ -159,6 +161,7 @@ def _wrong_feeds(manifest: Manifest) -> Iterator[str]:
     inputs += [name for text in manifest.texts for name in text.feeds.values()]
     inputs += [name for image in manifest.images for name in (*image.feeds.values(), image.given)]
     inputs += [name for embeds in manifest.image_embeds for name in embeds.feeds.values()]
+    inputs += [name for control in manifest.controls for name in (*control.feeds.values(), control.scale_input)]
     inputs += [draw.input for draw in manifest.draws]
     yield from _twice("more than one conditioning or draw feeds the denoiser's input", inputs)
     if taken := (set(LOOP_INPUTS) - {"latents"}) & set(inputs):

@@ -137,4 +137,42 @@ class VideoConditioning(Record, frozen=True, tag_field="kind", tag="video"):
         return (self.role, self.following)
 
 
-Conditioning = TextConditioning | NumberConditioning | ImageConditioning | ImageEmbedsConditioning | VideoConditioning
+class ControlConditioning(Record, frozen=True, tag_field="kind", tag="control"):
+    """A clip that controls the video, a mask of what is to be made, and pictures of what is to be seen in it.
+
+    `name`, `mask`, `references` and `scale` are the fields of the request, none of which is needed. Two inputs of the
+    denoiser are made of them. The one that `feeds` names for the output of the encoder is f32 `[2 C + s * s, F, h, w]`,
+    with s the spatial scale of the VAE: the latents of what is kept and of what is made anew, and the mask.
+    `scale_input` is f32 `[layers]`: how much the control counts in each layer that it reaches. The latent frames of the
+    references come first, and F counts them, too; the decoder does not get them.
+    """
+
+    name: str
+    mask: str
+    references: str
+    scale: str
+    role: str  # the graph that encodes the first frame, and each of the references
+    following: str  # the graph that encodes the frames of every other call
+    feeds: dict[str, str]
+    scale_input: str
+    layers: Positive
+
+    @property
+    def fields(self) -> tuple[str, ...]:
+        """As `TextConditioning` has it."""
+        return (self.name, self.mask, self.references, self.scale)
+
+    @property
+    def roles(self) -> tuple[str, ...]:
+        """As `TextConditioning` has it, the one for the first call first."""
+        return (self.role, self.following)
+
+
+Conditioning = (
+    TextConditioning
+    | NumberConditioning
+    | ImageConditioning
+    | ImageEmbedsConditioning
+    | VideoConditioning
+    | ControlConditioning
+)

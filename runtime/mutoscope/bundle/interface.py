@@ -65,6 +65,16 @@ def fed_by_pictures(manifest: Manifest) -> Tensors:
     return {name: GraphTensor(name=name, dtype="float32", shape=shape) for name, shape in named.items()}
 
 
+def fed_by_control(manifest: Manifest) -> Tensors:
+    """The inputs of a denoiser that a clip with its mask and references feeds: control, and a scale for each layer."""
+    channels, scale = manifest.geometry.latent_channels, manifest.geometry.vae_scale_factor_spatial
+    named: dict[str, Shape] = {}
+    for control in manifest.controls:
+        named |= dict.fromkeys(control.feeds.values(), (2 * channels + scale * scale, "F", "h", "w"))
+        named[control.scale_input] = (control.layers,)
+    return {name: GraphTensor(name=name, dtype="float32", shape=shape) for name, shape in named.items()}
+
+
 def fed_by_image_embeds(manifest: Manifest) -> Tensors:
     """The inputs of a denoiser that are tokens of pictures, as many as the encoder gives."""
     names = [name for each in manifest.image_embeds for name in each.feeds.values()]
@@ -103,7 +113,7 @@ def complaints_of(manifest: Manifest, parts: Sequence[Graph], form: LoraForm | N
     if role.stage == DENOISE:
         embeds = [name for text in manifest.texts for name in text.feeds.values()]
         embedded = {name: _embeds(name) for name in embeds}
-        of_pictures = {**fed_by_pictures(manifest), **fed_by_image_embeds(manifest)}
+        of_pictures = {**fed_by_pictures(manifest), **fed_by_image_embeds(manifest), **fed_by_control(manifest)}
         takes = {**embedded, **of_pictures, **fed_by_number_or_seed(manifest), **takes}
     gives |= {name: _embeds(name) for text in manifest.texts if text.role == graph.role for name in text.feeds}
     if form is not None:

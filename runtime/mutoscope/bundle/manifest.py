@@ -18,6 +18,7 @@ from ..solvers.solvers import MAX_STATE_ROWS
 from ..values.frame_rates import MAX_FPS, parse_frame_rate
 from .conditionings import (
     Conditioning,
+    ControlConditioning,
     ImageConditioning,
     ImageEmbedsConditioning,
     NumberConditioning,
@@ -287,6 +288,11 @@ class Manifest(Record, frozen=True):
     def videos(self) -> tuple[VideoConditioning, ...]:
         """The conditionings that are clips to begin from."""
         return tuple(each for each in self.conditionings if isinstance(each, VideoConditioning))
+
+    @property
+    def controls(self) -> tuple[ControlConditioning, ...]:
+        """The conditionings that are a clip with a mask and references."""
+        return tuple(each for each in self.conditionings if isinstance(each, ControlConditioning))
 
     @property
     def followed(self) -> tuple[str, ...]:

@@ -121,7 +121,7 @@ def add_fields(parser: Parser, kind: type[Any], *, skip: Sequence[str] = ()) -> 
                 _flag(field),
                 dest=field.name,
                 nargs="+" if several else None,
-                type=_converter(field, str if several else hints[field.name]),
+                type=_converter(field, str if several and form is None else hints[field.name]),
                 metavar=_metavar(field),
                 default=argparse.SUPPRESS,
                 help=(field.metadata["help"] + default).replace("%", "%%"),

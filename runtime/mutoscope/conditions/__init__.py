@@ -20,6 +20,7 @@ CONDITIONS = {  # by the record of the manifest
     "TextConditioning": "mutoscope.conditions.text:TextCondition",
     "NumberConditioning": "mutoscope.conditions.number:NumberCondition",
     "ImageConditioning": "mutoscope.conditions.image:ImageCondition",
+    "ControlConditioning": "mutoscope.conditions.control:ControlCondition",
     "ImageEmbedsConditioning": "mutoscope.conditions.image_embeds:ImageEmbedsCondition",
     "VideoConditioning": "mutoscope.conditions.video:VideoCondition",
 }

@@ -18,9 +18,16 @@ from ..bundle.manifest import Defaults
 
 CLEAN = "clean_latents"
 
+GREY = 127.5
+"""The middle of the levels 0..255, which an encoder is given where nothing is."""
+
 UseGraphs = Callable[[Sequence[str], Iterable[Feeds]], Sequence[Mapping[str, Host]]]
 """Runs a graph once for each of the feeds, and gives what each call gave. Of two roles, the first is for the first
 call, and caches pass from call to call."""
+
+
+Fact = str | int | float | tuple[float, ...]
+"""What a plan says of one thing that a video follows."""
 
 
 @dataclass(frozen=True)
@@ -29,6 +36,7 @@ class VideoSize:
 
     height: int  # H
     width: int  # W
+    num_frames: int  # T
     symbols: Mapping[str, int]  # F, h, w
 
 
@@ -46,7 +54,7 @@ class Settled:
 
     feeds: Mapping[str, NDArray[Any]]
     symbols: Mapping[str, int] = field(default_factory=dict)
-    facts: Mapping[str, str | int | float] = field(default_factory=dict)
+    facts: Mapping[str, Fact] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
     roles: tuple[str, ...] = ()
 

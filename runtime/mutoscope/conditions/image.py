@@ -21,10 +21,9 @@ from ..bundle.manifest import Defaults
 from ..errors import EXPORT_AGAIN, BundleError, RequestError
 from ..pictures import fitted, read_picture
 from ..request import PICTURES
-from .base import Condition, Settled, UseGraphs, VideoSize
+from .base import GREY, Condition, Settled, UseGraphs, VideoSize
 
 _FRAMES = "frames"  # the input of the encoder
-_GREY = 127.5  # the middle of the levels 0..255, which a frame has that no picture is
 
 
 class ImageCondition(Condition):
@@ -105,7 +104,7 @@ class ImageCondition(Condition):
         last = None if about.last is None else feeds.get(about.last)
         calls = 1 + (feeds[about.given].shape[1] - self._frames.latents_per_call[0]) // latents
         for call in range(calls):
-            frames = np.full((following if call else first, *picture.shape), _GREY, np.float32)
+            frames = np.full((following if call else first, *picture.shape), GREY, np.float32)
             if call == 0:
                 frames[0] = picture
             if call == calls - 1 and last is not None:

@@ -17,7 +17,7 @@ from ..bundle.conditionings import TextConditioning
 from ..bundle.manifest import Defaults
 from ..errors import BundleError, RequestError
 from ..values import checks
-from .base import Condition, Settled, UseGraphs, VideoSize
+from .base import Condition, Fact, Settled, UseGraphs, VideoSize
 from .cleaning import CLEANINGS
 
 
@@ -111,7 +111,7 @@ class TextCondition(Condition):
         length = min(longest, about.max_sequence_length)
         texts = {about.name: text}
         notes: tuple[str, ...] = ()
-        facts: dict[str, str | int | float] = {about.name: text if self._tells_cleaned else said}
+        facts: dict[str, Fact] = {about.name: text if self._tells_cleaned else said}
         if about.negative is not None:
             asked = getattr(request, about.negative)
             given = getattr(defaults, about.negative) if asked is None else asked

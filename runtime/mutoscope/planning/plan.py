@@ -14,18 +14,18 @@ from functools import cache
 from itertools import islice, zip_longest
 from operator import attrgetter
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, get_type_hints
+from typing import TYPE_CHECKING, Any, Unpack, get_type_hints
 
 from mutoscope_engines.system.file_hash import file_sha256
 
 from ..bundle.contract import DECODE, ROLES, open_with, stage_of
-from ..clips import ClipSource, identity_of, read_clip
+from ..clips import identity_of, read_clip_or_picture
 from ..codec import from_plain, to_plain
-from ..conditions.base import Condition, Settled
+from ..conditions.base import Condition, Fact, Settled
 from ..errors import RequestError
 from ..output.frames import VideoHeader
-from ..pictures import PictureSource, read_picture
-from ..request import CLIPS, VideoRequest
+from ..pictures import Picture, read_picture, read_pictures
+from ..request import CLIPS, FILES, LORAS, PICTURES, FileFields, VideoRequest
 from ..solvers.solvers import Schedule
 from ..values.byte_sizes import format_bytes
 from ..values.guidance import later_weights
@@ -41,7 +41,7 @@ from .memory_plan import MemoryOption, MemoryPlan
 class ConditionsPlan:
     """What the video follows."""
 
-    facts: dict[str, str | int | float]  # by name: what was asked for, cleaned, and what is known of it
+    facts: dict[str, Fact]  # by name: what was asked for, cleaned, and what is known of it
     lengths: dict[str, int]  # sizes of symbols in the shapes of graphs, such as L, the tokens of a prompt
     encoders: tuple[str, ...]  # the graphs that encode it
 
@@ -196,38 +196,29 @@ class Plan:
             recipe=json.dumps({"mutoscope": __version__, **facts}),
         )
 
-    def to_request(
-        self,
-        *,
-        image: PictureSource | None = None,
-        last_image: PictureSource | None = None,
-        video: ClipSource | None = None,
-        extend: ClipSource | None = None,
-        loras: Sequence[Lora] = (),
-        loras_2: Sequence[Lora] = (),
-    ) -> VideoRequest:
+    def to_request(self, **given: Unpack[FileFields]) -> VideoRequest:
         """The request that says all of it, `seed` included: with the same bundle it makes the same video again.
 
         Args:
-            image: the picture that the video follows, of which a plan has only size and hash.
-            last_image: the same.
-            video: the same of the clip that it is made from.
-            extend: the same of the clip that it goes on from.
-            loras: those that change the first denoiser, of which a plan has only name, hash and strength.
-            loras_2: those that change the second.
+            given: the files that the video follows. Of pictures and clips a plan has only size and hash, and of LoRAs
+                name, hash and strength.
 
         Raises:
-            RequestError: a picture, a clip or a LoRA is missing, or is another than the plan has.
+            RequestError: a file is missing, or is another than the plan has.
         """
-        self._refuse_other_loras({"loras": loras, "loras_2": loras_2})
-        files = {"image": image, "last_image": last_image, "video": video, "extend": extend}
+        if unknown := set(given) - {*FILES, *LORAS}:
+            raise TypeError(f"to_request takes {', '.join((*FILES, *LORAS))}; got {', '.join(sorted(unknown))}")
+        by_name: Mapping[str, Any] = given
+        loras = {name: tuple(by_name.get(name, ())) for name in LORAS}
+        self._refuse_other_loras(loras)
+        files = {name: by_name.get(name) for name in FILES}
         for name, source in files.items():
             self._refuse_another(name, source)
         asked = {field.name for field in fields(VideoRequest)}
         values = {name: attrgetter(home)(self) for name, home in _homes().items() if name in asked}
         for scale in list(self.guidance.scales.values())[1:]:
             values["guidance_scale_2"] = scale
-        values |= {"loras": tuple(loras), "loras_2": tuple(loras_2)}
+        values |= loras
         followed: dict[str, Any] = {name: value for name, value in self.conditions.facts.items() if name in asked}
         return VideoRequest(**{"prompt": self.conditions.prompt} | followed | values | files)
 
@@ -239,10 +230,13 @@ class Plan:
             raise RequestError(f"{name} is another {kind} than the plan has, which is {planned or 'none'}; got {found}")
 
     def _identity_of(self, name: str, source: Any) -> str:
-        if name in CLIPS:
-            used = self.geometry.num_frames if name == "video" else None
-            return identity_of(islice(read_clip(source, name=name).frames(), used))
-        return read_picture(source, name=name).identity
+        if name == "reference_images":
+            return ", ".join(each.identity for each in read_pictures(source, name=name))
+        read = read_picture(source, name=name) if name in PICTURES else read_clip_or_picture(source, name=name)
+        if isinstance(read, Picture):
+            return read.identity
+        used = None if name == "extend" else self.geometry.num_frames
+        return identity_of(islice(read.frames(), used))
 
     def _refuse_other_loras(self, given: Mapping[str, Sequence[Lora]]) -> None:
         for (name, loras), role in zip_longest(given.items(), self.guidance.scales):

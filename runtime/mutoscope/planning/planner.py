@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 import secrets
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -16,10 +16,10 @@ import numpy as np
 
 from ..bundle.bundle import Bundle
 from ..bundle.manifest import MAX_STEPS, Manifest
-from ..clips import Clip
+from ..clips import Clip, read_clip_or_picture
 from ..conditions.base import Condition, Settled, VideoSize
 from ..errors import RequestError
-from ..pictures import Picture, read_picture, sized_for
+from ..pictures import Picture, read_picture, read_pictures, sized_for
 from ..request import FILES, PICTURES, VideoRequest
 from ..solvers.noise import SEED_MAX, SEED_MIN
 from ..solvers.options import MAX_SHIFT, MIN_SHIFT, ScheduleError, flow_shift_of, shifted
@@ -35,9 +35,16 @@ from .going_on import Before, going_on, notes_on, read_before
 from .loras import settle_loras
 from .plan import ConditionsPlan, GeometryPlan, GuidancePlan, Job, PlacementPlan, Plan, SchedulePlan
 
-INSTEAD = {  # where the model takes no such picture
+_VACE = "export a model that takes one, such as Wan 2.1 VACE"
+INSTEAD = {  # where the model takes none
     "image": "export a model that takes one, such as Wan 2.2 TI2V-5B or I2V-A14B",
     "last_image": "export a model that takes one, such as Wan 2.2 I2V-A14B or Wan 2.1 FLF2V-14B",
+    **dict.fromkeys(("mask", "reference_images", "conditioning_scale"), _VACE),
+}
+_READ: Mapping[str, Callable[..., Any]] = {  # how the files of a request are read
+    **dict.fromkeys(PICTURES, read_picture),
+    "mask": read_clip_or_picture,
+    "reference_images": read_pictures,
 }
 
 
@@ -91,12 +98,14 @@ def make_job(request: VideoRequest, execution: Execution, bundle: Bundle, condit
 def with_pictures_read(request: VideoRequest, manifest: Manifest) -> VideoRequest:
     """The request with the pictures that the model takes, read once for all that is planned with them.
 
+    Clips are opened.
+
     Raises:
         RequestError: one cannot be read.
     """
-    given = {name: getattr(request, name) for name in PICTURES if name in manifest.followed}
+    given = {name: getattr(request, name) for name in _READ if name in manifest.followed}
     read: dict[str, Any] = {
-        name: read_picture(source, name=name) for name, source in given.items() if source is not None
+        name: _READ[name](source, name=name) for name, source in given.items() if source is not None
     }
     return replace(request, **read)
 
@@ -147,14 +156,15 @@ def settle_conditions(
     for name in {"prompt", "negative_prompt"} - set(manifest.followed):
         if given := getattr(request, name):
             raise RequestError(f"this model takes no {name}; got {given[:60]!r}. Leave it out")
-    for name in PICTURES:
+    for name in INSTEAD:
         if name not in manifest.followed and getattr(request, name) is not None:
             raise RequestError(
                 f"{name} is not a parameter of this model, which takes: {', '.join(manifest.followed)}. Leave it out; "
                 f"{INSTEAD[name]}"
             )
     guided = is_guided(guidance.scale)
-    size = VideoSize(geometry.height, geometry.width, dict(zip("Fhw", geometry.latents_shape[1:], strict=True)))
+    symbols = dict(zip("Fhw", geometry.latents_shape[1:], strict=True))
+    size = VideoSize(geometry.height, geometry.width, geometry.num_frames, symbols)
     settled = tuple(each.settle(request, manifest.defaults, guided=guided, size=size) for each in conditions)
     plan = ConditionsPlan(
         facts={name: value for each in settled for name, value in each.facts.items()},
@@ -199,7 +209,7 @@ def plan_geometry(request: VideoRequest, manifest: Manifest) -> GeometryPlan:
     )
     latents_shape = (
         geometry.latent_channels,
-        manifest.frames.latent_frames(num_frames),
+        _latent_frames(request, num_frames, manifest),
         height // geometry.vae_scale_factor_spatial,
         width // geometry.vae_scale_factor_spatial,
     )
@@ -224,6 +234,22 @@ def size_of_what_is_given(request: VideoRequest, manifest: Manifest) -> dict[str
     rows, columns = shapes[0]
     budget = manifest.defaults.height * manifest.defaults.width
     return dict(zip(("height", "width"), sized_for(rows, columns, budget, manifest.sizes), strict=True))
+
+
+def _latent_frames(request: VideoRequest, num_frames: int, manifest: Manifest) -> int:
+    """F: those of the video, and one for each reference picture, which the denoiser has before them."""
+    count = manifest.frames.latent_frames(num_frames)
+    if not request.reference_images or "reference_images" not in manifest.followed:
+        return count
+    references, (_, most) = len(request.reference_images), manifest.symbol_ranges["F"]
+    count += references
+    if count > most:
+        raise RequestError(
+            f"reference_images has {references} pictures, each of which takes the place of a latent frame; with the "
+            f"video of {num_frames} frames these are {count}, and this model can take {most}. Give fewer, or lower "
+            "num_frames"
+        )
+    return count
 
 
 @dataclass(frozen=True, eq=False)

@@ -64,7 +64,7 @@ def denoise(graphs: LoadedGraphs, job: Job, conditions: Mapping[str, Host], on_s
             for number, outputs in _steps(run, steps, state, job.plan, fed):
                 row = outputs["next_state"].row(0)
                 if on_step is not None:
-                    preview = partial(_preview, row, graphs.bundle)
+                    preview = partial(_preview, row, graphs.bundle, job.plan.geometry.num_frames)
                     on_step(StepEvent(number, len(job.schedule.steps), preview))
             if number < len(job.schedule.steps):
                 state = outputs["next_state"].numpy()  # another expert goes on from it
@@ -139,8 +139,10 @@ def _steps(
         feeds["latents"] = outputs["next_state"].row(0)
 
 
-def _preview(latents: Tensor, bundle: Bundle) -> Frames | None:
-    return latents_to_rgb(latents.numpy(), bundle.manifest.preview)
+def _preview(latents: Tensor, bundle: Bundle, num_frames: int) -> Frames | None:
+    """Without the latents of reference pictures, which come first."""
+    shown = bundle.manifest.frames.latent_frames(num_frames)
+    return latents_to_rgb(latents.numpy()[:, -shown:], bundle.manifest.preview)
 
 
 def _check_peak(peak: float, number: int, plan: Plan) -> None:

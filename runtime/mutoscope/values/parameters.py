@@ -8,7 +8,7 @@ from __future__ import annotations
 import hashlib
 import os
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from fractions import Fraction
 from typing import Any
@@ -27,7 +27,7 @@ class Form:
     parse: Callable[[str], Any]  # from text; `None` for any other text
     write: Callable[[Any], str]  # as text that `parse` reads
     literal: Callable[[Any], str] = repr  # as Python
-    several: bool = False  # whether a parameter has a sequence of such values
+    several: bool = False  # the value is a tuple, and this is the form of each of its members
 
     def read(self, text: str) -> Any:
         """
@@ -148,7 +148,22 @@ CLIP = Form(
     lambda path: path or None,
     _path,
 )
-OF_FILES = (PICTURE, CLIP)  # the forms that in JSON are paths
+MASK = Form(
+    "the path of a picture or video file, such as mask.png",
+    "a path, the bytes of a picture or video file, or an array uint8 [H, W, 3] or [T, H, W, 3]",
+    "mask.png",
+    lambda path: path or None,
+    _path,
+)
+SEVERAL_PICTURES = Form(
+    "one or more paths of picture files, such as cat.png",
+    "a tuple of pictures, each a path, the bytes of a picture file, or an array uint8 [H, W, 3]",
+    ("cat.png",),
+    lambda path: path or None,
+    _path,
+    several=True,
+)
+OF_FILES = (PICTURE, CLIP, MASK, SEVERAL_PICTURES)  # the forms that in JSON are paths
 ON_OFF = Form("on or off", "True or False", True, {"on": True, "off": False}.get, lambda on: "on" if on else "off")
 LEVELS = Form(
     "numbers with commas between them, such as 1,0.75,0.5",
@@ -156,6 +171,13 @@ LEVELS = Form(
     (1.0, 0.75, 0.5),
     _numbers,
     lambda levels: ",".join(f"{level:g}" for level in levels),
+)
+SCALES = Form(
+    "a number, or numbers with commas between them, such as 0.8",
+    "a number or a sequence of numbers",
+    0.8,
+    lambda text: numbers if (numbers := _numbers(text)) is None or len(numbers) > 1 else numbers[0],
+    lambda scales: ",".join(f"{scale:g}" for scale in (scales if isinstance(scales, Sequence) else (scales,))),
 )
 RATE = Form(
     f"a number or a ratio from 1 to {MAX_FPS}, such as 24, 12.5 or 24000/1001",

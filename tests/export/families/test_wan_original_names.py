@@ -6,18 +6,20 @@ from typing import Any
 
 import pytest
 import torch
-from diffusers import WanTransformer3DModel
+from diffusers import WanTransformer3DModel, WanVACETransformer3DModel
 from diffusers.loaders.single_file_utils import convert_wan_transformer_to_diffusers
 from mutoscope_export.families.wan.original_names import original_name
 
 OF_TEXT: dict[str, Any] = {"num_layers": 2, "num_attention_heads": 2, "attention_head_dim": 12, "ffn_dim": 40}
+OF_CONTROL = OF_TEXT | {"vace_layers": [0, 1]}
 OF_PICTURES = OF_TEXT | {"image_dim": 16, "added_kv_proj_dim": 24}
 
 
-@pytest.mark.parametrize("config", [OF_TEXT, OF_PICTURES], ids=["text", "pictures"])
+@pytest.mark.parametrize("config", [OF_TEXT, OF_PICTURES, OF_CONTROL], ids=["text", "pictures", "control"])
 def test_diffusers_makes_of_every_original_name_the_one_it_was_made_from(config: dict[str, Any]) -> None:
+    kind: Any = WanVACETransformer3DModel if "vace_layers" in config else WanTransformer3DModel
     with torch.device("meta"):
-        names = list(WanTransformer3DModel(**config).state_dict())
+        names = list(kind(**config).state_dict())
     originals = {original_name(name): name for name in names if "norm_added_q" not in name}  # which no file has
     assert originals == {original: original_back(original) for original in originals}
     assert sum(original != name for original, name in originals.items()) > 0.9 * len(originals)

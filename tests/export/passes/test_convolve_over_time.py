@@ -37,8 +37,11 @@ def run(model: ir.Model, frames: int = 4) -> np.ndarray:
     ]
 
 
-def test_windows_become_one_convolution_over_time_with_the_same_result():
-    model = parsed()
+@pytest.mark.parametrize(
+    "convolutions", ["y = CONV", "y = Conv<pads = [1, 0, 1, 0]>(windows, w)"], ids=["a bias", "no bias"]
+)
+def test_windows_become_one_convolution_over_time_with_the_same_result(convolutions):
+    model = parsed(convolutions=convolutions)
     expected = run(model)
     assert convolve_over_time(model)
     (convolution,) = (node for node in model.graph if node.op_type == "Conv")

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
 from mutoscope import OutputOptions, RequestError
-from mutoscope.bulk.jobs import JobsError, read_jobs
+from mutoscope.bulk.jobs import JobsError, parse_job, read_jobs
 
 
 def read(path, pipeline):
@@ -88,6 +90,19 @@ def test_a_job_without_seed_gets_the_same_one_each_time_and_repeats_count_on(pip
     assert tasks[3].request.seed != first and tasks[4].request.seed == 5
     assert len({task.key for task in tasks}) == 5
     assert [task.name for task in tasks] == ["1", "1, repeat 2", "1, repeat 3", "other", "3"]
+
+
+def test_each_of_several_files_is_relative_to_the_file_of_jobs(tmp_path):
+    line = {
+        "prompt": "a cat",
+        "video": "clip.mp4",
+        "mask": "mask.png",
+        "reference_images": ["cat.png", "shots/hat.png"],
+    }
+    job = parse_job(1, json.dumps(line), tmp_path)
+    assert (job.seeded.video, job.seeded.mask) == (str(tmp_path / "clip.mp4"), str(tmp_path / "mask.png"))
+    assert job.seeded.reference_images == (str(tmp_path / "cat.png"), str(tmp_path / "shots" / "hat.png"))
+    assert parse_job(1, json.dumps(line | {"mask": "other.png"}), tmp_path).seeded.seed == job.seeded.seed
 
 
 def test_the_same_video_has_the_same_key_however_it_is_asked_for(pipeline, write):

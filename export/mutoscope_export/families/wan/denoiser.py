@@ -13,7 +13,7 @@ so modulation has no batch dimension and enters each layer normalization as its 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, cast
 
 import torch
 from diffusers import WanTransformer3DModel
@@ -63,7 +63,6 @@ class DenoiserStep(nn.Module):
         self.network_dtype = network_dtype
         self.patch_size: tuple[int, int, int] = tuple(config.patch_size)
         self.num_heads: int = config.num_attention_heads
-        self.channels: int = config.in_channels
         self.latent_channels = latent_channels(transformer)
         # Built anew: `transformer.to(bfloat16)` would have rounded the tables of the transformer itself.
         rope = WanRotaryPosEmbed(config.attention_head_dim, config.patch_size, config.rope_max_seq_len)
@@ -87,38 +86,46 @@ class DenoiserStep(nn.Module):
         return step(velocity, state, solver_a, solver_b)
 
     def _velocity(
-        self, latents: Tensor, timestep: Tensor, embeds: Sequence[Tensor], guidance_weights: Tensor
+        self, latents: Tensor, timestep: Tensor, embeds: Sequence[Tensor], guidance_weights: Tensor, *further: Tensor
     ) -> Tensor:
         """The network at batch B, summed with the guidance weights: `[C,F,h,w]`.
 
-        `latents` has all channels that the network takes; of `embeds`, those of the prompt come first.
+        `latents` has all channels that the network takes; of `embeds`, those of the prompt come first. `further` is for
+        the blocks.
         """
         transformer = self.transformer
         branches = embeds[0].shape[0]
-        grid = tuple(size // patch for size, patch in zip(latents.shape[1:], self.patch_size, strict=True))
+        grid = self._grid(latents)
         modulation = self._modulation(timestep, branches, grid)
         context = self._embed(embeds)
         rotary = self._rotary(grid, branches)
 
-        hidden = _in_a_row(self._patchify(latents, grid).expand(branches, -1, -1))
-        for block in transformer.blocks:
-            hidden = self._block(block, hidden, context, modulation, rotary)
+        hidden = self._of_all_branches(self._patchify(latents, transformer.patch_embedding), branches)
+        hidden = self._blocks(hidden, context, modulation, rotary, *further)
         shift, scale = modulation.last(transformer.scale_shift_table.float())
         hidden = modulation.norm(hidden, scale, shift, transformer.norm_out.eps)
         patches = _of_branches(branches, linear(transformer.proj_out, hidden, torch.float32))
         return self._unpatchify((guidance_weights[:, None, None] * patches).sum(0), grid)
 
-    def _patchify(self, latents: Tensor, grid: tuple[int, ...]) -> Tensor:
+    def _grid(self, latents: Tensor) -> tuple[int, ...]:
+        """f, y and x."""
+        return tuple(size // patch for size, patch in zip(latents.shape[1:], self.patch_size, strict=True))
+
+    def _patchify(self, latents: Tensor, embedding: nn.Conv3d) -> Tensor:
         """`C (f p) (y q) (x r) -> 1 (f y x) (C p q r)`, projected to `[1,S,E]`.
 
         The same products as the authors' strided convolution, and the only transpose is one of the small latents.
         """
-        (f, y, x), (p, q, r) = grid, self.patch_size
-        pixels = latents.reshape(self.channels, f, p, y, q, x, r).permute(1, 3, 5, 0, 2, 4, 6)
-        embedding = self.transformer.patch_embedding
+        (f, y, x), (p, q, r) = self._grid(latents), self.patch_size
+        pixels = latents.reshape(embedding.in_channels, f, p, y, q, x, r).permute(1, 3, 5, 0, 2, 4, 6)
         weight = embedding.weight.flatten(1)
         pixels = pixels.reshape(1, f * y * x, weight.shape[1])
-        return F.linear(pixels, weight.float(), embedding.bias.float())
+        return F.linear(pixels, weight.float(), cast(Tensor, embedding.bias).float())
+
+    @staticmethod
+    def _of_all_branches(tokens: Tensor, branches: int) -> Tensor:
+        """`[1,S,E]`, the same for each branch -> `[1,(B S),E]`."""
+        return _in_a_row(tokens.expand(branches, -1, -1))
 
     def _unpatchify(self, patches: Tensor, grid: tuple[int, ...]) -> Tensor:
         """`(f y x) (p q r C) -> C (f p) (y q) (x r)`."""
@@ -160,6 +167,19 @@ class DenoiserStep(nn.Module):
             return table.reshape(1, f * y * x, table.shape[-1]).expand(branches, -1, -1)
 
         return spread(self.cos_f, self.cos_y, self.cos_x), spread(self.sin_f, self.sin_y, self.sin_x)
+
+    def _blocks(
+        self,
+        hidden: Tensor,
+        context: Context,
+        modulation: Modulation,
+        rotary: tuple[Tensor, Tensor],
+        *further: Tensor,
+    ) -> Tensor:
+        """All transformer blocks, one after the other; `hidden` as in `_block`."""
+        for block in self.transformer.blocks:
+            hidden = self._block(block, hidden, context, modulation, rotary)
+        return hidden
 
     def _block(
         self,

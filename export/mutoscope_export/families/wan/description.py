@@ -21,7 +21,7 @@ from ...checkpoint.validation import NONE
 from ..family import Description
 from . import denoiser, pictures, text, vae
 from .experts import ROLES, defaults_of_two, experts_of
-from .graph_sources import PRECISIONS, expands_timesteps, kind_of, pictures_of, takes_whole_clip
+from .graph_sources import PRECISIONS, expands_timesteps, follows_control, kind_of, pictures_of, takes_whole_clip
 from .precision_policy import CALIBRATED
 
 NAME = "wan"
@@ -42,6 +42,11 @@ _TWO_OR_ONE: Mapping[str, tuple[str, ...]] = {
 PIPELINES: Mapping[str, Mapping[str, tuple[str, ...]]] = {
     "WanPipeline": _TWO_OR_ONE,
     "WanImageToVideoPipeline": {**_TWO_OR_ONE, "image_encoder": (NONE, "transformers.CLIPVisionModel")},
+    "WanVACEPipeline": {
+        **_TWO_OR_ONE,
+        "transformer": ("diffusers.WanVACETransformer3DModel",),
+        "transformer_2": (NONE,),
+    },
     _DMD: _NETWORKS,
 }
 _DEFAULTS = Defaults(
@@ -79,6 +84,8 @@ def describe(checkpoint: Checkpoint) -> Description:
         transformer = checkpoint.without_weights(component)
         kind_of(checkpoint).step(transformer)
         _refuse_contradictions(transformer, encoder.config, autoencoder.config)
+    if follows_control(checkpoint):
+        _refuse_other_control(transformer.config, autoencoder.config)
     geometry = _geometry(transformer, autoencoder)
     scheduler = scheduler_of(checkpoint)
     defaults = _TI2V_DEFAULTS if expands_timesteps(checkpoint) else _DEFAULTS
@@ -87,7 +94,8 @@ def describe(checkpoint: Checkpoint) -> Description:
     changes = _DMD_DEFAULTS if checkpoint.pipeline == _DMD else {}
     if len(experts) > 1:
         defaults = defaults_of_two(defaults, checkpoint.pipeline, scheduler)
-    policies = {} if takes_whole_clip(checkpoint) else CALIBRATED  # the reference that is watched has no pictures yet
+    # The reference that is watched has no pictures or clips yet.
+    policies = {} if takes_whole_clip(checkpoint) or follows_control(checkpoint) else CALIBRATED
     return Description(
         geometry=geometry,
         frames=_frames(geometry),
@@ -131,6 +139,17 @@ def _refuse_contradictions(network: WanTransformer3DModel, encoder: Any, autoenc
             raise ValueError(f"{first} is {one}, {second} {other}; they must be equal")
 
 
+def _refuse_other_control(transformer: Any, autoencoder: Any) -> None:
+    """What `WanVACEPipeline` makes of a clip and its mask: two latents, and the pixels of the mask in place of one."""
+    made = 2 * autoencoder.z_dim + autoencoder.scale_factor_spatial**2
+    if transformer.vace_in_channels != made or autoencoder.patch_size not in (None, 1):
+        raise ValueError(
+            f"vace_in_channels of the transformer is {transformer.vace_in_channels}, and the VAE, with patch_size "
+            f"{autoencoder.patch_size}, makes a control of {made} channels; supported is a VAE without patches whose "
+            "control has as many channels as the transformer takes, such as 96 in Wan 2.1 VACE"
+        )
+
+
 def _geometry(transformer: WanTransformer3DModel, autoencoder: AutoencoderKLWan) -> Geometry:
     return Geometry(
         latent_channels=autoencoder.config.z_dim,
@@ -151,7 +170,7 @@ def _frames(geometry: Geometry) -> Frames:
 
 def _clip(checkpoint: Checkpoint) -> tuple[VideoConditioning, ...]:
     """The video that a text-to-video model may begin from, where its bundle is to have the encoder for one."""
-    if not checkpoint.video_input or takes_whole_clip(checkpoint):
+    if not checkpoint.video_input or takes_whole_clip(checkpoint) or follows_control(checkpoint):
         return ()
     return (VideoConditioning(name="video", role="vae_encoder_first", following="vae_encoder_next"),)
 

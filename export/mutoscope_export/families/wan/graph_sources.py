@@ -30,7 +30,18 @@ from ...passes.slice_feed_forward import SliceFeedForward
 from ...passes.without_float32_gemm import without_float32_gemm
 from ..decoding import decode
 from ..family import Form, GraphSource
-from . import denoiser, first_frame, image_encoder, image_tokens, own_classes, text, vae, vae_encoder, whole_clip
+from . import (
+    control,
+    denoiser,
+    first_frame,
+    image_encoder,
+    image_tokens,
+    own_classes,
+    text,
+    vae,
+    vae_encoder,
+    whole_clip,
+)
 from .experts import ROLES
 from .precision_policy import CALIBRATED
 
@@ -79,6 +90,7 @@ class DenoiserKind:
 
 _PLAIN = DenoiserKind(denoiser.DenoiserStep, denoiser.symbolic_inputs, denoiser.example_inputs)
 _FIRST_FRAME = DenoiserKind(first_frame.FirstFrameStep, first_frame.symbolic_inputs, first_frame.example_inputs)
+_CONTROLLED = DenoiserKind(control.ControlStep, control.symbolic_inputs, control.example_inputs)
 _WHOLE_CLIP = DenoiserKind(whole_clip.ClipStep, whole_clip.symbolic_inputs, whole_clip.example_inputs)
 
 
@@ -92,10 +104,17 @@ def takes_whole_clip(checkpoint: Checkpoint) -> bool:
     return checkpoint.pipeline == "WanImageToVideoPipeline" and not expands_timesteps(checkpoint)
 
 
+def follows_control(checkpoint: Checkpoint) -> bool:
+    """Whether the video follows a control clip, a mask and reference pictures: Wan VACE."""
+    return checkpoint.pipeline == "WanVACEPipeline"
+
+
 def kind_of(checkpoint: Checkpoint) -> DenoiserKind:
     """What the denoisers of a checkpoint compute."""
     if expands_timesteps(checkpoint):
         return _FIRST_FRAME
+    if follows_control(checkpoint):
+        return _CONTROLLED
     if not takes_whole_clip(checkpoint):
         return _PLAIN
     if _IMAGE_ENCODER not in checkpoint.classes:
@@ -119,11 +138,11 @@ def pictures_of(checkpoint: Checkpoint) -> int:
 
 
 def sources(checkpoint: Checkpoint, precisions: Sequence[str]) -> list[GraphSource]:
-    """The graphs of a Wan checkpoint: for text-to-video, also from a first frame, or from pictures alone."""
+    """The graphs of a Wan checkpoint: for text-to-video, also from a first frame or with control, or from pictures."""
     kind, transformers = kind_of(checkpoint), [component for component in ROLES if component in checkpoint.classes]
     encoders: list[GraphSource] = []
     if kind is not _PLAIN or checkpoint.video_input:
-        several = takes_whole_clip(checkpoint) or checkpoint.video_input
+        several = takes_whole_clip(checkpoint) or follows_control(checkpoint) or checkpoint.video_input
         encoders = _picture_encoders(precisions, whole_clip=several)
     if pictures := pictures_of(checkpoint):
         encoders = [_image_encoder(precisions, pictures), *encoders]

@@ -18,6 +18,8 @@ _OF_A_BLOCK = {
     "ffn.net.0.proj": "ffn.0",
     "ffn.net.2": "ffn.2",
     "scale_shift_table": "modulation",
+    "proj_in": "before_proj",  # of VACE blocks alone, as the next
+    "proj_out": "after_proj",
 }
 _OUTSIDE = {
     "condition_embedder.time_embedder.linear_1": "time_embedding.0",
@@ -44,5 +46,5 @@ _BLOCK, _TOP = _renaming(_OF_A_BLOCK), _renaming(_OUTSIDE)
 
 def original_name(name: str) -> str:
     """The original name of a parameter whose name in Diffusers is given; equal where both have the same."""
-    pattern, names = _BLOCK if name.startswith("blocks.") else _TOP
+    pattern, names = _BLOCK if name.startswith(("blocks.", "vace_blocks.")) else _TOP
     return pattern.sub(lambda found: names[found[0]], name)

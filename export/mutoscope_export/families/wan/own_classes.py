@@ -42,17 +42,20 @@ def next_state(transformer: WanTransformer3DModel, inputs: Mapping[str, Tensor])
         _, rows, columns = transformer.config.patch_size
         tokens = latents.shape[2] // rows * (latents.shape[3] // columns)
         timestep = ((1 - inputs["given"]) * timestep).repeat_interleave(tokens)[None]  # of each token
-    images = {}
+    further = {}
     if "image_embeds" in inputs:
         inputs = {**inputs, "prompt_embeds": _of_512_tokens(inputs["prompt_embeds"])}
         pictures = 1 if transformer.config.pos_embed_seq_len is None else 2
         tokens = inputs["image_embeds"].unflatten(0, (pictures, -1))
-        images["encoder_hidden_states_image"] = tokens.repeat(branches, 1, 1).to(dtype)
+        further["encoder_hidden_states_image"] = tokens.repeat(branches, 1, 1).to(dtype)
+    if "control" in inputs:  # of `WanVACEPipeline`
+        further["control_hidden_states"] = inputs["control"].to(dtype).expand(branches, -1, -1, -1, -1)
+        further["control_hidden_states_scale"] = inputs["control_scale"].to(dtype)
     velocities: Tensor = transformer(
         latents.to(dtype).expand(branches, -1, -1, -1, -1),
         timestep.expand(branches, *timestep.shape[1:]),
         inputs["prompt_embeds"].to(dtype),
-        **images,
+        **further,
     ).sample
     velocity = torch.einsum("b,bcfhw->cfhw", inputs["guidance_weights"], velocities.float())
     moved = torch.einsum("jk,kcfhw->jcfhw", inputs["solver_a"], inputs["state"])

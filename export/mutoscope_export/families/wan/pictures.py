@@ -1,4 +1,4 @@
-"""Which pictures a Wan checkpoint takes, and whether its image encoder sees them as the runtime shows them.
+"""Which pictures and clips a Wan checkpoint takes, and whether its image encoder sees them as the runtime shows them.
 
 Knows the configuration of the classes of Diffusers and transformers. Knows nothing of graphs, or of resizing.
 """
@@ -7,12 +7,17 @@ from __future__ import annotations
 
 from typing import Any
 
-from mutoscope.bundle.conditionings import Conditioning, ImageConditioning, ImageEmbedsConditioning
+from mutoscope.bundle.conditionings import (
+    Conditioning,
+    ControlConditioning,
+    ImageConditioning,
+    ImageEmbedsConditioning,
+)
 from mutoscope.pictures import CLIP_MEAN, CLIP_PIXELS, CLIP_STD
 
 from ...checkpoint.checkpoint import Checkpoint
-from . import first_frame, image_encoder, whole_clip
-from .graph_sources import expands_timesteps, pictures_of, takes_whole_clip
+from . import control, first_frame, image_encoder, whole_clip
+from .graph_sources import expands_timesteps, follows_control, pictures_of, takes_whole_clip
 
 _PROCESSOR: dict[str, Any] = {  # of `CLIPImageProcessor`, as `mutoscope.pictures.for_clip` computes it
     "do_resize": True, "size": {"shortest_edge": CLIP_PIXELS}, "resample": 3, "do_center_crop": True,
@@ -28,6 +33,15 @@ def conditionings(checkpoint: Checkpoint) -> list[Conditioning]:
         ValueError: its image encoder is none that is supported, or does not fit its transformer.
         ExportError: a configuration file is missing or damaged.
     """
+    if follows_control(checkpoint):
+        layers = len(checkpoint.without_weights("transformer").config.vace_layers)
+        return [
+            ControlConditioning(
+                name="video", mask="mask", references="reference_images", scale="conditioning_scale",
+                role="vae_encoder_first", following="vae_encoder_next", feeds=control.FEEDS,
+                scale_input=control.SCALE, layers=layers,
+            )
+        ]  # fmt: skip
     if expands_timesteps(checkpoint):
         fed: dict[str, Any] = {"feeds": first_frame.FEEDS, "given": first_frame.GIVEN, "required": False}
     elif takes_whole_clip(checkpoint):

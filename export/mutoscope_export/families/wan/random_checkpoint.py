@@ -13,7 +13,14 @@ from typing import Any
 
 import diffusers
 import torch
-from diffusers import AutoencoderKLWan, WanImageToVideoPipeline, WanPipeline, WanTransformer3DModel
+from diffusers import (
+    AutoencoderKLWan,
+    WanImageToVideoPipeline,
+    WanPipeline,
+    WanTransformer3DModel,
+    WanVACEPipeline,
+    WanVACETransformer3DModel,
+)
 from torch import nn
 from transformers import (
     CLIPImageProcessor,
@@ -61,19 +68,22 @@ def random_checkpoint(
     ones (`VAE_2_2`: those of Wan 2.2's); `text_width` is what the text encoder gives and the transformer takes.
     `max_shard_size` splits weights into several files. With `expand_timesteps` among the former it also takes a
     picture, as Wan 2.2 TI2V 5B does; with `image_to_video` it needs one, as Wan 2.2 I2V-A14B, and with an `image_dim`
-    as Wan 2.1 I2V-14B.
+    as Wan 2.1 I2V-14B. With `vace_layers` it follows a control clip, as Wan 2.1 VACE.
     """
     torch_state = torch.random.get_rng_state()
     torch.manual_seed(0)
-    expand_timesteps = transformer.pop("expand_timesteps", False)
     kind: Any = WanPipeline
-    sees: dict[str, Any] = {}
+    own: dict[str, Any] = {"expand_timesteps": transformer.pop("expand_timesteps", False)}
     if transformer.pop("image_to_video", False):
         kind = WanImageToVideoPipeline
         if width := transformer.get("image_dim"):
-            sees = {"image_encoder": _randomised(_image_encoder(width)), "image_processor": CLIPImageProcessor()}
+            own |= {"image_encoder": _randomised(_image_encoder(width)), "image_processor": CLIPImageProcessor()}
         scale = 2 ** sum((vae_config or {}).get("temperal_downsample", (False, True, True)))
         transformer = {"in_channels": 2 * latent_channels + scale, "out_channels": latent_channels, **transformer}
+    if "vace_layers" in transformer:
+        kind, own = WanVACEPipeline, {}
+        spatial = {**VAE_2_1, **(vae_config or {})}["scale_factor_spatial"]
+        transformer = {"vace_in_channels": 2 * latent_channels + spatial**2, **transformer}
     tokenizer = _tokenizer()
     pipeline = kind(
         tokenizer=tokenizer,
@@ -81,8 +91,7 @@ def random_checkpoint(
         transformer=_randomised(_transformer(latent_channels, text_width, transformer)).to(dtype),
         vae=_randomised(_vae(latent_channels, {**VAE_2_1, **(vae_config or {})})).to(dtype),
         scheduler=getattr(diffusers, scheduler)(**SCHEDULER_OPTIONS[scheduler]),
-        expand_timesteps=expand_timesteps,
-        **sees,
+        **own,
     )
     torch.random.set_rng_state(torch_state)
     pipeline.save_pretrained(folder, safe_serialization=True, max_shard_size=max_shard_size)
@@ -131,12 +140,14 @@ def _image_encoder(width: int) -> CLIPVisionModel:
     return CLIPVisionModel(config)
 
 
-def _transformer(latent_channels: int, text_width: int, given: Mapping[str, Any]) -> WanTransformer3DModel:
+def _transformer(latent_channels: int, text_width: int, given: Mapping[str, Any]) -> nn.Module:
     config = {
         "patch_size": (1, 2, 2), "num_attention_heads": 2, "attention_head_dim": 12, "num_layers": 2, "ffn_dim": 40,
         "freq_dim": 32, "text_dim": text_width, "in_channels": latent_channels, "out_channels": latent_channels,
     }  # fmt: skip
-    return WanTransformer3DModel(**(config | dict(given)))
+    kind: Any = WanVACETransformer3DModel if "vace_layers" in given else WanTransformer3DModel
+    made: nn.Module = kind(**(config | dict(given)))
+    return made
 
 
 def _vae(latent_channels: int, given: Mapping[str, Any]) -> AutoencoderKLWan:
