@@ -60,11 +60,11 @@ RUNS = (
     Run("Wan 2.1 1.3B", "1.3B", "fp8", "480x832x81", guidance=True),
     Run("Wan 2.1 1.3B", "1.3B", "bf16", "480x832x81", guidance=True),
     Run("Wan 2.1 14B, Wan 2.2 T2V-A14B", "14B", "fp8", "480x832x81", guidance=True, parts=14),
-    Run("the same with four-step weights, without guidance", "14B", "fp8", "480x832x81", guidance=False, parts=14),
+    Run("the same with four-step weights", "14B", "fp8", "480x832x81", guidance=False, parts=14),
     Run("Wan 2.1 14B, Wan 2.2 T2V-A14B", "14B", "fp8", "720x1280x81", guidance=True, parts=14),
-    Run("Wan 2.2 I2V-A14B", "I2V-A14B", "bf16", "480x832x81", guidance=True),
-    Run("the same with four-step weights, without guidance", "I2V-A14B", "bf16", "480x832x81", guidance=False),
-    Run("Wan 2.2 I2V-A14B", "I2V-A14B", "bf16", "720x1280x81", guidance=True),
+    Run("Wan 2.2 I2V-A14B", "I2V-A14B", "bf16", "480x832x81", guidance=True, parts=10),
+    Run("the same with four-step weights", "I2V-A14B", "bf16", "480x832x81", guidance=False, parts=10),
+    Run("Wan 2.2 I2V-A14B", "I2V-A14B", "bf16", "720x1280x81", guidance=True, parts=10),
 )
 STAGES = {
     "text_encoder": "text encoder", "vae_encoder": "VAE encoder", "denoiser": "denoiser", "vae_decoder": "VAE decoder"

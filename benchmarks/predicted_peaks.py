@@ -6,9 +6,9 @@
 weights of all stay, and they share the largest activations. Where only some blocks of a network were compiled, two
 numbers of blocks give its weights, which are linear in them, and the text encoder's activations; those of the denoiser
 hardly depend on it. In eight bits some blocks at the ends stay as wide as in the base precision, from which their
-weights come. A network in parts holds the weights of all of them, and the largest
-activations of one. A graph that was not compiled for a target counts as for `REFERENCE`, and the row says which. CUDA
-and the driver take some hundred megabytes more.
+weights come. A network in parts holds the weights of all of them, and the largest activations of one. A graph that was
+not compiled for a target counts as for `REFERENCE`, and a denoiser that was not compiled as that of the model which it
+is like; the row says so. CUDA and the driver take some hundred megabytes more.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ import argparse
 import json
 import sys
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -52,10 +52,14 @@ class Engine:
     activation_bytes: int
     buffer_bytes: int
     parts: int
+    counted_as: str = ""  # the model that was compiled in place of this
 
 
 def read(files: Sequence[Path]) -> list[Engine]:
-    """The engines in the results of `engine_memory`, each with all its parts."""
+    """The engines in the results of `engine_memory`, each with all its parts.
+
+    A model whose denoiser was not compiled has those of the one that it is like, if its other graphs were.
+    """
     engines = []
     for result in (json.loads(file.read_text()) for file in files):
         model = result["model"]
@@ -67,6 +71,13 @@ def read(files: Sequence[Path]) -> list[Engine]:
             facts |= {"weight_bytes": sum(row["weight_bytes"] for row in rows)}
             facts |= {"activation_bytes": max(row["activation_bytes"] for row in rows)}
             engines.append(Engine(**facts, model=model, precision=result["precision"], target=result["target"]))
+    denoisers = [each for each in engines if each.role == "denoiser"]
+    for name, other in MODELS.items():
+        roles = {each.role for each in engines if MODELS[each.model].vae == other.vae}
+        if name in {each.model for each in denoisers} or not roles.issuperset(other.picture_roles):
+            continue
+        like = [each for each in denoisers if each.model == other.denoiser_like]
+        engines += [replace(each, model=name, counted_as=each.model) for each in like]
     return engines
 
 
@@ -209,6 +220,7 @@ def peaks(engines: Sequence[Engine]) -> Iterator[dict[str, Any]]:
                 "in_turns_bytes": max(stages.values()),
                 "all_loaded_bytes": _bytes(engines, every) if tiles == WHOLE else None,
                 "counted_as_for": [f"{each.role} for {each.target}" for each in every if each.target != run["target"]],
+                "counted_as": by_role["denoiser"].counted_as,
             }
 
 

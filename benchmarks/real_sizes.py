@@ -43,6 +43,7 @@ class Model:
         index: what `model_index.json` says.
         experts: how many transformers it has.
         sees: whether it has the image encoder CLIP ViT-H.
+        denoiser_like: a model whose denoiser is the same graph, but for channels of its input.
     """
 
     transformer: Config
@@ -50,6 +51,7 @@ class Model:
     index: Config = field(default_factory=lambda: {"_class_name": "WanPipeline"})
     experts: int = 1
     sees: bool = False
+    denoiser_like: str = ""
 
     @property
     def latent_channels(self) -> int:
@@ -116,8 +118,8 @@ MODELS: dict[str, Model] = {
         VAE_2_2,
         {"_class_name": "WanPipeline", "expand_timesteps": True},
     ),
-    "A14B": Model(_OF_14B, experts=2),
-    "I2V-A14B": Model(_OF_14B | _OF_CLIP, index=_IMAGE_TO_VIDEO, experts=2),
+    "A14B": Model(_OF_14B, experts=2, denoiser_like="14B"),
+    "I2V-A14B": Model(_OF_14B | _OF_CLIP, index=_IMAGE_TO_VIDEO, experts=2, denoiser_like="14B"),
 }
 _CLASSES = {
     "text_encoder": "transformers.UMT5EncoderModel", "image_encoder": "transformers.CLIPVisionModel",

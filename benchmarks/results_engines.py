@@ -57,12 +57,6 @@ SECTIONS = (
                 ENGINE,
             ),
             Row(
-                "activations of the denoiser, Wan 2.2 I2V-A14B, bf16 (2 blocks)",
-                (ENGINES + "i2v-a14b_2_blocks_bf16_rtx40.json",),
-                activations(("480x832x81", 1), ("480x832x81", 2), ("720x1280x81", 1), ("720x1280x81", 2)),
-                ENGINE,
-            ),
-            Row(
                 "activations of the encoder of Wan 2.1's VAE, bf16",
                 (ENGINES + "vae-2.1_encoder_bf16_rtx40.json",),
                 encoder_activations,
@@ -114,14 +108,15 @@ SECTIONS = (
     ),
     Section(
         "Predicted peaks of GPU memory, RTX 40, Wan 2.2",
-        "Computed in the same way. A denoiser of Wan 2.2 T2V-A14B is the graph of Wan 2.1 14B, whose rows are above. "
+        "Computed in the same way. A denoiser of Wan 2.2 T2V-A14B is the graph of Wan 2.1 14B, whose rows are above; "
+        "one of I2V-A14B, which takes 20 channels more, counts as that, too. "
         "[Models](models.md#gpu-memory) says how these run on cards of 8, 12, 16 and 24 GB.",
         tuple(
             Row(
                 f"Wan 2.2 {model}, {precision}, {shapes}, {branches} branch{'es' if branches > 1 else ''}, "
                 f"decoder: {decoder}",
                 ("predicted_peaks.json",),
-                predicted(model, precision, 1, branches, decoder, shapes),
+                predicted(model, precision, 10 if model == "I2V-A14B" else 1, branches, decoder, shapes),
                 ENGINE,
             )
             for model, precision, shapes, branches, decoder in (

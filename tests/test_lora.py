@@ -89,7 +89,7 @@ def test_another_lora_of_another_rank_and_strength_opens_nothing(
         assert opened == []
 
 
-def test_the_bundle_grows_by_the_graphs_alone(wan_bundle: Path) -> None:
+def test_the_bundle_grows_by_the_graphs_alone_which_were_all_compared_with_their_network(wan_bundle: Path) -> None:
     manifest = Bundle.open(wan_bundle).manifest  # which also checks every file
     (form,) = manifest.lora_forms
     assert list(dict.fromkeys(graph.precision for graph in form.graphs)) == ["fp32", "int8", "bf16", "bf16-cpu"]
@@ -99,6 +99,9 @@ def test_the_bundle_grows_by_the_graphs_alone(wan_bundle: Path) -> None:
         assert [graph.weight_bytes for graph in with_loras] == [graph.weight_bytes for graph in plain]
         assert [graph.weights for graph in with_loras] == [graph.weights for graph in plain]
         assert {graph.file for graph in with_loras}.isdisjoint(graph.file for graph in plain)
+    report = json.loads((wan_bundle / "export_report.json").read_text())
+    compared = {file for each in report["graphs"] for file in each["files"] if "-lora" in file}
+    assert compared == {graph.file for graph in form.graphs}
     assert not [path for path in (wan_bundle / "denoiser").iterdir() if path.suffix == ".data" and "lora" in path.name]
 
 

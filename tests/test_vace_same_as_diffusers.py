@@ -196,7 +196,7 @@ def test_the_command_takes_files_and_says_what_it_follows(
     assert main(["generate", *words, "--explain"]) == 0
     plan = capsys.readouterr().out
     assert re.search(r"^video +96x64x9 sha256:", plan, re.M) and re.search(r"^mask +96x64 sha256:", plan, re.M)
-    assert re.search(r"^reference_images +\d+x32 sha256:\w+, \d+x32 sha256:", plan, re.M)
+    assert re.search(r"^reference_images +\d+x65 sha256:\w+, \d+x65 sha256:", plan, re.M)
     assert re.search(r"^conditioning_scale +1, 0.5$", plan, re.M)
     assert main(["inspect", str(made / "bundle")]) == 0
     assert "video, mask, reference_images, conditioning_scale" in capsys.readouterr().out

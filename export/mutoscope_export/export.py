@@ -35,7 +35,7 @@ from .graphs.network_type import TRACED
 from .graphs.parts import Blocks
 from .graphs.trace import NETWORK, Pass, SymbolicValue, WrittenGraph, dynamic_shapes, trace, write_graph
 from .graphs.weight_files import WeightFolder
-from .lora_forms import changed_by_lora, lora_forms, parameters_of, takes_loras, with_inputs, with_lora_forms
+from .lora_forms import changed_by_lora, lora_forms, parameters_of, takes_loras, with_lora_forms
 from .opening import OpenedCheckpoint, open_checkpoint, with_staged_weights
 from .options import ExportOptions
 from .parity import Sample, compare, compare_with_own_class, record
@@ -171,7 +171,7 @@ def _export_component(
                 written.append(_Written(parts, samples, {}))
                 continue
             with changed_by_lora(model, parts) as arrays:
-                changed = with_inputs(_recorded(source, model), arrays)
+                changed = [replace(sample, of_weights=arrays) for sample in _recorded(source, model)]
             written.append(_Written(parts, changed, parameters_of(model, opened.family.original_name)))
     return written, compared
 

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
 from .families.family import Form, GraphSource
-from .parity import Arrays, Sample
+from .parity import Arrays
 from .passes.lora_inputs import LoraInputs
 
 _TYPES = {"float32": ir.DataType.FLOAT, "float16": ir.DataType.FLOAT16}
@@ -97,11 +97,6 @@ def changed_by_lora(model: nn.Module, graphs: Iterable[Graph]) -> Iterator[Array
         for name in sorted(named):
             path, _, attribute = name.rpartition(".")
             parametrize.remove_parametrizations(model.get_submodule(path), attribute, leave_parametrized=False)
-
-
-def with_inputs(samples: Sequence[Sample], arrays: Arrays) -> list[Sample]:
-    """The same samples with further inputs."""
-    return [replace(sample, inputs={**sample.inputs, **arrays}) for sample in samples]
 
 
 class _Sum(nn.Module):

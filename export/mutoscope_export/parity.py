@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -68,10 +68,11 @@ class _Check:
 
 @dataclass(frozen=True)
 class Sample:
-    """What a module made of some inputs."""
+    """What a module made of some inputs, with weights that some inputs change."""
 
     inputs: Arrays
     outputs: Arrays
+    of_weights: Arrays = field(default_factory=dict)  # inputs of the graph that the module does not take
 
 
 def record(
@@ -146,7 +147,7 @@ def _run(files: Sequence[Path], samples: Sequence[Sample], change: InFloat32 | N
 
     Each part runs on all samples before the next is opened, so that one part is in memory.
     """
-    values = [dict(sample.inputs) for sample in samples]
+    values = [{**sample.inputs, **sample.of_weights} for sample in samples]
     for file in files:
         with (
             _changed(file, change) as runnable,

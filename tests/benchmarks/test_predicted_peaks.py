@@ -91,6 +91,14 @@ def test_blocks_in_eight_bits_between_wide_ones_give_the_weights_of_all(tmp_path
     assert weights_of_all_blocks(found, found[-1]) == 100 + 4 * 20 + 26 * 11
 
 
+def test_a_denoiser_that_was_not_compiled_counts_as_the_one_that_it_is_like(files: list[Path], tmp_path: Path) -> None:
+    denoiser = {"role": "denoiser", "weight_bytes": 7000, "activation_bytes": 5000}
+    rows = list(peaks(read([*files, engines(tmp_path / "14b.json", [denoiser], model="14B")])))
+    (row,) = (row for row in rows if (row["model"], row["decoder"]) == ("A14B", "whole"))
+    assert (row["stages"]["denoiser"], row["counted_as"]) == (7000 + 5000 + 10, "14B")
+    assert {row["counted_as"] for row in rows if row["model"] == "14B"} == {""}
+
+
 def test_blocks_in_eight_bits_alone_say_nothing_of_all(files: list[Path], tmp_path: Path) -> None:
     few = of_few_blocks(tmp_path, "fp8", {3: 3, 4: 4}, "14B")
     with pytest.raises(ValueError, match=r"denoiser in bf16 was compiled with \[\] blocks alone"):

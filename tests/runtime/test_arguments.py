@@ -52,7 +52,7 @@ def taken(action: argparse.Action) -> str:
     if action.metavar is not None and "{" in action.metavar:
         return str(action.metavar).strip("{}").split(",")[0]
     samples = {"calibration_size": "8x8x9", "shapes": "8x8x9", "tile": "8x8", "precision": "fp32"}
-    samples |= {"memory_limit": "3GB", "part_size": "3GB", "calibration_prompts": __file__}
+    samples |= {"calibration_prompts": __file__, "engines_sha256": "0" * 64}
     samples |= dict.fromkeys(("memory_limit", "part_size", "max_body", "free_disk"), "3GB")
     return samples.get(action.dest, "on" if action.metavar == "on|off" else "3")
 

@@ -80,10 +80,10 @@ def _facts(bundle: Bundle) -> dict[str, Any]:
     if shipped := index_sha256(bundle.engines_folder):
         facts["engines"] = f"engines_sha256 {shipped}, if you trust it"
     if manifest.lora_forms:
-        facts["takes LoRAs"] = {
-            form.role: ", ".join(dict.fromkeys(graph.precision for graph in form.graphs))
+        facts["takes LoRAs"] = "; ".join(
+            f"{form.role} in {', '.join(dict.fromkeys(graph.precision for graph in form.graphs))}"
             for form in manifest.lora_forms
-        }
+        )
     if manifest.demonstration:
         facts["understands"] = manifest.demonstration.description
     if len(manifest.experts) > 1:

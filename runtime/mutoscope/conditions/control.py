@@ -74,8 +74,10 @@ class ControlCondition(Condition):
                 count = size.num_frames
                 notes.append(f"{about.name} has more than {count} frames; the first {count} are used")
             if mask is not None:
-                masked = _shown(read_clip_or_picture(mask, name=about.mask), size)
+                read = read_clip_or_picture(mask, name=about.mask)
+                masked = _shown(read, size)
                 self._refuse_other_mask(masked, shown)
+                notes += read.notes if isinstance(read, Picture) else ()
                 feeds[_MASK], facts[about.mask] = np.broadcast_to(masked.frames, shown.frames.shape), masked.identity
         if references := read_pictures(getattr(request, about.references) or (), name=about.references):
             placed = [letterboxed(each.pixels, size.height, size.width, self._spatial, name=about.references)

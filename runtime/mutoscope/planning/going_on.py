@@ -36,9 +36,17 @@ class Before:
     last: Picture
 
     def frames(self, height: int, width: int) -> Iterator[Pixels]:
-        """Each frame, uint8 `[height, width, 3]`."""
+        """Each frame, uint8 `[height, width, 3]`.
+
+        Raises:
+            RequestError: the clip is another than was planned with, which shows at its end.
+        """
+        identity = Identity()
         for frame in islice(self.clip.frames(), self.num_frames):
+            identity.add(frame)
             yield fitted(frame, height, width)
+        if str(identity) != self.identity:
+            raise RequestError(f"{self.clip.name} was changed since the video was planned; ask for it again")
 
 
 def read_before(request: VideoRequest, manifest: Manifest) -> Before | None:

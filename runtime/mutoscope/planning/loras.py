@@ -5,7 +5,7 @@ Knows files, and which inputs a manifest says that there are. Knows nothing of t
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from math import frexp
 from pathlib import Path
@@ -123,6 +123,17 @@ def settle_loras(request: VideoRequest, manifest: Manifest, precision: str) -> S
             f"those that stay the same: {MERGE}"
         )
     return SettledLoras(tuple(plan), rank, read, inputs)
+
+
+def notes_on_loras(loras: SettledLoras, calls: Mapping[str, int]) -> Iterator[str]:
+    """Which LoRAs do nothing, because no step is their denoiser's; for a person.
+
+    Args:
+        calls: how often each denoiser is called.
+    """
+    for role in dict.fromkeys(lora.role for lora in loras.plan):
+        if not calls.get(role):
+            yield f"the LoRAs of the {role} change nothing: all steps of this video are another denoiser's"
 
 
 def _checked(name: str, given: Any) -> Sequence[Lora]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields, is_dataclass
+from dataclasses import dataclass, field, fields, is_dataclass
 from fractions import Fraction
 from functools import cache
 from itertools import islice, zip_longest
@@ -166,7 +166,7 @@ class Plan:
             self.geometry.latents_shape,
             self.schedule.state_rows,
             self.guidance.unguided,
-            {lora.role for lora in self.loras},
+            with_loras={lora.role for lora in self.loras},
         )
 
     def option_of(self, role: str) -> MemoryOption:
@@ -331,7 +331,7 @@ class Job:
     """A plan with the values that are too large to print: what the stages work from."""
 
     plan: Plan
-    loras: SettledLoras
     conditions: tuple[tuple[Condition, Settled], ...]  # what encodes each value of the request, and the value
     schedule: Schedule
     before: Before | None = None  # the clip that it goes on from
+    loras: SettledLoras = field(default_factory=SettledLoras)

@@ -32,7 +32,7 @@ from .execution import Execution, planned_memory
 from .footprints import Sizes
 from .given_clips import skipped_steps, with_clips_opened
 from .going_on import Before, going_on, notes_on, read_before
-from .loras import settle_loras
+from .loras import notes_on_loras, settle_loras
 from .plan import ConditionsPlan, GeometryPlan, GuidancePlan, Job, PlacementPlan, Plan, SchedulePlan
 
 _VACE = "export a model that takes one, such as Wan 2.1 VACE"
@@ -66,20 +66,13 @@ def make_job(request: VideoRequest, execution: Execution, bundle: Bundle, condit
         geometry, settled = joined(geometry, settled, before)
     schedule = settle_schedule(request, guidance, manifest)
     loras = settle_loras(request, manifest, execution.main.precision)
-    conditions_plan = replace(settled.plan, lengths={**settled.plan.lengths, **loras.lengths})
+    lengths = {**settled.plan.lengths, **loras.lengths}
     branches, rows = len(guidance.weights), schedule.plan.state_rows
     changed = {lora.role for lora in loras.plan}
-    sizes = Sizes(
-        branches,
-        conditions_plan.lengths,
-        geometry.latents_shape,
-        rows,
-        guidance.unguided,
-        settled.plan.encoders,
-        changed,
-    )
+    encoders, unguided = settled.plan.encoders, guidance.unguided
+    sizes = Sizes(branches, lengths, geometry.latents_shape, rows, unguided, encoders, with_loras=changed)
     plan = Plan(
-        conditions=conditions_plan,
+        conditions=replace(settled.plan, lengths=lengths),
         geometry=geometry,
         schedule=schedule.plan,
         guidance=guidance,
@@ -90,9 +83,15 @@ def make_job(request: VideoRequest, execution: Execution, bundle: Bundle, condit
         family=manifest.family,
         bundle=str(bundle.root),
         bundle_sha256=bundle.sha256,
-        notes=(*execution.notes, *settled.notes, *_notes(request, guidance, geometry, before, manifest)),
+        notes=(
+            *execution.notes,
+            *settled.notes,
+            *_notes(request, guidance, geometry, before, manifest),
+            *notes_on_loras(loras, schedule.plan.calls),
+        ),
     )
-    return Job(plan, loras, tuple(zip(conditions, settled.settled, strict=True)), schedule.schedule, before)
+    followed = tuple(zip(conditions, settled.settled, strict=True))
+    return Job(plan, followed, schedule.schedule, before, loras=loras)
 
 
 def with_pictures_read(request: VideoRequest, manifest: Manifest) -> VideoRequest:
@@ -239,7 +238,7 @@ def size_of_what_is_given(request: VideoRequest, manifest: Manifest) -> dict[str
 def _latent_frames(request: VideoRequest, num_frames: int, manifest: Manifest) -> int:
     """F: those of the video, and one for each reference picture, which the denoiser has before them."""
     count = manifest.frames.latent_frames(num_frames)
-    if not request.reference_images or "reference_images" not in manifest.followed:
+    if "reference_images" not in manifest.followed or not request.reference_images:
         return count
     references, (_, most) = len(request.reference_images), manifest.symbol_ranges["F"]
     count += references

@@ -62,7 +62,7 @@ def test_inspect_says_whether_a_lora_fits_a_bundle_and_why_not(lora, make_bundle
     assert cli.main(["inspect", str(lora), str(bundle)]) == 0
     assert re.search("denoiser fp32 +yes", capsys.readouterr().out)
     assert cli.main(["inspect", str(bundle)]) == 0
-    assert re.search("takes LoRAs\n +denoiser +fp32", capsys.readouterr().out)
+    assert re.search("takes LoRAs +denoiser in fp32", capsys.readouterr().out)
     assert cli.main(["inspect", str(lora), str(make_bundle().root)]) == 0
     assert "not known: this bundle was exported without --lora-inputs" in capsys.readouterr().out
 

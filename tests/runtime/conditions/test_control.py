@@ -211,12 +211,24 @@ def test_what_cannot_be_followed_is_refused(pipeline: Pipeline, asked: dict[str,
         pipeline.plan(**SIZED, **asked)
 
 
+def test_transparent_parts_of_a_mask_are_made_anew_and_a_note_says_that_they_are_white(
+    pipeline: Pipeline, backend: FakeBackend, tmp_path: Path
+) -> None:
+    black = np.zeros((2 * H, 2 * W, 4), np.uint8)
+    black[:H, :, 3] = 255
+    Image.fromarray(black).save(tmp_path / "mask.png")
+    plan = pipeline.generate(**SIZED, video=VIDEO, mask=tmp_path / "mask.png").plan
+    assert any("mask is transparent in parts, which become white" in note for note in plan.notes)
+    channels = fed(backend, "denoiser")[0]["control"][8:]
+    assert not channels[:, :, 0].any() and (channels[:, :, -1] == 1).all()
+
+
 @pytest.mark.parametrize("name", ["mask", "reference_images", "conditioning_scale"])
 def test_a_model_without_control_says_so(make_bundle: MakeBundle, name: str) -> None:
     message = f"{name} is not a parameter of this model, .* such as Wan 2.1 VACE"
     options = RuntimeOptions(backend=FakeBackend())
     with Pipeline(make_bundle(), options) as pipeline, pytest.raises(RequestError, match=message):
-        pipeline.plan(**SIZED, **{name: "mask.png"})
+        pipeline.plan(**SIZED, **{name: GREYS})
 
 
 def test_a_manifest_whose_control_does_not_fit_its_graphs_is_refused(with_control: MakeBundle) -> None:

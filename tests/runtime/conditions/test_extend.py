@@ -111,6 +111,24 @@ def test_what_is_not_kept_of_the_clip_is_said(pipeline: Pipeline) -> None:
     assert video.plan.geometry.fps == Fraction(48)
 
 
+def test_a_clip_that_changed_since_it_was_planned_is_refused(pipeline: Pipeline, tmp_path: Path) -> None:
+    path = tmp_path / "clip.mkv"
+    path.write_bytes(lossless(CLIP))
+    stream = pipeline.stream(**ASKED, extend=path, num_frames=5)
+    path.write_bytes(lossless(255 - CLIP))
+    with pytest.raises(RequestError, match="extend was changed since the video was planned; ask for it again"):
+        list(stream)
+
+
+def test_frames_of_a_clip_are_not_on_the_device(with_picture: MakeBundle) -> None:  # noqa: F811
+    on_device = backend()
+    on_device.on_device = True
+    with Pipeline(with_picture(), RuntimeOptions(backend=on_device)) as opened:
+        stream = opened.stream(**ASKED, extend=CLIP, num_frames=5)
+        with pytest.raises(RequestError, match="with extend the first frames are in host memory"):
+            stream.on_device()
+
+
 def test_a_plan_names_the_whole_clip_and_makes_the_same_again(pipeline: Pipeline) -> None:
     plan = pipeline.plan(**ASKED, extend=CLIP, num_frames=5)
     assert plan.conditions.facts["extend"].startswith("48x32x7 sha256:")  # type: ignore[union-attr]

@@ -13,7 +13,7 @@ from mutoscope import Lora, RequestError, VideoRequest
 from mutoscope.bundle.bundle import Bundle
 from mutoscope.bundle.manifest import Expert, Manifest
 from mutoscope.planning.footprints import buffer_bytes, wanted_engine
-from mutoscope.planning.loras import SettledLoras, settle_loras
+from mutoscope.planning.loras import SettledLoras, notes_on_loras, settle_loras
 from safetensors.numpy import save_file
 
 from tests.bundles import TWO, Q, lora_form
@@ -171,3 +171,6 @@ def test_each_of_two_denoisers_has_its_own(manifest: Manifest, tmp_path: Path) -
     assert found.feeds("denoiser") == {}
     assert len(found.feeds("denoiser_low")) == 4
     assert [planned.role for planned in found.plan] == ["denoiser_low"]
+    said = "the LoRAs of the denoiser_low change nothing: all steps of this video are another denoiser's"
+    assert list(notes_on_loras(found, {"denoiser": 4})) == [said]
+    assert list(notes_on_loras(found, {"denoiser": 4, "denoiser_low": 2})) == []

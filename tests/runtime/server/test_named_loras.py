@@ -43,7 +43,9 @@ def post(served: Served, loras: Any) -> Any:
     return served.http.post("/v1/videos", json=ASKED | {"loras": loras})
 
 
-def test_a_named_lora_is_fed_to_the_denoiser_and_its_path_is_shown_to_nobody(offering: Served) -> None:
+def test_a_named_lora_is_fed_to_the_denoiser_and_its_path_is_shown_to_nobody(
+    offering: Served, monkeypatch: pytest.MonkeyPatch
+) -> None:
     backend: Any = offering.service.studio.options.backend
     for loras in ([], [STYLE]):
         backend.fed.clear()
@@ -52,6 +54,8 @@ def test_a_named_lora_is_fed_to_the_denoiser_and_its_path_is_shown_to_nobody(off
         fed = [arrays[A] for _, arrays in backend.fed if A in arrays]
         assert [bool(array.any()) for array in fed] == [True for _ in loras]
     assert changed["request"]["loras"] == [STYLE]
+    nothing_said = replace(offering.service.studio, options=RuntimeOptions())  # no text says the fake backend
+    monkeypatch.setattr(offering.service, "studio", nothing_said)
     recipe = offering.http.get(f"/v1/videos/{changed['id']}/recipe").json()
     words = shlex.split(recipe["command"])
     assert words[words.index("--lora") + 1] == "style.safetensors:0.5"
