@@ -5,7 +5,7 @@ The runtime and the engines name parameters, because whoever embeds them has no 
 
 from __future__ import annotations
 
-from dataclasses import Field, fields
+from dataclasses import Field, dataclass, fields
 from typing import Any
 
 from ..building.build import BuildOptions
@@ -13,12 +13,21 @@ from ..bulk.options import BatchOptions
 from ..errors import EngineMissingError, GraphError, MutoscopeError
 from ..request import OutputOptions, RuntimeOptions, VideoRequest
 from ..server.options import ServeOptions
+from ..values.parameters import parameter
 from .arguments import in_flags
 
 NEXT_STEPS: dict[type[MutoscopeError], str] = {
     EngineMissingError: "`mutoscope build BUNDLE --target ...` builds engines",
     GraphError: "`mutoscope verify` checks a bundle, `mutoscope gpu-check` a GPU",
 }
+
+
+@dataclass(frozen=True)
+class _OfExport:
+    """The options of export that messages of the runtime name; it does not import that package to say so."""
+
+    lora_inputs: bool = parameter("", False)
+    video_input: bool = parameter("", False)
 
 
 def on_the_command_line(error: MutoscopeError) -> str:
@@ -36,5 +45,6 @@ def _parameters() -> list[Field[Any]]:
         BuildOptions,
         BatchOptions,
         ServeOptions,
+        _OfExport,
     )
     return [field for kind in kinds for field in fields(kind) if field.name != "prompt"]

@@ -14,6 +14,8 @@ from mutoscope.errors import BundleError, EngineMissingError, GraphError, OutOfM
         (OutOfMemoryError("lower memory_limit, or close others"), "lower --memory-limit, or close others"),
         (BundleError("defaults.num_frames is 3"), "defaults.num_frames is 3"),  # of a file, not of the caller
         (RequestError("height must be a multiple of 16"), "--height must be a multiple of 16"),
+        (RequestError("export with lora_inputs"), "export with --lora-inputs"),
+        (RequestError("export with the option video_input"), "export with the option --video-input"),
         (GraphError("damaged"), "damaged; `mutoscope verify` checks a bundle, `mutoscope gpu-check` a GPU"),
         (EngineMissingError("no engine"), "no engine; `mutoscope build BUNDLE --target ...` builds engines"),
     ],
