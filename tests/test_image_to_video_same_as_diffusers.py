@@ -203,9 +203,9 @@ def test_a14b_is_run_as_its_authors_run_it(ours: dict[str, mutoscope.Pipeline]) 
 @pytest.mark.parametrize(
     ("kind", "asked", "message"),
     [
-        (A14B, {}, "this model makes a video from a picture; give image"),
+        (A14B, {}, "image is missing: this model makes a video from a picture"),
         (I2V, {"image": 0, "last_image": 1}, "last_image is not a parameter of this model"),
-        (FLF2V, {"image": 0}, "this model makes a video between two pictures; give last_image"),
+        (FLF2V, {"image": 0}, "last_image is missing: this model makes a video between two pictures"),
     ],
 )
 def test_each_says_which_pictures_it_takes(

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from math import isfinite, nan, prod, sqrt
 from pathlib import Path
@@ -31,6 +31,7 @@ _OF_TEXT = re.compile(r"(lora_te\d?_|text_encoders?\.|te_)")
 _OF_SECOND = "transformer_2."
 _OTHER_SIZES = "have other sizes than the network"
 _PATTERN = re.compile(r"[\w.*^$|\\+-]{1,200}")  # of PEFT's regular expressions, those that are quick on any name
+_MOST_REPETITIONS = 2  # in one of them; each more takes a long name as many times longer as it has characters
 _NOTED, _BESIDE = "lora_adapter_metadata", "adapter_config.json"  # where PEFT's configuration is
 
 
@@ -109,7 +110,7 @@ def summary_of(file: SafetensorsFile) -> LoraSummary:
             ups.add(half[1])
         else:
             differences += half is not None or (other is not None and other[2] != "alpha")
-    blocks = {int(found[1]) for name in file.tensors if (found := re.search(r"blocks[._](\d+)[._]", name))}
+    blocks = {int(found[1]) for name in file.tensors if (found := re.search(r"blocks[._](\d{1,4})[._]", name))}
     return LoraSummary(
         layers=len(downs.keys() & ups),
         differences=differences,
@@ -180,7 +181,7 @@ class _Reader:
             down, up, alpha = parts.pop("down"), parts.pop("up"), parts.pop("alpha", None)
             parameter = self._parameter(module)
             if self._fits(down, up, parameter):
-                scale = self._scale(alpha, module, self._file.tensors[down].shape[0], configured)
+                scale = self._scale(alpha, stem, module, self._file.tensors[down].shape[0], configured)
                 yield LowRank(parameter, down, up, scale)
             else:
                 self._refuse(_OTHER_SIZES, down, up, *([alpha] if alpha else []))
@@ -218,9 +219,9 @@ class _Reader:
             and (len(lower) == 2 or lower[1:] == shape[1:])
         )
 
-    def _scale(self, alpha: str | None, module: str, rank: int, configured: _Configuration) -> float:
+    def _scale(self, alpha: str | None, stem: str, module: str, rank: int, configured: _Configuration) -> float:
         if alpha is None:
-            return configured.scale(module, rank)
+            return configured.scale((_bare(stem), module), rank)
         value = float(self._file.floats(alpha).ravel()[0]) if prod(self._file.tensors[alpha].shape) == 1 else nan
         if not isfinite(value):
             self._refuse("are not a finite number", alpha)
@@ -233,8 +234,8 @@ class _Reader:
             return "are for a text encoder, which no LoRA changes here"
         if _OF_IMAGES.search(stem):
             return "are for layers that read a picture, which this network lacks"
-        blocks = {int(found[1]) for name in self._parameters if (found := re.search(r"\bblocks\.(\d+)\.", name))}
-        block = re.search(r"blocks[._](\d+)[._]", stem)
+        blocks = {int(found[1]) for name in self._parameters if (found := re.search(r"\bblocks\.(\d{1,4})\.", name))}
+        block = re.search(r"blocks[._](\d{1,4})[._]", stem)
         if block and blocks and int(block[1]) not in blocks:
             return f"are for blocks from {len(blocks)} on, and this network has {len(blocks)}"
         return "are for parameters that this network lacks"
@@ -269,9 +270,17 @@ class _Configuration:
     by_pattern: Mapping[str, float] = field(default_factory=dict)
     by_root_of_rank: bool = False  # "rslora"
 
-    def scale(self, module: str, rank: int) -> float:
-        """As PEFT has it: a pattern is a name, or the end of one after a dot."""
-        matching = [self.by_pattern[each] for each in self.by_pattern if re.fullmatch(rf"(?:.*\.)?(?:{each})", module)]
+    def scale(self, names: Sequence[str], rank: int) -> float:
+        """As PEFT has it: a pattern is a name, or the end of one after a dot.
+
+        Args:
+            names: of a module, as the file has it and as the network has it.
+        """
+        matching = [
+            alpha
+            for pattern, alpha in self.by_pattern.items()
+            if any(re.fullmatch(rf"(?:.*\.)?(?:{pattern})", name) for name in names)
+        ]
         alpha = matching[0] if matching else self.alpha
         return 1.0 if alpha is None else alpha / (sqrt(rank) if self.by_root_of_rank else rank)
 
@@ -308,7 +317,7 @@ def _as_configuration(said: Mapping[str, Any]) -> _Configuration:
     alpha = said.get("lora_alpha")
     patterns = {re.compile(each).pattern: float(value) for each, value in (said.get("alpha_pattern") or {}).items()}
     for pattern in patterns:
-        if not _PATTERN.fullmatch(pattern):
+        if not _PATTERN.fullmatch(pattern) or sum(map(pattern.count, "*+")) > _MOST_REPETITIONS:
             raise ValueError(f"{pattern!r:.40} in alpha_pattern is more than a plain pattern of names")
     configured = _Configuration(None if alpha is None else float(alpha), patterns, bool(said.get("use_rslora")))
     if not all(map(isfinite, (configured.alpha or 0.0, *patterns.values()))):

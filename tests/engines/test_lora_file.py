@@ -103,6 +103,7 @@ def test_alpha_over_rank_is_the_scale(tmp_path: Path, alpha: Any) -> None:
         ({"lora_alpha": 6, "alpha_pattern": {"attn1.to_q": 1}}, 0.5),
         ({"lora_alpha": 6, "alpha_pattern": {"n1.to_q": 1, "blocks.*to_k": 1}}, 3.0),
         ({"r": 2}, 1.0),
+        ({"lora_alpha": 6, "alpha_pattern": {".*attn1.*q": 1}}, 0.5),
     ],
 )
 def test_what_peft_notes_is_the_scale_in_the_file_or_beside_it(
@@ -116,6 +117,19 @@ def test_what_peft_notes_is_the_scale_in_the_file_or_beside_it(
     assert [each.scale for each in changes(tmp_path, saved_by_peft)] == [scale, scale]
 
 
+def test_a_pattern_of_alphas_is_for_the_names_that_the_file_has(tmp_path: Path) -> None:
+    stem = "blocks.0.self_attn.q"
+    halves = {f"diffusion_model.{stem}.lora_A.weight": DOWN, f"diffusion_model.{stem}.lora_B.weight": UP}
+    noted = json.dumps({"lora_alpha": 6, "alpha_pattern": {"self_attn.q": 1}})
+    assert [each.scale for each in changes(tmp_path, halves, {"lora_adapter_metadata": noted})] == [0.5]
+
+
+def test_a_block_with_a_number_of_thousands_of_digits_is_refused_in_words(tmp_path: Path) -> None:
+    stem = f"blocks.{'9' * 5000}.attn1.to_q"
+    with pytest.raises(GraphError, match="are for parameters that this network lacks"):
+        changes(tmp_path, {f"{stem}.lora_A.weight": DOWN, f"{stem}.lora_B.weight": UP})
+
+
 @pytest.mark.parametrize(
     "said, because",
     [
@@ -123,6 +137,7 @@ def test_what_peft_notes_is_the_scale_in_the_file_or_beside_it(
         ({"lora_alpha": "x"}, "is damaged"),
         ({"lora_alpha": float("nan")}, "an alpha is not finite"),
         ({"alpha_pattern": {"(a+)+": 1}}, "more than a plain pattern"),
+        ({"alpha_pattern": {".*.*.*x": 1}}, "more than a plain pattern"),  # each more takes many times as long
         ({"alpha_pattern": {"*": 1}}, "is damaged"),
         ([], "is damaged"),
     ],

@@ -77,6 +77,10 @@ class EngineCache:
         records = [record for _, record in sorted(found, key=lambda pair: pair[0], reverse=True)]
         return EngineCatalogue(self.folder, tuple(records))
 
+    def key(self) -> bytes:
+        """The installation's key, made now if there is none."""
+        return make_key(self._key_path)
+
     def size_bytes(self) -> int:
         """Of all files, those of unfinished builds too."""
         return sum(_size(path) for path in self.folder.iterdir()) if self._is_there() else 0

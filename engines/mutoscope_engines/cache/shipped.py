@@ -21,10 +21,12 @@ from ..errors import EngineError
 from ..system.portable_files import sync
 from .catalogue import EngineCatalogue
 from .engine_cache import EngineCache
+from .installation_key import is_signed, sign
 from .record import EngineRecord
 from .stored_engine import StoredEngine, read_engine
 
 INDEX = "index.json"
+_SIGNATURE = "index.signature"  # for whoever ships again; the pin, and not this, says that engines are trusted
 FORMAT_VERSION = 1
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 SHIP_AGAIN = "Get the bundle again, or build its engines with into_bundle"
@@ -72,7 +74,9 @@ class ShippedEngines:
 
 
 def ship(engines: Iterable[EngineRecord], cache: EngineCache, folder: Path) -> str:
-    """Copies engines out of the cache, beside those that `folder` has already if this installation built them, too.
+    """Copies engines out of the cache, beside those that this installation shipped in `folder` before.
+
+    Its signature of the index, beside that, says that it did: nobody else may have what they made named in our index.
 
     Returns: the SHA-256 of the index, to pin.
 
@@ -80,7 +84,8 @@ def ship(engines: Iterable[EngineRecord], cache: EngineCache, folder: Path) -> s
         EngineMissingError: an engine in the cache is damaged, or has gone.
         OSError: the folder cannot be written, or the disk is full.
     """
-    chosen = {record.sha256: record for record in (*_ours(folder, cache), *engines)}
+    key = cache.key()
+    chosen = {record.identity.digest: record for record in (*_ours(folder, key), *engines)}
     folder.mkdir(exist_ok=True)
     for record in chosen.values():
         destination = folder / name_of(record)
@@ -91,16 +96,18 @@ def ship(engines: Iterable[EngineRecord], cache: EngineCache, folder: Path) -> s
             sync(partial)
             os.replace(partial, destination)
     records = [asdict(record) for _, record in sorted(chosen.items())]
-    content = json.dumps({"format_version": FORMAT_VERSION, "engines": records}, indent=1, sort_keys=True).encode()
+    said = {"format_version": FORMAT_VERSION, "engines": records}
+    content = json.dumps(said, indent=1, sort_keys=True).encode() + b"\n"
     partial = folder / f"{INDEX}.partial"
-    partial.write_bytes(content + b"\n")
+    partial.write_bytes(content)
     sync(partial)
     os.replace(partial, folder / INDEX)
+    (folder / _SIGNATURE).write_text(sign(content, key) + "\n", encoding="ascii")
     named = {name_of(record) for record in chosen.values()}
     for path in (*folder.glob("*.engine"), *folder.glob("*.partial")):
         if path.name not in named:
             path.unlink()
-    return hashlib.sha256(content + b"\n").hexdigest()
+    return hashlib.sha256(content).hexdigest()
 
 
 def index_sha256(folder: Path) -> str | None:
@@ -129,11 +136,13 @@ def _records(content: bytes, folder: Path) -> tuple[EngineRecord, ...]:
     return records
 
 
-def _ours(folder: Path, cache: EngineCache) -> list[EngineRecord]:
-    """The engines in a folder that are in the cache, too: nobody else may have what they made named in our index."""
+def _ours(folder: Path, key: bytes) -> list[EngineRecord]:
+    """The engines in a folder whose index this installation signed, if they are there still."""
     try:
-        there = _records((folder / INDEX).read_bytes(), folder)
-    except (OSError, EngineError):
+        content = (folder / INDEX).read_bytes()
+        signature = (folder / _SIGNATURE).read_text(encoding="ascii", errors="replace").strip()
+    except OSError:
         return []
-    built = cache.catalogue().records
-    return [record for record in there if record in built]
+    if not is_signed(content, signature, key):
+        return []
+    return [record for record in _records(content, folder) if (folder / name_of(record)).is_file()]

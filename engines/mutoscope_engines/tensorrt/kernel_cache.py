@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import tempfile
+import time
 from contextlib import ExitStack, suppress
 from pathlib import Path
 
@@ -17,6 +18,7 @@ from ..errors import MutoscopeError
 from ..system.portable_files import remove, replace
 
 SIGNATURE_BYTES = 64  # SHA-256 in hexadecimal digits
+KEPT_S = 90 * 86400.0  # without use
 
 
 class KernelCache:
@@ -34,6 +36,8 @@ class KernelCache:
             content = self._path.read_bytes()
         except OSError:
             return None
+        with suppress(OSError):  # a read-only cache still serves
+            os.utime(self._path)
         signature, compiled = content[:SIGNATURE_BYTES].decode("ascii", "replace"), content[SIGNATURE_BYTES:]
         return compiled if key is not None and is_signed(compiled, signature, key) else None
 
@@ -50,7 +54,13 @@ class KernelCache:
                 file.flush()
                 os.fsync(file.fileno())
             replace(Path(temporary), self._path)
-            there = {record.identity.digest for record in self._engines.catalogue().records}
-            for path in self._path.parent.glob("*.kernels"):
-                if path != self._path and path.stem not in there:  # its engine has gone
-                    remove(path)
+            self._remove_unused()
+
+    def _remove_unused(self) -> None:
+        """Those of engines that have gone from the cache. One that came with a bundle never was there, so a file that
+        is not of the cache stays for as long as it is used from time to time."""
+        there = {record.identity.digest for record in self._engines.catalogue().records}
+        oldest = time.time() - KEPT_S
+        for path in self._path.parent.glob("*.kernels"):
+            if path != self._path and path.stem not in there and path.stat().st_mtime < oldest:
+                remove(path)

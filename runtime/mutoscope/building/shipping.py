@@ -61,7 +61,7 @@ def ship_engines(bundle: Bundle, jobs: Iterable[EngineJob], cache: EngineCache, 
 
 def _copy_without_graphs(bundle: Bundle, folder: Path) -> None:
     manifest = bundle.manifest
-    of_graphs = {name for graph in manifest.graphs for name in (graph.file, *graph.weights)}
+    of_graphs = {name for graph in manifest.all_graphs for name in (graph.file, *graph.weights)}
     for name in (MANIFEST, *(name for name in manifest.files if name not in of_graphs)):
         destination = folder / name
         destination.parent.mkdir(parents=True, exist_ok=True)

@@ -33,13 +33,18 @@ def key_of(setting: dict[str, Any], plan: Plan) -> str:
     """64 hexadecimal digits, the same on every machine. A repeat has another seed, and so another key."""
     names = [part.name for part in fields(plan) if part.name not in DECIDE_NOTHING]
     decides = {name: to_plain(getattr(plan, name)) for name in names}
-    decides["loras"] = [{**asdict(lora), "file": ""} for lora in plan.loras]  # which may be renamed
+    decides["loras"] = _loras(plan)
     return digest([setting, decides])
 
 
+def _loras(plan: Plan) -> list[dict[str, Any]]:
+    """Without the names of their files, which may be renamed."""
+    return [{**asdict(lora), "file": ""} for lora in plan.loras]
+
+
 def texts_of(plan: Plan) -> str:
-    """The same for videos whose prompts and other conditions are the same."""
-    return digest(to_plain(plan.conditions))
+    """The same for videos whose prompts, other conditions and LoRAs are the same."""
+    return digest([to_plain(plan.conditions), _loras(plan)])
 
 
 def seed_of(request: VideoRequest, name: str | None) -> int:

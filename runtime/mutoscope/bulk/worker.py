@@ -229,7 +229,7 @@ class _Claim(Observer):
             RequestError: it would be another video than that of its key.
         """
         if texts_of(plan) != self._task.texts:
-            raise RequestError("a picture or clip was changed since the jobs were read; start the batch again")
+            raise RequestError("a file that the job names was changed since the jobs were read; start the batch again")
 
     def on_stage(self, stage: str) -> None:
         self.check()

@@ -120,8 +120,8 @@ class Bundle:
         """The files of graphs that are not there, in a bundle that was shipped with its engines alone."""
         if not (self.engines_folder / INDEX).is_file():
             return frozenset()
-        named = {name for graph in self.manifest.graphs for name in (graph.file, *graph.weights)}
-        return frozenset(name for name in named if not os.path.lexists(self.root / name))
+        named = {name for graph in self.manifest.all_graphs for name in (graph.file, *graph.weights)}
+        return frozenset(name for name in named if not os.path.lexists(_named_path(self.root, name)))
 
     @property
     def engines_folder(self) -> Path:
@@ -192,11 +192,15 @@ def refuse_path(root: Path) -> None:
         ) from None
 
 
-def _safe_path(root: Path, name: str) -> Path:
+def _named_path(root: Path, name: str) -> Path:
     pure = PurePosixPath(name)
     if pure.is_absolute() or ".." in pure.parts or "\\" in name or ":" in name or "\0" in name or not pure.parts:
         raise BundleError(f"the manifest of {root} names {name!r}, a path that leaves the bundle; refused")
-    path = root / pure
+    return root / pure
+
+
+def _safe_path(root: Path, name: str) -> Path:
+    path = _named_path(root, name)
     real_path = Path(os.path.realpath(path))  # `Path.resolve` would raise on a loop of links
     if not real_path.is_relative_to(root.resolve()):
         raise BundleError(

@@ -72,11 +72,13 @@ class ImageCondition(Condition):
     def _refuse_missing(self, sources: Mapping[str, Any]) -> None:
         about = self._about
         if about.required and about.name not in sources:
-            raise RequestError(f"this model makes a video from a picture; give {about.name}, such as a PNG file")
+            raise RequestError(f"{about.name} is missing: this model makes a video from a picture, such as a PNG")
         if about.last_required and about.last not in sources:
-            raise RequestError(f"this model makes a video between two pictures; give {about.last}, such as a PNG file")
+            raise RequestError(f"{about.last} is missing: this model makes a video between two pictures. Give it, too")
         if about.last in sources and about.name not in sources:
-            raise RequestError(f"{about.last} is only for a video that begins with a picture; give {about.name}, too")
+            raise RequestError(
+                f"{about.name} is missing: {about.last} is only for videos that begin with one. Give both"
+            )
 
     def _given(self, none: NDArray[np.float32], *, ends: bool) -> NDArray[np.float32]:
         """Which frames are pictures, in the shape of `none`."""

@@ -27,7 +27,7 @@ class ImageEmbedsCondition(Condition):
     def settle(self, request: Any, defaults: Defaults, *, guided: bool, size: VideoSize) -> Settled:
         sources = {name: getattr(request, name) for name in self._about.fields}
         if missing := [name for name, source in sources.items() if source is None]:
-            raise RequestError(f"this model makes a video from a picture; give {missing[0]}, such as a PNG file")
+            raise RequestError(f"{missing[0]} is missing: this model makes a video from a picture, such as a PNG")
         pictures = {name: read_picture(source, name=name) for name, source in sources.items()}
         pixels = [for_clip(picture.pixels, name=name) for name, picture in pictures.items()]
         return Settled(

@@ -137,10 +137,11 @@ def planned_memory(execution: Execution, bundle: Bundle, sizes: Sizes, num_frame
     lengths, limit = bundle.manifest.frames, execution.memory_limit_bytes
     branches = tuple(dict.fromkeys(min(count, sizes.branches) for count in execution.branches_per_call))
     now = snapshot_of(execution.placements)
+    more = sizes.latents_shape[1] - lengths.latent_frames(num_frames)  # of pictures that are no frame of the video
 
     def stages(frames: int) -> list[Stage]:
         channels, _, rows, columns = sizes.latents_shape
-        scaled = replace(sizes, latents_shape=(channels, lengths.latent_frames(frames), rows, columns))
+        scaled = replace(sizes, latents_shape=(channels, lengths.latent_frames(frames) + more, rows, columns))
         return stages_of(bundle, now, scaled, branches, execution.tile)
 
     asked = stages(num_frames)

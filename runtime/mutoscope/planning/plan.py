@@ -241,7 +241,11 @@ class Plan:
     def _refuse_other_loras(self, given: Mapping[str, Sequence[Lora]]) -> None:
         for (name, loras), role in zip_longest(given.items(), self.guidance.scales):
             planned = [(lora.sha256, lora.strength) for lora in self.loras if lora.role == role]
-            if [(file_sha256(Path(lora.path)), lora.strength) for lora in loras] != planned:
+            try:
+                found = [(file_sha256(Path(lora.path)), lora.strength) for lora in loras]
+            except (OSError, ValueError) as error:  # a ValueError of a zero byte
+                raise RequestError(f"{name} has a file that cannot be read: {error}") from error
+            if found != planned:
                 wanted = [f"{lora.file}:{lora.strength:g}" for lora in self.loras if lora.role == role]
                 raise RequestError(f"{name} must be those of the plan, {', '.join(wanted) or 'none'}; got {loras!r}")
 

@@ -30,6 +30,7 @@ def describe_parameters(manifest: Manifest) -> list[dict[str, Any]]:
     absent |= set(PICTURES) - set(manifest.followed)
     absent |= {*OF_CLIPS, *LORAS}  # nobody can send clips yet, and LoRAs have names of files and no field
     needed = {image.name for image in manifest.images if image.required}
+    needed |= {image.last for image in manifest.images if image.last is not None and image.last_required}
     absent |= {"guidance_scale_2"} if len(manifest.experts) == 1 else set()
     return [
         {

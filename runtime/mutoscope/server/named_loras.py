@@ -42,7 +42,10 @@ class NamedLoras:
         if self._folder is None:
             raise RequestError(f"{parameter} must be left out: this server offers no LoRAs")
         # Compared with what is there, so that no name leads out of the folder.
-        there = {path.name: path for path in self._folder.iterdir() if path.suffix in SUFFIXES and path.is_file()}
+        try:
+            there = {path.name: path for path in self._folder.iterdir() if path.suffix in SUFFIXES and path.is_file()}
+        except OSError as error:  # whose words would show clients a path of this machine
+            raise RequestError(f"{parameter} must be left out: the folder of LoRAs cannot be read") from error
         if name not in there:
             raise RequestError(
                 f"{parameter} must have names of this server's files; {no_such('LoRA', name[:80], sorted(there))}"

@@ -220,7 +220,8 @@ class Service:
             RefusedError: there is no such video or variant, or it is not finished.
         """
         try:
-            return content_of(self.get(id), variant, self.studio)
+            with self._turn([variant.removesuffix("_thumbnail")]):
+                return content_of(self.get(id), variant, self.studio)
         except OSError:
             self.get(id)  # it may have been deleted meanwhile
             raise
@@ -229,15 +230,17 @@ class Service:
         """The command line and the Python program that make the same video, and the request.
 
         Raises:
-            RefusedError: there is no such video.
+            RefusedError: there is no such video, or a file that it follows is not there any more.
         """
         job = self.get(id)
         bundle = self.studio.bundles.get(job.model)
         with self._turn(job.request):
-            request = self._request_of(job)
+            request, loras = self._request_of(job), self.studio.loras
             if bundle is not None:
-                loras = self.studio.loras
-                request = loras.named(shortest(loras.resolved(request), self._planners[job.model].plan))
+                try:
+                    request = loras.named(shortest(loras.resolved(request), self._planners[job.model].plan))
+                except MutoscopeError as error:
+                    raise bad_request(error) from error
         root = None if bundle is None or bundle.root == bundle_path() else str(bundle.root)
         said = (request, root, self.studio.options, self.studio.output, id)
         return {"request": job.request, "command": command_line(*said), "python": python_lines(*said)}

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from math import isfinite
 from pathlib import Path
 
-from .parameters import Form
+from .parameters import Form, number_text
 
 
 @dataclass(frozen=True, init=False)
@@ -48,7 +48,7 @@ LORA = Form(
     "a sequence of Lora(path, strength)",
     (Lora("style.safetensors", 0.8),),
     parse_lora,
-    lambda lora: f"{lora.path}:{lora.strength:g}",
+    lambda lora: f"{lora.path}:{number_text(lora.strength)}",
     lambda loras: repr(loras if isinstance(loras, tuple) else (loras,)),
     several=True,
 )

@@ -96,6 +96,11 @@ def _hashes(text: str) -> str | tuple[str, ...] | None:
     return each if len(each) > 1 else each[0]
 
 
+def number_text(number: float) -> str:
+    """The shortest text that reads as the same number again."""
+    return repr(float(number)).removesuffix(".0")
+
+
 def names(joined_by: str, example: tuple[str, ...]) -> Form:
     """One name, or several with a sign between them."""
 
@@ -170,14 +175,14 @@ LEVELS = Form(
     "a sequence of numbers",
     (1.0, 0.75, 0.5),
     _numbers,
-    lambda levels: ",".join(f"{level:g}" for level in levels),
+    lambda levels: ",".join(map(number_text, levels)),
 )
 SCALES = Form(
     "a number, or numbers with commas between them, such as 0.8",
     "a number or a sequence of numbers",
     0.8,
     lambda text: numbers if (numbers := _numbers(text)) is None or len(numbers) > 1 else numbers[0],
-    lambda scales: ",".join(f"{scale:g}" for scale in (scales if isinstance(scales, Sequence) else (scales,))),
+    lambda scales: ",".join(map(number_text, scales if isinstance(scales, Sequence) else (scales,))),
 )
 RATE = Form(
     f"a number or a ratio from 1 to {MAX_FPS}, such as 24, 12.5 or 24000/1001",

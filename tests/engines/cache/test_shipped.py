@@ -173,6 +173,13 @@ def test_shipping_again_keeps_what_this_installation_built_and_nothing_else(
     both = ship([put(cache, OTHER, b"second")], cache, folder)
     there = ShippedEngines.open(folder, [both])
     assert {there.load(record).data[:] for record in there.catalogue.records} == {b"engine", b"second"}
+    for path in cache.folder.iterdir():
+        path.unlink()  # as a cache that is full makes room
     assert first != both == ship([put(cache)], cache, folder)
     names = {f"{sha256(content).hexdigest()}.engine" for content in (b"engine", b"second")}
-    assert set(os.listdir(folder)) == {INDEX, *names}
+    assert set(os.listdir(folder)) == {INDEX, "index.signature", *names}
+
+
+def test_engines_of_equal_content_all_stay_in_the_index(cache: EngineCache, folder: Path) -> None:
+    there = ShippedEngines.open(folder, [ship([put(cache), put(cache, OTHER)], cache, folder)])
+    assert [there.load(there.catalogue.find(identity)).data[:] for identity in (IDENTITY, OTHER)] == [b"engine"] * 2

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import hashlib
+import os
+import time
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -18,7 +20,7 @@ from mutoscope_engines.errors import BackendUnavailableError
 from mutoscope_engines.session import EngineWanted, SessionOptions
 from mutoscope_engines.targets import find_target
 from mutoscope_engines.tensorrt.backend import TensorRtBackend
-from mutoscope_engines.tensorrt.kernel_cache import KernelCache
+from mutoscope_engines.tensorrt.kernel_cache import KEPT_S, KernelCache
 from mutoscope_engines.tensorrt.session import TensorRtSettings
 
 from tests.engines.fake_tensorrt import FakeTensorRt, engine_of
@@ -244,12 +246,15 @@ def test_what_was_compiled_for_this_gpu_is_kept_for_the_next_process(backend, bu
     assert backend.trt.kernels_of_before == b"compiled kernels"
 
 
-def test_kernels_go_with_their_engine(backend, build, tmp_path) -> None:
+def test_kernels_that_nobody_used_for_long_go_with_their_engine(backend, build, tmp_path) -> None:
     digest = build()
     KernelCache(backend.engines, "gone").store(b"of an engine that was removed")
+    KernelCache(backend.engines, "shipped").store(b"of one that came with a bundle")
+    long_ago = time.time() - KEPT_S - 1
+    os.utime(backend.engines.folder.parent / "kernels" / "gone.kernels", (long_ago, long_ago))
     KernelCache(backend.engines, digest).store(b"of one that is there")
     KernelCache(backend.engines, "new").store(b"of one that is being used")
-    assert {path.stem for path in (tmp_path / "kernels").iterdir()} == {digest, "new"}
+    assert {path.stem for path in (tmp_path / "kernels").iterdir()} == {digest, "new", "shipped"}
 
 
 @pytest.mark.parametrize("key", ["shared", "damaged", "a folder"])

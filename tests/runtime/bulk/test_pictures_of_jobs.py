@@ -103,7 +103,7 @@ def test_a_picture_that_changed_since_the_jobs_were_read_fails_in_words(
     Worker(batch, pipeline).run()
     failed = [json.loads(path.read_text()) for path in (batch.out / "failed").iterdir()]
     assert {each["cause"] for each in failed} == {
-        "a picture or clip was changed since the jobs were read; start the batch again"
+        "a file that the job names was changed since the jobs were read; start the batch again"
     }
     assert not list((batch.out / "videos").iterdir())
 

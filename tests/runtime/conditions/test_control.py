@@ -138,6 +138,13 @@ def test_latents_of_references_are_not_decoded(pipeline: Pipeline, backend: Fake
     assert {len(frames) for frames in shown} == {3}
 
 
+def test_memory_and_engines_are_planned_with_the_latents_of_references(pipeline: Pipeline) -> None:
+    alone, with_two = (pipeline.plan(**SIZED, reference_images=given) for given in (None, PICTURES))
+    more = [plan.memory.options["denoise"].buffer_bytes for plan in (alone, with_two)]
+    assert [plan.geometry.latents_shape[1] for plan in (alone, with_two)] == [3, 5]
+    assert more[1] > more[0] * 1.4  # nearly all of it is latents
+
+
 def test_one_picture_masks_all_frames(pipeline: Pipeline, backend: FakeBackend, tmp_path: Path) -> None:
     Image.fromarray(GREYS[0]).save(tmp_path / "mask.png")
     for mask in (GREYS[0], np.repeat(GREYS[:1], T, axis=0), tmp_path / "mask.png"):

@@ -130,7 +130,7 @@ def test_a_picture_that_no_request_has_is_refused(with_picture: MakeBundle) -> N
 def test_a_model_that_needs_a_picture_says_so_and_one_that_takes_none_refuses_it(
     make_bundle: MakeBundle, with_picture: MakeBundle
 ) -> None:
-    with pytest.raises(RequestError, match="this model makes a video from a picture; give image"):
+    with pytest.raises(RequestError, match="image is missing: this model makes a video from a picture"):
         fed(with_picture(required=True))
     with pytest.raises(RequestError, match="image is not a parameter of this model, which takes: prompt"):
         fed(make_bundle(), image=PICTURE)

@@ -129,9 +129,13 @@ def test_another_last_picture_is_another_condition(with_clip: MakeBundle) -> Non
 @pytest.mark.parametrize(
     ("asked", "changes", "message"),
     [
-        ({}, {}, "this model makes a video from a picture; give image"),
-        ({"image": FIRST}, {"last_required": True}, "makes a video between two pictures; give last_image"),
-        ({"last_image": LAST}, {"required": False}, "last_image is only for a video that begins with a picture"),
+        ({}, {}, "image is missing: this model makes a video from a picture"),
+        ({"image": FIRST}, {"last_required": True}, "last_image is missing: this model makes a video between two"),
+        (
+            {"last_image": LAST},
+            {"required": False},
+            "image is missing: last_image is only for videos that begin",
+        ),
     ],
 )
 def test_a_missing_picture_is_asked_for(

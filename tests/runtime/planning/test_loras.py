@@ -9,11 +9,13 @@ from typing import Any
 import msgspec
 import numpy as np
 import pytest
-from mutoscope import Lora, RequestError, VideoRequest
+from mutoscope import Lora, Pipeline, RequestError, RuntimeOptions, VideoRequest
 from mutoscope.bundle.bundle import Bundle
 from mutoscope.bundle.manifest import Expert, Manifest
 from mutoscope.planning.footprints import buffer_bytes, wanted_engine
 from mutoscope.planning.loras import SettledLoras, notes_on_loras, settle_loras
+from mutoscope.values.loras import LORA, parse_lora
+from mutoscope_engines.testing import FakeBackend
 from safetensors.numpy import save_file
 
 from tests.bundles import TWO, Q, lora_form
@@ -62,6 +64,27 @@ def test_strength_alpha_and_rank_are_in_what_is_added(manifest: Manifest, tmp_pa
     assert np.allclose(added(found, Q), -0.5 * 3 / 2 * (up @ down).T, rtol=1e-5)
     assert not added(found, TWO).any()
     assert found.lengths == {"R": 2}
+
+
+def test_a_file_that_has_gone_or_changed_is_refused_in_words_when_a_plan_becomes_a_request(
+    opened: Bundle, tmp_path: Path
+) -> None:
+    path = file(tmp_path, factors(STEM_Q, 2, (4, 6)))
+    with Pipeline(opened, RuntimeOptions(backend=FakeBackend())) as pipeline:
+        plan = pipeline.plan(prompt="a", loras=[Lora(path, 0.5)])
+    assert plan.to_request(loras=[Lora(path, 0.5)]).loras == (Lora(path, 0.5),)
+    file(tmp_path, factors(STEM_Q, 2, (4, 6), seed=1))
+    with pytest.raises(RequestError, match=r"loras must be those of the plan, l\.safetensors:0\.5; got"):
+        plan.to_request(loras=[Lora(path, 0.5)])
+    path.unlink()
+    with pytest.raises(RequestError, match="loras has a file that cannot be read"):
+        plan.to_request(loras=[Lora(path, 0.5)])
+
+
+@pytest.mark.parametrize("strength", [0.123456789, 1 / 3, 1e-7, 12345678.9, 1, -0.0])
+def test_a_strength_in_text_is_the_same_number_again(strength: float) -> None:
+    read = parse_lora(LORA.write(Lora("no such file", strength)))
+    assert read == Lora("no such file", strength)
 
 
 def test_several_stand_beside_each_other_and_what_is_shorter_is_filled_up_with_zeros(

@@ -11,6 +11,7 @@ from typing import Any
 import msgspec
 import pytest
 from mutoscope import Pipeline, RequestError, VideoRequest
+from mutoscope.bundle.conditionings import ImageConditioning
 from mutoscope.bundle.manifest import Expert
 from mutoscope.request import LORAS, OF_CLIPS, PICTURES
 from mutoscope.server.describing import describe_parameters
@@ -49,6 +50,17 @@ def test_a_clip_cannot_be_sent_and_no_path_of_the_server_is_read(shared: Served,
     value = 0.5 if name == "strength" else "/clip.mp4"
     answer = shared.http.post("/v1/videos", json={"prompt": "a red circle", name: value})
     assert (answer.status_code, answer.json()["error"]["code"]) == (400, "unknown_parameter")
+
+
+def test_pictures_that_a_model_needs_are_required(pipeline: Pipeline):
+    between = ImageConditioning(
+        name="image", role="vae_encoder_first", following="vae_encoder_next", feeds={}, given="given",
+        last="last_image", last_required=True,
+    )  # fmt: skip
+    manifest = msgspec.structs.replace(
+        pipeline.bundle.manifest, conditionings=(*pipeline.bundle.manifest.conditionings, between)
+    )
+    assert {each["name"] for each in describe_parameters(manifest) if each["required"]} == {"prompt", *PICTURES}
 
 
 def test_a_model_with_two_denoisers_takes_a_scale_for_the_second(pipeline: Pipeline):

@@ -157,7 +157,7 @@ def test_a_model_without_pictures_and_one_that_needs_one_say_so(studio: Served, 
     for files, name in (({"image": saved()}, "image"), ({"input_reference": b"x"}, "input_reference")):
         refused = post(shared, files).json()["error"]
         assert refused["param"] == name and refused["message"].startswith(f"{name} is not a parameter of this model")
-    with pytest.raises(openai.BadRequestError, match="this model makes a video from a picture; give image"):
+    with pytest.raises(openai.BadRequestError, match="image is missing: this model makes a video from a picture"):
         create(studio, model="needs")
     refused = post(studio, {"negative_prompt": b"x"}).json()["error"]
     assert refused["message"] == "negative_prompt is no picture; send it as text and not as a file"

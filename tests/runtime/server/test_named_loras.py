@@ -102,3 +102,24 @@ def test_the_folder_must_be_there(tmp_path: Path) -> None:
     assert checked_folder(str(tmp_path)) == str(tmp_path.resolve())
     with pytest.raises(RequestError, match="loras must be a folder with LoRAs; got 'nowhere'"):
         checked_folder("nowhere")
+
+
+def test_what_follows_a_lora_that_was_removed_is_refused_in_words(offering: Served) -> None:
+    folder = Path(str(offering.service.options.loras))
+    gone = folder / "gone.safetensors"
+    gone.write_bytes((folder / "style.safetensors").read_bytes())
+    job = offering.ended(post(offering, [{"path": "gone.safetensors"}]).json()["id"])
+    gone.unlink()
+    for answer in (
+        offering.http.get(f"/v1/videos/{job['id']}/recipe"),
+        offering.http.post(f"/v1/videos/{job['id']}/again", json={}),
+    ):
+        error = answer.json()["error"]
+        assert (answer.status_code, error["param"]) == (400, "loras")
+        assert "there is no LoRA 'gone.safetensors'" in error["message"]
+    folder.rename(folder.with_name("elsewhere"))
+    try:
+        error = post(offering, [STYLE]).json()["error"]
+    finally:
+        folder.with_name("elsewhere").rename(folder)
+    assert error["message"] == "loras must be left out: the folder of LoRAs cannot be read"
