@@ -102,7 +102,7 @@ def ship(engines: Iterable[EngineRecord], cache: EngineCache, folder: Path) -> s
     partial.write_bytes(content)
     sync(partial)
     os.replace(partial, folder / INDEX)
-    (folder / _SIGNATURE).write_text(sign(content, key) + "\n", encoding="ascii")
+    (folder / _SIGNATURE).write_bytes(f"{sign(content, key)}\n".encode())
     named = {name_of(record) for record in chosen.values()}
     for path in (*folder.glob("*.engine"), *folder.glob("*.partial")):
         if path.name not in named:
