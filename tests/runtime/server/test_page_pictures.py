@@ -139,7 +139,10 @@ def test_the_settings_of_a_video_bring_its_pictures_and_its_size(chromium: Any, 
             press(page, "Use these settings")
             preview(page, "First picture")
             wait_for(lambda request=request: page.locator("#ask-seed").input_value() == str(request["seed"]))
-            assert page.get_by_role("img", name="Preview: Last picture").is_visible() == ("last_image" in request)
+            last = page.get_by_role("img", name="Preview: Last picture")
+            wait_for(
+                lambda request=request, last=last: last.is_visible() == ("last_image" in request)
+            )  # it is drawn later
         press(page, "Make video")
         wait_for(lambda: len(asked(studio)) == 3)
         assert asked(studio)[0] == second
