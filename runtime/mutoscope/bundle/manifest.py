@@ -7,6 +7,8 @@ refused by `checks.py`.
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
+from itertools import pairwise
 from typing import Annotated, Any
 
 import msgspec
@@ -110,6 +112,11 @@ class Frames(Record, frozen=True):
         """F for T frames."""
         first, following = self.latents_per_call
         return first + following * (self.calls(num_frames) - 1)
+
+    def slices(self, num_frames: int) -> Iterator[tuple[int, int]]:
+        """Where the frames of each call of the decoder or encoder begin and end in a video of T frames."""
+        first, following = self.frames_per_call
+        return pairwise([0, *range(first, num_frames, following), num_frames])
 
     def num_frames(self, latent_frames: int) -> int:
         """T for F latent frames."""

@@ -18,12 +18,20 @@ from ..bundle.manifest import Defaults
 
 CLEAN = "clean_latents"
 
+FRAMES = "frames"
+"""The input of an encoder that takes frames, f32 `[T, H, W, 3]`."""
+
 GREY = 127.5
 """The middle of the levels 0..255, which an encoder is given where nothing is."""
 
 UseGraphs = Callable[[Sequence[str], Iterable[Feeds]], Sequence[Mapping[str, Host]]]
 """Runs a graph once for each of the feeds, and gives what each call gave. Of two roles, the first is for the first
 call, and caches pass from call to call."""
+
+
+def joined(calls: Sequence[Mapping[str, Host]], output: str) -> Host:
+    """The latents that an encoder gave in all its calls, one after the other, `[C, F, h, w]`."""
+    return np.concatenate([each[output] for each in calls], axis=1)
 
 
 Fact = str | int | float | tuple[float, ...]

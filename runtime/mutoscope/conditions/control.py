@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import pairwise
 from numbers import Real
 from typing import Any
 
@@ -23,9 +22,8 @@ from ..clips import Clip, Identity, read_clip, read_clip_or_picture
 from ..errors import RequestError
 from ..pictures import Picture, Pixels, fitted, letterboxed, read_pictures
 from ..values import checks
-from .base import GREY, Condition, Settled, UseGraphs, VideoSize
+from .base import FRAMES, GREY, Condition, Settled, UseGraphs, VideoSize, joined
 
-_FRAMES = "frames"  # the input of the encoder
 _VIDEO, _MASK, _REFERENCES, _SIZE = "video", "mask", "references", "size"  # what is encoded, by name
 _MADE_FROM = 128  # the least level of a mask that says that a pixel is to be made
 _MOST_SCALE = 100.0
@@ -91,7 +89,7 @@ class ControlCondition(Condition):
         about, feeds = self._about, settled.feeds
         kept = run(about.roles, self._chunks(feeds, made=False))
         made = run(about.roles, self._chunks(feeds, made=True)) if _VIDEO in feeds else kept
-        references = [run(about.roles, [{_FRAMES: frame[None]}]) for frame in feeds.get(_REFERENCES, ())]
+        references = [run(about.roles, [{FRAMES: frame[None]}]) for frame in feeds.get(_REFERENCES, ())]
         control = {name: self._control(output, feeds, kept, made, references) for output, name in about.feeds.items()}
         return {**control, about.scale_input: feeds[about.scale_input]}
 
@@ -99,10 +97,10 @@ class ControlCondition(Condition):
         self, output: str, feeds: Mapping[str, Host], kept: Calls, made: Calls, references: Sequence[Calls]
     ) -> Host:
         """All of the control, f32 `[2 C + s * s, F, h, w]`, references first."""
-        latents = np.concatenate([_joined(kept, output), _joined(made, output)])
+        latents = np.concatenate([joined(kept, output), joined(made, output)])
         parts = [np.concatenate([latents, self._mask_channels(feeds.get(_MASK), latents.shape[1:])])]
         for calls in references:
-            reference = _joined(calls, output)
+            reference = joined(calls, output)
             nothing = np.zeros((len(parts[0]) - len(reference), *reference.shape[1:]), np.float32)
             parts.insert(0, np.concatenate([reference, nothing]))
         return np.concatenate(parts, axis=1)
@@ -125,13 +123,12 @@ class ControlCondition(Condition):
     def _chunks(self, feeds: Mapping[str, Host], *, made: bool) -> Iterator[Feeds]:
         """The frames of each call, f32 `[T, H, W, 3]`, of what is made anew, or of what is kept."""
         num_frames, height, width = feeds[_SIZE]
-        first, following = self._frames.frames_per_call
-        for start, stop in pairwise([0, *range(first, num_frames, following), num_frames]):
+        for start, stop in self._frames.slices(int(num_frames)):
             if _VIDEO not in feeds:
-                yield {_FRAMES: np.full((stop - start, height, width, 3), GREY, np.float32)}
+                yield {FRAMES: np.full((stop - start, height, width, 3), GREY, np.float32)}
                 continue
             masked = feeds[_MASK][start:stop] >= _MADE_FROM if _MASK in feeds else np.True_
-            yield {_FRAMES: np.where(masked == made, feeds[_VIDEO][start:stop].astype(np.float32), np.float32(GREY))}
+            yield {FRAMES: np.where(masked == made, feeds[_VIDEO][start:stop].astype(np.float32), np.float32(GREY))}
 
     def _scales(self, given: Any) -> tuple[Any, NDArray[np.float32]]:
         """What was asked for, one number or one for each layer, and f32 `[layers]`."""
@@ -171,11 +168,6 @@ class ControlCondition(Condition):
             f"{about.mask} has {counts[0]} frames, and {about.name} {counts[1]}; give a mask with as many frames, or "
             "one picture for all of them"
         )
-
-
-def _joined(calls: Calls, output: str) -> Host:
-    """Latents of all calls, one after the other."""
-    return np.concatenate([each[output] for each in calls], axis=1)
 
 
 def _shown(source: Clip | Picture, size: VideoSize) -> _Shown:

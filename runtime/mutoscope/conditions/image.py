@@ -21,9 +21,7 @@ from ..bundle.manifest import Defaults
 from ..errors import EXPORT_AGAIN, BundleError, RequestError
 from ..pictures import fitted, read_picture
 from ..request import PICTURES
-from .base import GREY, Condition, Settled, UseGraphs, VideoSize
-
-_FRAMES = "frames"  # the input of the encoder
+from .base import FRAMES, GREY, Condition, Settled, UseGraphs, VideoSize, joined
 
 
 class ImageCondition(Condition):
@@ -65,8 +63,7 @@ class ImageCondition(Condition):
         if about.name not in settled.feeds:
             return dict(settled.feeds)
         calls = run(about.roles, self._chunks(settled.feeds))
-        encoded = {name: np.concatenate([each[output] for each in calls], axis=1)
-                   for output, name in about.feeds.items()}  # fmt: skip
+        encoded = {name: joined(calls, output) for output, name in about.feeds.items()}
         return encoded | {about.given: settled.feeds[about.given]}
 
     def _refuse_missing(self, sources: Mapping[str, Any]) -> None:
@@ -99,16 +96,15 @@ class ImageCondition(Condition):
     def _chunks(self, feeds: Mapping[str, Host]) -> Iterator[Feeds]:
         """The frames of each call, f32 `[T, H, W, 3]`; no more of the clip is in memory at once."""
         about, picture = self._about, feeds[self._about.name]
-        (first, following), (_, latents) = self._frames.frames_per_call, self._frames.latents_per_call
         if about.following is None:
-            yield {_FRAMES: picture[None].astype(np.float32)}
+            yield {FRAMES: picture[None].astype(np.float32)}
             return
         last = None if about.last is None else feeds.get(about.last)
-        calls = 1 + (feeds[about.given].shape[1] - self._frames.latents_per_call[0]) // latents
-        for call in range(calls):
-            frames = np.full((following if call else first, *picture.shape), GREY, np.float32)
-            if call == 0:
+        num_frames = self._frames.num_frames(feeds[about.given].shape[1])
+        for start, stop in self._frames.slices(num_frames):
+            frames = np.full((stop - start, *picture.shape), GREY, np.float32)
+            if start == 0:
                 frames[0] = picture
-            if call == calls - 1 and last is not None:
+            if stop == num_frames and last is not None:
                 frames[-1] = last
-            yield {_FRAMES: frames}
+            yield {FRAMES: frames}

@@ -18,9 +18,7 @@ from ..bundle.manifest import Defaults
 from ..clips import Clip, Identity
 from ..errors import RequestError
 from ..pictures import fitted
-from .base import CLEAN, Condition, Settled, UseGraphs, VideoSize
-
-_FRAMES = "frames"  # the input of the encoder
+from .base import CLEAN, FRAMES, Condition, Settled, UseGraphs, VideoSize, joined
 
 
 class VideoCondition(Condition):
@@ -61,10 +59,9 @@ class VideoCondition(Condition):
         if not settled.feeds:
             return {}
         calls = run(self._about.roles, self._chunks(settled.feeds[self._about.name]))
-        return {CLEAN: np.concatenate([each["condition"] for each in calls], axis=1)}
+        return {CLEAN: joined(calls, "condition")}
 
     def _chunks(self, frames: Host) -> Iterator[Feeds]:
         """The frames of each call, f32 `[T, H, W, 3]`."""
-        first, following = self._lengths.frames_per_call
-        for start, end in [(0, first), *((at, at + following) for at in range(first, len(frames), following))]:
-            yield {_FRAMES: frames[start:end].astype(np.float32)}
+        for start, stop in self._lengths.slices(len(frames)):
+            yield {FRAMES: frames[start:stop].astype(np.float32)}

@@ -44,7 +44,7 @@ def with_clips_opened(request: VideoRequest, manifest: Manifest) -> VideoRequest
     clip = read_clip(request.video, name="video")
     found: dict[str, Any] = {"video": clip}
     if "strength" in manifest.followed:
-        found["strength"] = checks.real("strength", _either(request.strength, STRENGTH), minimum=0, maximum=1)
+        found["strength"] = checks.real("strength", checks.either(request.strength, STRENGTH), minimum=0, maximum=1)
     if request.fps is None:
         found["fps"] = parse_frame_rate(clip.head.rate)
     if request.num_frames is None:
@@ -77,7 +77,3 @@ def _length(clip: Clip, manifest: Manifest) -> int:
     if there < counts[0]:
         raise RequestError(f"{clip.name} has {there} frames; a video of this model has {counts[0]} at least")
     return counts[(there - counts.start) // counts.step]
-
-
-def _either(given: Any, default: Any) -> Any:
-    return default if given is None else given

@@ -77,7 +77,9 @@ def make_job(request: VideoRequest, execution: Execution, bundle: Bundle, condit
         schedule=schedule.plan,
         guidance=guidance,
         loras=loras.plan,
-        seed=checks.whole("seed", _either(request.seed, secrets.randbelow(2**32)), minimum=SEED_MIN, maximum=SEED_MAX),
+        seed=checks.whole(
+            "seed", checks.either(request.seed, secrets.randbelow(2**32)), minimum=SEED_MIN, maximum=SEED_MAX
+        ),
         placements=plan_placements(execution, manifest),
         memory=planned_memory(execution, bundle, sizes, geometry.num_frames),
         family=manifest.family,
@@ -121,12 +123,12 @@ def plan_guidance(request: VideoRequest, manifest: Manifest) -> GuidancePlan:
             f"this model has one denoiser, and guidance_scale_2 is for a second; got {request.guidance_scale_2!r}. "
             "Leave it out; guidance_scale is for the one"
         )
-    own = {each.role: _either(each.guidance_scale, manifest.defaults.guidance_scale) for each in manifest.experts}
-    given = _either(request.guidance_scale, own[first.role])
+    own = {each.role: checks.either(each.guidance_scale, manifest.defaults.guidance_scale) for each in manifest.experts}
+    given = checks.either(request.guidance_scale, own[first.role])
     scale = checks.real("guidance_scale", given, minimum=0, maximum=MAX_SCALE)
     scales = {first.role: scale}
     for each in later:
-        given = _either(request.guidance_scale_2, _either(request.guidance_scale, own[each.role]))
+        given = checks.either(request.guidance_scale_2, checks.either(request.guidance_scale, own[each.role]))
         second = checks.real("guidance_scale_2", given, minimum=0, maximum=MAX_SCALE)
         scales[each.role] = second if is_guided(scale) else scale
     return GuidancePlan(scale, guidance_weights(scale), scales)
@@ -203,7 +205,7 @@ def plan_geometry(request: VideoRequest, manifest: Manifest) -> GeometryPlan:
     defaults, geometry = manifest.defaults, manifest.geometry
     left_open = size_of_what_is_given(request, manifest)
     height, width, num_frames = (
-        checks.size(name, _either(getattr(request, name), left_open.get(name, getattr(defaults, name))), allowed)
+        checks.size(name, checks.either(getattr(request, name), left_open.get(name, getattr(defaults, name))), allowed)
         for name, allowed in manifest.sizes.items()
     )
     latents_shape = (
@@ -217,7 +219,7 @@ def plan_geometry(request: VideoRequest, manifest: Manifest) -> GeometryPlan:
         width=width,
         num_frames=num_frames,
         frames_before=0,
-        fps=checks.frame_rate("fps", _either(request.fps, parse_frame_rate(defaults.fps))),
+        fps=checks.frame_rate("fps", checks.either(request.fps, parse_frame_rate(defaults.fps))),
         latents_shape=latents_shape,
         network_tokens=math.prod(latents_shape[1:]) // math.prod(geometry.patch_size),
     )
@@ -272,10 +274,10 @@ def settle_schedule(request: VideoRequest, guidance: GuidancePlan, manifest: Man
         sigmas = checks.numbers("sigmas", request.sigmas)
         count = len(sigmas) or count
     steps = checks.whole(
-        "num_inference_steps", _either(request.num_inference_steps, count), minimum=1, maximum=MAX_STEPS
+        "num_inference_steps", checks.either(request.num_inference_steps, count), minimum=1, maximum=MAX_STEPS
     )
     cache_interval = checks.whole("cache_interval", request.cache_interval, minimum=1, maximum=MAX_STEPS)
-    name = str(_either(request.scheduler, defaults.scheduler))
+    name = str(checks.either(request.scheduler, defaults.scheduler))
     skipped = skipped_steps(request.strength, steps)
     try:
         built = build_schedule(name, config, steps, sigmas or None, skipped=skipped)
@@ -339,7 +341,3 @@ def _notes(
         yield "guidance_scale_2 is not used: guidance_scale turns guidance off"
     if before:
         yield from notes_on(before, (geometry.height, geometry.width), geometry.fps, manifest)
-
-
-def _either(given: Any, default: Any) -> Any:
-    return default if given is None else given

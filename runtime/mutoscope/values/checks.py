@@ -18,6 +18,11 @@ from .frame_rates import parse_frame_rate
 from .parameters import BYTES, HASHES, HEIGHT_WIDTH_FRAMES, LEVELS, ON_OFF, RATE, Form
 
 
+def either(given: Any, default: Any) -> Any:
+    """What was given, or the default where it is `None`."""
+    return default if given is None else given
+
+
 def text(name: str, value: Any) -> str:
     """A string that can be written as UTF-8."""
     if not isinstance(value, str):
