@@ -30,8 +30,10 @@ from mutoscope_export.families.wan.random_checkpoint import (
 )
 from numpy.typing import NDArray
 from PIL import Image
-from safetensors.torch import load_file, save_file
+from torch import Tensor
 
+from tests.comparing import psnr_db
+from tests.following import follow
 from tests.making import made_once
 
 Frames = NDArray[np.uint8]
@@ -89,21 +91,12 @@ def picture(seed: int) -> Frames:
     return np.asarray(Image.fromarray(coarse).resize((101, 67), Image.Resampling.BICUBIC))
 
 
-def follow_pictures(checkpoint: Path) -> None:
-    """Makes more of the pictures, which change little in a video of random weights, above all the last one: in the
-    encoder a frame counts eight times as much as those before, and in the network its latents three times."""
-    for path in checkpoint.glob("*/diffusion_pytorch_model.safetensors"):
-        weights = load_file(path)
-        for name, weight in weights.items():
-            if name.startswith("encoder.") and weight.ndim == 5 and weight.shape[2] == 3:
-                weight[:, :, -1] *= 8
-            elif name == "encoder.conv_in.bias":
-                weight.zero_()
-            elif name == "patch_embedding.weight":
-                weight[:, CHECKPOINT["latent_channels"] :] *= 3
-            elif name == "proj_out.weight":
-                weight *= 4
-        save_file(weights, path)
+def follow_pictures(name: str, weight: Tensor) -> None:
+    """The network makes three times as much of the latents of pictures."""
+    if name == "patch_embedding.weight":
+        weight[:, CHECKPOINT["latent_channels"] :] *= 3
+    elif name == "proj_out.weight":
+        weight *= 4
 
 
 def make(kind: str, folder: Path, of_a14b: Path | None = None) -> None:
@@ -112,7 +105,7 @@ def make(kind: str, folder: Path, of_a14b: Path | None = None) -> None:
     checkpoint = random_checkpoint(folder / "checkpoint", **CHECKPOINT, **OF_IMAGES.get(kind, {}))
     if kind == A14B:
         add_expert(checkpoint, 0.9)
-    follow_pictures(checkpoint)
+    follow(checkpoint, follow_pictures)
     if of_a14b:
         for component in ("text_encoder", "vae"):
             shutil.copytree(of_a14b / "checkpoint" / component, checkpoint / component, dirs_exist_ok=True)
@@ -175,11 +168,6 @@ def expected_frames(checkpoint: Path, *, seed: int, scheduler: str, prompt: str,
 def generated(ours: mutoscope.Pipeline, scheduler: str, **request: Any) -> Frames:
     pictures = {name: picture(request.pop(name)) for name in PICTURES if name in request}
     return ours.generate(**request, **pictures, scheduler=NAMES[scheduler], flow_shift=3.0).frames
-
-
-def psnr_db(given: Frames, expected: Frames) -> float:
-    error = np.square(given.astype(np.float64) - expected).mean()
-    return float("inf") if error == 0 else float(10 * np.log10(255**2 / error))
 
 
 @pytest.mark.parametrize(("kind", "case", "asked"), REQUESTS, ids=[f"{kind}: {case}" for kind, case, _ in REQUESTS])

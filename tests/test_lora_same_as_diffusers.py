@@ -5,7 +5,6 @@ Where these drop or refuse tensors of a file, its sums `W + s·B·A` are made he
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -22,9 +21,10 @@ from mutoscope_engines.chain import Chain
 from mutoscope_engines.difference import relative_l2
 from mutoscope_engines.session import SessionOptions
 from mutoscope_export.families.wan import denoiser, own_classes
-from mutoscope_export.families.wan.original_names import original_name
 from safetensors.torch import save_file
 from torch import Tensor
+
+from tests.loras import a_lora
 
 STRENGTH = 0.7
 RANK = 4
@@ -66,36 +66,6 @@ def fused(checkpoint: Path, *loras: Lora) -> WanTransformer3DModel:
 def difference(found: np.ndarray, transformer: Any, example: Mapping[str, Tensor]) -> float:
     with torch.no_grad():
         return relative_l2([(found, own_classes.next_state(transformer, example).numpy())])
-
-
-def linears(transformer: Any) -> list[str]:
-    modules = transformer.named_modules()
-    return [name for name, module in modules if isinstance(module, torch.nn.Linear) and name.startswith("blocks.")]
-
-
-def a_lora(
-    transformer: Any, path: Path, *, spelling: str, alpha: float | None = None, seed: int = 3, rank: int = RANK
-) -> Path:
-    """On every linear of the blocks; random, and about as large as what it changes."""
-    generator = torch.Generator().manual_seed(seed)
-    tensors: dict[str, Tensor] = {}
-    metadata = {}
-    for name in linears(transformer):
-        module = transformer.get_submodule(name)
-        stem = f"transformer.{name}" if spelling == "peft" else f"diffusion_model.{original_name(name)}"
-        down, up = ("lora_A", "lora_B") if spelling == "peft" else ("lora_down", "lora_up")
-        if spelling == "kohya":
-            stem = "lora_unet_" + original_name(name).replace(".", "_")
-        tensors[f"{stem}.{down}.weight"] = torch.randn(rank, module.in_features, generator=generator)
-        tensors[f"{stem}.{up}.weight"] = 0.05 * torch.randn(module.out_features, rank, generator=generator)
-        if alpha is not None and spelling != "peft":
-            tensors[f"{stem}.alpha"] = torch.tensor(alpha)
-    if alpha is not None and spelling == "peft":
-        targets = ["to_q", "to_k", "to_v", "to_out.0", "ffn.net.0.proj", "ffn.net.2"]
-        noted = {"transformer.r": rank, "transformer.lora_alpha": alpha, "transformer.target_modules": targets}
-        metadata["lora_adapter_metadata"] = json.dumps(noted)
-    save_file(tensors, path, metadata)
-    return path
 
 
 @pytest.mark.parametrize("spelling, alpha", [("peft", None), ("peft", 6.0), ("original", 2.0), ("kohya", 2.0)])

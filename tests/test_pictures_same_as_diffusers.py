@@ -24,6 +24,8 @@ from mutoscope_export.options import ExportOptions
 from numpy.typing import NDArray
 from PIL import Image
 
+from tests.comparing import psnr_db
+
 Frames = NDArray[np.uint8]
 
 MIN_PSNR_DB = 60.0
@@ -95,11 +97,6 @@ def reference_frames(kind: type[Any], checkpoint: Path, *, seed: int, scheduler:
 
 def generated(ours: mutoscope.Pipeline, scheduler: str | None, **request: Any) -> Frames:
     return ours.generate(**request, scheduler=NAMES[scheduler]).frames
-
-
-def psnr_db(given: Frames, expected: Frames) -> float:
-    error = np.square(given.astype(np.float64) - expected).mean()
-    return float("inf") if error == 0 else float(10 * np.log10(255**2 / error))
 
 
 @pytest.mark.parametrize("case", REQUESTS)

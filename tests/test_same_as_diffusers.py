@@ -26,6 +26,7 @@ from mutoscope_export.families.wan.random_checkpoint import (
 from mutoscope_export.options import ExportOptions
 from numpy.typing import NDArray
 
+from tests.comparing import psnr_db
 from tests.making import made_once
 
 Frames = NDArray[np.uint8]
@@ -117,11 +118,6 @@ def _export(name: str, folder: Path) -> None:
 def subjects(wan_checkpoint: Path, wan_bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Subjects]:
     with closing(Subjects(Subject(wan_checkpoint, wan_bundle), tmp_path_factory)) as made:
         yield made
-
-
-def psnr_db(given: Frames, expected: NDArray[np.float32]) -> float:
-    error = np.square(given - expected.astype(np.float64)).mean()
-    return float(10 * np.log10(255**2 / error))
 
 
 REQUESTS: dict[str, tuple[str, dict[str, Any]]] = {

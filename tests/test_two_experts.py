@@ -25,6 +25,8 @@ from mutoscope_export.families.wan.random_checkpoint import MAX_SEQUENCE_LENGTH,
 from numpy.typing import NDArray
 from torch import nn
 
+from tests.comparing import psnr_db
+
 Frames = NDArray[np.float64]
 
 SAME_DB, OTHER_DB = 60.0, 30.0
@@ -95,11 +97,6 @@ def two(wan_checkpoint: Path, wan_bundle: Path, tmp_path_factory: pytest.TempPat
     reference.set_progress_bar_config(disable=True)
     with mutoscope.Pipeline.load(folder / "bundle") as ours:
         yield Two(folder / "bundle", loads, ours, reference)
-
-
-def psnr_db(given: NDArray[Any], expected: Frames) -> float:
-    error = np.square(given.astype(np.float64) - expected).mean()
-    return float(10 * np.log10(255**2 / error)) if error else np.inf
 
 
 @pytest.mark.parametrize("guidance", GUIDANCE)

@@ -25,8 +25,10 @@ from mutoscope_export.families.wan.random_checkpoint import (
 )
 from numpy.typing import NDArray
 from PIL import Image
-from safetensors.torch import load_file, save_file
+from torch import Tensor
 
+from tests.comparing import psnr_db
+from tests.following import follow
 from tests.making import made_once
 from tests.runtime.test_clips import lossless
 
@@ -103,27 +105,16 @@ def other(request: dict[str, Any], name: str) -> dict[str, Any]:
     return request | {name: [~seed for seed in seeds] if isinstance(seeds, list) else ~seeds}
 
 
-def follow_control(checkpoint: Path) -> None:
-    """Makes more of the control, which changes little in a video of random weights.
-
-    In the encoder a frame counts eight times as much as those before, and in the network the control four times. What
-    is in references alone reaches the video by self-attention, so the network attends to fewer tokens, and more.
-    """
-    for path in checkpoint.glob("*/diffusion_pytorch_model.safetensors"):
-        weights = load_file(path)
-        for name, weight in weights.items():
-            if name.startswith("encoder.") and weight.ndim == 5 and weight.shape[2] == 3:
-                weight[:, :, -1] *= 8
-            elif name == "encoder.conv_in.bias":
-                weight.zero_()
-            elif name in ("vace_patch_embedding.weight", "proj_out.weight") or name.endswith(ATTENDING):
-                weight *= 4
-        save_file(weights, path)
+def follow_control(name: str, weight: Tensor) -> None:
+    """The network makes four times as much of the control. What is in references alone reaches the video by
+    self-attention, so it attends to fewer tokens, and more."""
+    if name in ("vace_patch_embedding.weight", "proj_out.weight") or name.endswith(ATTENDING):
+        weight *= 4
 
 
 def make(folder: Path) -> None:
     checkpoint = random_checkpoint(folder / "checkpoint", **CHECKPOINT)
-    follow_control(checkpoint)
+    follow(checkpoint, follow_control)
     export_checkpoint(checkpoint, folder / "bundle")
 
 
@@ -156,11 +147,6 @@ def expected_frames(checkpoint: Path, *, seed: int, scheduler: str, **request: A
 
 def generated(ours: mutoscope.Pipeline, scheduler: str, **request: Any) -> Frames:
     return ours.generate(**request, scheduler=NAMES[scheduler]).frames
-
-
-def psnr_db(made: Frames, expected: Frames) -> float:
-    error = np.square(made.astype(np.float64) - expected).mean()
-    return float("inf") if error == 0 else float(10 * np.log10(255**2 / error))
 
 
 @pytest.mark.parametrize("case", REQUESTS)

@@ -28,6 +28,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
+from tests.comparing import psnr_db
 from tests.making import made_once
 from tests.runtime.test_clips import lossless
 
@@ -141,11 +142,6 @@ def expected_frames(checkpoint: Path, *, seed: int, scheduler: str, video: tuple
 
 def generated(ours: mutoscope.Pipeline, scheduler: str, video: tuple[int, int], **request: Any) -> Frames:
     return ours.generate(**request, video=clip(*video), scheduler=NAMES[scheduler], flow_shift=3.0).frames
-
-
-def psnr_db(given: Frames, expected: Frames) -> float:
-    error = np.square(given.astype(np.float64) - expected).mean()
-    return float("inf") if error == 0 else float(10 * np.log10(255**2 / error))
 
 
 @pytest.mark.parametrize(("kind", "case", "asked"), REQUESTS, ids=[f"{kind}: {case}" for kind, case, _ in REQUESTS])

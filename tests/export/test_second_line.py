@@ -27,6 +27,7 @@ from mutoscope_export.opening import open_checkpoint
 from mutoscope_export.options import ExportOptions
 from numpy.typing import NDArray
 
+from tests.comparing import psnr_db
 from tests.export.second_line.random_checkpoint import LETTERS, TOKENS, random_checkpoint
 from tests.export.second_line.reference import DriftPipeline
 from tests.export.spoiling import edit
@@ -69,11 +70,6 @@ def line(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Line]:
             patch.setitem(FAMILIES, pipeline, module)
         export_checkpoint(checkpoint, folder / "bundle", ExportOptions(precision=PRECISIONS))
         yield Line(checkpoint, folder / "bundle")
-
-
-def psnr_db(given: Frames, expected: Frames) -> float:
-    error = np.square(given.astype(np.float64) - expected).mean()
-    return float(10 * np.log10(255**2 / error)) if error else np.inf
 
 
 def generated(line: Line, backend: str, precision: str = "fp32", **request: Any) -> Frames:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +14,9 @@ from mutoscope_export.families.wan.original_names import original_name
 from safetensors.torch import save_file
 from torch import Tensor
 
+from tests.loras import a_lora, linears
+
 STRENGTH = 0.7
-LINEARS = ["to_q", "to_k", "to_v", "to_out.0", "ffn.net.0.proj", "ffn.net.2"]
 
 
 @pytest.fixture(scope="module")
@@ -43,39 +43,12 @@ def fused(wan_checkpoint: Path, path: Path) -> dict[str, Tensor]:
     return weights
 
 
-def linears(transformer: Any) -> list[str]:
-    modules = transformer.named_modules()
-    return [name for name, module in modules if isinstance(module, torch.nn.Linear) and name.startswith("blocks.")]
-
-
-def a_lora(transformer: Any, path: Path, *, spelling: str, alpha: float | None) -> Path:
-    """On every linear of the blocks, in one of the three spellings; random."""
-    torch.manual_seed(3)
-    tensors: dict[str, Tensor] = {}
-    metadata = {}
-    for name in linears(transformer):
-        module = transformer.get_submodule(name)
-        stem = f"transformer.{name}" if spelling == "peft" else f"diffusion_model.{original_name(name)}"
-        down, up = ("lora_A", "lora_B") if spelling == "peft" else ("lora_down", "lora_up")
-        if spelling == "kohya":
-            stem = "lora_unet_" + original_name(name).replace(".", "_")
-        tensors[f"{stem}.{down}.weight"] = torch.randn(4, module.in_features)
-        tensors[f"{stem}.{up}.weight"] = torch.randn(module.out_features, 4)
-        if alpha is not None and spelling != "peft":
-            tensors[f"{stem}.alpha"] = torch.tensor(alpha)
-    if alpha is not None and spelling == "peft":
-        noted = {"transformer.r": 4, "transformer.lora_alpha": alpha, "transformer.target_modules": LINEARS}
-        metadata["lora_adapter_metadata"] = json.dumps(noted)
-    save_file(tensors, path, metadata)
-    return path
-
-
 @pytest.mark.parametrize("spelling, alpha", [("peft", None), ("peft", 6.0), ("original", 2.0), ("kohya", 2.0)])
 def test_the_weights_are_those_that_diffusers_and_peft_fuse(
     wan_checkpoint: Path, transformer: Any, tmp_path: Path, spelling: str, alpha: float | None
 ) -> None:
     pytest.importorskip("peft")
-    path = a_lora(transformer, tmp_path / "l.safetensors", spelling=spelling, alpha=alpha)
+    path = a_lora(transformer, tmp_path / "l.safetensors", spelling=spelling, alpha=alpha, size=1.0)
     ours, theirs = merged(transformer, (path, STRENGTH)), fused(wan_checkpoint, path)
     assert ours.keys() == theirs.keys()
     before = transformer.state_dict()

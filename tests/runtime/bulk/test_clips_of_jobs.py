@@ -10,7 +10,8 @@ from mutoscope import OutputOptions, Pipeline, RuntimeOptions
 from mutoscope.bulk.jobs import read_jobs
 from mutoscope.bundle.bundle import Bundle
 
-from tests.runtime.conditions.test_video import CLIP, counting, with_video
+from tests.runtime.conditions.encoding import counting
+from tests.runtime.conditions.test_video import CLIP, with_video
 from tests.runtime.test_clips import lossless
 
 __all__ = ["with_video"]

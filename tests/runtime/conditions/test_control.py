@@ -23,7 +23,8 @@ from mutoscope_engines.testing import FakeBackend
 from PIL import Image
 
 from tests.bundles import Ends, graphs, interfaces, tensors
-from tests.runtime.conditions.test_image_clip import counting, ends_with_clip, fed
+from tests.runtime.conditions.encoding import counting
+from tests.runtime.conditions.test_image_clip import ends_with_clip, fed
 
 MakeBundle = Callable[..., Bundle]
 H, W, T = 32, 48, 9

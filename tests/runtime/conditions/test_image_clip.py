@@ -9,7 +9,6 @@ import numpy as np
 import pytest
 from mutoscope.bundle.bundle import Bundle
 from mutoscope.bundle.conditionings import ImageConditioning
-from mutoscope.bundle.manifest import GraphTensor
 from mutoscope.errors import BundleError, RequestError
 from mutoscope.pipeline import EncodedConditions, Pipeline
 from mutoscope.request import RuntimeOptions
@@ -18,6 +17,7 @@ from mutoscope_engines.testing import FakeBackend
 from PIL import Image
 
 from tests.bundles import Ends, graphs, interfaces, tensors
+from tests.runtime.conditions.encoding import counting, encoder_ends
 
 MakeBundle = Callable[..., Bundle]
 FIRST, LAST = np.random.default_rng(0).integers(0, 256, (2, 40, 60, 3), np.uint8)
@@ -33,13 +33,7 @@ def ends_with_clip(cache: tuple[Any, ...] = (1, 2, "h", "w")) -> dict[str, Ends]
     ends = interfaces()
     inputs, outputs = ends["denoiser"]
     ends["denoiser"] = (inputs + tensors(seen=(4, "F", "h", "w"), given=(4, "F")), outputs)
-    first, following = (
-        (GraphTensor(name="frames", dtype="float32", shape=(count, "8*h", "8*w", 3)),) for count in (1, 4)
-    )
-    condition, kept = tensors(condition=(4, 1, "h", "w")), (1, 2, "h", "w")
-    ends["vae_encoder_first"] = first, condition + tensors(cache_0=cache)
-    ends["vae_encoder_next"] = following + tensors(cache_0=kept), condition + tensors(next_cache_0=kept)
-    return ends
+    return ends | encoder_ends(cache)
 
 
 @pytest.fixture
@@ -52,24 +46,6 @@ def with_clip(make_bundle: MakeBundle) -> MakeBundle:
         return make_bundle(conditionings=(*texts, image), graphs=graphs(ends or ends_with_clip()))
 
     return make
-
-
-def counting() -> FakeBackend:
-    """A backend whose encoder gives the mean of its frames, and in its cache how many calls there were."""
-    backend = FakeBackend()
-
-    def encoded(frames: Any, cache: Any) -> tuple[Any, Any]:
-        rows, columns = (size // 8 for size in frames.shape[1:3])
-        calls = np.zeros((1, 2, rows, columns), np.float32) if cache is None else cache
-        return np.full((4, 1, rows, columns), frames.mean(), np.float32), calls + 1
-
-    backend.graphs["vae_encoder_first"] = lambda frames: dict(
-        zip(("condition", "cache_0"), encoded(frames, None), strict=True)
-    )
-    backend.graphs["vae_encoder_next"] = lambda frames, cache_0: dict(
-        zip(("condition", "next_cache_0"), encoded(frames, cache_0), strict=True)
-    )
-    return backend
 
 
 def resized(picture: Any) -> Any:

@@ -16,7 +16,8 @@ from mutoscope.request import RuntimeOptions
 from mutoscope_engines.testing import FakeBackend
 
 from tests.bundles import graphs, tensors
-from tests.runtime.conditions.test_image_clip import CLIP, FIRST, LAST, SIZED, counting, ends_with_clip
+from tests.runtime.conditions.encoding import counting
+from tests.runtime.conditions.test_image_clip import CLIP, FIRST, LAST, SIZED, ends_with_clip
 
 MakeBundle = Callable[..., Bundle]
 EMBEDS: dict[str, Any] = {

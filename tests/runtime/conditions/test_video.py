@@ -11,15 +11,15 @@ import numpy as np
 import pytest
 from mutoscope.bundle.bundle import Bundle
 from mutoscope.bundle.conditionings import VideoConditioning
-from mutoscope.bundle.manifest import Expert, GraphTensor
+from mutoscope.bundle.manifest import Expert
 from mutoscope.errors import BundleError, RequestError
 from mutoscope.pipeline import EncodedConditions, Pipeline
 from mutoscope.request import RuntimeOptions
 from mutoscope.solvers.noise import NormalStream
-from mutoscope_engines.testing import FakeBackend
 from PIL import Image
 
-from tests.bundles import Ends, graphs, interfaces, tensors
+from tests.bundles import graphs, interfaces, tensors
+from tests.runtime.conditions.encoding import counting, encoder_ends
 from tests.runtime.test_clips import lossless
 
 MakeBundle = Callable[..., Bundle]
@@ -29,18 +29,6 @@ VIDEO: dict[str, Any] = {"name": "video", "role": "vae_encoder_first", "followin
 ENCODERS = ("vae_encoder_first", "vae_encoder_next")
 
 
-def ends_with_encoder() -> dict[str, Ends]:
-    """Graphs of a text-to-video bundle with an encoder, which has one cache."""
-    ends = interfaces()
-    first, following = (
-        (GraphTensor(name="frames", dtype="float32", shape=(count, "8*h", "8*w", 3)),) for count in (1, 4)
-    )
-    condition, kept = tensors(condition=(4, 1, "h", "w")), (1, 2, "h", "w")
-    ends["vae_encoder_first"] = first, condition + tensors(cache_0=kept)
-    ends["vae_encoder_next"] = following + tensors(cache_0=kept), condition + tensors(next_cache_0=kept)
-    return ends
-
-
 @pytest.fixture
 def with_video(make_bundle: MakeBundle) -> MakeBundle:
     """A bundle that may be given a clip; keywords change what its manifest says of it."""
@@ -48,28 +36,11 @@ def with_video(make_bundle: MakeBundle) -> MakeBundle:
     def make(experts: tuple[Expert, ...] = (Expert(),), **changes: Any) -> Bundle:
         texts = make_bundle().manifest.texts
         video = VideoConditioning(**(VIDEO | changes))
-        ends = ends_with_encoder()
+        ends = interfaces() | encoder_ends()
         ends |= {expert.role: ends["denoiser"] for expert in experts}
         return make_bundle(conditionings=(*texts, video), experts=experts, graphs=graphs(ends))
 
     return make
-
-
-def counting() -> FakeBackend:
-    """A backend whose encoder gives the mean of its frames, and in its cache how many calls there were."""
-    backend = FakeBackend()
-
-    def encoded(frames: Any, calls: Any, cache: str) -> dict[str, Any]:
-        rows, columns = frames.shape[1] // 8, frames.shape[2] // 8
-        condition = np.full((4, 1, rows, columns), frames.mean(), np.float32)
-        return {"condition": condition, cache: np.full((1, 2, rows, columns), calls, np.float32)}
-
-    backend.graphs |= {
-        "vae_encoder_first": lambda *, frames: encoded(frames, 1, "cache_0"),
-        "vae_encoder_next": lambda *, frames, cache_0: encoded(frames, cache_0[0, 0, 0, 0] + 1, "next_cache_0"),
-    }
-    backend.gives_zeros = True
-    return backend
 
 
 def fed(bundle: Bundle, **asked: Any) -> tuple[dict[str, list[dict[str, Any]]], Any]:
@@ -244,7 +215,7 @@ def test_a_manifest_with_another_encoder_or_field_is_refused(
 
 
 def test_a_graph_that_keeps_caches_of_another_form_is_refused(make_bundle: MakeBundle) -> None:
-    ends = ends_with_encoder()
+    ends = interfaces() | encoder_ends()
     inputs, (condition, _) = ends["vae_encoder_first"]
     ends["vae_encoder_first"] = inputs, (condition, *tensors(cache_0=(1, 3, "h", "w")))
     texts = make_bundle().manifest.texts

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 from mutoscope.provenance.watermark import BITS, LEAST_BITS, Marker, Reading, read, why_none
 
+from tests.comparing import psnr_db
 from tests.runtime.provenance.pictures import Frames, encoded, landscape
 
 SIZES = [(256, 320), (480, 832)]
@@ -19,11 +20,6 @@ SIZES = [(256, 320), (480, 832)]
 
 def marked(frames: Frames) -> Frames:
     return np.concatenate(list(Marker(*frames.shape[1:3]).marked([frames])))
-
-
-def psnr_db(one: Frames, other: Frames) -> float:
-    square = np.mean((one.astype(np.float64) - other.astype(np.float64)) ** 2)
-    return float(10 * np.log10(255**2 / square))
 
 
 @pytest.mark.parametrize("size", SIZES)
