@@ -7,7 +7,6 @@ with its control.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from numbers import Real
 from typing import Any
 
@@ -18,27 +17,18 @@ from numpy.typing import NDArray
 from ..bundle.bundle import Bundle
 from ..bundle.conditionings import ControlConditioning
 from ..bundle.manifest import Defaults
-from ..clips import Clip, Identity, read_clip, read_clip_or_picture
+from ..clips import read_clip, read_clip_or_picture
 from ..errors import RequestError
-from ..pictures import Picture, Pixels, fitted, letterboxed, read_pictures
+from ..pictures import Picture, letterboxed, read_pictures
 from ..values import checks
 from .base import FRAMES, GREY, Condition, Settled, UseGraphs, VideoSize, joined
+from .shown import Shown, shown
 
 _VIDEO, _MASK, _REFERENCES, _SIZE = "video", "mask", "references", "size"  # what is encoded, by name
 _MADE_FROM = 128  # the least level of a mask that says that a pixel is to be made
 _MOST_SCALE = 100.0
 
 Calls = Sequence[Mapping[str, Host]]  # what the encoder gave, call after call
-
-
-@dataclass(frozen=True, eq=False)
-class _Shown:
-    """The first frames of a clip, resized to uint8 `[T, H, W, 3]`."""
-
-    frames: NDArray[np.uint8]
-    identity: str  # of these frames as they were
-    goes_on: bool  # whether the clip has more
-    pixels: tuple[int, int]  # height and width before
 
 
 class ControlCondition(Condition):
@@ -65,18 +55,18 @@ class ControlCondition(Condition):
         facts: dict[str, Any] = {}
         notes: list[str] = []
         if video is not None:
-            shown = _shown(read_clip(video, name=about.name), size)
-            self._refuse_short(shown, size)
-            feeds[_VIDEO], facts[about.name] = shown.frames, shown.identity
-            if shown.goes_on:
+            clip = shown(read_clip(video, name=about.name), size)
+            self._refuse_short(clip, size)
+            feeds[_VIDEO], facts[about.name] = clip.frames, clip.identity
+            if clip.goes_on:
                 count = size.num_frames
                 notes.append(f"{about.name} has more than {count} frames; the first {count} are used")
             if mask is not None:
                 read = read_clip_or_picture(mask, name=about.mask)
-                masked = _shown(read, size)
-                self._refuse_other_mask(masked, shown)
+                masked = shown(read, size)
+                self._refuse_other_mask(masked, clip)
                 notes += read.notes if isinstance(read, Picture) else ()
-                feeds[_MASK], facts[about.mask] = np.broadcast_to(masked.frames, shown.frames.shape), masked.identity
+                feeds[_MASK], facts[about.mask] = np.broadcast_to(masked.frames, clip.frames.shape), masked.identity
         if references := read_pictures(getattr(request, about.references) or (), name=about.references):
             placed = [letterboxed(each.pixels, size.height, size.width, self._spatial, name=about.references)
                       for each in references]  # fmt: skip
@@ -144,14 +134,14 @@ class ControlCondition(Condition):
             )
         return each, np.array(each, np.float32)
 
-    def _refuse_short(self, shown: _Shown, size: VideoSize) -> None:
-        if len(shown.frames) < size.num_frames:
+    def _refuse_short(self, clip: Shown, size: VideoSize) -> None:
+        if len(clip.frames) < size.num_frames:
             raise RequestError(
-                f"{self._about.name} has {len(shown.frames)} frames, and the video that is made of it has "
+                f"{self._about.name} has {len(clip.frames)} frames, and the video that is made of it has "
                 f"{size.num_frames}; give a longer clip, or a lower num_frames"
             )
 
-    def _refuse_other_mask(self, mask: _Shown, video: _Shown) -> None:
+    def _refuse_other_mask(self, mask: Shown, video: Shown) -> None:
         about = self._about
         if mask.pixels != video.pixels:
             sizes = ["x".join(map(str, reversed(each.pixels))) for each in (mask, video)]
@@ -168,19 +158,3 @@ class ControlCondition(Condition):
             f"{about.mask} has {counts[0]} frames, and {about.name} {counts[1]}; give a mask with as many frames, or "
             "one picture for all of them"
         )
-
-
-def _shown(source: Clip | Picture, size: VideoSize) -> _Shown:
-    """As much of a clip as the video has frames, or a picture as a clip of one frame; resized as Diffusers does."""
-    if isinstance(source, Picture):
-        shown = fitted(source.pixels, size.height, size.width)[None]
-        return _Shown(shown, source.identity, False, source.pixels.shape[:2])
-    found, identity, pixels, goes_on = list[Pixels](), Identity(), (0, 0), False
-    for frame in source.frames():
-        if len(found) == size.num_frames:
-            goes_on = True
-            break
-        identity.add(frame)
-        pixels = frame.shape[0], frame.shape[1]
-        found.append(fitted(frame, size.height, size.width))
-    return _Shown(np.stack(found), str(identity), goes_on, pixels)

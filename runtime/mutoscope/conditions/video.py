@@ -6,7 +6,6 @@ Knows how many frames of a clip are read, and how they are resized. Knows nothin
 from __future__ import annotations
 
 from collections.abc import Iterator
-from itertools import islice
 from typing import Any
 
 import numpy as np
@@ -15,10 +14,10 @@ from mutoscope_engines.session import Feeds, Host
 from ..bundle.bundle import Bundle
 from ..bundle.conditionings import VideoConditioning
 from ..bundle.manifest import Defaults
-from ..clips import Clip, Identity
+from ..clips import Clip
 from ..errors import RequestError
-from ..pictures import fitted
 from .base import CLEAN, FRAMES, Condition, Settled, UseGraphs, VideoSize, joined
+from .shown import shown
 
 
 class VideoCondition(Condition):
@@ -35,23 +34,17 @@ class VideoCondition(Condition):
         clip: Clip | None = getattr(request, about.name)
         if clip is None:
             return Settled({})
-        count = self._lengths.num_frames(size.symbols["F"])
-        frames, identity, further = np.empty((count, size.height, size.width, 3), np.uint8), Identity(), False
-        for number, frame in enumerate(islice(clip.frames(), count + 1)):
-            further = number == count
-            if not further:
-                identity.add(frame)
-                frames[number] = fitted(frame, size.height, size.width)
-        if identity.count < count:
+        count, found = size.num_frames, shown(clip, size)
+        if (there := len(found.frames)) < count:
             raise RequestError(
-                f"{about.name} has {identity.count} frames, and num_frames asks for {count}; the most that it has "
-                f"enough for is {max(each for each in self._lengths.counts if each <= identity.count)}"
+                f"{about.name} has {there} frames, and num_frames asks for {count}; the most that it has "
+                f"enough for is {max(each for each in self._lengths.counts if each <= there)}"
             )
         note = f"of {about.name} the first {count} frames are used, and what follows is left out"
         return Settled(
-            {about.name: frames},
-            facts={about.name: str(identity), about.strength: getattr(request, about.strength)},
-            notes=(note,) if further else (),
+            {about.name: found.frames},
+            facts={about.name: found.identity, about.strength: getattr(request, about.strength)},
+            notes=(note,) if found.goes_on else (),
             roles=about.roles,
         )
 

@@ -1,0 +1,38 @@
+"""As much of a clip as a video has frames, in the size of the video. Knows resizing, and nothing of models."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from itertools import islice
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..clips import Clip, Identity
+from ..pictures import Picture, fitted
+from .base import VideoSize
+
+
+@dataclass(frozen=True, eq=False)
+class Shown:
+    """The first frames of a clip, resized to uint8 `[T, H, W, 3]`; fewer than the video has, where it has fewer."""
+
+    frames: NDArray[np.uint8]
+    identity: str  # of these frames as they were
+    goes_on: bool  # whether the clip has more
+    pixels: tuple[int, int]  # height and width before
+
+
+def shown(source: Clip | Picture, size: VideoSize) -> Shown:
+    """The frames of a clip, or of a picture as a clip of one frame; resized as Diffusers does."""
+    if isinstance(source, Picture):
+        frame = fitted(source.pixels, size.height, size.width)[None]
+        return Shown(frame, source.identity, False, source.pixels.shape[:2])
+    count = size.num_frames
+    frames, identity, further = np.empty((count, size.height, size.width, 3), np.uint8), Identity(), False
+    for number, frame in enumerate(islice(source.frames(), count + 1)):
+        further = number == count
+        if not further:
+            identity.add(frame)
+            frames[number] = fitted(frame, size.height, size.width)
+    return Shown(frames[: identity.count], str(identity), further, (source.head.height, source.head.width))
