@@ -129,7 +129,8 @@ def _cell(row: Result) -> str:
     told = []
     for name, stage in row["stages"].items():
         if stage["streamed_bytes"]:
-            told.append(f"{STAGES[name]} streams {gigabytes(stage['streamed_bytes'])}")
+            often = " twice" if stage["calls_per_step"] == 2 else ""
+            told.append(f"{STAGES[name]} streams {gigabytes(stage['streamed_bytes'])}{often}")
         elif name == "vae_decoder" and stage["name"] != "whole":
             told.append(f"decoder in {stage['name'].split()[0]} tiles")
         elif stage["name"] != "whole":

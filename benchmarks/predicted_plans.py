@@ -61,7 +61,7 @@ def _planned(stages: Sequence[Stage], limit_bytes: int) -> dict[str, Any]:
         plan = plan_memory(stages, limit_bytes, HOST_BYTES)
     except DoesNotFitError as error:
         return {"refused": error.stage, "least_bytes": error.option.least_bytes}
-    told = ("name", "peak_bytes", "streamed_bytes")
+    told = ("name", "peak_bytes", "streamed_bytes", "calls_per_step")
     options = {name: {**asdict(option), "peak_bytes": option.peak_bytes} for name, option in plan.options.items()}
     return {
         "peak_bytes": plan.peak_bytes,
@@ -75,17 +75,21 @@ def _stages(engines: Sequence[Engine], run: dict[str, Any], branches: Sequence[i
     whole = open_together(engines, run | {"branches": branches[0]}, WHOLE)
     for name, turns in whole.items():
         if name == "denoiser":
-            found = [
-                (f"{count} branch in a call" if count < branches[0] else WHOLE,
-                 open_together(engines, run | {"branches": count}, WHOLE)[name])
-                for count in branches
-            ]  # fmt: skip
+            options = [_of_denoiser(engines, run, count, branches[0]) for count in branches]
         elif name == "vae_decoder":
             tiled = sorted(tilings(engines, run), key=lambda tiles: 1 if tiles == WHOLE else int(tiles.split()[0]))
             found = [(tiles, open_together(engines, run | {"branches": branches[0]}, tiles)[name]) for tiles in tiled]
+            options = [_option(engines, label, turns) for label, turns in found]
         else:
-            found = [(WHOLE, turns)]
-        yield Stage(name, _with_streaming([_option(engines, label, turns) for label, turns in found]))
+            options = [_option(engines, WHOLE, turns)]
+        yield Stage(name, _with_streaming(options))
+
+
+def _of_denoiser(engines: Sequence[Engine], run: dict[str, Any], count: int, branches: int) -> MemoryOption:
+    """With so many of its branches in a call."""
+    label = f"{count} branch in a call" if count < branches else WHOLE
+    turns = open_together(engines, run | {"branches": count}, WHOLE)["denoiser"]
+    return replace(_option(engines, label, turns), calls_per_step=branches // count)
 
 
 def _option(engines: Sequence[Engine], name: str, turns: Sequence[Sequence[Engine]]) -> MemoryOption:
@@ -132,11 +136,17 @@ def _told(row: dict[str, Any]) -> str:
     if "refused" in row:
         return f"the {row['refused']} needs at least {format_bytes(row['least_bytes'])}"
     stages = (
-        f"{name} {stage['name']} {format_bytes(stage['peak_bytes'])}"
-        + (f" ({format_bytes(stage['streamed_bytes'])} streamed)" if stage["streamed_bytes"] else "")
+        f"{name} {stage['name']} {format_bytes(stage['peak_bytes'])}{_streamed(stage)}"
         for name, stage in row["stages"].items()
     )
     return "; ".join(stages)
+
+
+def _streamed(stage: dict[str, Any]) -> str:
+    if not stage["streamed_bytes"]:
+        return ""
+    often = " twice a step" if stage["calls_per_step"] == 2 else ""
+    return f" ({format_bytes(stage['streamed_bytes'])} streamed{often})"
 
 
 if __name__ == "__main__":

@@ -20,7 +20,7 @@ import torch
 from diffusers import WanTransformer3DModel
 from mutoscope import Pipeline
 from mutoscope_bench.cases import PROMPT
-from mutoscope_bench.implementation import text_width
+from mutoscope_bench.implementation import text_shapes
 from mutoscope_bench.machine_facts import describe
 
 WARM_UP_STEPS = 3
@@ -47,7 +47,7 @@ def _step(arguments: argparse.Namespace, compiled: bool) -> dict[str, Any]:
     given = {name: getattr(arguments, name) for name in ("height", "width", "num_frames")}
     with Pipeline.load(arguments.bundle, backend="onnxruntime") as pipeline:
         plan = pipeline.plan(PROMPT, **{name: value for name, value in given.items() if value is not None})
-        width = text_width(pipeline.bundle)
+        embeds_shape = text_shapes(pipeline.bundle, plan.conditions.lengths["L"])["prompt_embeds"]
     branches = len(plan.guidance.weights)
     model = WanTransformer3DModel.from_pretrained(arguments.checkpoint / "transformer", torch_dtype=torch.bfloat16)
     model = model.eval().to("cuda")
@@ -55,7 +55,7 @@ def _step(arguments: argparse.Namespace, compiled: bool) -> dict[str, Any]:
         model.compile(mode="max-autotune-no-cudagraphs")
     like = {"device": "cuda", "dtype": torch.bfloat16}
     latents = torch.randn(branches, *plan.geometry.latents_shape, **like)
-    embeds = torch.randn(branches, plan.conditions.lengths["L"], width, **like)
+    embeds = torch.randn(branches, *embeds_shape, **like)
     timestep = torch.full((branches,), 500.0, device="cuda")
     seconds = []
     with torch.no_grad():

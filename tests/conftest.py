@@ -13,7 +13,8 @@ from mutoscope_engines import telemetry
 from tests.making import made_once, unmeasured
 
 # Whose tests run torch, and which is no measure of the runtime and the engines: they have tests of their own.
-UNMEASURED = ("export", "benchmarks", "test_same_as_diffusers.py", "test_lora_same_as_diffusers.py")
+UNMEASURED = ("export", "benchmarks")
+WITH_DIFFUSERS = "same_as_diffusers.py"
 
 for load in (telemetry.onnxruntime, telemetry.openvino):  # before a test imports them by name, with their telemetry
     with suppress(ImportError):
@@ -42,7 +43,8 @@ def unsigned(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture(scope="module", autouse=True)
 def coverage(request: pytest.FixtureRequest) -> Iterator[None]:
     """Coverage looks away from tests that it makes twice as slow, and that it need not see."""
-    if request.path.relative_to(Path(__file__).parent).parts[0] not in UNMEASURED:
+    first = request.path.relative_to(Path(__file__).parent).parts[0]
+    if first not in UNMEASURED and not first.endswith(WITH_DIFFUSERS):
         yield
         return
     with unmeasured():

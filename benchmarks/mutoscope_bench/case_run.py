@@ -20,7 +20,7 @@ from mutoscope.request import VideoRequest
 from . import energy
 from .case_model import Model, model_of
 from .cases import PROMPT, QUICK_REQUESTS, QUICK_TEXT_TOKENS, QUICK_VIDEOS, SEED, Case, UnmeasurableError
-from .implementation import Variant, Work, text_width
+from .implementation import Variant, Work, text_shapes
 from .implementations import OURS, REFERENCE, load_implementation
 from .measuring import MeasurementError
 from .noise_watch import NoiseWatch
@@ -95,14 +95,15 @@ class CaseRun:
                 plan = pipeline.plan(VideoRequest.from_dict(request))
         except MutoscopeError as error:
             raise UnmeasurableError(str(error)) from error
+        tokens = QUICK_TEXT_TOKENS if options.quick else case.text_tokens or 0
         return Work(
             kind=case.kind,
             bundle=str(model.bundle),
             checkpoint=None if model.checkpoint is None else str(model.checkpoint),
             plan=plan.to_dict(),
             request=request,
-            text_tokens=QUICK_TEXT_TOKENS if options.quick else case.text_tokens or 0,
-            text_width=text_width(Bundle.open(model.bundle, verify=False)),
+            text_tokens=tokens,
+            texts=text_shapes(Bundle.open(model.bundle, verify=False), tokens),
             threads=options.threads,
             batch=self._videos(),
             result=str(self.folder / "output.npy"),

@@ -16,6 +16,7 @@ from mutoscope.bundle.bundle import Bundle
 from mutoscope.bundle.interface import interface_of
 from mutoscope.errors import RequestError
 from mutoscope.planning.plan import Plan
+from mutoscope_engines.symbols import sized
 from numpy.typing import NDArray
 
 from .measuring import Run
@@ -30,8 +31,8 @@ class Work:
     checkpoint: str | None  # in the Diffusers layout, of the same model
     plan: dict[str, Any]  # of the request: every value resolved
     request: dict[str, Any]  # as it was given, for an implementation that plans itself
-    text_tokens: int  # L of a forward
-    text_width: int  # D
+    text_tokens: int  # of a forward, or as many as a text encoder reads
+    texts: dict[str, list[int]]  # the inputs of the denoiser that text encoders feed, and their shapes without branches
     threads: int
     batch: int  # videos of a run: 1, or more for the scenario Offline and in bulk
     result: str  # file that takes the output of the first run: `.npy`
@@ -58,11 +59,17 @@ class Variant:
         return f"{self.implementation} {self.precision}"
 
 
-def text_width(bundle: Bundle) -> int:
-    """D of a prompt as the denoiser takes it."""
-    manifest = bundle.manifest
-    parts = manifest.graphs_of(manifest.experts[0].role, manifest.precisions()[0])
-    return int(interface_of(parts).inputs["prompt_embeds"].shape[-1])
+def text_lengths(bundle: Bundle, tokens: int) -> dict[str, int]:
+    """The symbols of the lengths of texts, for so many tokens, or as many as an encoder reads where it reads fewer."""
+    return {text.symbol: min(tokens, text.max_sequence_length) for text in bundle.manifest.texts}
+
+
+def text_shapes(bundle: Bundle, tokens: int) -> dict[str, list[int]]:
+    """The inputs of the denoiser that text encoders feed, all of them, and the shape of a row of each."""
+    manifest, lengths = bundle.manifest, text_lengths(bundle, tokens)
+    inputs = interface_of(manifest.graphs_of(manifest.experts[0].role, manifest.precisions()[0])).inputs
+    fed = [name for text in manifest.texts for name in text.feeds.values()]
+    return {name: list(sized(inputs[name].shape[1:], lengths)) for name in fed}
 
 
 class Implementation(ABC):
@@ -98,14 +105,14 @@ class Implementation(ABC):
 
 
 def forward_feeds(work: Work) -> dict[str, NDArray[np.float32]]:
-    """The inputs of a forward, the same for every implementation: `latents` `[C, F, h, w]`, `prompt_embeds`
-    `[B, L, D]`, `timestep` `[1]`."""
+    """The inputs of a forward, the same for every implementation: `latents` `[C, F, h, w]`, what text encoders feed,
+    such as `prompt_embeds` `[B, L, D]`, and `timestep` `[1]`."""
     random = np.random.default_rng(0)
     shape = tuple(work.plan["latents_shape"])
     branches = len(work.plan["guidance_weights"])
     return {
         "latents": random.standard_normal(shape, np.float32),
-        "prompt_embeds": random.standard_normal((branches, work.text_tokens, work.text_width), np.float32),
+        **{name: random.standard_normal((branches, *shape), np.float32) for name, shape in work.texts.items()},
         "timestep": np.asarray([700.0], np.float32),
     }
 

@@ -15,8 +15,8 @@ from typing import IO, Any
 import numpy as np
 from mutoscope import Pipeline
 from mutoscope.bundle.bundle import Bundle
-from mutoscope.bundle.contract import DECODE, DENOISE
-from mutoscope.bundle.interface import fed_by_pictures
+from mutoscope.bundle.contract import DECODE, DENOISE, LOOP_INPUTS
+from mutoscope.bundle.interface import interface_of
 from mutoscope.output.encoders import silence
 from mutoscope.output.frames import Frames
 from mutoscope.output.video import write_video
@@ -32,7 +32,7 @@ from mutoscope_engines.symbols import sized
 from numpy.typing import NDArray
 
 from .bulk import bulk_run
-from .implementation import Implementation, Work, batch_plans, decode_latents, forward_feeds
+from .implementation import Implementation, Work, batch_plans, decode_latents, forward_feeds, text_lengths
 from .measuring import Answer, Run
 from .server import server_run, serving
 from .stages import STAGES
@@ -163,7 +163,7 @@ def _graphs(work: Work, options: RuntimeOptions) -> tuple[LoadedGraphs, Plan]:
     with Pipeline(bundle, options) as pipeline:
         plan = pipeline.plan(VideoRequest.from_dict(work.request))
     execution = Execution.choose(options, bundle)
-    lengths = plan.conditions.lengths | ({"L": work.text_tokens} if work.text_tokens else {})
+    lengths = plan.conditions.lengths | (text_lengths(bundle, work.text_tokens) if work.text_tokens else {})
     conditions, memory = replace(plan.conditions, lengths=lengths), replace(plan.memory, keep_loaded=True)
     graphs = LoadedGraphs(bundle, execution)
     _loaded.callback(graphs.close)
@@ -174,11 +174,12 @@ def _load_forward(work: Work, options: RuntimeOptions) -> Run:
     """The denoiser's graph; with these matrices its next state is the guided velocity and nothing else."""
     graphs, plan = _graphs(work, options)
     rows, weights = plan.schedule.state_rows, np.asarray(plan.guidance.weights, np.float32)
-    symbols = dict(zip("CFhw", plan.geometry.latents_shape, strict=True))
-    pictures = fed_by_pictures(graphs.bundle.manifest)
+    symbols = plan.sizes.symbols("denoiser", len(weights), plan.decoder_window)
+    parts = graphs.bundle.manifest.graphs_of("denoiser", graphs.execution.main.precision)
+    others = [tensor for name, tensor in interface_of(parts).inputs.items() if name not in LOOP_INPUTS]
     unfed: dict[str, Any] = {
+        **{tensor.name: np.zeros(sized(tensor.shape, symbols), tensor.dtype) for tensor in others},
         **forward_feeds(work),
-        **{name: np.zeros(sized(tensor.shape, symbols), np.float32) for name, tensor in pictures.items()},
         "state": np.zeros((rows, *plan.geometry.latents_shape), np.float32),
         "solver_a": np.zeros((rows, rows), np.float32),
         "solver_b": np.eye(1, rows, dtype=np.float32)[0],

@@ -11,12 +11,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 from numpy.typing import NDArray
 
 from .errors import GraphError
+from .system.file_hash import FileVersion
 
 SUFFIXES = (".safetensors", ".sft")
 ITEM_BITS = {
@@ -43,7 +44,7 @@ class StoredTensor:
 
 
 class SafetensorsFile:
-    """A file that is mapped: what is not read takes no memory, and the system can take back what was read.
+    """A file that was opened: what is not read takes no memory.
 
     Attributes:
         tensors: by name, in the order of the header.
@@ -68,21 +69,38 @@ class SafetensorsFile:
                 self.tensors, self.metadata = _checked(header, begin, size)
             except ValueError as error:
                 raise GraphError(f"{path.name} is no safetensors file, or damaged: {error}. Get it again") from error
+            self._version = FileVersion.of(file)
             self._mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
 
     def read(self, name: str) -> memoryview:
-        """The bytes of a tensor, row by row, little-endian. They are those of the file and must not be written to."""
+        """The bytes of a tensor, row by row, little-endian. They are those of the file and must not be written to.
+
+        Whoever cuts the file short meanwhile ends this process, so this is for files that nobody replaces.
+        """
         tensor = self.tensors[name]
         return memoryview(self._mapped)[tensor.begin : tensor.end]
 
     def floats(self, name: str) -> NDArray[np.float32]:
-        """A tensor of one of the types in `FLOATS`, of their numbers those nearest in float32."""
+        """A tensor of one of the types in `FLOATS`, of their numbers those nearest in float32.
+
+        Raises:
+            GraphError: the file was written to, or replaced, since it was opened.
+            OSError: it cannot be opened any more.
+        """
         tensor = self.tensors[name]
-        stored: NDArray[Any] = np.frombuffer(self.read(name), FLOATS[tensor.dtype])
+        with self.path.open("rb") as file:
+            stored: NDArray[Any] = np.frombuffer(self._still_there(file, tensor), FLOATS[tensor.dtype])
         if tensor.dtype == "BF16":  # the upper half of a float32
             stored = (stored.astype("<u4") << 16).view("<f4")
         with np.errstate(over="ignore"):
             return stored.astype(np.float32).reshape(tensor.shape)
+
+    def _still_there(self, file: BinaryIO, tensor: StoredTensor) -> bytes:
+        file.seek(tensor.begin)
+        found = file.read(tensor.end - tensor.begin)
+        if FileVersion.of(file) != self._version:
+            raise GraphError(f"{self.path.name} was written to while it was used; open it again")
+        return found
 
 
 def _read_header(length_field: bytes, file: Any, size: int) -> tuple[dict[str, Any], int]:

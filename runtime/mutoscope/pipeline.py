@@ -212,7 +212,8 @@ class Pipeline:
     def _job(self, request: VideoRequest | str | None, fields: RequestFields) -> Job:
         if self._graphs.closed:
             raise RuntimeError("this pipeline is closed; load it again to make videos")
-        return make_job(make_request(request, fields), self._execution, self.bundle, self._conditions)
+        with _memory_errors_translated():  # of clips, which a plan reads
+            return make_job(make_request(request, fields), self._execution, self.bundle, self._conditions)
 
 
 @dataclass(frozen=True, eq=False)
@@ -309,8 +310,9 @@ class FrameStream:
             latents = denoise(graphs, job, encoded, on_step)
             self.times.add(DENOISE, started)
 
-            started = self._begin(DECODE)
+            self._begin(DECODE)
             yield from _frames_before(job)
+            started = time.perf_counter()
             joint = job.before is not None  # the first frame that is made is the last of the clip
             # Latents of reference pictures come first, and are not shown.
             shown = graphs.bundle.manifest.frames.latent_frames(job.plan.geometry.num_frames)

@@ -15,7 +15,7 @@ from diffusers.loaders.single_file_utils import convert_wan_transformer_to_diffu
 from mutoscope.bundle.bundle import Bundle
 from mutoscope_bench.cases import PROMPT, SEED
 from mutoscope_bench.difference import difference
-from mutoscope_bench.implementation import Implementation, Work, text_width
+from mutoscope_bench.implementation import Implementation, Work, text_shapes
 from mutoscope_bench.implementations import PEERS, load_implementation
 from mutoscope_export.families.wan.random_checkpoint import random_checkpoint
 from mutoscope_peers.random_models import replace_denoisers
@@ -35,7 +35,7 @@ def work(wan_bundle: Path, wan_checkpoint: Path, tmp_path: Path) -> Make:
             plan = pipeline.plan(**request)
         whole = Work(
             kind=kind, bundle=str(wan_bundle), checkpoint=str(wan_checkpoint), plan=plan.to_dict(), request=request,
-            text_tokens=6, text_width=text_width(Bundle.open(wan_bundle, verify=False)), threads=2, batch=1,
+            text_tokens=6, texts=text_shapes(Bundle.open(wan_bundle, verify=False), 6), threads=2, batch=1,
             result=str(tmp_path / "result.npy"), video=str(tmp_path / "video.mp4"), runtime={},
         )  # fmt: skip
         return replace(whole, **changes)

@@ -54,6 +54,15 @@ def test_with_less_the_denoiser_takes_a_branch_in_a_call_before_it_streams() -> 
     assert (stage["name"], stage["streamed_bytes"]) == ("whole, weights streamed", 2 * GB)
 
 
+def test_branches_take_turns_where_that_streams_fewer_bytes_in_a_step() -> None:
+    stages = [planned(limit, guidance=True)["stages"]["denoiser"] for limit in ("19.5GB", "16GB", "11GB")]
+    assert [(stage["name"], stage["streamed_bytes"], stage["calls_per_step"]) for stage in stages] == [
+        ("1 branch in a call, weights streamed", GB // 2, 2),
+        ("whole, weights streamed", 8 * GB, 1),  # as much as twice 4, in one call
+        ("1 branch in a call, weights streamed", 9 * GB, 2),  # as 13 would be more than three quarters
+    ]
+
+
 def test_a_decoder_that_does_not_fit_whole_runs_in_tiles_and_an_encoder_streams() -> None:
     stages = planned("8GB", guidance=False)["stages"]
     assert stages["vae_decoder"]["name"] == "3 of 8x8"

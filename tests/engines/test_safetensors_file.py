@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -52,6 +53,24 @@ def test_numbers_of_every_type_of_floats_are_read_as_float32(tmp_path: Path) -> 
     for found in read:
         assert found.dtype == np.float32
         assert np.array_equal(found, [[1.5], [-2]])
+
+
+@pytest.mark.parametrize("way", ["cut short", "rewritten", "replaced"])
+def test_numbers_of_a_file_that_was_written_to_since_are_refused(tmp_path: Path, way: str) -> None:
+    path = tmp_path / "x.safetensors"
+    save_file({"a": np.zeros(4, np.float32)}, path)
+    opened, before = SafetensorsFile(path), path.stat().st_mtime_ns
+    if way == "cut short":
+        os.truncate(path, 8)
+    else:
+        save_file({"a": np.ones(4, np.float32)}, tmp_path / "new")
+        if way == "replaced":
+            os.replace(tmp_path / "new", path)
+        else:
+            path.write_bytes((tmp_path / "new").read_bytes())
+        os.utime(path, ns=(before, before + 1_000_000))
+    with pytest.raises(GraphError, match=r"x\.safetensors was written to while it was used; open it again"):
+        opened.floats("a")
 
 
 @pytest.mark.parametrize(

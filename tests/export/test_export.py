@@ -312,11 +312,11 @@ def described(checkpoint: Path, folder: Path, overrides: Any) -> Any:
 
 def test_a_checkpoint_may_bring_defaults_of_its_own(wan_checkpoint: Path, tmp_path: Path) -> None:
     demonstration = {"pattern": "a (red|blue) .*", "description": "red and blue things"}
-    overrides = {"defaults": {"height": 96, "fps": 8}, "demonstration": demonstration, "attribution": "The authors"}
+    overrides = {"defaults": {"height": 96, "fps": 8}, "demonstration": demonstration, "name": "N", "attribution": "A"}
     manifest = described(wan_checkpoint, tmp_path, overrides)
     assert (manifest.defaults.height, manifest.defaults.fps, manifest.defaults.width) == (96, 8, 832)
-    assert manifest.demonstration.description == "red and blue things"
-    assert manifest.provenance.attribution == "The authors" and "mutoscope.json" in manifest.provenance.files
+    assert manifest.demonstration.description == "red and blue things" and "mutoscope.json" in manifest.provenance.files
+    assert (manifest.provenance.checkpoint, manifest.provenance.attribution) == ("N", "A")
 
 
 @pytest.mark.parametrize("overrides", [{"default": {}}, {"defaults": {"hight": 96}}, {"defaults": {"height": "96"}}])

@@ -18,8 +18,11 @@ import mutoscope
 import mutoscope.cli
 import numpy as np
 import pytest
+import torch
 from mutoscope.bundle.bundle import Bundle
 from mutoscope.errors import RequestError
+from mutoscope_bench.implementation import Work, forward_feeds, text_shapes
+from mutoscope_bench.implementations import load_implementation
 from mutoscope_export.errors import ExportError
 from mutoscope_export.export import export_checkpoint
 from mutoscope_export.families import FAMILIES
@@ -92,6 +95,23 @@ def test_its_frames_are_those_of_its_own_pipeline(line: Line, backend: str, case
 @pytest.mark.parametrize("options", [{"branches_per_call": 1}, {"tile": (20, 24)}])
 def test_they_are_the_same_branch_by_branch_and_tile_by_tile(line: Line, options: dict[str, Any]) -> None:
     assert psnr_db(generated(line, "onnxruntime", **options), line.reference("the defaults")) >= 60
+
+
+def test_the_benchmark_of_one_forward_feeds_what_both_text_encoders_give(line: Line, tmp_path: Path) -> None:
+    with mutoscope.Pipeline.load(line.bundle, backend="onnxruntime", precision="fp32") as pipeline:
+        plan, texts = pipeline.plan(PROMPT), text_shapes(pipeline.bundle, 5)
+    assert texts == {"context": [5, 12], "sound": [8]}
+    work = Work(
+        kind="forward", bundle=str(line.bundle), checkpoint=None, plan=plan.to_dict(), request={"prompt": PROMPT},
+        text_tokens=5, texts=texts, threads=1, batch=1, result=str(tmp_path / "velocity.npy"), video="", runtime={},
+    )  # fmt: skip
+    load_implementation("mutoscope onnxruntime").load(work, "fp32")()
+    feeds = {name: torch.from_numpy(value) for name, value in forward_feeds(work).items()}
+    latents, timestep = feeds["latents"].expand(2, -1, -1, -1, -1), feeds["timestep"].expand(2)
+    with torch.no_grad():  # the frame rate and the texture are zero
+        nothing = torch.zeros_like(feeds["latents"][:, 0])
+        expected = line.own.transformer(latents, timestep, feeds["context"], feeds["sound"], torch.zeros(2), nothing)
+    np.testing.assert_allclose(np.load(work.result), expected.numpy(), atol=1e-4)
 
 
 @pytest.mark.parametrize(

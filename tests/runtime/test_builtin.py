@@ -10,6 +10,7 @@ from mutoscope import builtin
 from mutoscope.builtin import bundle_path
 from mutoscope.bundle.bundle import Bundle
 from mutoscope.errors import BundleError
+from mutoscope_engines.system.file_hash import file_sha256
 
 FREEZE = (
     "PyInstaller .* hooks in mutoscope/pyinstaller_hooks; .* another freezer .* data files of the package mutoscope"
@@ -27,6 +28,12 @@ def test_its_graphs_for_gpus_read_the_weights_of_those_for_cpus() -> None:
         )
         parts = (".1", ".2") if role == "denoiser" else ("",)
         assert for_gpus == for_cpus == {f"{role}/model{part}.onnx.data" for part in parts}
+
+
+def test_it_says_what_it_was_made_from_which_is_the_checkpoint_of_the_repository() -> None:
+    provenance = Bundle.open(bundle_path(), verify=False).manifest.provenance
+    assert provenance.checkpoint == "Mutoscope's demonstration model"
+    assert provenance.files == {name: file_sha256(CHECKPOINT / name) for name in provenance.files}
 
 
 def test_it_takes_less_than_60_mb_with_its_checkpoint() -> None:

@@ -55,11 +55,13 @@ class Overrides(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """`mutoscope.json` in the top folder of a checkpoint: what its authors want a bundle to say. All of it is optional.
 
     Attributes:
+        name: what a bundle says that it was made from, in place of a folder's name.
         defaults: replaces some of the family's `Defaults`, for a model made for another size or length.
         demonstration: what a small model understands.
         calibration_prompts: what a model that understands little is calibrated with.
     """
 
+    name: str | None = None
     defaults: dict[str, Any] = {}
     demonstration: Demonstration | None = None
     attribution: str | None = None

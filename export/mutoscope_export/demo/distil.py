@@ -172,7 +172,8 @@ def main() -> None:
     model.text_encoder.save_pretrained(checkpoint / "text_encoder")
     UniPCMultistepScheduler(**STUDENT_SCHEDULER).save_pretrained(checkpoint / "scheduler")
     defaults = OVERRIDES["defaults"] | {"num_inference_steps": STUDENT_STEPS, "guidance_scale": 1.0}
-    overrides = json.dumps(OVERRIDES | {"defaults": defaults}, indent=1) + "\n"
+    name = f"{OVERRIDES['name']}, distilled to {STUDENT_STEPS} steps"
+    overrides = json.dumps(OVERRIDES | {"name": name, "defaults": defaults}, indent=1) + "\n"
     (checkpoint / "mutoscope.json").write_text(overrides, encoding="utf-8", newline="\n")
     options = ExportOptions(precision=("fp32", "int8"), overwrite=True, compact=True)
     export_checkpoint(checkpoint, arguments.work / "bundle", options)

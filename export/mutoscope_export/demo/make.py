@@ -34,6 +34,7 @@ RECORD = REPOSITORY / "benchmarks/results/builtin_training.json"
 
 FLOW_SHIFT = 3.0
 OVERRIDES: dict[str, Any] = {
+    "name": "Mutoscope's demonstration model",
     "defaults": {
         "height": HEIGHT,
         "width": WIDTH,

@@ -40,7 +40,7 @@ def receipt_of(made: MadeVideo, task: Task, batch: Batch, runtime: RuntimeOption
         "sidecar": made.file.sidecar and f"{file}{SIDECAR_ENDING}",
         "seed": made.plan.seed,
         "plan": made.plan.to_dict(),
-        "pictures": {name: path for name in FILES if (path := getattr(task.request, name)) is not None},
+        "files": {name: path for name in FILES if (path := getattr(task.request, name)) is not None},
         "loras": {name: to_plain(given) for name in LORAS if (given := getattr(task.request, name))},
         "times_s": {stage: round(seconds, 4) for stage, seconds in made.times_s.items()},
         "attempt": attempt,

@@ -131,7 +131,7 @@ def remake(receipt: Receipt, pipeline: Pipeline, path: Path, observer: Observer)
             f"{sha256}; name the folder of that bundle"
         )
     output = OutputOptions(**receipt.facts["output"])
-    files: dict[str, Any] = dict(receipt.facts.get("pictures", {}))
+    files: dict[str, Any] = dict(receipt.facts.get("files", {}))
     files |= {name: tuple(Lora(**each) for each in given) for name, given in receipt.facts.get("loras", {}).items()}
     request = plan.to_request(**files)
     return make_file(pipeline, request, path, output, observer).file

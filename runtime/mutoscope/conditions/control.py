@@ -22,7 +22,7 @@ from ..errors import RequestError
 from ..pictures import Picture, letterboxed, read_pictures
 from ..values import checks
 from .base import FRAMES, GREY, Condition, Settled, UseGraphs, VideoSize, joined
-from .shown import Shown, shown
+from .shown import Shown, shown, shown_whole
 
 _VIDEO, _MASK, _REFERENCES, _SIZE = "video", "mask", "references", "size"  # what is encoded, by name
 _MADE_FROM = 128  # the least level of a mask that says that a pixel is to be made
@@ -55,12 +55,9 @@ class ControlCondition(Condition):
         facts: dict[str, Any] = {}
         notes: list[str] = []
         if video is not None:
-            clip = shown(read_clip(video, name=about.name), size)
-            self._refuse_short(clip, size)
+            clip, on_rest = shown_whole(read_clip(video, name=about.name), size, self._frames)
             feeds[_VIDEO], facts[about.name] = clip.frames, clip.identity
-            if clip.goes_on:
-                count = size.num_frames
-                notes.append(f"{about.name} has more than {count} frames; the first {count} are used")
+            notes += on_rest
             if mask is not None:
                 read = read_clip_or_picture(mask, name=about.mask)
                 masked = shown(read, size)
@@ -133,13 +130,6 @@ class ControlCondition(Condition):
                 "model that follow the control"
             )
         return each, np.array(each, np.float32)
-
-    def _refuse_short(self, clip: Shown, size: VideoSize) -> None:
-        if len(clip.frames) < size.num_frames:
-            raise RequestError(
-                f"{self._about.name} has {len(clip.frames)} frames, and the video that is made of it has "
-                f"{size.num_frames}; give a longer clip, or a lower num_frames"
-            )
 
     def _refuse_other_mask(self, mask: Shown, video: Shown) -> None:
         about = self._about

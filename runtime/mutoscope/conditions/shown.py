@@ -1,4 +1,4 @@
-"""As much of a clip as a video has frames, in the size of the video. Knows resizing, and nothing of models."""
+"""As much of a clip as a video has frames, in the size of the video. Knows resizing, and nothing of networks."""
 
 from __future__ import annotations
 
@@ -8,7 +8,9 @@ from itertools import islice
 import numpy as np
 from numpy.typing import NDArray
 
+from ..bundle.manifest import Frames
 from ..clips import Clip, Identity
+from ..errors import RequestError
 from ..pictures import Picture, fitted
 from .base import VideoSize
 
@@ -36,3 +38,23 @@ def shown(source: Clip | Picture, size: VideoSize) -> Shown:
             identity.add(frame)
             frames[number] = fitted(frame, size.height, size.width)
     return Shown(frames[: identity.count], str(identity), further, (source.head.height, source.head.width))
+
+
+def shown_whole(clip: Clip, size: VideoSize, lengths: Frames) -> tuple[Shown, tuple[str, ...]]:
+    """The frames of a clip that is at least as long as the video, and a note for a person where it is longer.
+
+    Args:
+        lengths: that a video of the model may have.
+
+    Raises:
+        RequestError: it is shorter; names the longest video that it is long enough for.
+    """
+    count, found = size.num_frames, shown(clip, size)
+    if (there := len(found.frames)) < count:
+        enough = [each for each in lengths.counts if each <= there]
+        lower = f", or num_frames={enough[-1]}" if enough else ""
+        raise RequestError(
+            f"{clip.name} has {there} frames, and the video that is made of it has {count}; give a longer clip{lower}"
+        )
+    note = f"of {clip.name} the first {count} frames are used, and what follows is left out"
+    return found, (note,) if found.goes_on else ()

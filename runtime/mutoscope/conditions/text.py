@@ -48,6 +48,7 @@ class Tokenizer:
         self._tokenizer.no_padding()
         self._tokenizer.no_truncation()
         self._pad_token_id = about.pad_token_id
+        self._encoder = f" for the {about.role}" if len(bundle.manifest.texts) > 1 else ""
 
     def encode(self, texts: Mapping[str, str], max_sequence_length: int) -> Tokens:
         """Tokenizes and pads each text to the same length.
@@ -64,8 +65,8 @@ class Tokenizer:
             ids = self._tokenizer.encode(text, add_special_tokens=True).ids
             if len(ids) > max_sequence_length:
                 raise RequestError(
-                    f"{name} has {len(ids)} tokens, end mark included; at most {max_sequence_length} fit. "
-                    f"Shorten it by about {len(ids) - max_sequence_length}: {text[:60]!r}..."
+                    f"{name} has {len(ids)} tokens{self._encoder}, end mark included; at most {max_sequence_length} "
+                    f"fit. Shorten it by about {len(ids) - max_sequence_length}: {text[:60]!r}..."
                 )
             input_ids[row, : len(ids)] = ids
             attention_mask[row, : len(ids)] = 1

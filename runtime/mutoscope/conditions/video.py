@@ -13,11 +13,11 @@ from mutoscope_engines.session import Feeds, Host
 
 from ..bundle.bundle import Bundle
 from ..bundle.conditionings import VideoConditioning
+from ..bundle.contract import ROLES
 from ..bundle.manifest import Defaults
 from ..clips import Clip
-from ..errors import RequestError
 from .base import CLEAN, FRAMES, Condition, Settled, UseGraphs, VideoSize, joined
-from .shown import shown
+from .shown import shown_whole
 
 
 class VideoCondition(Condition):
@@ -34,17 +34,11 @@ class VideoCondition(Condition):
         clip: Clip | None = getattr(request, about.name)
         if clip is None:
             return Settled({})
-        count, found = size.num_frames, shown(clip, size)
-        if (there := len(found.frames)) < count:
-            raise RequestError(
-                f"{about.name} has {there} frames, and num_frames asks for {count}; the most that it has "
-                f"enough for is {max(each for each in self._lengths.counts if each <= there)}"
-            )
-        note = f"of {about.name} the first {count} frames are used, and what follows is left out"
+        found, notes = shown_whole(clip, size, self._lengths)
         return Settled(
             {about.name: found.frames},
             facts={about.name: found.identity, about.strength: getattr(request, about.strength)},
-            notes=(note,) if found.goes_on else (),
+            notes=notes,
             roles=about.roles,
         )
 
@@ -52,7 +46,8 @@ class VideoCondition(Condition):
         if not settled.feeds:
             return {}
         calls = run(self._about.roles, self._chunks(settled.feeds[self._about.name]))
-        return {CLEAN: joined(calls, "condition")}
+        (latents,) = ROLES[self._about.role].gives
+        return {CLEAN: joined(calls, latents)}
 
     def _chunks(self, frames: Host) -> Iterator[Feeds]:
         """The frames of each call, f32 `[T, H, W, 3]`."""

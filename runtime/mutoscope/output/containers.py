@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from ..errors import OutputError
-from ..provenance.tag import TAG, xmp
+from ..provenance.tag import tag, xmp
 from .encoders import ENCODERS, check_encoder, encoder_options, numbered_frames, open_container, threads_as_they_were
 from .frames import Frames, VideoHeader
 
@@ -20,13 +20,13 @@ XMP_BOX = bytes.fromhex("be7acfcb97a942e89c71999491e3afac")
 def write_mp4(target: Path, frames: Iterator[Frames], header: VideoHeader, codec: str) -> None:
     """The index comes first, so that a browser plays while it loads."""
     _write(target, frames, header, codec, "mp4", movflags="+faststart")
-    _add_xmp_box(target)
+    _add_xmp_box(target, header)
 
 
 def write_mov(target: Path, frames: Iterator[Frames], header: VideoHeader, codec: str) -> None:
     """For editors, which take QuickTime's files; the same streams as in an MP4."""
     _write(target, frames, header, codec, "mov", movflags="+faststart")
-    _add_xmp_box(target)
+    _add_xmp_box(target, header)
 
 
 def write_mkv(target: Path, frames: Iterator[Frames], header: VideoHeader, codec: str) -> None:
@@ -54,7 +54,7 @@ def _write(
     scaling = Interpolation.BICUBIC | Interpolation.FULL_CHR_H_INP | Interpolation.ACCURATE_RND
     with open_container(target, container, **options) as output:
         said_in = "genre" if container == "mov" else "description"  # FFmpeg writes no description into QuickTime
-        texts = {"title": header.title, "comment": header.recipe, said_in: TAG}
+        texts = {"title": header.title, "comment": header.recipe, said_in: tag(has_footage=header.has_footage)}
         output.metadata.update({name: text for name, text in texts.items() if text})
         stream = output.add_stream(ENCODERS[codec].name, rate=header.fps, options=encoder_options(codec))
         assert isinstance(stream, av.VideoStream)
@@ -78,8 +78,8 @@ def _write(
         output.mux(stream.encode(None))
 
 
-def _add_xmp_box(target: Path) -> None:
+def _add_xmp_box(target: Path, header: VideoHeader) -> None:
     """At the end, where no offset of another box changes."""
-    content = b"uuid" + XMP_BOX + xmp()
+    content = b"uuid" + XMP_BOX + xmp(has_footage=header.has_footage)
     with target.open("ab") as file:
         file.write(struct.pack(">I", len(content) + 4) + content)

@@ -28,6 +28,7 @@ class VideoHeader:
     width: int
     num_frames: int
     fps: Fraction
+    has_footage: bool = False  # whether frames of a clip that was given are in it, as they were or changed
     threads: int = 1  # that an encoder may use
     title: str = ""  # what the video shows
     recipe: str = ""  # how it was made, as JSON in ASCII; goes where the format keeps a comment

@@ -19,7 +19,7 @@ from typing import IO, TYPE_CHECKING, cast
 import numpy as np
 
 from ..errors import OutputError
-from ..provenance.tag import TAG, xmp
+from ..provenance.tag import tag, xmp
 from .encoders import ENCODERS, check_encoder, numbered_frames, open_container
 from .frames import Frames, VideoHeader
 
@@ -41,7 +41,8 @@ def write(target: Path, frames: Iterator[Frames], header: VideoHeader, codec: st
         palette = _palette(_spooled(frames, spool), header)
         spool.seek(0)
         _encode(target, _unspooled(spool, header), palette, header)
-    _add_extensions(target, [_xmp_extension(), *(_comment(text) for text in (TAG, header.recipe) if text)])
+    texts = (tag(has_footage=header.has_footage), header.recipe)
+    _add_extensions(target, [_xmp_extension(header), *(_comment(text) for text in texts if text)])
 
 
 def _spooled(frames: Iterator[Frames], spool: IO[bytes]) -> Iterator[Frames]:
@@ -117,13 +118,14 @@ def _comment(text: str) -> bytes:
     return b"\x21\xfe" + b"".join(bytes([len(block)]) + block for block in blocks) + b"\x00"
 
 
-def _xmp_extension() -> bytes:
+def _xmp_extension(header: VideoHeader) -> bytes:
     """An application extension with XMP as it is, not in blocks (XMP Specification Part 3, "GIF 89a").
 
     A reader that knows only blocks takes each byte for the length of one; wherever it gets to in the bytes after the
     packet, they lead it to the end.
     """
-    return b"\x21\xff\x0bXMP DataXMP" + xmp() + b"\x01" + bytes(range(255, -1, -1)) + b"\x00"
+    packet = xmp(has_footage=header.has_footage)
+    return b"\x21\xff\x0bXMP DataXMP" + packet + b"\x01" + bytes(range(255, -1, -1)) + b"\x00"
 
 
 def _add_extensions(target: Path, extensions: list[bytes]) -> None:

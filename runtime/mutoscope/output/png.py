@@ -5,11 +5,12 @@ from __future__ import annotations
 import struct
 import zlib
 from collections.abc import Iterator
+from dataclasses import replace
 from itertools import chain
 from pathlib import Path
 
 from ..errors import OutputError
-from ..provenance.tag import TAG, xmp
+from ..provenance.tag import tag, xmp
 from .encoders import ENCODERS, check_encoder, numbered_frames
 from .frames import Frames, VideoHeader
 
@@ -19,7 +20,7 @@ def write_folder(target: Path, frames: Iterator[Frames], header: VideoHeader, co
     check_encoder(codec)
     target.mkdir()
     for number, content in enumerate(_encoded(frames, header)):
-        (target / f"frame_{number:05d}.png").write_bytes(_with_texts(content, ""))
+        (target / f"frame_{number:05d}.png").write_bytes(_with_texts(content, replace(header, recipe="")))
     if header.recipe:
         (target / "plan.json").write_text(header.recipe + "\n", encoding="ascii", newline="\n")
 
@@ -33,7 +34,7 @@ def write_picture(target: Path, frames: Iterator[Frames], header: VideoHeader, c
         )
     check_encoder(codec)
     for content in _encoded(frames, header):
-        target.write_bytes(_with_texts(content, header.recipe))
+        target.write_bytes(_with_texts(content, header))
 
 
 def _encoded(frames: Iterator[Frames], header: VideoHeader) -> Iterator[bytes]:
@@ -48,11 +49,12 @@ def _encoded(frames: Iterator[Frames], header: VideoHeader) -> Iterator[bytes]:
         yield from map(bytes, context.encode(frame))
 
 
-def _with_texts(content: bytes, recipe: str) -> bytes:
+def _with_texts(content: bytes, header: VideoHeader) -> bytes:
     """Puts text chunks after the first one, IHDR, which ends at byte 33 (PNG, sections 5.2, 5.3 and 11.3.3)."""
-    texts = [("Description", TAG), *([("Comment", recipe)] if recipe else [])]
+    texts = [("Description", tag(has_footage=header.has_footage))]
+    texts += [("Comment", header.recipe)] if header.recipe else []
     chunks = [_chunk(b"tEXt", name.encode("ascii") + b"\0" + text.encode("ascii")) for name, text in texts]
-    chunks += [_chunk(b"iTXt", b"XML:com.adobe.xmp" + bytes(5) + xmp())]
+    chunks += [_chunk(b"iTXt", b"XML:com.adobe.xmp" + bytes(5) + xmp(has_footage=header.has_footage))]
     return content[:33] + b"".join(chunks) + content[33:]
 
 

@@ -53,7 +53,7 @@ class Signing:
         """
         if self._signer is None:
             return False
-        said: dict[str, Any] = {"watermarked": watermarked} | _recipe(header)
+        said: dict[str, Any] = {"watermarked": watermarked, "has_footage": header.has_footage} | _recipe(header)
         try:
             for file in sorted(temporary.glob("*.png")) if temporary.is_dir() else [temporary]:
                 self._sign(file, said | {"content_sha256": size_and_sha256(file)[1]}, self._signer)

@@ -36,7 +36,7 @@ def _add_xmp(target: Path, header: VideoHeader) -> None:
 
     The chunk is the last one, and announced in the first, VP8X, which a single picture lacks: RFC 9649, section 2.7.
     """
-    content = xmp(header.title, header.recipe)
+    content = xmp(header.title, header.recipe, has_footage=header.has_footage)
     chunk = struct.pack("<4sI", b"XMP ", len(content)) + content + bytes(len(content) % 2)
     with target.open("rb+") as file:
         head = file.read(21)

@@ -141,7 +141,8 @@ def planned_memory(execution: Execution, bundle: Bundle, sizes: Sizes, num_frame
 
     def stages(frames: int) -> list[Stage]:
         channels, _, rows, columns = sizes.latents_shape
-        scaled = replace(sizes, latents_shape=(channels, lengths.latent_frames(frames) + more, rows, columns))
+        shape = (channels, lengths.latent_frames(frames) + more, rows, columns)
+        scaled = replace(sizes, latents_shape=shape, clip_bytes=sizes.clip_bytes * frames // num_frames)
         return stages_of(bundle, now, scaled, branches, execution.tile)
 
     asked = stages(num_frames)

@@ -52,6 +52,7 @@ class Sizes:
     unguided: Collection[str] = ()  # experts that take one branch, whatever the others take
     encoders: Collection[str] | None = None  # the graphs that encode what it follows; `None` for all of the bundle
     with_loras: Collection[str] = ()  # experts that LoRAs change
+    clip_bytes: int = 0  # of clips, in host memory until the video is made
 
     def branches_of(self, role: str) -> int:
         """How many guidance branches a graph is run for."""
@@ -92,6 +93,7 @@ class _Run:
     branches: int
     window: tuple[int, int]
     tiles: int = 1
+    calls: int = 1  # of the denoiser in a step
 
 
 def stages_of(
@@ -129,8 +131,14 @@ def stages_of(
             options = _options(bundle, where.backend, sizes, graphs, runs)
             if stage == DENOISE and name != stage:  # one expert is in memory at a time
                 options = tuple(replace(option, keepable=False) for option in options)
-            stages.append(Stage(name, options))
+            stages.append(Stage(name, tuple(_with_clips(option, where.backend, sizes) for option in options)))
     return stages
+
+
+def _with_clips(option: MemoryOption, backend: Backend, sizes: Sizes) -> MemoryOption:
+    if backend.on_device:
+        return replace(option, host_bytes=option.host_bytes + sizes.clip_bytes)
+    return replace(option, clip_bytes=sizes.clip_bytes)
 
 
 def _open_together(stage: str, roles: Sequence[str]) -> dict[str, Sequence[str]]:
@@ -143,7 +151,10 @@ def _in_turns(sizes: Sizes, role: str, branches: Sequence[int]) -> list[_Run]:
     """A denoiser with all of its guidance branches in a call, and with fewer."""
     own = sizes.branches_of(role)
     counts = dict.fromkeys(min(count, own) for count in branches)
-    return [_Run("whole" if count == own else f"{count} branch in a call", count, sizes.picture) for count in counts]
+    return [
+        _Run("whole" if count == own else f"{count} branch in a call", count, sizes.picture, calls=-(-own // count))
+        for count in counts
+    ]
 
 
 def _decodes(bundle: Bundle, sizes: Sizes, branches: int, tile: tuple[int, int] | None) -> list[_Run]:
@@ -211,6 +222,7 @@ def _together(bundle: Bundle, backend: Backend, sizes: Sizes, graphs: Sequence[G
         activations_known=all(found.activation_bytes is not None for found in figures),
         streamable_bytes=sum(found.streamable_bytes for found in figures) if alone else 0,
         branches_per_call=run.branches,
+        calls_per_step=run.calls,
         window=run.window,
         tiles=run.tiles,
     )

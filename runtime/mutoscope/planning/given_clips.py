@@ -15,7 +15,9 @@ from ..clips import Clip, read_clip
 from ..errors import RequestError
 from ..request import PICTURES, VideoRequest
 from ..values import checks
+from ..values.byte_sizes import format_bytes
 from ..values.frame_rates import parse_frame_rate
+from .plan import GeometryPlan
 
 STRENGTH = 0.8  # that of `WanVideoToVideoPipeline`
 
@@ -50,6 +52,27 @@ def with_clips_opened(request: VideoRequest, manifest: Manifest) -> VideoRequest
     if request.num_frames is None:
         found["num_frames"] = _length(clip, manifest)
     return replace(request, **found)
+
+
+def bytes_of_clips(request: VideoRequest, geometry: GeometryPlan, host_limit_bytes: int) -> int:
+    """What the clips of a request take in host memory, resized to the video, until it is made.
+
+    Args:
+        request: with clips opened.
+        host_limit_bytes: as much memory as there is.
+
+    Raises:
+        RequestError: they would not fit.
+    """
+    clips = [name for name in ("video", "mask") if isinstance(getattr(request, name), Clip)]
+    taken = len(clips) * 3 * geometry.num_frames * geometry.height * geometry.width
+    if taken > host_limit_bytes:
+        raise RequestError(
+            f"{' and '.join(clips)}, resized to {geometry.num_frames} frames of {geometry.width}x{geometry.height}, "
+            f"would take {format_bytes(taken)} of host memory, and {format_bytes(host_limit_bytes)} is available. Ask "
+            "for a smaller height, width or num_frames"
+        )
+    return taken
 
 
 def skipped_steps(strength: float | None, count: int) -> int:

@@ -15,7 +15,7 @@ import numpy as np
 from mutoscope_engines.errors import GraphError
 from mutoscope_engines.lora_file import Difference, LoraFile, LowRank, read_lora
 from mutoscope_engines.session import Host
-from mutoscope_engines.system.file_hash import file_sha256
+from mutoscope_engines.system.file_hash import known_sha256
 from numpy.typing import NDArray
 
 from ..bundle.contract import LORA_A, LORA_B, LORA_RANK
@@ -77,7 +77,8 @@ class SettledLoras:
         changes; B times strength and scale. None where no LoRA changes this denoiser.
 
         Raises:
-            RequestError: a file has NaN or infinity, or values that the type of the inputs cannot hold.
+            RequestError: a file has NaN or infinity, or values that the type of the inputs cannot hold, or was changed
+                since.
         """
         changes = _by_parameter(self._read.get(role, ()))
         inputs, feeds = self._inputs.get(role, {}), dict[str, Host]()
@@ -164,6 +165,8 @@ def _read(lora: Lora, form: LoraForm, inputs: Mapping[str, Any], precision: str)
         raise RequestError(str(error)) from error
     except OSError as error:
         raise RequestError(f"{lora.path} cannot be read: {error.strerror}; name the file of a LoRA") from error
+    except ValueError as error:  # a zero byte
+        raise RequestError(f"{lora.path!r} is not a path: {error}; name the file of a LoRA") from error
     changes = tuple(each for each in file.changes if isinstance(each, LowRank))
     differences = [each.name for each in file.changes if isinstance(each, Difference)]
     elsewhere = [each.down for each in changes if f"{each.parameter}{LORA_A}" not in inputs]
@@ -179,7 +182,7 @@ def _read(lora: Lora, form: LoraForm, inputs: Mapping[str, Any], precision: str)
 
 def _planned(role: str, lora: _Read) -> PlannedLora:
     path = lora.file.file.path
-    return PlannedLora(role, path.name, file_sha256(path), lora.strength, max(map(lora.rank_of, lora.changes)))
+    return PlannedLora(role, path.name, known_sha256(path), lora.strength, max(map(lora.rank_of, lora.changes)))
 
 
 def _by_parameter(loras: Sequence[_Read]) -> dict[str, list[tuple[_Read, LowRank]]]:
@@ -194,7 +197,10 @@ def _factors(lora: _Read, change: LowRank, dtype: str) -> list[NDArray[Any]]:
     """`[r, in]` and `[out, r]`, whose product is what is added. A power of two is moved between them, so that they have
     about the same magnitude, which loses nothing, and keeps small factors in float16 from becoming zero."""
     file = lora.file.file
-    down, up = (file.floats(name).reshape(file.tensors[name].shape[0], -1) for name in (change.down, change.up))
+    try:
+        down, up = (file.floats(name).reshape(file.tensors[name].shape[0], -1) for name in (change.down, change.up))
+    except (GraphError, OSError) as error:
+        raise RequestError(f"{file.path.name} was changed since the video was planned; ask for it again") from error
     up = up * np.float32(lora.strength * change.scale)
     exponents = [frexp(float(np.abs(factor).max(initial=0.0)))[1] for factor in (down, up)]
     shift = (exponents[1] - exponents[0]) // 2 if up.any() else 0

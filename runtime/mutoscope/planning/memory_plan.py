@@ -22,21 +22,28 @@ class MemoryOption:
     streamed_bytes: int = 0  # of the weights, read where they come from while it runs: host memory, or their file
     streamable_bytes: int = 0  # as many of the weights may be streamed instead
     branches_per_call: int = 1
+    calls_per_step: int = 1  # of the denoiser, each of which reads all that is streamed
     window: tuple[int, int] = (0, 0)  # h, w of the features that are decoded at once
     tiles: int = 1  # windows that a picture is decoded in
     activations_known: bool = True
     host_bytes: int = 0  # held in host memory beside it
+    clip_bytes: int = 0  # of the clips that the video follows, where they lie in the same memory; shared by all stages
     keepable: bool = True  # whether its graphs may stay loaded between videos, and all at once
 
     @property
     def peak_bytes(self) -> int:
         """With all of its weights on the device."""
-        return self.weight_bytes + self.buffer_bytes + self.activation_bytes
+        return self.weight_bytes + self.buffer_bytes + self.activation_bytes + self.clip_bytes
 
     @property
     def least_bytes(self) -> int:
         """With as few of its weights on the device as may be."""
         return self.peak_bytes - self.streamable_bytes
+
+    @property
+    def bus_bytes(self) -> int:
+        """Weights that are read in each step of the denoiser, or once in another stage; twice by two calls."""
+        return self.streamed_bytes * self.calls_per_step
 
 
 @dataclass(frozen=True)
@@ -84,9 +91,9 @@ class HostMemoryError(ValueError):
 
 
 def plan_memory(stages: Sequence[Stage], limit_bytes: int, host_limit_bytes: int) -> MemoryPlan:
-    """The fastest option of each stage that fits, one stage after the other.
+    """Of the options of each stage that fit, the one that streams the fewest bytes; of several, the fastest.
 
-    All weights stay loaded where they fit too.
+    One stage runs after the other. All weights stay loaded where they fit too.
 
     Args:
         limit_bytes: what graphs may take on the device.
@@ -96,7 +103,7 @@ def plan_memory(stages: Sequence[Stage], limit_bytes: int, host_limit_bytes: int
         DoesNotFitError: a stage fits on the device with no option.
         HostMemoryError: it does, but with none whose part in host memory fits there.
     """
-    options = {stage.name: _first_that_fits(stage, limit_bytes, host_limit_bytes) for stage in stages}
+    options = {stage.name: _best_that_fits(stage, limit_bytes, host_limit_bytes) for stage in stages}
     kept = all(option.keepable and not option.streamed_bytes for option in options.values())
     share = 1 if all(option.activations_known for option in options.values()) else SHARE_FOR_GOOD
     keeps = kept and _resident_bytes(options.values()) <= limit_bytes * share
@@ -108,19 +115,25 @@ def least_limit_bytes(stages: Sequence[Stage]) -> int:
     return max(min(option.least_bytes for option in stage.options) for stage in stages)
 
 
-def _first_that_fits(stage: Stage, limit_bytes: int, host_limit_bytes: int) -> MemoryOption:
+def _best_that_fits(stage: Stage, limit_bytes: int, host_limit_bytes: int) -> MemoryOption:
     fitting = [option for option in stage.options if option.least_bytes <= limit_bytes]
     if not fitting:
         raise DoesNotFitError(stage, limit_bytes)
-    for option in fitting:
-        if option.host_bytes <= host_limit_bytes:
-            streamed = max(0, option.peak_bytes - limit_bytes)
-            return replace(option, weight_bytes=option.weight_bytes - streamed, streamed_bytes=streamed)
-    raise HostMemoryError(replace(stage, options=tuple(fitting)), host_limit_bytes)
+    there = [_streaming(option, limit_bytes) for option in fitting if option.host_bytes <= host_limit_bytes]
+    if not there:
+        raise HostMemoryError(replace(stage, options=tuple(fitting)), host_limit_bytes)
+    return min(there, key=lambda option: option.bus_bytes)
+
+
+def _streaming(option: MemoryOption, limit_bytes: int) -> MemoryOption:
+    """With no more of its weights streamed than it must."""
+    streamed = max(0, option.peak_bytes - limit_bytes)
+    return replace(option, weight_bytes=option.weight_bytes - streamed, streamed_bytes=streamed)
 
 
 def _resident_bytes(options: Iterable[MemoryOption]) -> int:
-    """Of stages whose weights and buffers stay, while they take the same memory for their activations in turns."""
+    """Of stages whose weights and buffers stay, while they take the same memory for their activations in turns, and
+    read the same clips."""
     options = list(options)
     held = sum(option.weight_bytes + option.buffer_bytes for option in options)
-    return held + max(option.activation_bytes for option in options)
+    return held + max(option.activation_bytes + option.clip_bytes for option in options)

@@ -16,7 +16,7 @@ from operator import attrgetter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Unpack, get_type_hints
 
-from mutoscope_engines.system.file_hash import file_sha256
+from mutoscope_engines.system.file_hash import known_sha256
 
 from ..bundle.contract import DECODE, ROLES, open_with, stage_of
 from ..clips import identity_of, read_clip_or_picture
@@ -25,7 +25,7 @@ from ..conditions.base import Condition, Fact, Settled
 from ..errors import RequestError
 from ..output.frames import VideoHeader
 from ..pictures import Picture, read_picture, read_pictures
-from ..request import CLIPS, FILES, LORAS, PICTURES, FileFields, VideoRequest
+from ..request import FILES, LORAS, PICTURES, FileFields, VideoRequest
 from ..solvers.solvers import Schedule
 from ..values.byte_sizes import format_bytes
 from ..values.guidance import later_weights
@@ -182,6 +182,12 @@ class Plan:
         return ROLES[role].once and not self.memory.keep_loaded and not again
 
     @property
+    def has_footage(self) -> bool:
+        """Whether frames of a clip that was given are in the video: as they were, in parts, or changed."""
+        facts = self.conditions.facts
+        return "extend" in facts or "mask" in facts or facts.get("strength", 1) != 1
+
+    @property
     def header(self) -> VideoHeader:
         """What the writer of a file is told of the video."""
         # Without a path and a remark of the machine it was made on; the bundle's hash says the same for everybody.
@@ -191,6 +197,7 @@ class Plan:
             width=self.geometry.width,
             num_frames=self.geometry.num_frames + max(0, self.geometry.frames_before - 1),
             fps=self.geometry.fps,
+            has_footage=self.has_footage,
             threads=self.placements.threads,
             title=self.conditions.prompt,
             recipe=json.dumps({"mutoscope": __version__, **facts}),
@@ -223,11 +230,11 @@ class Plan:
         return VideoRequest(**{"prompt": self.conditions.prompt} | followed | values | files)
 
     def _refuse_another(self, name: str, source: Any) -> None:
-        planned, kind = self.conditions.facts.get(name), "clip" if name in CLIPS else "picture"
+        planned = self.conditions.facts.get(name)
         if source is None and planned is not None:
-            raise RequestError(f"{name} is missing: the plan has a {kind} there, {planned}; give it again")
+            raise RequestError(f"{name} is missing: the plan has {planned}; give it again")
         if source is not None and (found := self._identity_of(name, source)) != planned:
-            raise RequestError(f"{name} is another {kind} than the plan has, which is {planned or 'none'}; got {found}")
+            raise RequestError(f"{name} is another than the plan has, which is {planned or 'none'}; got {found}")
 
     def _identity_of(self, name: str, source: Any) -> str:
         if name == "reference_images":
@@ -242,7 +249,7 @@ class Plan:
         for (name, loras), role in zip_longest(given.items(), self.guidance.scales):
             planned = [(lora.sha256, lora.strength) for lora in self.loras if lora.role == role]
             try:
-                found = [(file_sha256(Path(lora.path)), lora.strength) for lora in loras]
+                found = [(known_sha256(Path(lora.path)), lora.strength) for lora in loras]
             except (OSError, ValueError) as error:  # a ValueError of a zero byte
                 raise RequestError(f"{name} has a file that cannot be read: {error}") from error
             if found != planned:
@@ -322,11 +329,14 @@ def _readable(name: str, value: Any) -> str:
 def _described(option: MemoryOption) -> str:
     parts = [f"weights {format_bytes(option.weight_bytes)}", f"inputs and outputs {format_bytes(option.buffer_bytes)}"]
     if option.streamed_bytes:
-        parts.append(f"streamed {format_bytes(option.streamed_bytes)}")
+        often = f" {option.calls_per_step} times in each step" if option.calls_per_step > 1 else ""
+        parts.append(f"streamed {format_bytes(option.streamed_bytes)}{often}")
     known = option.activations_known
     parts.append(f"activations {format_bytes(option.activation_bytes) if known else 'not known'}")
+    if option.clip_bytes:
+        parts.append(f"clips {format_bytes(option.clip_bytes)}")
     if option.host_bytes:
-        parts.append(f"features and frames in host memory {format_bytes(option.host_bytes)}")
+        parts.append(f"features, frames and clips in host memory {format_bytes(option.host_bytes)}")
     return f"{option.name}: {'' if known else 'at least '}{format_bytes(option.peak_bytes)} ({', '.join(parts)})"
 
 

@@ -30,7 +30,7 @@ from ..values.frame_rates import parse_frame_rate
 from ..values.guidance import MAX_SCALE, guidance_weights, is_guided
 from .execution import Execution, planned_memory
 from .footprints import Sizes
-from .given_clips import skipped_steps, with_clips_opened
+from .given_clips import bytes_of_clips, skipped_steps, with_clips_opened
 from .going_on import Before, going_on, notes_on, read_before
 from .loras import notes_on_loras, settle_loras
 from .plan import ConditionsPlan, GeometryPlan, GuidancePlan, Job, PlacementPlan, Plan, SchedulePlan
@@ -61,6 +61,7 @@ def make_job(request: VideoRequest, execution: Execution, bundle: Bundle, condit
     request = with_clips_opened(with_pictures_read(request, manifest), manifest)
     guidance = plan_guidance(request, manifest)
     geometry = plan_geometry(request, manifest)
+    clip_bytes = bytes_of_clips(request, geometry, execution.host_limit_bytes)
     settled = settle_conditions(request, guidance, geometry, manifest, conditions)
     if before:
         geometry, settled = joined(geometry, settled, before)
@@ -70,7 +71,7 @@ def make_job(request: VideoRequest, execution: Execution, bundle: Bundle, condit
     branches, rows = len(guidance.weights), schedule.plan.state_rows
     changed = {lora.role for lora in loras.plan}
     encoders, unguided = settled.plan.encoders, guidance.unguided
-    sizes = Sizes(branches, lengths, geometry.latents_shape, rows, unguided, encoders, with_loras=changed)
+    sizes = Sizes(branches, lengths, geometry.latents_shape, rows, unguided, encoders, changed, clip_bytes)
     plan = Plan(
         conditions=replace(settled.plan, lengths=lengths),
         geometry=geometry,

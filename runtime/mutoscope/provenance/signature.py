@@ -16,7 +16,7 @@ from typing import Any
 from ..errors import BackendUnavailableError, ProvenanceError
 from ..version import __version__
 from .keys import Signer
-from .tag import SOURCE_TYPE, contains
+from .tag import contains, source_type
 
 EMBEDDED = {
     ".mp4": "video/mp4", ".mov": "video/quicktime", ".gif": "image/gif", ".webp": "image/webp", ".png": "image/png",
@@ -73,7 +73,7 @@ def sign(source: Path, ending: str, target: Path, signer: Signer, said: dict[str
         ending: one of `EMBEDDED` or `BESIDE`.
         target: the new file.
         signer: who signs.
-        said: facts on the making of the file, as JSON has them; `watermarked` is one of them.
+        said: facts on the making of the file, as JSON has them; `watermarked` and `has_footage` are among them.
 
     Raises:
         ProvenanceError: the signer's key or certificates are not fit.
@@ -145,7 +145,8 @@ def _signer(signer: Signer) -> Any:
 
 def _manifest(said: dict[str, Any]) -> dict[str, Any]:
     agent = {"name": "Mutoscope", "version": __version__}
-    actions = [{"action": "c2pa.created", "digitalSourceType": SOURCE_TYPE, "softwareAgent": agent}]
+    term = source_type(has_footage=bool(said.get("has_footage")))
+    actions = [{"action": "c2pa.created", "digitalSourceType": term, "softwareAgent": agent}]
     if said.get("watermarked"):
         actions.append({"action": "c2pa.watermarked.unbound"})
     return {

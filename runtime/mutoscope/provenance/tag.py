@@ -1,6 +1,6 @@
 """The plain text in every file that says that it is AI-generated. Knows the words, and no container.
 
-The term is of the IPTC's controlled vocabulary, which photo agencies, search engines and C2PA use alike:
+The terms are of the IPTC's controlled vocabulary, which photo agencies, search engines and C2PA use alike:
 https://cv.iptc.org/newscodes/digitalsourcetype/. XMP is the form in which pictures carry it.
 """
 
@@ -9,16 +9,27 @@ from __future__ import annotations
 from pathlib import Path
 from xml.sax.saxutils import escape
 
-SOURCE_TYPE = "http://cv.iptc.org/newscodes/digitalsourcetype/trainedAlgorithmicMedia"
-TAG = f"AI-generated: {SOURCE_TYPE}"
+_VOCABULARY = "http://cv.iptc.org/newscodes/digitalsourcetype/"
+_TERMS = {False: "trainedAlgorithmicMedia", True: "compositeWithTrainedAlgorithmicMedia"}  # whether footage is in it
 
 _READ_BYTES = 1 << 20
 
 
-def xmp(title: str = "", recipe: str = "") -> bytes:
+def source_type(*, has_footage: bool) -> str:
+    """The IPTC's term for a file that a model made, alone or with footage that is in it, by its address."""
+    return _VOCABULARY + _TERMS[has_footage]
+
+
+def tag(*, has_footage: bool) -> str:
+    """The words for such a file."""
+    return f"AI-generated: {source_type(has_footage=has_footage)}"
+
+
+def xmp(title: str = "", recipe: str = "", *, has_footage: bool = False) -> bytes:
     """An XMP packet (ISO 16684-1) with the IPTC's digital source type, and with more where it is given."""
-    facts = [f"<Iptc4xmpExt:DigitalSourceType>{SOURCE_TYPE}</Iptc4xmpExt:DigitalSourceType>"]
-    facts += [_texts("dc:description", TAG)]
+    term = source_type(has_footage=has_footage)
+    facts = [f"<Iptc4xmpExt:DigitalSourceType>{term}</Iptc4xmpExt:DigitalSourceType>"]
+    facts += [_texts("dc:description", tag(has_footage=has_footage))]
     facts += [_texts(name, text) for name, text in (("dc:title", title), ("exif:UserComment", recipe)) if text]
     return (
         '<?xpacket begin="\ufeff" id="W5M0MpCehiHzreSzNTczkc9d"?>'
@@ -40,7 +51,7 @@ def has_tag(path: Path) -> bool:
     if path.is_dir():
         pictures = sorted(path.glob("*.png"))
         return bool(pictures) and all(map(has_tag, pictures))
-    return contains(path, TAG.encode())
+    return any(contains(path, tag(has_footage=each).encode()) for each in _TERMS)
 
 
 def contains(path: Path, wanted: bytes) -> bool:

@@ -115,12 +115,12 @@ def test_a_receipt_names_the_picture_and_makes_the_video_again_from_it_alone(
     with open_store(batch) as store:
         write_lists(batch, store)
     [receipt] = read_receipts(batch.out)
-    assert receipt.facts["pictures"] == {"image": str(tmp_path / "first.png")}
+    assert receipt.facts["files"] == {"image": str(tmp_path / "first.png")}
     assert receipt.facts["plan"]["image"] == read_picture(RED).identity
     file = remake(receipt, pipeline, tmp_path / "again.npy", Observer())
     assert file.content_sha256 == receipt.facts["content_sha256"]
     save(tmp_path / "first.png", BLUE)
-    with pytest.raises(RequestError, match="image is another picture than the plan has, which is 6x4 sha256:"):
+    with pytest.raises(RequestError, match="image is another than the plan has, which is 6x4 sha256:"):
         remake(receipt, pipeline, tmp_path / "again.npy", Observer())
 
 
@@ -129,9 +129,9 @@ def test_a_plan_asks_for_its_picture_again(pipeline: Pipeline) -> None:
     again = Plan.from_dict(json.loads(json.dumps(plan.to_dict())))
     with pytest.raises(RequestError, match=r"image is missing: .* 6x4 sha256:.*; give it again"):
         again.to_request()
-    with pytest.raises(RequestError, match="image is another picture than the plan has"):
+    with pytest.raises(RequestError, match="image is another than the plan has"):
         again.to_request(image=BLUE)
-    with pytest.raises(RequestError, match="last_image is another picture than the plan has, which is none"):
+    with pytest.raises(RequestError, match="last_image is another than the plan has, which is none"):
         again.to_request(image=RED, last_image=RED)
     assert pipeline.plan(again.to_request(image=RED)).to_dict() == plan.to_dict()
 

@@ -171,22 +171,23 @@ def test_the_plan_makes_the_same_request_again_with_the_same_files_alone(pipelin
     files = {"video": VIDEO, "mask": GREYS, "reference_images": PICTURES}
     plan = pipeline.plan(**SIZED, **files)
     assert plan.geometry.latents_shape[1] == 5
+    assert plan.header.has_footage
+    assert not pipeline.plan(**SIZED, video=VIDEO).header.has_footage  # of which nothing is kept without a mask
     again = plan.to_request(**files)
     assert pipeline.plan(again).to_dict() == plan.to_dict()
     for name, another in (("video", 255 - VIDEO), ("mask", GREYS[0]), ("reference_images", PICTURES[::-1])):
-        with pytest.raises(RequestError, match=f"{name} is another"):
+        with pytest.raises(RequestError, match=f"{name} is another than the plan has, which is"):
             plan.to_request(**files | {name: another})
-        with pytest.raises(RequestError, match=f"{name} is missing"):
+        with pytest.raises(RequestError, match=f"{name} is missing: the plan has [0-9]+x[0-9]+.* sha256:"):
             plan.to_request(**files | {name: None})
 
 
 def test_size_and_length_follow_from_the_clip(pipeline: Pipeline) -> None:
-    clip = np.concatenate([VIDEO, VIDEO])[:12]
-    plan = pipeline.plan("a red circle", video=clip)
-    geometry = plan.geometry
-    assert geometry.num_frames == min(9, pipeline.bundle.manifest.defaults.num_frames)
-    assert geometry.width / geometry.height == pytest.approx(W / H, rel=0.3)
-    assert any(f"the first {geometry.num_frames} are used" in note for note in plan.notes)
+    assert pipeline.bundle.manifest.defaults.num_frames == 9
+    plan = pipeline.plan("a red circle", video=VIDEO[:6])
+    assert plan.geometry.num_frames == 5
+    assert plan.geometry.width / plan.geometry.height == pytest.approx(W / H, rel=0.3)
+    assert plan.notes == ("of video the first 5 frames are used, and what follows is left out",)
 
 
 def test_another_mask_is_another_control(pipeline: Pipeline, backend: FakeBackend) -> None:
@@ -204,7 +205,7 @@ def test_another_mask_is_another_control(pipeline: Pipeline, backend: FakeBacken
         ({"video": VIDEO, "mask": GREYS[:, :H]}, "mask has 96x32 pixels, and video 96x64; give a mask of the same"),
         ({"video": VIDEO, "mask": GREYS[:5]}, "mask has 5 frames, and video 9; give a mask with as many frames, or"),
         ({"video": VIDEO, "mask": np.repeat(GREYS, 2, 0)}, "mask has more than 9 frames, and video 9"),
-        ({"video": VIDEO[:5]}, "video has 5 frames, and the video that is made of it has 9"),
+        ({"video": VIDEO[:5]}, "video has 5 frames, and the video that is made of it has 9; .* or num_frames=5"),
         ({"video": VIDEO, "mask": b"neither"}, "mask is not a video that can be read: 7 bytes"),
         ({"reference_images": PICTURES[0]}, r"reference_images must be a tuple of pictures, such as"),
         ({"reference_images": [np.zeros((7, 90, 3), np.uint8)]}, "reference_images has a picture of 90x7 pixels"),

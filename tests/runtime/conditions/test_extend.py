@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 import subprocess
+import time
 from collections.abc import Callable
 from fractions import Fraction
 from pathlib import Path
@@ -60,10 +61,22 @@ def pipeline(with_picture: MakeBundle) -> Any:  # noqa: F811
 def test_the_clip_comes_first_and_the_frame_between_once(pipeline: Pipeline) -> None:
     video = pipeline.generate(**ASKED, extend=CLIP, num_frames=9)
     assert np.array_equal(video.frames[:7], CLIP)
+    assert video.plan.header.has_footage
     assert video.frames[7:, 0, 0, 0].tolist() == [10, 11, 12, 13] * 2  # of the first call, nothing is left
     assert (video.plan.geometry.num_frames, video.plan.geometry.frames_before) == (9, 7)
     chunks = list(pipeline.stream(**ASKED, extend=CLIP, num_frames=9))
     assert np.array_equal(np.concatenate(chunks), video.frames)
+
+
+def test_while_the_clip_is_written_no_time_counts_as_decoding(
+    pipeline: Pipeline, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = [0.0]
+    monkeypatch.setattr(time, "perf_counter", lambda: now[0])
+    stream = pipeline.stream(**ASKED, extend=CLIP, num_frames=9)
+    for _ in stream:
+        now[0] += 1
+    assert stream.times.seconds == {"condition": 0, "denoise": 0, "decode": 0}
 
 
 def test_its_last_frame_is_the_picture(with_picture: MakeBundle) -> None:  # noqa: F811
@@ -135,7 +148,7 @@ def test_a_plan_names_the_whole_clip_and_makes_the_same_again(pipeline: Pipeline
     assert "image" not in plan.conditions.facts
     again = plan.to_request(extend=CLIP)
     assert pipeline.plan(again).to_dict() == plan.to_dict()
-    with pytest.raises(RequestError, match="extend is another clip than the plan has"):
+    with pytest.raises(RequestError, match="extend is another than the plan has"):
         plan.to_request(extend=CLIP[:-1])
 
 

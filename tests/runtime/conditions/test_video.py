@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 from mutoscope.bundle.bundle import Bundle
 from mutoscope.bundle.conditionings import VideoConditioning
-from mutoscope.bundle.manifest import Expert
-from mutoscope.errors import BundleError, RequestError
+from mutoscope.bundle.manifest import Expert, Frames
+from mutoscope.errors import BundleError, OutOfMemoryError, RequestError
 from mutoscope.pipeline import EncodedConditions, Pipeline
 from mutoscope.request import RuntimeOptions
 from mutoscope.solvers.noise import NormalStream
@@ -33,12 +33,13 @@ ENCODERS = ("vae_encoder_first", "vae_encoder_next")
 def with_video(make_bundle: MakeBundle) -> MakeBundle:
     """A bundle that may be given a clip; keywords change what its manifest says of it."""
 
-    def make(experts: tuple[Expert, ...] = (Expert(),), **changes: Any) -> Bundle:
-        texts = make_bundle().manifest.texts
+    plain = make_bundle().manifest
+
+    def make(experts: tuple[Expert, ...] = (Expert(),), lengths: Frames = plain.frames, **changes: Any) -> Bundle:
         video = VideoConditioning(**(VIDEO | changes))
         ends = interfaces() | encoder_ends()
         ends |= {expert.role: ends["denoiser"] for expert in experts}
-        return make_bundle(conditionings=(*texts, video), experts=experts, graphs=graphs(ends))
+        return make_bundle(conditionings=(*plain.texts, video), experts=experts, graphs=graphs(ends), frames=lengths)
 
     return make
 
@@ -100,15 +101,16 @@ def test_length_rate_and_size_are_those_of_the_clip_where_nothing_is_said(
     with_video: MakeBundle, tmp_path: Path
 ) -> None:
     path = tmp_path / "clip.mkv"
-    path.write_bytes(lossless(CLIP, rate=24))
+    path.write_bytes(lossless(CLIP[:7], rate=24))
     bundle = with_video()
+    assert bundle.manifest.defaults.num_frames == 9
     plan = planned(bundle, video=path, height=None, width=None)
-    assert (plan.geometry.num_frames, plan.geometry.fps, plan.conditions.facts["strength"]) == (9, Fraction(24), 0.8)
+    assert (plan.geometry.num_frames, plan.geometry.fps, plan.conditions.facts["strength"]) == (5, Fraction(24), 0.8)
     assert plan.geometry.height / plan.geometry.width == pytest.approx(40 / 60, abs=0.1)
-    assert plan.notes == ("of video the first 9 frames are used, and what follows is left out",)
-    said = planned(bundle, video=path, num_frames=5, fps=8)
-    assert (said.geometry.num_frames, said.geometry.fps) == (5, Fraction(8))
-    assert planned(bundle, video=CLIP[:9]).notes == ()
+    assert plan.notes == ("of video the first 5 frames are used, and what follows is left out",)
+    said = planned(bundle, video=path, num_frames=1, fps=8)
+    assert (said.geometry.num_frames, said.geometry.fps) == (1, Fraction(8))
+    assert planned(bundle, video=CLIP[:5]).notes == ()
 
 
 def test_no_more_of_a_long_clip_is_used_than_a_video_has_by_default(with_video: MakeBundle) -> None:
@@ -125,11 +127,31 @@ def test_a_plan_names_the_clip_by_the_frames_that_are_used(with_video: MakeBundl
     assert plan.conditions.facts["video"].startswith("60x40x9 sha256:")
     again = plan.to_request(video=CLIP[:9])
     assert (again.strength, again.num_frames, again.num_inference_steps) == (0.25, 9, 10)
+    assert plan.header.has_footage
+    assert not planned(bundle, video=CLIP, strength=1).header.has_footage  # which begins from noise alone
     assert planned(bundle, **vars(again)).to_dict() == plan.to_dict() | {"notes": ()}
-    with pytest.raises(RequestError, match="video is missing: the plan has a clip there, 60x40x9 sha256"):
+    with pytest.raises(RequestError, match="video is missing: the plan has 60x40x9 sha256"):
         plan.to_request()
-    with pytest.raises(RequestError, match="video is another clip than the plan has"):
+    with pytest.raises(RequestError, match="video is another than the plan has"):
         plan.to_request(video=CLIP[::-1].copy())
+
+
+def test_a_plan_counts_the_memory_of_the_clip_and_prints_it(with_video: MakeBundle) -> None:
+    plan = planned(with_video(), video=CLIP, num_frames=9)
+    assert {option.clip_bytes for option in plan.memory.options.values()} == {9 * 32 * 48 * 3}
+    assert "clips 41.47 kB" in plan.describe()
+    assert "clips" not in planned(with_video()).describe()
+
+
+def test_memory_that_runs_out_while_a_clip_is_read_is_told_in_words(
+    with_video: MakeBundle, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def none_left(*_: Any) -> None:
+        raise MemoryError("Unable to allocate 9 GiB")
+
+    monkeypatch.setattr("mutoscope.conditions.shown.fitted", none_left)
+    with pytest.raises(OutOfMemoryError, match="Unable to allocate 9 GiB; close other programs, or ask for a smaller"):
+        planned(with_video(), video=CLIP)
 
 
 def test_the_same_clip_is_encoded_once_for_several_seeds(with_video: MakeBundle) -> None:
@@ -160,6 +182,14 @@ def test_of_two_experts_those_work_whose_steps_are_left(with_video: MakeBundle) 
     assert list(both.schedule.first_steps) == ["denoiser", "denoiser_low"]
 
 
+def test_a_clip_shorter_than_every_video_is_refused_in_words(with_video: MakeBundle) -> None:
+    bundle = with_video(lengths=Frames(first=9, step=4, most=253, frames_per_call=(1, 4)))
+    for asked in ({}, {"num_frames": 9}):
+        with pytest.raises(RequestError, match=r"video has 5 frames[;,] .*\b9\b") as refused:
+            planned(bundle, video=CLIP[:5], **asked)
+        assert "num_frames=" not in str(refused.value)
+
+
 @pytest.mark.parametrize(
     ("asked", "message"),
     [
@@ -167,7 +197,7 @@ def test_of_two_experts_those_work_whose_steps_are_left(with_video: MakeBundle) 
         ({"video": CLIP, "strength": 1.5}, "strength must be a number from 0 to 1; got 1.5"),
         ({"video": CLIP, "strength": -1}, "strength must be a number from 0 to 1; got -1"),
         ({"video": CLIP, "strength": 0.05}, "none of the 10 steps is made; raise it to 0.1 at least"),
-        ({"video": CLIP, "num_frames": 13}, "video has 10 frames, and num_frames asks for 13; .* enough for is 9"),
+        ({"video": CLIP, "num_frames": 13}, "video has 10 frames, and the video .* has 13; .* or num_frames=9"),
         ({"video": CLIP, "num_frames": 10}, "num_frames must be .* multiple of 4; got 10; nearest: 9, 13"),
         ({"video": "none.mp4"}, "video is not there: 'none.mp4'"),
         ({"video": b"text"}, "video is not a video that can be read"),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
@@ -19,8 +20,9 @@ from PIL import Image
 
 from tests.runtime.clips import chunked, make_header, scene
 
-# IPTC's own address of the term, in the vocabulary https://cv.iptc.org/newscodes/digitalsourcetype/.
+# IPTC's own addresses of the terms, in the vocabulary https://cv.iptc.org/newscodes/digitalsourcetype/.
 TERM = "http://cv.iptc.org/newscodes/digitalsourcetype/trainedAlgorithmicMedia"
+WITH_FOOTAGE = "http://cv.iptc.org/newscodes/digitalsourcetype/compositeWithTrainedAlgorithmicMedia"
 IPTC_EXTENSION = "{http://iptc.org/std/Iptc4xmpExt/2008-02-29/}"
 CONTAINERS = ["out.mp4", "out.mov", "out.mkv", "out.webm"]
 PICTURES = ["out.webp", "out.png"]
@@ -47,6 +49,11 @@ def xmp_of_picture(path: Path) -> bytes:
     with Image.open(path) as image:
         found: Any = image.info.get("xmp") or image.info["XML:com.adobe.xmp"]
     return found if isinstance(found, bytes) else str(found).encode()
+
+
+def place_of_xmp_in_gif(content: bytes) -> slice:
+    start = content.index(b"\x21\xff\x0bXMP DataXMP") + 14
+    return slice(start, content.index(b"\x01\xff\xfe\xfd", start))
 
 
 def source_type(packet: bytes) -> str | None:
@@ -79,11 +86,10 @@ def test_a_gif_says_so_in_a_comment_and_in_xmp(tmp_path: Path, level: str) -> No
     content = written(tmp_path, "out.gif", level).read_bytes()
     words = f"AI-generated: {TERM}".encode()
     assert content.count(b"\x21\xfe" + bytes([len(words)]) + words + b"\0") == 1
-    start = content.index(b"\x21\xff\x0bXMP DataXMP") + 14
-    end = content.index(b"\x01\xff\xfe\xfd", start)
-    assert source_type(content[start:end]) == TERM
+    place = place_of_xmp_in_gif(content)
+    assert source_type(content[place]) == TERM
     # A reader that knows only blocks gets past the packet, wherever it comes out of it.
-    for first in range(start, end):
+    for first in range(place.start, place.stop):
         at = first
         while content[at]:
             at += content[at] + 1
@@ -167,6 +173,22 @@ def test_minimal_keeps_nothing_of_a_recipe_that_has_none_of_its_facts(recipe: st
     header = VideoHeader(height=2, width=2, num_frames=1, fps=make_header().fps, title="a cat", recipe=recipe)
     assert (at_level(header, "minimal").title, at_level(header, "minimal").recipe) == ("", "")
     assert at_level(header, "full") == header
+
+
+@pytest.mark.parametrize("name", [*CONTAINERS, *PICTURES, "out.gif", "frames"])
+def test_a_file_with_footage_in_it_says_that_not_all_of_it_was_made(tmp_path: Path, name: str) -> None:
+    count = 1 if name.endswith(".png") else 9
+    header = replace(make_header(count), has_footage=True)
+    path = write_video(tmp_path / name, chunked(scene(count)), header, metadata="none")
+    assert has_tag(path)
+    path = path / "frame_00003.png" if name == "frames" else path
+    if name in CONTAINERS:
+        assert f"AI-generated: {WITH_FOOTAGE}" in container_tags(path).values()
+    elif name == "out.gif":
+        assert source_type((content := path.read_bytes())[place_of_xmp_in_gif(content)]) == WITH_FOOTAGE
+    else:
+        assert source_type(xmp_of_picture(path)) == WITH_FOOTAGE
+    assert TERM.encode() not in path.read_bytes()
 
 
 def test_an_unknown_level_is_refused_before_any_work(tmp_path: Path) -> None:

@@ -158,7 +158,20 @@ def test_a_denoiser_may_take_its_branches_in_turns_or_stream(bundle) -> None:
         ("whole, weights streamed", 2, 2000),
         ("1 branch in a call, weights streamed", 1, 2000),
     ]
+    assert [option.calls_per_step for option in denoiser.options] == [1, 2, 1, 2]
     assert denoiser.options[1].activation_bytes == denoiser.options[0].activation_bytes / 2
+
+
+def test_clips_count_in_the_memory_that_they_lie_in(bundle) -> None:
+    for on_device, counted in ((False, "clip_bytes"), (True, "host_bytes")):
+        plain, with_clips = (
+            stages_of(bundle, everywhere(engines(on_device=on_device), "fp32"), replace(SIZES, clip_bytes=size), (2,))
+            for size in (0, 700)
+        )
+        for before, after in zip(plain, with_clips, strict=True):
+            for one, other in zip(before.options, after.options, strict=True):
+                assert getattr(other, counted) - getattr(one, counted) == 700
+                assert other.peak_bytes - one.peak_bytes == (0 if on_device else 700)
 
 
 def test_an_engine_for_one_branch_alone_is_a_way_too(bundle) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from fractions import Fraction
 from typing import Any
 
 import msgspec
@@ -9,8 +10,10 @@ import numpy as np
 import pytest
 from mutoscope.bundle.conditionings import VideoConditioning
 from mutoscope.bundle.manifest import Frames, Manifest
+from mutoscope.clips import read_clip
 from mutoscope.errors import RequestError
-from mutoscope.planning.given_clips import with_clips_opened
+from mutoscope.planning.given_clips import bytes_of_clips, with_clips_opened
+from mutoscope.planning.plan import GeometryPlan
 from mutoscope.request import VideoRequest
 
 CLIP = np.zeros((10, 40, 60, 3), np.uint8)
@@ -53,3 +56,14 @@ def test_a_clip_shorter_than_any_video_is_refused(begins_from_one: Manifest) -> 
     long = msgspec.structs.replace(begins_from_one, frames=Frames(first=9, step=4, most=21, frames_per_call=(1, 4)))
     with pytest.raises(RequestError, match="video has 5 frames; a video of this model has 9 at least"):
         opened(long, video=CLIP[:5])
+
+
+def test_clips_that_host_memory_cannot_hold_are_refused_before_they_are_read() -> None:
+    geometry = GeometryPlan(32, 48, 9, 0, Fraction(8), (4, 3, 4, 6), 18)
+    clip, one = read_clip(CLIP), 9 * 32 * 48 * 3
+    assert bytes_of_clips(VideoRequest(prompt=""), geometry, 0) == 0
+    assert bytes_of_clips(VideoRequest(prompt="", video=clip), geometry, one) == one
+    with pytest.raises(RequestError, match=r"video, resized to 9 frames of 48x32, would take .* Ask for a"):
+        bytes_of_clips(VideoRequest(prompt="", video=clip), geometry, one - 1)
+    with pytest.raises(RequestError, match="video and mask, resized"):
+        bytes_of_clips(VideoRequest(prompt="", video=clip, mask=clip), geometry, 2 * one - 1)

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
+import os
+import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -79,6 +82,32 @@ def test_a_file_that_has_gone_or_changed_is_refused_in_words_when_a_plan_becomes
     path.unlink()
     with pytest.raises(RequestError, match="loras has a file that cannot be read"):
         plan.to_request(loras=[Lora(path, 0.5)])
+
+
+def test_a_file_that_is_cut_short_after_the_plan_is_refused_in_words(manifest: Manifest, tmp_path: Path) -> None:
+    path = file(tmp_path, factors(STEM_Q, 2, (4, 6)))
+    found = settled(manifest, Lora(path))
+    os.truncate(path, 8)
+    said = r"l\.safetensors was changed since the video was planned; ask for it again"
+    with pytest.raises(RequestError, match=said):
+        found.feeds("denoiser")
+    path.unlink()
+    with pytest.raises(RequestError, match=said):
+        found.feeds("denoiser")
+
+
+def test_the_same_file_is_hashed_once_for_several_plans(
+    opened: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path, now, whole, hashed = file(tmp_path, factors(STEM_Q, 2, (4, 6))), time.time_ns(), hashlib.file_digest, []
+    loras = [Lora(path, 0.5)]
+    with Pipeline(opened, RuntimeOptions(backend=FakeBackend())) as pipeline:
+        monkeypatch.setattr(time, "time_ns", lambda: now + 10_000_000_000)
+        monkeypatch.setattr(hashlib, "file_digest", lambda read, name: hashed.append(read.name) or whole(read, name))
+        plans = [pipeline.plan(prompt="a", loras=loras) for _ in range(2)]
+    plans[0].to_request(loras=loras)
+    assert hashed == [str(path)]
+    assert {plan.loras[0].sha256 for plan in plans} == {hashlib.sha256(path.read_bytes()).hexdigest()}
 
 
 @pytest.mark.parametrize("strength", [0.123456789, 1 / 3, 1e-7, 12345678.9, 1, -0.0])
@@ -173,6 +202,8 @@ def test_a_strength_that_is_no_number_and_a_file_that_is_not_there_are_refused(m
         settled(manifest, Lora("a", float("nan")))
     with pytest.raises(RequestError, match=r"nowhere\.safetensors cannot be read: .*; name the file of a LoRA"):
         settled(manifest, Lora("nowhere.safetensors"))
+    with pytest.raises(RequestError, match=r"'no\\x00pe' is not a path: .*; name the file of a LoRA"):
+        settled(manifest, Lora("no\0pe"))
 
 
 def test_a_bundle_without_the_inputs_says_how_to_export_one(make_bundle: Any, tmp_path: Path) -> None:

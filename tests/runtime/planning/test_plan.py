@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from dataclasses import fields, is_dataclass
+from dataclasses import fields, is_dataclass, replace
 from fractions import Fraction
 from typing import Any
 
@@ -201,6 +201,14 @@ def test_a_plan_prints_every_value_but_its_notes_which_are_for_whoever_prints_it
     lines = dict(line.split(maxsplit=1) for line in plan.describe().splitlines())
     assert lines.keys() == plan.to_dict().keys() - {"notes"}
     assert lines["latents_shape"] == "4, 3, 4, 6" and lines["guidance_weights"] == "-4, 5"
+
+
+def test_a_plan_prints_how_much_is_streamed_and_how_often_in_a_step(job) -> None:
+    plan = job(guidance_scale=5.0).plan
+    for calls, said in ((1, "streamed 200.00 MB,"), (2, "streamed 200.00 MB 2 times in each step,")):
+        option = replace(plan.memory.options["denoise"], streamed_bytes=200_000_000, calls_per_step=calls)
+        memory = replace(plan.memory, options=plan.memory.options | {"denoise": option})
+        assert said in replace(plan, memory=memory).describe()
 
 
 def test_every_value_of_every_record_of_a_plan_is_in_its_flat_form_once(job) -> None:

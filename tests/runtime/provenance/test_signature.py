@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -63,6 +64,22 @@ def test_the_manifest_says_what_made_the_video_as_c2pa_has_it(tmp_path: Path, si
     assert [action["action"] for action in actions] == ["c2pa.created", "c2pa.watermarked.unbound"]
     assert actions[0]["digitalSourceType"].endswith("/digitalsourcetype/trainedAlgorithmicMedia")
     assert "thumbnail" not in active
+
+
+def test_the_manifest_of_a_video_with_footage_in_it_has_the_term_of_a_composite(
+    tmp_path: Path, signer: Signer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import c2pa
+
+    monkeypatch.setattr("mutoscope.output.signing.is_available", lambda: True)
+    for has_footage, term in ((True, "compositeWithTrainedAlgorithmicMedia"), (False, "trainedAlgorithmicMedia")):
+        header = replace(make_header(1), has_footage=has_footage)
+        path = write_video(tmp_path / f"{term}.png", chunked(scene(1)), header, sign=signer)
+        with c2pa.Reader(str(path)) as reader:
+            manifest = json.loads(reader.json())
+        active = manifest["manifests"][manifest["active_manifest"]]["assertions"]
+        actions = next(each for each in active if each["label"].startswith("c2pa.actions"))["data"]["actions"]
+        assert actions[0]["digitalSourceType"].rpartition("/")[2] == term
 
 
 def ranges_of_the_manifest(content: bytes, ending: str) -> list[range]:

@@ -108,6 +108,17 @@ def test_two_encoders_read_the_same_prompt_each_in_its_own_way(
     assert counted == [asked.conditions.facts["prompt_tokens"], (ids[1] != 5).sum()]
 
 
+def test_a_prompt_too_long_for_one_of_the_encoders_is_refused_with_the_name_of_the_encoder(
+    load: Any, read_twice: Bundle
+) -> None:
+    words = "red circle moving up"
+    count = sum(Tokenizer(read_twice, read_twice.manifest.texts[0]).encode({"": words}, 24).counts)
+    assert 16 < count <= 24  # which the first reads
+    said = rf"prompt has {count} tokens for the text_encoder_2, end mark included; at most 16 fit\. Shorten it by about"
+    with load(read_twice) as pipeline, pytest.raises(RequestError, match=said):
+        pipeline.plan(words)
+
+
 def test_where_memory_is_short_one_encoder_after_the_other_is_open(
     backend: FakeBackend, load: Any, read_twice: Bundle
 ) -> None:
