@@ -30,32 +30,43 @@ class Clip:
     Attributes:
         head: the size of its frames, their rate, and whether there is sound.
         name: the parameter that it is the value of, for errors.
+        most_pixels: of all frames together; `None` where there is no limit.
     """
 
     head: Head
     name: str
     source: str | bytes | NDArray[np.uint8]
+    most_pixels: int | None = None
 
     def frames(self) -> Iterator[Pixels]:
         """Each frame, uint8 `[H, W, 3]`, from the first; decoded anew whenever it is called.
 
         Raises:
-            RequestError: the file cannot be read, or is not that which was opened.
+            RequestError: the file cannot be read, is not that which was opened, or has more pixels than are allowed.
         """
         if isinstance(self.source, np.ndarray):
             yield from self.source
             return
         with _file(self.source, self.name) as file, _in_words(self.name, self.source):
-            for frame in every_frame(file, _check(self.name, self.source)):
+            for number, frame in enumerate(every_frame(file, _check(self.name, self.source)), 1):
                 if frame.shape[:2] != (self.head.height, self.head.width):
                     raise VideoError("it became another file meanwhile")
+                self._refuse_long(number)
                 yield frame
+
+    def _refuse_long(self, count: int) -> None:
+        pixels = self.head.height * self.head.width
+        if self.most_pixels is not None and count * pixels > self.most_pixels:
+            raise RequestError(
+                f"{self.name} has more than {self.most_pixels // pixels} frames, the most that are read where each has "
+                f"{self.head.width}x{self.head.height} pixels; cut it, or make it smaller"
+            )
 
 
 ClipSource = str | os.PathLike[str] | bytes | bytearray | NDArray[np.uint8] | Clip
 
 
-def read_clip(source: ClipSource, *, name: str = "video") -> Clip:
+def read_clip(source: ClipSource, *, name: str = "video", most_pixels: int | None = None) -> Clip:
     """Opens a clip, and decodes its first frame.
 
     Frames are turned as the file says. Its sound is not read.
@@ -64,6 +75,7 @@ def read_clip(source: ClipSource, *, name: str = "video") -> Clip:
         source: a path, the bytes of a video file, or uint8 `[T, H, W, 3]`; what was opened before is given back.
             Nothing is ever fetched.
         name: the parameter that it is the value of, for errors.
+        most_pixels: that all frames of a file may have together; it is found out while they are decoded.
 
     Raises:
         RequestError: it is not a video that can be read, or its frames have more than `pictures.MOST_PIXELS`.
@@ -83,7 +95,7 @@ def read_clip(source: ClipSource, *, name: str = "video") -> Clip:
             f"{name} must be a path, the bytes of a video file, or an array uint8 [T, H, W, 3]; got {kind_of(source)}"
         )
     with _file(given, name) as file, _in_words(name, given):
-        return Clip(head_of(file, _check(name, given)), name, given)
+        return Clip(head_of(file, _check(name, given)), name, given, most_pixels)
 
 
 def read_clip_or_picture(source: ClipSource | Picture, *, name: str) -> Clip | Picture:

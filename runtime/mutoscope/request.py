@@ -46,7 +46,8 @@ from .values.parameters import (
 
 PICTURES = ("image", "last_image")  # the fields that are pictures
 CLIPS = ("video", "extend")  # the fields that are clips
-FILES = (*PICTURES, *CLIPS, "mask", "reference_images")  # those that name a file, the last one several
+REFERENCES = "reference_images"  # the only field of several files
+FILES = (*PICTURES, *CLIPS, "mask", REFERENCES)  # those that name a file
 # Those that say what becomes of a clip, and what is made with it.
 OF_CLIPS = (*CLIPS, "strength", "mask", "reference_images", "conditioning_scale")
 LORAS = ("loras", "loras_2")  # the fields that are LoRAs, in the order of the denoisers that they change

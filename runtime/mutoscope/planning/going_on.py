@@ -49,6 +49,11 @@ class Before:
             raise RequestError(f"{self.clip.name} was changed since the video was planned; ask for it again")
 
 
+def can_go_on(manifest: Manifest) -> bool:
+    """Whether a model makes videos that go on from a clip: its last frame is a picture that they begin with."""
+    return "image" in manifest.followed
+
+
 def read_before(request: VideoRequest, manifest: Manifest) -> Before | None:
     """The clip that the request is to go on from, read once to its end; `None` where there is none.
 
@@ -57,7 +62,7 @@ def read_before(request: VideoRequest, manifest: Manifest) -> Before | None:
     """
     if request.extend is None:
         return None
-    if "image" not in manifest.followed:
+    if not can_go_on(manifest):
         raise RequestError(
             "extend is for models that take a picture, which its last frame becomes; this one takes: "
             f"{', '.join(manifest.followed)}. Leave it out; export a model that takes one, such as Wan 2.2 TI2V-5B"

@@ -164,7 +164,8 @@ def _read(lora: Lora, form: LoraForm, inputs: Mapping[str, Any], precision: str)
     except GraphError as error:
         raise RequestError(str(error)) from error
     except OSError as error:
-        raise RequestError(f"{lora.path} cannot be read: {error.strerror}; name the file of a LoRA") from error
+        name = Path(lora.path).name  # the folder may be another's business, such as that of a server's client
+        raise RequestError(f"{name} cannot be read: {error.strerror}; name the file of a LoRA") from error
     except ValueError as error:  # a zero byte
         raise RequestError(f"{lora.path!r} is not a path: {error}; name the file of a LoRA") from error
     changes = tuple(each for each in file.changes if isinstance(each, LowRank))

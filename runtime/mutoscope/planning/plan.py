@@ -251,10 +251,15 @@ class Plan:
             try:
                 found = [(known_sha256(Path(lora.path)), lora.strength) for lora in loras]
             except (OSError, ValueError) as error:  # a ValueError of a zero byte
-                raise RequestError(f"{name} has a file that cannot be read: {error}") from error
+                cause = error.strerror if isinstance(error, OSError) else error
+                raise RequestError(f"{name} has a file that cannot be read: {cause}") from error
             if found != planned:
                 wanted = [f"{lora.file}:{lora.strength:g}" for lora in self.loras if lora.role == role]
-                raise RequestError(f"{name} must be those of the plan, {', '.join(wanted) or 'none'}; got {loras!r}")
+                got = [f"{Path(lora.path).name}:{lora.strength:g}" for lora in loras]
+                raise RequestError(
+                    f"{name} must be those of the plan, {', '.join(wanted) or 'none'}; got {', '.join(got) or 'none'}, "
+                    "which differ in content, order or strength"
+                )
 
     def to_dict(self) -> dict[str, Any]:
         """All values by name, the records' beside each other, as JSON has them."""

@@ -29,6 +29,7 @@ from .jobs import FINISHED, STATES, Job
 from .kling import Kling
 from .metrics import CONTENT_TYPE, exposition
 from .options import KlingKeys
+from .reading import Asked, changing, going_on
 from .refusals import NO_RETRY, RefusedError, error_body, invalid_value, not_found
 from .service import Origin, Service
 from .stream import event_stream
@@ -36,7 +37,7 @@ from .stream import event_stream
 PAGE = Path(__file__).with_name("page")
 MOST_LISTED = 100
 CLEANING_S = 60.0
-NOT_MADE = "this server makes videos from text and pictures; it has no {}"
+NOT_MADE = "this server makes videos from text, pictures and videos; it has no {}"
 
 Handler = Callable[[Request], Awaitable[Response]]
 
@@ -83,9 +84,10 @@ class _Routes:
             Route("/v1/videos", self.create, methods=post),
             Route("/v1/videos", self.list, methods=get),
             Route("/v1/videos/plan", self.plan, methods=post),
+            Route("/v1/videos/edits", self.edit, methods=post),
+            Route("/v1/videos/extensions", self.extend, methods=post),
             *[
-                Route(f"/v1/videos/{name}{rest}", _not_made(name), methods=["GET", "POST"])
-                for name in ("edits", "extensions", "characters")
+                Route(f"/v1/videos/characters{rest}", _not_made("characters"), methods=["GET", "POST"])
                 for rest in ("", "/{rest:path}")
             ],
             Route("/v1/videos/{id}", self.retrieve, methods=get),
@@ -125,7 +127,15 @@ class _Routes:
             await asyncio.sleep(CLEANING_S)
 
     async def create(self, request: Request) -> Response:
-        asked = await read_asked(request)
+        return await self._create(request, await read_asked(request))
+
+    async def edit(self, request: Request) -> Response:
+        return await self._create(request, changing(await read_asked(request)))
+
+    async def extend(self, request: Request) -> Response:
+        return await self._create(request, going_on(await read_asked(request)))
+
+    async def _create(self, request: Request, asked: Asked) -> Response:
         key = request.headers.get("idempotency-key")
         if key is not None and not 1 <= len(key) <= 255:
             raise RefusedError(
@@ -212,14 +222,16 @@ class _Routes:
         return _stream(event_stream(self._service, request.headers.get("last-event-id")))
 
     async def models(self, _: Request) -> Response:
-        names = self._service.studio.bundles
-        return JSONResponse({"object": "list", "data": [self._model_object(name) for name in names]})
+        def all_of_them() -> list[dict[str, Any]]:
+            return [self._model_object(name) for name in self._service.studio.bundles]
+
+        return JSONResponse({"object": "list", "data": await run_in_threadpool(all_of_them)})
 
     async def model(self, request: Request) -> Response:
         name = request.path_params["id"]
         if name not in self._service.studio.bundles:
             raise not_found("model", name)
-        return JSONResponse(self._model_object(name))
+        return JSONResponse(await run_in_threadpool(self._model_object, name))
 
     async def queue(self, _: Request) -> Response:
         return JSONResponse(
@@ -270,7 +282,7 @@ class _Routes:
             "bundle_sha256": bundles[name].sha256,
             "understands": demonstration.description if demonstration else None,
             "has_previews": manifest.preview is not None,
-            "parameters": describe_parameters(manifest),
+            "parameters": describe_parameters(manifest, self._service.intake.loras_of(name)),
         }
 
     async def _answer(self, action: Callable[..., Job], *arguments: Any) -> Response:

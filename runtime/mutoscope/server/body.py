@@ -15,7 +15,7 @@ from .reading import Asked, from_form, from_json
 from .refusals import RefusedError, invalid_value
 
 MOST_FIELDS = 100
-MOST_FILES = 4
+MOST_FILES = 20
 
 FORMS = ("multipart/form-data", "application/x-www-form-urlencoded")
 
@@ -32,7 +32,7 @@ async def read_asked(request: Request) -> Asked:
     limits = {
         "max_files": MOST_FILES,
         "max_fields": MOST_FIELDS,
-        "max_part_size": sys.maxsize,  # of text, which may be a picture; the body as a whole has a limit
+        "max_part_size": sys.maxsize,  # of text, which may be a file; the body as a whole has a limit
     }
     async with request.form(**limits) as form:
         sent = form.multi_items()

@@ -1,14 +1,16 @@
-"""The files that clients may fetch of a video: the video, small pictures of it, and the pictures that it follows."""
+"""The files that clients may fetch of a video: the video, small pictures of it, and the files that it follows."""
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from http import HTTPStatus
 from pathlib import Path
 
-from ..request import PICTURES
+from ..request import FILES
+from .given_files import is_clip, kind_of_clip, named, said_in, sent_clip
 from .jobs import COMPLETED, Job
-from .pictures import write_small, write_spritesheet, write_thumbnail
+from .pictures import small_frame, small_picture, write_small, write_spritesheet, write_thumbnail
 from .refusals import NO_RETRY, RefusedError, invalid_value
 from .studio import Studio
 from .worker import FILE_NAME
@@ -19,7 +21,7 @@ _MADE = {
     "thumbnail": ("thumbnail.webp", "image/webp"),
     "spritesheet": ("spritesheet.jpg", "image/jpeg"),
 }
-VARIANTS = (*_MADE, *(name + small for name in PICTURES for small in ("", _THUMBNAIL)))
+VARIANTS = (*_MADE, *dict(named(dict.fromkeys(FILES, (1, 2)))))  # and as many references as there are
 
 
 @dataclass(frozen=True)
@@ -39,10 +41,18 @@ def content_of(job: Job, variant: str, studio: Studio) -> Content:
         RefusedError: there is no such variant, the video is not finished, or follows no such picture.
         OSError: it was deleted meanwhile.
     """
-    if variant not in VARIANTS:
-        message = f"variant must be one of {', '.join(VARIANTS)}; got {variant[:40]!r}"
+    if variant not in _MADE and re.sub(r"\d+$", "1", variant.removesuffix(_THUMBNAIL)) not in VARIANTS:
+        message = (
+            f"variant must be one of {', '.join(VARIANTS)} and so on, those from image on also with {_THUMBNAIL}; got "
+            f"{variant[:40]!r}"
+        )
         raise invalid_value("variant", message)
     return _made(job, variant, studio) if variant in _MADE else _given(job, variant, studio)
+
+
+def decodes(variant: str) -> bool:
+    """Whether a whole picture of a client may be in memory for it."""
+    return variant.endswith(_THUMBNAIL)
 
 
 def _made(job: Job, variant: str, studio: Studio) -> Content:
@@ -60,15 +70,19 @@ def _made(job: Job, variant: str, studio: Studio) -> Content:
 
 
 def _given(job: Job, variant: str, studio: Studio) -> Content:
-    parameter = variant.removesuffix(_THUMBNAIL)
-    identity = job.request.get(parameter)
+    name = variant.removesuffix(_THUMBNAIL)
+    identity = said_in(job.request).get(name)
     if identity is None:
-        message = f"this video follows no {parameter}"
+        message = f"this video follows no {name}"
         raise RefusedError(HTTPStatus.NOT_FOUND, "not_found", message, "variant")
-    path = studio.pictures.place(job.id, identity)
-    if variant == parameter:
-        return Content(path, "image/png", f"{parameter}.png", path.stem)
-    small = studio.pictures.place(job.id, identity, ".webp")
-    if not small.exists():
-        write_small(path, small)
+    path = studio.given.place(job.id, identity)
+    if variant == name:
+        with path.open("rb") as file:
+            ending, kind = kind_of_clip(file.read(64)) if is_clip(identity) else (".png", "image/png")
+        return Content(path, kind, f"{name}{ending}", path.stem)
+    small = studio.given.place(job.id, identity, ".webp")
+    if not small.exists() and is_clip(identity):
+        write_small(small_frame(next(sent_clip(path.read_bytes(), name).frames())), small)
+    elif not small.exists():
+        write_small(small_picture(path), small)
     return Content(small, "image/webp", f"{variant}.webp", f"{path.stem}-small")

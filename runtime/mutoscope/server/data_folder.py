@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import shutil
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -25,6 +27,20 @@ def refuse_public(folder: Path) -> None:
     """
     if sys.platform != "win32" and folder.stat().st_mode & 0o077:
         raise RequestError(f"data={str(folder)!r} lets other users in; run: chmod 700 {folder}, or name a new folder")
+
+
+def remove_folder(folder: Path) -> None:
+    """Removes a folder with all that is in it, if it is there. Others may add and rename files in it meanwhile.
+
+    Raises:
+        OSError: the disk refuses.
+    """
+    while folder.exists():
+        try:
+            shutil.rmtree(folder)
+        except OSError as error:
+            if error.errno not in (errno.ENOENT, errno.ENOTEMPTY, errno.EEXIST):
+                raise
 
 
 @contextmanager

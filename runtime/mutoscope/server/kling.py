@@ -23,6 +23,7 @@ from starlette.responses import FileResponse, JSONResponse, Response
 from starlette.routing import BaseRoute, Route
 
 from ..bundle.manifest import Manifest
+from ..request import FILES
 from .body import read_object
 from .jobs import CANCELLED, COMPLETED, FAILED, QUEUED, RUNNING, Job
 from .options import KlingKeys
@@ -32,6 +33,7 @@ from .service import Origin, Service
 from .video_object import DAY_S, seconds_of
 
 TEXT, IMAGE = "/v1/videos/text2video", "/v1/videos/image2video"
+OURS = "/v1/videos"  # beside Kling's
 NOT_MADE = ("multi-image2video", "multi-elements", "omni-video", "video-extend", "lip-sync", "effects")
 SKEW_S = 5.0  # by which the clock of a client may differ
 MOST_PAGES, MOST_ON_A_PAGE = 1000, 500
@@ -94,7 +96,7 @@ class Kling:
         given, path = await read_object(request), request.url.path
 
         def created() -> Job:
-            manifest = self._service.model(_text(given, "model_name"))[1].manifest
+            manifest = self._service.intake.model(_text(given, "model_name"))[1].manifest
             external = _text(given, "external_task_id")
             key = None if external is None else EXTERNAL + external
             asked = from_json(_in_our_words(given, manifest, with_pictures=path == IMAGE))
@@ -237,12 +239,17 @@ def _in_our_words(given: Mapping[str, Any], manifest: Manifest, *, with_pictures
 def _given_pictures(values: dict[str, Any], with_pictures: bool) -> dict[str, bytes]:
     """Takes the pictures out of a request: files in base64, by our names."""
     found = {}
+    if not with_pictures and (own := [name for name in (*FILES, "input_reference") if name in values]):
+        words = f"{own[0]}: a video with a picture is asked for at {IMAGE}, and one with a clip at {OURS}"
+        raise invalid_value(own[0], words)
     for theirs, ours in _PICTURES.items():
         text = values.pop(theirs, None)
         if text is None:
             continue
         if not with_pictures:
             raise invalid_value(theirs, f"{theirs}: a video with a picture is asked for at {IMAGE}")
+        if theirs != ours and ours in values:
+            raise invalid_value(theirs, f"{theirs} and {ours} say the same; give one of them")
         if not isinstance(text, str) or re.match(r"[a-zA-Z][a-zA-Z0-9+.-]*://", text):
             message = f"{theirs} must be a picture file in base64; this server never opens an address: send the file"
             raise invalid_value(theirs, message)

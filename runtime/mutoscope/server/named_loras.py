@@ -1,7 +1,11 @@
-"""The LoRAs that clients may name: files of one folder that the operator chose. Clients see names, and never paths."""
+"""The LoRAs that clients may name: files of one folder that the operator chose. Clients see names, and never paths.
+
+A row keeps the hash of each file, because the operator may replace one before its video is made, or made again.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -10,7 +14,11 @@ from mutoscope_engines.names import no_such
 from mutoscope_engines.safetensors_file import SUFFIXES
 
 from ..errors import RequestError
+from ..planning.plan import Plan
 from ..request import LORAS, VideoRequest
+
+_HASH = "sha256"  # beside path and strength of a LoRA
+Hashes = Sequence[tuple[str, Any]]  # of each LoRA: its field, and its hash or `None`
 
 
 class NamedLoras:
@@ -18,6 +26,23 @@ class NamedLoras:
 
     def __init__(self, folder: str | None) -> None:
         self._folder = None if folder is None else Path(folder)
+
+    def names(self) -> list[str]:
+        """Those that there are; none where the folder cannot be read."""
+        try:
+            return sorted(self.paths())
+        except OSError:
+            return []
+
+    def paths(self) -> dict[str, Path]:
+        """Each file by its name.
+
+        Raises:
+            OSError: the folder cannot be read.
+        """
+        if self._folder is None:
+            return {}
+        return {path.name: path for path in self._folder.iterdir() if path.suffix in SUFFIXES and path.is_file()}
 
     def resolved(self, request: VideoRequest) -> VideoRequest:
         """A request of a client with the files that it names.
@@ -43,7 +68,7 @@ class NamedLoras:
             raise RequestError(f"{parameter} must be left out: this server offers no LoRAs")
         # Compared with what is there, so that no name leads out of the folder.
         try:
-            there = {path.name: path for path in self._folder.iterdir() if path.suffix in SUFFIXES and path.is_file()}
+            there = self.paths()
         except OSError as error:  # whose words would show clients a path of this machine
             raise RequestError(f"{parameter} must be left out: the folder of LoRAs cannot be read") from error
         if name not in there:
@@ -51,6 +76,36 @@ class NamedLoras:
                 f"{parameter} must have names of this server's files; {no_such('LoRA', name[:80], sorted(there))}"
             )
         return str(there[name])
+
+
+def with_hashes(said: Mapping[str, Any], plan: Plan) -> dict[str, Any]:
+    """A request as its row has it: each LoRA with the hash of the file that its plan read."""
+    hashes = iter(lora.sha256 for lora in plan.loras)
+    return {**said, **{name: [each | {_HASH: next(hashes)} for each in said[name]] for name in LORAS if name in said}}
+
+
+def without_hashes(said: Mapping[str, Any]) -> tuple[dict[str, Any], Hashes]:
+    """The inverse of `with_hashes`; the values of a client may be of any type."""
+    values, hashes = dict(said), list[tuple[str, Any]]()
+    for name in LORAS:
+        if isinstance(given := said.get(name), list):
+            loras = [dict(each) if isinstance(each, dict) else each for each in given]
+            hashes += [(name, each.pop(_HASH, None) if isinstance(each, dict) else None) for each in loras]
+            values[name] = loras
+    return values, hashes
+
+
+def refuse_other_loras(plan: Plan, hashes: Hashes) -> None:
+    """
+    Raises:
+        RequestError: a file is another now than the one that was asked for.
+    """
+    for lora, (parameter, sha256) in zip(plan.loras, hashes, strict=True):
+        if sha256 not in (None, lora.sha256):
+            raise RequestError(
+                f"{parameter} has {lora.file}, which is another file now than the one that was asked for; that one has "
+                f"the SHA-256 {str(sha256)[:64]}. Put it back, or ask for a new video"
+            )
 
 
 def checked_folder(folder: str | None) -> str | None:

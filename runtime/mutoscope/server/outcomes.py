@@ -6,11 +6,10 @@ notice that this worker has ended.
 
 from __future__ import annotations
 
-import shutil
 import time
-from contextlib import suppress
 from typing import Any
 
+from .data_folder import remove_folder
 from .jobs import RUNNING, Job, JobTable
 from .owners import Owners
 from .studio import Studio
@@ -77,7 +76,7 @@ class Outcomes:
     def delete(self, id: str) -> None:
         """Removes the files, and then the row, of a job that nobody sees any more and that no worker has."""
         self._remove_files(id)
-        self._studio.pictures.remove(id)
+        self._studio.given.remove(id)
         self._table.forget(id)
 
     def _wanted(self, job: Job, wanted: bool) -> bool:
@@ -93,6 +92,5 @@ class Outcomes:
             self.delete(job.id)
 
     def _remove_files(self, id: str) -> None:
-        """Those that were made; the pictures of a client stay for as long as the row."""
-        with suppress(FileNotFoundError):
-            shutil.rmtree(self._studio.place(id))
+        """Those that were made; the files of a client stay for as long as the row."""
+        remove_folder(self._studio.place(id))

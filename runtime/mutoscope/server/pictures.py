@@ -15,6 +15,7 @@ import numpy as np
 
 from ..output.destination import publish, remove, temporary_name
 from ..output.frames import Frames
+from ..pictures import Pixels
 
 THUMBNAIL_PIXELS = 320  # of the longer side
 SHEET_TILES = 16
@@ -46,13 +47,27 @@ def write_spritesheet(video: Path, num_frames: int, target: Path) -> None:
     _write(target, _encoded(rows.transpose(0, 2, 1, 3, 4).reshape(height, width, 3), "jpeg"))
 
 
-def write_small(picture: Path, target: Path) -> None:
-    """A PNG that a client sent, as WebP."""
+def small_picture(picture: Path) -> Pixels:
+    """A PNG that a client sent, in the size of a thumbnail."""
     from PIL import Image
 
     with Image.open(picture, formats=("PNG",)) as image:
         image.thumbnail((THUMBNAIL_PIXELS, THUMBNAIL_PIXELS))
-        _write(target, _encoded(np.asarray(image), "webp"))
+        return np.array(image)
+
+
+def small_frame(frame: Pixels) -> Pixels:
+    """A frame uint8 `[H, W, 3]` in the size of a thumbnail."""
+    from PIL import Image
+
+    image = Image.fromarray(frame)
+    image.thumbnail((THUMBNAIL_PIXELS, THUMBNAIL_PIXELS))
+    return np.array(image)
+
+
+def write_small(pixels: Pixels, target: Path) -> None:
+    """Pixels uint8 `[H, W, 3]` as WebP."""
+    _write(target, _encoded(pixels, "webp"))
 
 
 def _frames(video: Path, numbers: list[int], most_pixels: int) -> Frames:

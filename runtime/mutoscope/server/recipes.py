@@ -1,6 +1,6 @@
 """The command line and the Python lines that make a video again. Knows both notations, and runs neither.
 
-Both take pictures from files of the current folder, and a comment says which content of the video each of them is.
+Both take what clients sent from files of the current folder, and a comment says which content of the video each is.
 """
 
 from __future__ import annotations
@@ -13,15 +13,15 @@ from typing import Any
 from ..codec import as_text
 from ..planning.plan import Plan
 from ..request import LORAS, OutputOptions, RuntimeOptions, VideoRequest
-from ..values.loras import LORA
-from .given_pictures import pictures_of
+from ..values.parameters import Form
+from .given_files import as_fields, ending_of, files_of, named
 
 FILE_NAME = "video.mp4"
 
 
 def shortest(request: VideoRequest, plan: Callable[[VideoRequest], Plan]) -> VideoRequest:
     """The request that says only what the bundle would not do unasked."""
-    files: dict[str, Any] = {**pictures_of(request), **{name: getattr(request, name) for name in LORAS}}
+    files: dict[str, Any] = {**as_fields(files_of(request)), **{name: getattr(request, name) for name in LORAS}}
     said = VideoRequest(prompt=request.prompt, seed=request.seed, **files)
     while True:
         planned = plan(said).to_request(**files)
@@ -38,7 +38,7 @@ def command_line(
     """`mutoscope generate` with everything that the video follows from, quoted for a POSIX shell.
 
     Args:
-        id: of the video, whose contents its pictures are.
+        id: of the video, whose contents the files are.
     """
     comments, request = _with_files(request, id)
     words = ["mutoscope", "generate", "-o", FILE_NAME]
@@ -48,10 +48,12 @@ def command_line(
             value = getattr(record, field.name)
             if field.name == "prompt" or value == field.default:
                 continue
-            if field.name in LORAS:
-                words += [f"--{field.metadata['singular'].replace('_', '-')}", *map(LORA.write, value)]
+            form: Form | None = field.metadata.get("form")
+            flag = f"--{(field.metadata.get('singular') or field.name).replace('_', '-')}"
+            if form is not None and form.several:
+                words += [flag, *map(form.write, value)]
             else:
-                words.append(f"--{field.name.replace('_', '-')}={as_text(field, value)}")
+                words.append(f"{flag}={as_text(field, value)}")
     return comments + shlex.join([*words, "--", request.prompt])
 
 
@@ -64,9 +66,9 @@ def python_lines(
     saved = [repr(FILE_NAME)] + [f"{k}={v}" for k, v in _literals(output).items()]
     asked = "".join(f"    {name}={value},\n" for name, value in _literals(request).items())
     imports = "from fractions import Fraction\n\n" if "Fraction(" in asked else ""
-    named = "from mutoscope import Lora\n" if any(getattr(request, name) for name in LORAS) else ""
+    lora = "from mutoscope import Lora\n" if any(getattr(request, name) for name in LORAS) else ""
     return (
-        f"{comments}{imports}import mutoscope\n{named}\nrequest = mutoscope.VideoRequest(\n{asked})\n"
+        f"{comments}{imports}import mutoscope\n{lora}\nrequest = mutoscope.VideoRequest(\n{asked})\n"
         f"with mutoscope.Pipeline.load({', '.join(opened)}) as pipeline:\n"
         f"    pipeline.generate(request).save({', '.join(saved)})\n"
     )
@@ -74,9 +76,14 @@ def python_lines(
 
 def _with_files(request: VideoRequest, id: str) -> tuple[str, VideoRequest]:
     """Comments that say what the files of a request are, and the request with files in place of pictures."""
-    files: dict[str, Any] = {name: f"{name}.png" for name in pictures_of(request)}
-    comments = [f"# {file} is the content of {id} with variant={name}\n" for name, file in files.items()]
-    return "".join(comments), replace(request, **files)
+    files, comments = dict[str, list[str]](), ""
+    for field, given in files_of(request).items():
+        files[field] = []
+        for name, one in named({field: given}):
+            file = f"{name}{ending_of(one)}"
+            files[field].append(file)
+            comments += f"# {file} is the content of {id} with variant={name}\n"
+    return comments, replace(request, **as_fields(files))
 
 
 def _literals(record: Any) -> dict[str, str]:

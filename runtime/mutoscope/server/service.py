@@ -11,38 +11,31 @@ import json
 import secrets
 import shutil
 import sqlite3
-import threading
 import time
 from collections import deque
-from collections.abc import Iterable, Mapping, Sequence
-from contextlib import AbstractContextManager, ExitStack, nullcontext
+from collections.abc import Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from http import HTTPStatus
 from typing import Any
 
-from mutoscope_engines.names import no_such
-
-from ..builtin import bundle_path
-from ..bundle.bundle import Bundle
 from ..codec import to_plain
 from ..errors import MutoscopeError
-from ..pictures import Picture
-from ..pipeline import Pipeline
 from ..planning.plan import Plan
-from ..planning.planner import with_pictures_read
-from ..policy import Policy, ask
-from ..request import LORAS, PICTURES, VideoRequest
-from .contents import Content, content_of
+from ..policy import Policy
+from ..request import FILES, LORAS, VideoRequest
+from .contents import Content, content_of, decodes
 from .events import EventLog
 from .following import Follower
-from .given_pictures import pictures_of, stated
+from .given_files import Files, as_fields, files_of, stated
+from .intake import Accepted, Intake
 from .jobs import CANCELLED, COMPLETED, FAILED, QUEUED, RUNNING, STATES, Job, JobTable
 from .live import Live
+from .named_loras import with_hashes
 from .options import ServeOptions
 from .outcomes import Outcomes
 from .owners import Owners
-from .reading import Asked
-from .recipes import command_line, python_lines, shortest
+from .reading import Asked, OwnVideo
 from .refusals import NO_RETRY, RefusedError, bad_request, not_found
 from .studio import TABLE, WORKERS, Studio
 from .video_object import DAY_S, video_object
@@ -67,23 +60,24 @@ class Service:
     """
 
     def __init__(self, studio: Studio, options: ServeOptions, policy: Policy | None = None) -> None:
-        self.studio, self.options = studio, options
+        self.intake, self.options = Intake(studio, policy), options
         self.events = EventLog()
         data = studio.folder.parent
         self.table = JobTable(data / TABLE)
         self.made = 0
         self._counted = deque[str](maxlen=1000)  # the newest of them, as each may be told twice
         self.last_video_s: float | None = None
-        self._policy = policy
-        self._with_pictures = threading.Lock()
-        # They only plan, and never open a graph: the worker's own pipeline holds the memory.
-        self._planners = {name: Pipeline(bundle, studio.options) for name, bundle in studio.bundles.items()}
         owners = Owners(data / WORKERS)
         self._outcomes = Outcomes(studio, self.table, owners)
         self._open = ExitStack()
         self.worker = Worker(self._open.enter_context(owners.hold()), studio, self.table, self._outcomes, self)
         self._further: dict[str, Live] = {}  # what workers in other processes make
         self._follower = Follower(data / TABLE, self._outcomes, self)
+
+    @property
+    def studio(self) -> Studio:
+        """What videos are made with, and where."""
+        return self.intake.studio
 
     def start(self) -> None:
         """Puts right what a kill left behind, and starts the worker."""
@@ -96,9 +90,9 @@ class Service:
             gone = job is None or job.state in (FAILED, CANCELLED)
             if gone and folder.name not in held:
                 shutil.rmtree(folder)
-        for id in self.studio.pictures.ids():
+        for id in self.studio.given.ids():
             if self.table.get(id) is None and id not in held:
-                self.studio.pictures.remove(id)
+                self.studio.given.remove(id)
         self._follower.start()
         self.worker.start()
 
@@ -108,8 +102,7 @@ class Service:
         self._follower.end()
         self.worker.end()
         self._open.close()
-        for planner in self._planners.values():
-            planner.close()
+        self.intake.close()
         self.table.close()
 
     def create(self, asked: Asked, origin: Origin = Origin()) -> Job:
@@ -118,26 +111,9 @@ class Service:
         Raises:
             RefusedError: the request cannot be met, or not now.
         """
-        model, bundle = self.model(asked.model)
-        with self._turn(asked.pictures):
-            try:
-                request, plan = self._planned(model, asked.request(bundle.manifest))
-            except MutoscopeError as error:
-                raise bad_request(error, asked.called) from error
-            return self._add(model, request, plan, origin)
-
-    def model(self, name: str | None) -> tuple[str, Bundle]:
-        """A model by its name; the first one where there is no name.
-
-        Raises:
-            RefusedError: there is no such model.
-        """
-        bundles = self.studio.bundles
-        name = next(iter(bundles)) if name is None else name
-        if name not in bundles:
-            message = no_such("model", name[:80], list(bundles))
-            raise RefusedError(HTTPStatus.NOT_FOUND, "model_not_found", message, "model")
-        return name, bundles[name]
+        asked = self._with_contents(asked)
+        with self.intake.turn(asked.files):
+            return self._add(self.intake.accepted(asked), origin)
 
     def plan(self, asked: Asked) -> Plan:
         """What would be done; nothing is queued.
@@ -145,12 +121,9 @@ class Service:
         Raises:
             RefusedError: the request cannot be met.
         """
-        model, bundle = self.model(asked.model)
-        with self._turn(asked.pictures):
-            try:
-                return self._planned(model, asked.request(bundle.manifest))[1]
-            except MutoscopeError as error:
-                raise bad_request(error, asked.called) from error
+        asked = self._with_contents(asked)
+        with self.intake.turn(asked.files):
+            return self.intake.accepted(asked).plan
 
     def remix(self, id: str, prompt: str) -> Job:
         """The same request, seed included, with another prompt.
@@ -220,7 +193,7 @@ class Service:
             RefusedError: there is no such video or variant, or it is not finished.
         """
         try:
-            with self._turn([variant.removesuffix("_thumbnail")]):
+            with self.intake.turn(FILES if decodes(variant) else ()):
                 return content_of(self.get(id), variant, self.studio)
         except OSError:
             self.get(id)  # it may have been deleted meanwhile
@@ -232,18 +205,7 @@ class Service:
         Raises:
             RefusedError: there is no such video, or a file that it follows is not there any more.
         """
-        job = self.get(id)
-        bundle = self.studio.bundles.get(job.model)
-        with self._turn(job.request):
-            request, loras = self._request_of(job), self.studio.loras
-            if bundle is not None:
-                try:
-                    request = loras.named(shortest(loras.resolved(request), self._planners[job.model].plan))
-                except MutoscopeError as error:
-                    raise bad_request(error) from error
-        root = None if bundle is None or bundle.root == bundle_path() else str(bundle.root)
-        said = (request, root, self.studio.options, self.studio.output, id)
-        return {"request": job.request, "command": command_line(*said), "python": python_lines(*said)}
+        return self.intake.recipe(self.get(id))
 
     def video(self, job: Job) -> dict[str, Any]:
         """A job as clients see it."""
@@ -314,44 +276,39 @@ class Service:
 
     def _like(self, id: str, **changed: Any) -> Job:
         job = self.get(id)
-        model, _ = self.model(job.model)
-        with self._turn(job.request):
-            try:
-                request, plan = self._planned(model, replace(self._request_of(job), **changed))
-            except MutoscopeError as error:
-                raise bad_request(error) from error
-            return self._add(model, request, plan, Origin(remixed_from=id))
+        with self.intake.turn(job.request):
+            return self._add(self.intake.like(job, **changed), Origin(remixed_from=id))
 
-    def _request_of(self, job: Job) -> VideoRequest:
-        try:
-            return self.studio.pictures.request_of(job.id, job.request)
-        except MutoscopeError as error:
-            raise bad_request(error) from error
+    def _with_contents(self, asked: Asked) -> Asked:
+        """What was asked for, with the files of this server's videos in place of their ids.
 
-    def _turn(self, names: Iterable[str]) -> AbstractContextManager[object]:
-        """Requests with pictures take turns: one of them, with its pixels, may fill a gigabyte."""
-        return self._with_pictures if set(names) & set(PICTURES) else nullcontext()
+        Raises:
+            RefusedError: there is no such video, or it is not finished.
+        """
+        read: dict[str, Any] = dict(asked.files)
+        for name, each in asked.files.items():
+            if isinstance(each, OwnVideo):
+                found = self.content(each.id, "video")
+                try:
+                    read[name] = found.path.read_bytes()
+                except FileNotFoundError:
+                    raise not_found("video", each.id) from None
+        return replace(asked, files=read)
 
-    def _planned(self, model: str, request: VideoRequest) -> tuple[VideoRequest, Plan]:
-        """A request with its pictures read and its LoRAs found, and what would be done."""
-        request = self.studio.loras.resolved(with_pictures_read(request, self.studio.bundles[model].manifest))
-        ask(self._policy, request)
-        return request, self._planners[model].plan(request)
-
-    def _add(self, model: str, request: VideoRequest, plan: Plan, origin: Origin) -> Job:
+    def _add(self, accepted: Accepted, origin: Origin) -> Job:
         if self.studio.disk_is_full:
             raise _disk_full()
-        named = self.studio.loras.named
-        asked = json.dumps([model, to_plain(stated(named(request))), origin.remixed_from], sort_keys=True)
+        named, request, plan = self.studio.loras.named, accepted.request, accepted.plan
+        asked = json.dumps([accepted.model, to_plain(stated(named(request))), origin.remixed_from], sort_keys=True)
         fingerprint = hashlib.sha256(asked.encode()).hexdigest()
-        pictures: dict[str, Any] = pictures_of(request)
-        given: dict[str, Any] = {**pictures, **{name: getattr(request, name) for name in LORAS}}
+        files = files_of(request)
+        given: dict[str, Any] = {**as_fields(files), **{name: getattr(request, name) for name in LORAS}}
         geometry = plan.geometry
         new = Job(
             id=f"video_{secrets.token_hex(16)}",
-            model=model,
-            request=to_plain(stated(named(plan.to_request(**given)))),
-            num_frames=geometry.num_frames,
+            model=accepted.model,
+            request=with_hashes(to_plain(stated(named(_said(plan, given)))), plan),
+            num_frames=plan.header.num_frames,
             height=geometry.height,
             width=geometry.width,
             fps=str(geometry.fps),
@@ -360,7 +317,7 @@ class Service:
             idempotency_key=origin.idempotency_key,
             fingerprint=fingerprint,
         )
-        job = self._stored(new, pictures)
+        job = self._stored(new, files)
         if job is None:
             raise self._queue_full()
         if job.id != new.id and job.fingerprint != fingerprint:
@@ -371,12 +328,12 @@ class Service:
             self.worker.wake()
         return job
 
-    def _stored(self, new: Job, pictures: Mapping[str, Picture]) -> Job | None:
-        """As `JobTable.add` has it. The pictures are on the disk before the row, and gone where it is not added."""
+    def _stored(self, new: Job, files: Files) -> Job | None:
+        """As `JobTable.add` has it. The files are on the disk before the row, and gone where it is not added."""
         job = None
         try:
-            self.studio.pictures.keep(new.id, pictures)
-            if pictures and self.studio.disk_is_full:
+            self.studio.given.keep(new.id, files)
+            if files and self.studio.disk_is_full:
                 raise _disk_full()
             job = self.table.add(new, self.options.queue)
         except (OSError, sqlite3.OperationalError) as error:
@@ -385,7 +342,7 @@ class Service:
             raise
         finally:
             if job is None or job.id != new.id:
-                self.studio.pictures.remove(new.id)
+                self.studio.given.remove(new.id)
         return job
 
     def _queue_full(self) -> RefusedError:
@@ -393,6 +350,17 @@ class Service:
         headers = {"retry-after": str(wait_s)} | (NO_RETRY if wait_s > LONG_WAIT_S else {})
         message = f"{self.options.queue} videos wait or run already, and no more are allowed; try again in {wait_s} s"
         return RefusedError(HTTPStatus.TOO_MANY_REQUESTS, "queue_full", message, headers=headers)
+
+
+def _said(plan: Plan, given: Any) -> VideoRequest:
+    """
+    Raises:
+        RefusedError: a LoRA was replaced since the plan was made.
+    """
+    try:
+        return plan.to_request(**given)
+    except MutoscopeError as error:
+        raise bad_request(error) from error
 
 
 def _disk_full() -> RefusedError:

@@ -12,9 +12,10 @@ from typing import Any
 from ..bundle.bundle import Bundle
 from ..codec import decode, encode
 from ..errors import BundleError, RequestError
-from ..request import OutputOptions, RuntimeOptions
-from .given_pictures import GivenPictures
-from .named_loras import NamedLoras
+from ..request import OutputOptions, RuntimeOptions, VideoRequest
+from .given_files import GivenFiles
+from .jobs import Job
+from .named_loras import NamedLoras, without_hashes
 
 TABLE, VIDEOS, WORKERS, GIVEN = "jobs.sqlite3", "videos", "workers", "pictures"  # in the data folder
 
@@ -36,14 +37,23 @@ class Studio:
         return self.folder / id
 
     @property
-    def pictures(self) -> GivenPictures:
-        """Those that clients sent."""
-        return GivenPictures(self.folder.parent / GIVEN)
+    def given(self) -> GivenFiles:
+        """What clients sent."""
+        return GivenFiles(self.folder.parent / GIVEN)
 
     @property
     def loras(self) -> NamedLoras:
         """Those that clients may name."""
         return NamedLoras(self.loras_folder)
+
+    def request_of(self, job: Job) -> VideoRequest:
+        """What a row asks for, with the files that clients sent and those of the LoRAs that they named.
+
+        Raises:
+            RequestError: a file is not there any more.
+        """
+        said, _ = without_hashes(job.request)
+        return self.loras.resolved(self.given.request_of(job.id, said))
 
     @property
     def disk_is_full(self) -> bool:

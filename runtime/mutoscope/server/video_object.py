@@ -40,6 +40,7 @@ def video_object(job: Job, live: Live | None, ahead: int | None, keep_days: floa
         # our own
         "state": job.state,
         "seed": job.request["seed"],
+        "num_frames": job.num_frames,
         "request": job.request,
         "queue_position": ahead,
         "attempts": job.attempts,

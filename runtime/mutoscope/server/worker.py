@@ -21,6 +21,7 @@ from ..planning.plan import Plan
 from ..terminal import note
 from .jobs import Job, JobTable
 from .live import Live
+from .named_loras import refuse_other_loras, without_hashes
 from .outcomes import Outcomes
 from .pictures import preview
 from .refusals import job_error
@@ -169,7 +170,7 @@ class Worker:
         self.refuse_unwanted(job)
         folder = self._studio.place(job.id)
         folder.mkdir(mode=0o700, exist_ok=True)
-        request = self._studio.loras.resolved(self._studio.pictures.request_of(job.id, job.request))
+        request = self._studio.request_of(job)
         watch = _Watch(self, job, self._audience)
         return make_file(self._opened(job.model), request, folder / FILE_NAME, self._studio.output, watch)
 
@@ -206,6 +207,7 @@ class _Watch(Observer):
         self._preview_at = 0.0
 
     def on_plan(self, plan: Plan) -> None:
+        refuse_other_loras(plan, without_hashes(self._job.request)[1])
         self._told()
 
     def on_stage(self, stage: str) -> None:

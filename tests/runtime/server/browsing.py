@@ -53,7 +53,8 @@ def tab(chromium: Any, url: str, *, complaints: tuple[str, ...] = (), **settings
         page.goto(url)
         yield page
         assert [each for each in said if not any(part in each for part in complaints)] == []
-        assert {each for each in asked if not each.startswith((url.partition("#")[0], "data:"))} == set()
+        own = url.partition("#")[0]
+        assert {each for each in asked if not each.startswith((own, f"blob:{own}", "data:"))} == set()
     finally:
         context.close()
 

@@ -22,11 +22,11 @@ from tests.runtime.server.dying import arm
 from tests.runtime.server.picturing import saved
 from tests.runtime.server.served import CIRCLE, Gate, GatedBackend
 
-TABLE, KEPT = "mutoscope.server.jobs:JobTable", "mutoscope.server.given_pictures:GivenPictures"
+TABLE, KEPT = "mutoscope.server.jobs:JobTable", "mutoscope.server.given_files:GivenFiles"
 REFUSED, ACCEPTED, MADE, DELETED = "refused", "accepted", "made", "deleted"  # what was going on, or had happened
 TRANSITIONS = [
     (REFUSED, "before", f"{KEPT}.keep"),
-    (REFUSED, "before", "mutoscope.server.given_pictures:sync"),
+    (REFUSED, "before", "mutoscope.server.given_files:sync"),
     (REFUSED, "after", f"{KEPT}.keep"),
     (REFUSED, "before", f"{TABLE}.add"),
     (ACCEPTED, "after", f"{TABLE}.add"),
@@ -53,7 +53,7 @@ def ask(data: Path, bundle: Path, seed: int, what: str) -> None:
     studio.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     service = Service(studio, ServeOptions())
     values = {"prompt": CIRCLE, "num_frames": 1, "num_inference_steps": 1, "seed": seed}
-    job = service.create(Asked(values, pictures={"image": saved()}))
+    job = service.create(Asked(values, files={"image": saved()}))
     if what == DELETED:
         service.delete(job.id)
     if what == MADE:

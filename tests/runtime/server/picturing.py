@@ -12,7 +12,7 @@ import numpy as np
 from mutoscope.builtin import bundle_path
 from mutoscope.bundle.bundle import TOKENIZER, Bundle, write_manifest
 from mutoscope.bundle.conditionings import ImageConditioning
-from mutoscope.bundle.manifest import GraphTensor
+from mutoscope.bundle.manifest import GraphTensor, Manifest
 from PIL import Image
 
 from tests.bundles import graphs, interfaces, onnx_file, tensors
@@ -43,9 +43,14 @@ def bundle_with_pictures(root: Path, *, required: bool = False) -> Bundle:
     manifest = msgspec.structs.replace(
         MANIFEST, conditionings=(*MANIFEST.conditionings, *images), graphs=graphs(ends), demonstration=None
     )
+    return written(root, manifest)
+
+
+def written(root: Path, manifest: Manifest) -> Bundle:
+    """A bundle whose graphs declare what they take and give."""
     root.mkdir()
     shutil.copy(bundle_path() / TOKENIZER, root)
-    for graph in manifest.graphs:
+    for graph in manifest.all_graphs:
         (root / graph.file).parent.mkdir(exist_ok=True)
         (root / graph.file).write_bytes(onnx_file(graph))
     return write_manifest(root, manifest)

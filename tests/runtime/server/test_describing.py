@@ -17,6 +17,7 @@ from mutoscope.request import LORAS, OF_CLIPS, PICTURES
 from mutoscope.server.describing import describe_parameters
 from mutoscope_engines.testing import FakeBackend
 
+from tests.runtime.server.clipping import bundle_that_edits, bundle_with_control, bundle_with_loras
 from tests.runtime.server.picturing import bundle_with_pictures
 from tests.runtime.server.served import CIRCLE, Served
 
@@ -45,13 +46,6 @@ def test_every_parameter_is_there_with_its_help(pipeline: Pipeline, shared: Serv
     assert "circle" in model["understands"]
 
 
-@pytest.mark.parametrize("name", OF_CLIPS)
-def test_a_clip_cannot_be_sent_and_no_path_of_the_server_is_read(shared: Served, name: str):
-    value = 0.5 if name == "strength" else "/clip.mp4"
-    answer = shared.http.post("/v1/videos", json={"prompt": "a red circle", name: value})
-    assert (answer.status_code, answer.json()["error"]["code"]) == (400, "unknown_parameter")
-
-
 def test_pictures_that_a_model_needs_are_required(pipeline: Pipeline):
     between = ImageConditioning(
         name="image", role="vae_encoder_first", following="vae_encoder_next", feeds={}, given="given",
@@ -75,6 +69,30 @@ def test_pictures_are_there_where_the_model_takes_them(required: bool, tmp_path:
     found = describe_parameters(bundle_with_pictures(tmp_path / "bundle", required=required).manifest)
     pictures = [(each["name"], each["required"], each["default"]) for each in found if each["type"] == "picture"]
     assert pictures == [("image", required, None), ("last_image", False, None)]
+
+
+FILES_OF_MODELS = {
+    bundle_that_edits: {"image": "picture", "video": "clip", "strength": "number", "extend": "clip"},
+    bundle_with_control: {
+        "video": "clip", "mask": "clip_or_picture", "reference_images": "pictures", "conditioning_scale": "scales",
+    },
+    bundle_with_loras: {},
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("make", FILES_OF_MODELS, ids=lambda make: make.__name__)
+def test_clips_and_what_belongs_to_them_are_there_where_the_model_takes_them(make: Any, tmp_path: Path):
+    found = {each["name"]: each for each in describe_parameters(make(tmp_path / "bundle").manifest)}
+    given = {name: each["type"] for name, each in found.items() if name in (*PICTURES, *OF_CLIPS, *LORAS)}
+    assert given == FILES_OF_MODELS[make] and not any(found[name]["required"] for name in given)
+
+
+def test_loras_are_there_by_name_for_each_denoiser(pipeline: Pipeline):
+    manifest = pipeline.bundle.manifest
+    two = msgspec.structs.replace(manifest, experts=(Expert(above=875.0), Expert(role="denoiser_low")))
+    for each, names, expected in ((manifest, ["a"], ["loras"]), (two, ["a"], ["loras", "loras_2"]), (two, [], [])):
+        found = [(one["name"], one["choices"]) for one in describe_parameters(each, names) if one["type"] == "loras"]
+        assert found == [(name, names) for name in expected]
 
 
 def test_the_defaults_are_what_a_plan_takes_where_nothing_is_said(pipeline: Pipeline):

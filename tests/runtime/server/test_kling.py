@@ -155,6 +155,13 @@ def test_a_request_in_its_words_is_one_of_ours(given: dict[str, Any], expected: 
             "image: a video with a picture is asked for at /v1/videos/image2video",
         ),
         ({"image_tail": "aGk="}, "image_tail: a video with a picture is asked for at /v1/videos/image2video"),
+        *[
+            (
+                {name: "data:;base64,aGk="},
+                f"{name}: a video with a picture is asked for at {IMAGES}, and one with a clip",
+            )
+            for name in ("input_reference", "last_image", "video", "extend", "mask", "reference_images")
+        ],
         ({"image_list": [{"image": "aGk="}]}, "image_list: no model here takes it"),
         ({"camera_control": {"type": "forward_up"}}, "say in the prompt how the camera moves"),
         ({"sound": "on"}, "no sound"),
@@ -280,9 +287,11 @@ def test_image2video_takes_a_first_and_a_last_picture_in_base64(tmp_path: Path):
                 {"image": both["image"], "image_tail": "file:///etc/passwd"},
                 "image_tail must be a picture file in base64",
             ),
-            ({"image": "/etc/passwd"}, "image must be a picture file in base64; this is none"),
-            ({"image": "not base64!"}, "image must be a picture file in base64; this is none"),
+            ({"image": "/etc/passwd"}, "image must be a file in base64; this is none"),
+            ({"image": "not base64!"}, "image must be a file in base64; this is none"),
             ({"image": both["image"], "image_tail": "aGk="}, "image_tail is not a picture or video that can be read"),
+            ({**both, "last_image": "data:;base64,aGk="}, "image_tail and last_image say the same; give one of them"),
+            ({**both, "input_reference": "data:;base64,aGk="}, "input_reference and image are the same"),
             ({"image": both["image"], "mode": "pro"}, "one quality"),
             ({"image": ["a"]}, "image must be a picture file in base64"),
             ({}, "image is missing"),

@@ -33,7 +33,7 @@ def chromium() -> Iterator[Any]:
 def studio(chromium: Any, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
     with running(tmp_path_factory.mktemp("page")) as served:
         # No line of a recipe can say a backend that is an object.
-        served.service.studio = replace(served.service.studio, options=RuntimeOptions())
+        served.service.intake.studio = replace(served.service.studio, options=RuntimeOptions())
         yield served
 
 
@@ -234,7 +234,8 @@ def test_another_model_keeps_what_was_changed_and_brings_its_own_defaults(
     [(name, bundle)] = held.service.studio.bundles.items()
     defaults = msgspec.structs.replace(bundle.manifest.defaults, num_inference_steps=9)
     other = replace(bundle, manifest=msgspec.structs.replace(bundle.manifest, defaults=defaults))
-    monkeypatch.setattr(held.service, "studio", replace(held.service.studio, bundles={name: bundle, "other": other}))
+    both = replace(held.service.studio, bundles={name: bundle, "other": other})
+    monkeypatch.setattr(held.service.intake, "studio", both)
     with tab(chromium, held.url) as page:
         page.get_by_label("Model").wait_for()
         page.locator("#ask-width").fill("64")

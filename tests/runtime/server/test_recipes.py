@@ -53,7 +53,7 @@ def test_both_say_which_picture_is_which_file_and_nothing_of_the_servers_folders
     fake.gives_zeros = True
     with running(tmp_path / "data", bundles={"both": bundle}) as served:
         # No line of a recipe can say a backend that is an object.
-        served.service.studio = replace(served.service.studio, options=RuntimeOptions())
+        served.service.intake.studio = replace(served.service.studio, options=RuntimeOptions())
         asked = {"prompt": CIRCLE, "num_frames": 1, "num_inference_steps": 1, "width": 64}
         files = {"image": ("a", saved()), "last_image": ("b", saved(OTHER))}
         id = served.http.post("/v1/videos", data=asked, files=files).json()["id"]

@@ -31,16 +31,27 @@ export async function ask(method, path, body) {
   throw new Refusal(response.status, answer.error ?? { message: `The server answered with status ${response.status}.` });
 }
 
+/** The files that were sent for a video: the field of each, and what it is called among the contents of the video. */
+export function sentFor(request) {
+  const one = ["image", "last_image", "video", "extend", "mask"].filter((field) => request[field]);
+  const references = (request.reference_images ?? []).map((_, place) => `reference_${place + 1}`);
+  return [
+    ...one.map((field) => ({ field, variant: field === "video" ? "given_video" : field })),
+    ...references.map((variant) => ({ field: "reference_images", variant })),
+  ];
+}
+
 /** Where a file of a video lies: "video", "thumbnail", "image" and so on. */
 export function content(id, variant = "video") {
   return `v1/videos/${id}/content?variant=${variant}`;
 }
 
-/** A picture that was sent for a video, as a file again. */
-export async function sentPicture(id, name) {
-  const response = await fetch(content(id, name)).catch(() => null);
-  if (!response?.ok) throw new Refusal(response?.status ?? 0, { message: "The server does not give the picture any more." });
-  return new File([await response.blob()], `${name}.png`, { type: "image/png" });
+/** A file that was sent for a video, once more. */
+export async function sentFile(id, variant) {
+  const response = await fetch(content(id, variant)).catch(() => null);
+  if (!response?.ok) throw new Refusal(response?.status ?? 0, { message: "The server does not give the file any more." });
+  const blob = await response.blob();
+  return new File([blob], `${variant}.${blob.type.split("/")[1]}`, { type: blob.type });
 }
 
 /** JSON, with whole numbers that JavaScript cannot hold as their text: a seed must not change on its way. */

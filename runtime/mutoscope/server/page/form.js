@@ -1,12 +1,16 @@
 /** The form: one field for each parameter that the server names, with its default, limits and help. Knows no video. */
 
-import { ask, Refusal, sentPicture } from "./api.js";
-import { PictureField } from "./pictures.js";
+import { ask, Refusal, sentFile, sentFor } from "./api.js";
+import { FILE_TYPES, FileField } from "./files.js";
+import { LoraField } from "./loras.js";
 import { duration, hint, label, plural, sentence } from "./words.js";
 
 const BASIC = ["width", "height", "num_frames", "num_inference_steps", "seed"];
 const LONG = ["prompt", "negative_prompt"];
 const SIZES = ["width", "height"];
+const SHAPED = ["image", "last_image", "video", "extend", "mask"];
+const FOLLOWS = { width: SHAPED, height: SHAPED, num_frames: ["video"], fps: ["video", "extend"] }; // which file they follow
+const BELONGS = { strength: ["video"], conditioning_scale: ["video", "reference_images"] }; // without which file they say nothing
 const DRAFT = "mutoscope draft"; // of this tab alone: prompts are nobody else's business
 const EXAMPLES = { known: "a red circle moving right on a black background", any: "A cat walks through high grass" };
 
@@ -18,7 +22,7 @@ export class AskForm {
     Object.assign(this, { models, asked });
     this.form = at("ask");
     this.fields = new Map();
-    this.pictures = new Map();
+    this.files = new Map();
     this.#offerModels();
     this.#restore();
     this.form.onsubmit = (event) => this.#submit(event);
@@ -29,16 +33,19 @@ export class AskForm {
     };
   }
 
-  /** Takes the values of a video that was made before, and its pictures, which the server has. */
+  /** Takes the values of a video that was made before, and its files, which the server has. */
   async fill({ id, model, request }) {
     if (this.models.some((each) => each.id === model)) this.#show(model);
-    for (const [name, field] of this.pictures) field.take(request[name] ? await sentPicture(id, name) : null);
+    const sent = await Promise.all(sentFor(request).map(async ({ field, variant }) => [field, await sentFile(id, variant)]));
+    for (const [name, field] of this.files) field.take(sent.filter(([of]) => of === name).map(([, file]) => file));
     for (const [name, field] of this.fields) {
       const value = request[name];
       field.input.value = value === undefined ? field.standard : asText(value);
     }
     this.#clearErrors();
     this.#edited();
+    const lost = Object.keys(request).filter((name) => !this.fields.has(name) && !this.files.has(name));
+    if (lost.length) showError(at("ask-error"), `This model takes no ${lost.map(label).join(", ")} now; the rest was taken over.`);
     at("more").open ||= this.#changedIn("advanced") > 0;
     this.fields.get("prompt").input.focus();
   }
@@ -63,19 +70,20 @@ export class AskForm {
     at("ask-model").value = id;
     at("understands").hidden = !model.understands;
     at("understands").querySelector("p").textContent = model.understands ?? "";
-    const [pictures, others] = [true, false].map((yes) => model.parameters.filter(({ type }) => (type === "picture") === yes));
+    const [files, others] = [true, false].map((yes) => model.parameters.filter(({ type }) => FILE_TYPES.includes(type) === yes));
     this.fields = new Map(others.map((each) => [each.name, makeField(each, () => this.#edited())]));
-    const before = this.pictures;
-    this.pictures = new Map(pictures.map((each) => [each.name, new PictureField(each, () => this.#edited())]));
+    const before = this.files;
+    this.files = new Map(files.map((each) => [each.name, new FileField(each, () => this.#edited())]));
     const { input } = this.fields.get("prompt");
     input.placeholder = `For example: ${model.understands ? EXAMPLES.known : EXAMPLES.any}`;
     for (const [name, value] of Object.entries(values)) if (this.fields.has(name)) this.fields.get(name).input.value = value;
-    const rest = [...this.fields.keys()].filter((name) => name !== "prompt" && !BASIC.includes(name));
+    const rest = [...this.fields.keys()].filter((name) => name !== "prompt" && !BASIC.includes(name) && !(name in BELONGS));
     this.#place("prompt-place", ["prompt"]);
-    at("pictures").replaceChildren(...[...this.pictures.values()].map(({ box }) => box));
+    const given = model.parameters.map(({ name }) => this.files.get(name) ?? (name in BELONGS && this.fields.get(name)));
+    at("pictures").replaceChildren(...given.filter(Boolean).map(({ box }) => box));
     this.#place("basic", BASIC);
     this.#place("advanced", rest);
-    for (const [name, field] of this.pictures) field.take(before.get(name)?.file);
+    for (const [name, field] of this.files) field.take(before.get(name)?.files ?? []);
     this.#edited();
   }
 
@@ -86,7 +94,7 @@ export class AskForm {
 
   /** What differs from the defaults; the rest is the server's to decide. */
   #values() {
-    const changed = [...this.fields].filter(([, field]) => isChanged(field));
+    const changed = [...this.fields].filter(([, field]) => isChanged(field) && !field.box.hidden);
     return Object.fromEntries(changed.map(([name, { input }]) => [name, input.value]));
   }
 
@@ -97,17 +105,22 @@ export class AskForm {
   /** The first free place, or the one where the keyboard is. Text is for the other fields. */
   #paste(event) {
     const [file] = event.clipboardData.files;
-    const fields = [...this.pictures.values()];
-    const place = fields.find(({ box }) => box.contains(document.activeElement)) ?? fields.find((each) => !each.file) ?? fields[0];
+    const fields = [...this.files.values()].filter((each) => file && each.takes(file));
+    const place = fields.find(({ box }) => box.contains(document.activeElement)) ?? fields.find(({ files }) => !files.length) ?? fields[0];
     if (!file || !place || event.clipboardData.types.includes("text/plain")) return;
     event.preventDefault();
-    place.take(file);
+    place.add([file]);
   }
 
-  /** With a picture, a size that nobody says is that of the picture's shape. */
-  #leaveSizesOpen() {
-    const open = [...this.pictures.values()].some(({ file }) => file);
-    for (const field of SIZES.map((name) => this.fields.get(name))) {
+  #has(files) {
+    return files.some((name) => this.files.get(name)?.files.length);
+  }
+
+  /** With a picture or clip, what nobody says follows from it: the shape, or the length and the rate. */
+  #leaveOpen() {
+    for (const [name, files] of Object.entries(FOLLOWS)) {
+      const field = this.fields.get(name);
+      const open = this.#has(files);
       const standard = open ? "" : asText(field.parameter.default);
       if (!isChanged(field)) field.input.value = standard;
       field.input.placeholder = standard ? "" : "automatic";
@@ -116,7 +129,8 @@ export class AskForm {
   }
 
   #edited() {
-    this.#leaveSizesOpen();
+    this.#leaveOpen();
+    for (const [name, files] of Object.entries(BELONGS)) if (this.fields.has(name)) this.fields.get(name).box.hidden = !this.#has(files);
     sessionStorage.setItem(DRAFT, JSON.stringify({ model: at("ask-model").value, values: this.#values() }));
     for (const field of this.fields.values()) field.reset.hidden = !isChanged(field) || field.parameter.required;
     const changed = this.#changedIn("advanced");
@@ -128,7 +142,7 @@ export class AskForm {
     const value = (name) => this.fields.get(name)?.input.value;
     const seconds = Number(value("num_frames")) / rate(value("fps"));
     const length = Number.isFinite(seconds) && seconds > 0 ? `${duration(seconds)} long, ` : "";
-    const size = SIZES.some(value) ? `${SIZES.map((name) => value(name) || "automatic").join(" × ")} pixels` : "As the picture is shaped";
+    const size = SIZES.some(value) ? `${SIZES.map((name) => value(name) || "automatic").join(" × ")} pixels` : `As the ${this.#has(["video", "extend"]) ? "video" : "picture"} is shaped`;
     return `${size}, ${length}${plural(value("num_inference_steps"), "step")}`;
   }
 
@@ -139,8 +153,11 @@ export class AskForm {
     this.#clearErrors();
     const form = new FormData();
     const values = { prompt: this.fields.get("prompt").input.value, model: at("ask-model").value, ...this.#values() };
-    Object.entries(values).forEach(([name, value]) => form.set(name, value));
-    for (const [name, { file }] of this.pictures) if (file) form.set(name, file);
+    for (const [name, value] of Object.entries(values)) {
+      const isLoras = this.fields.get(name) instanceof LoraField;
+      (isLoras ? value.split("\n") : [value]).forEach((each) => form.append(name, each));
+    }
+    for (const [name, { files }] of this.files) files.forEach((file) => form.append(name, file));
     button.ariaDisabled = "true"; // stays in reach of the keyboard, unlike `disabled`
     try {
       this.asked(await ask("POST", "v1/videos", form));
@@ -154,8 +171,8 @@ export class AskForm {
 
   /** The sentence stands next to the field that it is about, and the keyboard goes there. */
   #refused({ message, param }) {
-    const field = this.fields.get(param) ?? this.pictures.get(param);
-    if (!field) return showError(at("ask-error"), sentence(message));
+    const field = this.fields.get(param) ?? this.files.get(param);
+    if (!field || field.box.hidden) return showError(at("ask-error"), sentence(message));
     at("more").open ||= at("advanced").contains(field.box);
     showError(field.error, sentence(message));
     field.input.ariaInvalid = "true";
@@ -164,7 +181,7 @@ export class AskForm {
 
   #clearErrors() {
     at("ask-error").hidden = true;
-    for (const { input, error } of [...this.fields.values(), ...this.pictures.values()]) {
+    for (const { input, error } of [...this.fields.values(), ...this.files.values()]) {
       error.hidden = true;
       input.removeAttribute("aria-invalid");
     }
@@ -178,9 +195,10 @@ function showError(place, words) {
 
 const isChanged = ({ input, standard }) => input.value !== standard;
 
-/** As a form has it: nothing for what is left to the server. */
+/** As a form has it: nothing for what is left to the server, and a line for each LoRA. */
 function asText(value) {
-  return value === null ? "" : Array.isArray(value) ? value.join(",") : String(value);
+  if (!Array.isArray(value)) return value === null ? "" : String(value);
+  return value.some((each) => each.path) ? value.map(({ path, strength = 1 }) => `${path}:${strength}`).join("\n") : value.join(",");
 }
 
 /** "24000/1001", "8" or "12.5" as a number. */
@@ -190,6 +208,11 @@ function rate(text) {
 }
 
 function makeField(parameter, edited) {
+  if (parameter.type === "loras") {
+    const field = new LoraField(parameter, edited);
+    setStandard(field, "");
+    return field;
+  }
   const box = at("field").content.firstElementChild.cloneNode(true);
   const [title, error, help, about, reset] = ["label", ".error", ".hint", ".hint span", ".reset"].map((each) => box.querySelector(each));
   const input = makeInput(parameter);

@@ -5,6 +5,7 @@ import { givenPictures } from "./viewer.js";
 import { howFar, sentence, shortFacts } from "./words.js";
 
 const STANDS_MS = 2000;
+const ON_CARDS = ["image", "last_image", "video", "extend"]; // there is no place for more
 const at = (id) => document.getElementById(id);
 
 export class Shelf {
@@ -67,7 +68,8 @@ export class Shelf {
     const open = item.querySelector("button");
     item.querySelector(".what").textContent = video.request.prompt;
     item.querySelector(".meta").textContent = video.state === "completed" ? shortFacts(video) : howFar(video);
-    item.querySelector(".picture").append(thumbnail(video), ...givenPictures(video));
+    const begun = givenPictures(video).filter(({ dataset }) => ON_CARDS.includes(dataset.name));
+    item.querySelector(".picture").append(thumbnail(video), ...begun);
     open.onclick = () => this.select(video.id);
     return item;
   }

@@ -1,6 +1,6 @@
 /** The one video that is looked at: how far it is, its picture, and what can be done with it. */
 
-import { ask, content } from "./api.js";
+import { ask, content, sentFor } from "./api.js";
 import { isUnfinished } from "./videos.js";
 import { facts, howFar, label, sentence, when } from "./words.js";
 
@@ -110,17 +110,18 @@ function said(video) {
   return { queued: "Waiting", running: "The first picture comes with the first step" }[video.state] ?? "No video";
 }
 
-/** The pictures that were sent for a video, small. */
+/** What was sent for a video, as small pictures: of a clip, its first frame. */
 export function givenPictures({ id, request }) {
-  return ["image", "last_image"].filter((name) => request[name]).map((name) => {
-    const found = Object.assign(document.createElement("img"), { src: content(id, `${name}_thumbnail`), alt: label(name), loading: "lazy" });
-    found.dataset.name = name;
+  return sentFor(request).map(({ field, variant }) => {
+    const alt = variant.startsWith("reference_") ? `${label(field)} ${variant.slice("reference_".length)}` : label(field);
+    const found = Object.assign(document.createElement("img"), { src: content(id, `${variant}_thumbnail`), alt, loading: "lazy" });
+    Object.assign(found.dataset, { name: field, variant });
     return found;
   });
 }
 
 function linked(video, image) {
-  const link = Object.assign(document.createElement("a"), { href: content(video.id, image.dataset.name) });
+  const link = Object.assign(document.createElement("a"), { href: content(video.id, image.dataset.variant) });
   link.append(image);
   return link;
 }

@@ -3,6 +3,11 @@
 const LABELS = {
   image: "First picture",
   last_image: "Last picture",
+  video: "Given video",
+  extend: "Video to go on from",
+  reference_images: "References",
+  loras: "LoRAs",
+  loras_2: "LoRAs of the second denoiser",
   num_frames: "Frames",
   num_inference_steps: "Steps",
   fps: "Frames per second",
@@ -46,11 +51,11 @@ export function howFar(video, ahead) {
 }
 
 /** Model, size, length, steps and seed of a video. */
-export function facts({ model, request, size, seconds, seed }) {
+export function facts({ model, request, size, seconds, seed, num_frames: frames }) {
   return [
     model,
     size.replace("x", " × "),
-    `${plural(request.num_frames, "frame")}, ${duration(Number(seconds))}`,
+    `${plural(frames, "frame")}, ${duration(Number(seconds))}`,
     plural(request.num_inference_steps, "step"),
     `seed ${seed}`,
   ].join(" · ");
@@ -69,12 +74,12 @@ export function when({ created_at: seconds }) {
 }
 
 export function plural(count, noun) {
-  return `${count} ${noun}${count === 1 ? "" : "s"}`;
+  return `${count} ${noun}${Number(count) === 1 ? "" : "s"}`;
 }
 
-function doing({ stage, step, steps, frames_written: frames, request }) {
+function doing({ stage, step, steps, frames_written: frames, num_frames: all }) {
   if (stage === "denoise" && step) return `Step ${step} of ${steps}`;
-  if (stage === "decode" && frames) return `Frame ${frames} of ${request.num_frames}`;
+  if (stage === "decode" && frames) return `Frame ${frames} of ${all}`;
   return STAGES[stage] ?? "Begins";
 }
 

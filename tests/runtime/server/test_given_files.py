@@ -18,7 +18,7 @@ import openai
 import pytest
 from mutoscope.errors import RequestError
 from mutoscope.pictures import Picture, open_picture
-from mutoscope.server.given_pictures import GivenPictures
+from mutoscope.server.given_files import GivenFiles
 from PIL import Image
 
 from tests.runtime.server.picture_kills import ACCEPTED, MADE, TRANSITIONS
@@ -160,9 +160,9 @@ def test_a_model_without_pictures_and_one_that_needs_one_say_so(studio: Served, 
     with pytest.raises(openai.BadRequestError, match="image is missing: this model makes a video from a picture"):
         create(studio, model="needs")
     refused = post(studio, {"negative_prompt": b"x"}).json()["error"]
-    assert refused["message"] == "negative_prompt is no picture; send it as text and not as a file"
+    assert refused["message"] == "negative_prompt is no file; send it as text"
     refused = studio.http.post("/v1/videos", json={"prompt": CIRCLE, "image": "data:image/png;base64,%"}).json()
-    assert refused["error"]["message"] == "image must be a picture file in base64; this is none"
+    assert refused["error"]["message"] == "image must be a file in base64; this is none"
 
 
 def test_a_policy_sees_the_pixels(tmp_path: Path):
@@ -252,7 +252,7 @@ def test_a_picture_that_the_disk_has_no_space_for_is_507_and_leaves_nothing(
 ):
     before = os.listdir(folder_of(studio))
     if how == "while it is written":
-        monkeypatch.setattr("mutoscope.server.given_pictures.sync", full)
+        monkeypatch.setattr("mutoscope.server.given_files.sync", full)
     else:
         said = iter([how == "before it", True])
         monkeypatch.setattr(type(studio.service.studio), "disk_is_full", property(lambda _: next(said, True)))
@@ -302,11 +302,11 @@ def test_a_kill_at_any_transition_leaves_each_video_its_picture_and_no_other(tmp
 
 
 def test_what_is_kept_comes_back_as_it_was(tmp_path: Path):
-    store = GivenPictures(tmp_path / "pictures")
+    store = GivenFiles(tmp_path / "pictures")
     assert store.ids() == []
     store.keep("video_1", {})
     assert not (tmp_path / "pictures").exists()
-    store.keep("video_1", {"image": Picture(PIXELS), "last_image": Picture(PIXELS)})
+    store.keep("video_1", {"image": [Picture(PIXELS)], "last_image": [Picture(PIXELS)]})
     request = store.request_of("video_1", {"prompt": "a", "image": IDENTITY})
     assert isinstance(request.image, Picture) and request.last_image is None
     np.testing.assert_array_equal(request.image.pixels, PIXELS)
