@@ -19,8 +19,8 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -34,7 +34,7 @@ from mutoscope.planning.footprints import buffer_bytes
 from mutoscope.planning.tiles import num_tiles, window_within
 from mutoscope.values.parameters import BYTES
 from mutoscope_bench.machine_facts import describe
-from mutoscope_engines.precisions import ON_GPU
+from mutoscope_engines.precisions import ON_GPU, PRECISIONS
 from mutoscope_engines.symbols import sized
 from mutoscope_peers.random_models import write_graphs
 
@@ -65,25 +65,30 @@ def write(
     (source,) = (source for source in sources(checkpoint, [precision]) if source.role == role)
     started = time.perf_counter()
     network = with_random_weights(checkpoint.without_weights(source.component))
-    passes = _calibrated_passes(network, precision)
-    (parts,) = write_graphs(source, network, {precision: folder}, passes, cut, lora_inputs=lora_inputs).values()
+    around = _calibrated_passes(network, precision)
+    (parts,) = write_graphs(source, network, {precision: folder}, around, cut, lora_inputs=lora_inputs).values()
     export_s = round(time.perf_counter() - started, 1)
     halo = vae.DecoderChunk(network, first=True).halo() if role in TILED else 0
     return {"parts": msgspec.to_builtins(parts), "halo": halo, "export_s": export_s}
 
 
-def _calibrated_passes(network: Any, precision: str) -> Sequence[Any]:
-    """Those of the family's default policy for a precision that it calibrates, with made-up ranges."""
+def _calibrated_passes(network: Any, precision: str) -> Callable[[Sequence[Any]], Sequence[Any]]:
+    """Puts those of the family's default policy for a precision that it calibrates around others, with made-up ranges.
+
+    Every layer that may be in four bits is.
+    """
     from mutoscope_export.families.wan.precision_policy import CALIBRATED
     from mutoscope_export.quantization.calibration import ActivationRange, Ranges
     from mutoscope_export.quantization.quantize import passes_of
 
     if precision not in CALIBRATED:
-        return ()
+        return tuple
     policy, spread = CALIBRATED[precision], ActivationRange(largest=4.0)
     layers = policy.layers([name for name, _ in network.named_modules()], policy.default)
+    if policy.four_bits_error is not None:
+        layers = replace(layers, four_bits=layers.linears)
     ranges = Ranges(dict.fromkeys(layers.linears, spread), dict.fromkeys(layers.attentions, 3 * (spread,)), [])
-    return passes_of(policy, layers, ranges)
+    return passes_of(policy, layers, ranges).around
 
 
 def largest(model: Model, shapes: str, branches: int) -> dict[str, int]:
@@ -132,7 +137,7 @@ def build(folder: Path, graph: Graph, sizes: Mapping[str, int], target: str, mod
     from mutoscope_engines.tensorrt.process import compile_in_process
 
     library = LIBRARIES["tensorrt-rtx"]
-    smallest = SMALLEST | (smallest_in_fp8(sizes, PATCH) if graph.precision == "fp8" else {})
+    smallest = SMALLEST | (smallest_in_fp8(sizes, PATCH) if PRECISIONS[graph.precision].fp8_attention else {})
     profile = {
         tensor.name: ShapeRange(
             min=sized(tensor.shape, smallest), opt=sized(tensor.shape, sizes), max=sized(tensor.shape, sizes)

@@ -4,7 +4,8 @@
 
 Counted from configurations, on the device that holds no data; no weight is read. Of `bytes`, those by type are what a
 checkpoint takes in it, and those by precision what the weights of the graph take in a bundle: of a text encoder and of
-each denoiser. What a graph has beside weights is less than a thousandth of it.
+each denoiser, in NVFP4 with every layer that may be in four bits. What a graph has beside weights is less than a
+thousandth of it.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from .reporting import write_result
 
 TYPES = {"float32": 4, "bfloat16": 2}
 SCALE_BYTES = {"int8": 4, "fp8": 2, "int8-static": 2}  # of an output channel
+NVFP4_BYTES = 9 / 16  # of a weight: half a byte, and a byte for each 16
 
 
 def sizes(model: Model) -> Iterator[dict[str, Any]]:
@@ -61,13 +63,17 @@ def _bytes(network: Any, narrow: str | None, half: str | None, precision: str = 
     """With weights of one byte, of two bytes, and of four for all others.
 
     Args:
-        narrow: a regular expression for weights in eight bits, whose output channels have scales; searched.
+        narrow: a regular expression for weights in eight bits, whose output channels have scales, or in NVFP4;
+            searched.
         half: one for weights in 16 bits, their biases included.
     """
     total = 0
     for name, weight in network.named_parameters():
         if narrow and re.search(narrow, name):
-            total += weight.numel() + len(weight) * SCALE_BYTES[precision]
+            if precision == "nvfp4":
+                total += int(weight.numel() * NVFP4_BYTES)
+            else:
+                total += weight.numel() + len(weight) * SCALE_BYTES[precision]
         elif half and re.search(half, re.sub(r"bias$", "weight", name)):
             total += 2 * weight.numel()
         else:

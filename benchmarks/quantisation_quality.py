@@ -16,7 +16,9 @@ import os
 import shutil
 import sys
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, Protocol
@@ -36,13 +38,16 @@ from mutoscope_engines.session import Session, SessionOptions
 from mutoscope_export.demo.grammar import calibration_prompts
 from mutoscope_export.export import export_checkpoint
 from mutoscope_export.families.family import Recording
+from mutoscope_export.families.policy import QuantizationPolicy, QuantizedLayers
 from mutoscope_export.graphs.trace import GRAPH_FILE, Pass
 from mutoscope_export.graphs.weight_files import WeightFolder
-from mutoscope_export.opening import open_checkpoint
+from mutoscope_export.opening import OpenedCheckpoint, open_checkpoint
 from mutoscope_export.options import ExportOptions
 from mutoscope_export.passes.in_float32 import InFloat32
 from mutoscope_export.passes.in_turn import out_of_turn
+from mutoscope_export.passes.nvfp4_in_float32 import nvfp4_in_float32
 from mutoscope_export.quantization.calibration import ActivationRange, Ranges, plan_calibration
+from mutoscope_export.quantization.four_bits import choose_four_bits
 from mutoscope_export.quantization.quantize import calibrated, passes_of
 from numpy.typing import NDArray
 
@@ -51,6 +56,7 @@ from .prompt_following import ASPECTS, Frames, measure, summarise
 CHECKPOINT = Path(__file__).parents[1] / "export/mutoscope_export/demo/checkpoint"
 DOCUMENT = Path(__file__).parents[1] / "docs/quantisation.md"
 TABLE_BEGINS, TABLE_ENDS = "<!-- begin of the measured table -->\n", "<!-- end of the measured table -->\n"
+EXACT, CHOSEN = "fp32", "the layers that export chooses"  # names of candidates
 Velocities = list[NDArray[np.float32]]
 
 
@@ -224,7 +230,7 @@ def with_denoiser(base: Bundle, passes: Sequence[Pass], root: Path) -> Path:
     (graph,) = base.manifest.graphs_of("denoiser", "bf16")
     shutil.copytree(base.root, root, copy_function=os.link, ignore=shutil.ignore_patterns("denoiser*", "manifest.json"))
     model = ir.load(base.path(graph.file))
-    for change in (out_of_turn, *passes, InFloat32(rounded=True)):
+    for change in (out_of_turn, *passes, nvfp4_in_float32, InFloat32(rounded=True)):
         change(model)
     stored = WeightFolder(root / "denoiser").save(model, GRAPH_FILE)
     others = tuple(other for other in base.manifest.graphs if other.role != "denoiser")
@@ -239,27 +245,48 @@ def with_denoiser(base: Bundle, passes: Sequence[Pass], root: Path) -> Path:
     return root
 
 
-def rows(checkpoint: Path, work: Path, count: int, options: ExportOptions) -> Iterator[dict[str, Any]]:
-    """One a candidate: float32, bfloat16, int8, then the static forms step by step."""
-    opened = open_checkpoint(checkpoint)
+def rows(checkpoint: Path, work: Path, count: int, options: ExportOptions, only: str = "") -> Iterator[dict[str, Any]]:
+    """One a candidate: float32, and those whose names begin with `only`."""
     base, names, ranges = prepared(checkpoint, work, options)
     baseline = Baseline(ranges.recordings, count, work / "clips")
+    for row, candidate in candidates(checkpoint, work, base, names, ranges):
+        if row["name"] == EXACT or row["name"].startswith(only):
+            yield row | baseline.compare(candidate())
+
+
+def candidates(
+    checkpoint: Path, work: Path, base: Bundle, names: Sequence[str], ranges: Ranges
+) -> Iterator[tuple[dict[str, Any], Callable[[], Candidate]]]:
+    """What a row says of each, and what makes it: float32, bfloat16, int8, then the calibrated forms."""
 
     def changed(passes: Sequence[Pass]) -> BundleCandidate:
         shutil.rmtree(work / "changed", ignore_errors=True)
         return BundleCandidate(with_denoiser(base, passes, work / "changed"), "fp32")
 
-    yield {"name": "fp32"} | baseline.compare(BundleCandidate(base.root, "fp32"))
-    yield {"name": "bf16"} | baseline.compare(changed(()))
-    yield {"name": "bf16 in Diffusers"} | baseline.compare(DiffusersCandidate(checkpoint, base))
-    yield {"name": "int8"} | baseline.compare(BundleCandidate(base.root, "int8"))
+    yield {"name": EXACT}, lambda: BundleCandidate(base.root, "fp32")
+    yield {"name": "bf16"}, lambda: changed(())
+    yield {"name": "bf16 in Diffusers"}, lambda: DiffusersCandidate(checkpoint, base)
+    yield {"name": "int8"}, lambda: BundleCandidate(base.root, "int8")
+    opened = open_checkpoint(checkpoint)
     for precision, policy in opened.description.policies.items():
-        for step in policy.step_names:
-            layers = policy.layers(names, step)
-            name = f"{precision}: {'and ' if step != policy.step_names[0] else ''}{step}"
-            row = {"name": name, "default": step == policy.default}
+        for name, layers in _forms(opened, policy, names, ranges):
+            row = {"name": f"{precision}: {name}", "default": name in (f"and {policy.default}", CHOSEN)}
             row |= {"linears": len(layers.linears), "attentions": len(layers.attentions)}
-            yield row | baseline.compare(changed(passes_of(policy, layers, ranges)))
+            row |= {"four_bits": len(layers.four_bits)} if layers.four_bits else {}
+            yield row, partial(changed, passes_of(policy, layers, ranges).around(()))
+
+
+def _forms(
+    opened: OpenedCheckpoint, policy: QuantizationPolicy, names: Sequence[str], ranges: Ranges
+) -> Iterator[tuple[str, QuantizedLayers]]:
+    """The steps of a policy; where it goes on to four bits, the layers that an export would choose, and all of them."""
+    if policy.four_bits_error is None:
+        for number, step in enumerate(policy.step_names):
+            yield f"and {step}" if number else step, policy.layers(names, step)
+        return
+    layers = policy.layers(names, policy.default)
+    yield CHOSEN, choose_four_bits(opened.load("transformer").float(), policy, layers, ranges).layers
+    yield "every linear layer", replace(layers, four_bits=layers.linears)
 
 
 def prepared(checkpoint: Path, work: Path, options: ExportOptions) -> tuple[Bundle, list[str], Ranges]:
@@ -280,26 +307,34 @@ def prepared(checkpoint: Path, work: Path, options: ExportOptions) -> tuple[Bund
     return base, names, ranges
 
 
+def with_rows_of(earlier: dict[str, Any], result: dict[str, Any], only: str) -> dict[str, Any]:
+    """An earlier result with the rows of another that begin with `only` in place of its own.
+
+    Raises:
+        ValueError: they are of other weights or another number of prompts, so that they cannot stand in one table.
+    """
+    for fact in ("transformer_sha256", "count"):
+        if earlier[fact] != result[fact]:
+            raise ValueError(
+                f"{fact} of the earlier result is {earlier[fact]}, and now {result[fact]}; measure all rows again"
+            )
+    kept = [row for row in earlier["rows"] if not row["name"].startswith(only)]
+    return earlier | {"rows": [*kept, *(row for row in result["rows"] if row["name"].startswith(only))]}
+
+
 def table(result: dict[str, Any]) -> str:
     """The result as Markdown."""
     head = (
-        "denoiser",
-        "linears",
-        "attentions",
-        "relative L2",
-        "PSNR median / least",
-        *ASPECTS,
-        "all four",
-        "lost / gained",
-        "p",
-    )
+        "denoiser", "linears", "in NVFP4", "attentions", "relative L2", "PSNR median / least", *ASPECTS, "all four",
+        "lost / gained", "p",
+    )  # fmt: skip
     cells = [head, ["---"] * len(head)]
     for row in result["rows"]:
         psnr = [row["psnr_db_median"], row["psnr_db_least"]]
         cells.append(
             [
                 f"**{row['name']}**" if row.get("default") else row["name"],
-                *(str(row.get(name, "")) for name in ("linears", "attentions")),
+                *(str(row.get(name, "")) for name in ("linears", "four_bits", "attentions")),
                 f"{row['relative_l2']:.2%}" if row["relative_l2"] else "0",
                 " / ".join("same" if value is None else f"{value:.1f}" for value in psnr),
                 *(f"{row['right'][aspect]:.1%}" for aspect in ASPECTS),
@@ -333,6 +368,10 @@ def main() -> None:
         "--work", type=Path, help="keeps what is made on the way, to go on there with the same code, model and options"
     )
     parser.add_argument("--output", type=Path, help="the result as JSON; the table goes into docs/quantisation.md, too")
+    parser.add_argument(
+        "--only", default="", metavar="NAME",
+        help="measure only the rows that begin so, such as nvfp4, and put them into the result that --output has",
+    )  # fmt: skip
     arguments = parser.parse_args()
     prompts = calibration_prompts()[: arguments.calibration_prompts] if arguments.calibration_prompts else None
     options = ExportOptions(calibration_prompts=prompts, calibration_steps=arguments.calibration_steps)
@@ -342,9 +381,11 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as temporary:
         work = arguments.work or Path(temporary)
         work.mkdir(parents=True, exist_ok=True)
-        for row in rows(arguments.checkpoint, work, arguments.count, options):
+        for row in rows(arguments.checkpoint, work, arguments.count, options, arguments.only):
             _say(json.dumps(row))
             result["rows"].append(row)
+    if arguments.only and arguments.output:
+        result = with_rows_of(json.loads(arguments.output.read_text("utf-8")), result, arguments.only)
     print(table(result))
     if arguments.output:
         arguments.output.write_text(json.dumps(result, indent=1) + "\n")

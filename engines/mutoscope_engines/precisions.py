@@ -18,6 +18,7 @@ class Precision:
         on_gpu: whether it is written for GPUs; the others are for CPUs.
         calibrated: whether its ranges are found by watching the network, at export.
         compute_capability: the least that a GPU needs to multiply in it: 89 for 8.9. 0 for CPUs.
+        fp8_attention: whether the products of attention are in FP8, which engines fuse above a size alone.
     """
 
     name: str
@@ -26,6 +27,7 @@ class Precision:
     on_gpu: bool = False
     calibrated: bool = False
     compute_capability: int = 0
+    fp8_attention: bool = False
 
 
 PRECISIONS = {
@@ -37,7 +39,10 @@ PRECISIONS = {
         Precision("bf16", "bfloat16", "bf16", on_gpu=True, compute_capability=80),
         Precision("fp16", "float16", "fp16", on_gpu=True, compute_capability=75),
         Precision("int8-static", "bfloat16", "bf16", on_gpu=True, calibrated=True, compute_capability=80),
-        Precision("fp8", "bfloat16", "bf16", on_gpu=True, calibrated=True, compute_capability=89),
+        Precision("fp8", "bfloat16", "bf16", on_gpu=True, calibrated=True, compute_capability=89, fp8_attention=True),
+        Precision(
+            "nvfp4", "bfloat16", "bf16", on_gpu=True, calibrated=True, compute_capability=120, fp8_attention=True
+        ),
     )
 }
 ON_GPU = tuple(each.name for each in PRECISIONS.values() if each.on_gpu)

@@ -24,6 +24,7 @@ from .parity import Arrays
 from .passes.lora_inputs import LoraInputs
 
 _TYPES = {"float32": ir.DataType.FLOAT, "float16": ir.DataType.FLOAT16}
+_TOO_COARSE = ("int8-static", "nvfp4")
 _RANK = 3
 _SIZE = 0.1  # of the change, relative to the weight that it changes
 
@@ -40,11 +41,11 @@ def with_lora_forms(source: GraphSource) -> GraphSource:
 
 
 def _second(form: Form) -> Form:
-    if form.precision == "int8-static":
-        others = ", ".join(name for name in PRECISIONS if name != form.precision)
+    if form.precision in _TOO_COARSE:
+        others = ", ".join(name for name in PRECISIONS if name not in _TOO_COARSE)
         raise RequestError(
-            "lora_inputs is not for the precision int8-static, whose steps are too coarse for what a LoRA changes. "
-            f"Leave one of them out; lora_inputs is for {others}"
+            f"lora_inputs is not for the precision {form.precision}, whose steps are too coarse for what a LoRA "
+            f"changes. Leave one of them out; lora_inputs is for {others}"
         )
     return replace(form, lora_inputs=True)
 

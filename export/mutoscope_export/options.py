@@ -75,21 +75,22 @@ class ExportOptions:
     )
     lora_inputs: bool = parameter(
         "also write each denoiser in a form whose weights LoRAs change while it runs (generate --lora); not in "
-        "int8-static. It shares its weights with the other, so the bundle hardly grows",
+        "int8-static and nvfp4. It shares its weights with the other, so the bundle hardly grows",
         False,
     )
     calibration_prompts: Sequence[str] | None = parameter(
-        "for fp8 and int8-static: text file of typical prompts, one per line (default: the checkpoint's own, or 8 "
-        "varied ones)",
+        "for fp8, int8-static and nvfp4: text file of typical prompts, one per line (default: the checkpoint's own, or "
+        "8 varied ones)",
         unit="FILE",
         form=PROMPTS,
     )
     calibration_size: tuple[int, int, int] | None = parameter(
-        "for fp8 and int8-static: height x width x frames of the calibration videos, such as 480x832x81 (default: the "
-        "model's default size)",
+        "for fp8, int8-static and nvfp4: height x width x frames of the calibration videos, such as 480x832x81 "
+        "(default: the model's default size)",
         unit="HxWxT",
         form=HEIGHT_WIDTH_FRAMES,
     )
     calibration_steps: int | None = parameter(
-        "for fp8 and int8-static: denoising steps for each calibration video (default: the model's default)", unit="N"
+        "for fp8, int8-static and nvfp4: denoising steps for each calibration video (default: the model's default)",
+        unit="N",
     )

@@ -28,6 +28,7 @@ from numpy.typing import NDArray
 from .errors import ExportError
 from .families.family import Form
 from .passes.in_float32 import InFloat32
+from .passes.nvfp4_in_float32 import nvfp4_in_float32
 
 Arrays = dict[str, NDArray[Any]]
 
@@ -161,18 +162,24 @@ def _run(files: Sequence[Path], samples: Sequence[Sample], change: InFloat32 | N
 
 @contextmanager
 def _changed(file: Path, change: InFloat32 | None) -> Iterator[Path]:
-    """A changed graph beside `file`, so that it shares the weights; gone when the `with` ends."""
+    """A changed graph beside `file`, so that it shares the weights; gone when the `with` ends.
+
+    Weights in NVFP4 are written anew in the network's type, because ONNX Runtime has none of four bits.
+    """
     if change is None:
         yield file
         return
     runnable = file.with_name(f"in_float32-{file.name}")
     model = ir.load(file)
+    weights = runnable.with_name(f"{runnable.name}.data") if nvfp4_in_float32(model) else None
     change(model)
     try:
-        ir.save(model, runnable)
+        ir.save(model, runnable, external_data=weights and weights.name)
         yield runnable
     finally:
-        runnable.unlink(missing_ok=True)
+        for written in (runnable, weights):
+            if written is not None:
+                written.unlink(missing_ok=True)
 
 
 def compare_with_own_class(

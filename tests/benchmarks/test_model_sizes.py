@@ -88,3 +88,4 @@ def test_a_small_model_is_counted_to_the_last_number() -> None:
     kept_keys_and_values = 2 * width * width, 2 * width
     in_fp8 = linears - kept_keys_and_values[0], outputs - kept_keys_and_values[1]  # of the block in the middle
     assert row["bytes"]["fp8"] == row["bytes"]["bf16"] - in_fp8[0] + 2 * in_fp8[1]
+    assert row["bytes"]["nvfp4"] == row["bytes"]["bf16"] - 2 * in_fp8[0] + in_fp8[0] // 2 + in_fp8[0] // 16

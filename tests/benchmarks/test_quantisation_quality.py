@@ -30,8 +30,8 @@ def test_the_documents_table_is_that_of_the_committed_result() -> None:
 
 def test_a_row_of_the_table_reads_as_its_result() -> None:
     lines = quality.table({"rows": ROWS}).splitlines()
-    assert lines[2] == "| fp32 |  |  | 0 | same / same | 100.0% | 50.0% | 100.0% | 25.0% | 25.0% | 0 / 0 | 1 |"
-    assert lines[3].startswith("| **fp8: all** | 8 | 1 | 2.13% | 30.0 / 21.0 | ")
+    assert lines[2] == "| fp32 |  |  |  | 0 | same / same | 100.0% | 50.0% | 100.0% | 25.0% | 25.0% | 0 / 0 | 1 |"
+    assert lines[3].startswith("| **fp8: all** | 8 |  | 1 | 2.13% | 30.0 / 21.0 | ")
     assert len({line.count("|") for line in lines}) == 1
 
 
@@ -46,6 +46,17 @@ def test_publishing_replaces_the_table_and_nothing_else(tmp_path: Path) -> None:
     assert quality.TABLE_BEGINS in quality.DOCUMENT.read_text(
         "utf-8"
     ) and quality.TABLE_ENDS in quality.DOCUMENT.read_text("utf-8")
+
+
+def test_rows_that_are_measured_later_join_a_result_of_the_same_weights_and_prompts() -> None:
+    earlier = {"machine": "first", "transformer_sha256": "a", "count": 96, "rows": [*ROWS, {"name": "nvfp4: old"}]}
+    later = earlier | {"machine": "second", "rows": [ROWS[0], {"name": "nvfp4: new"}]}
+    joined = quality.with_rows_of(earlier, later, "nvfp4")
+    assert [row["name"] for row in joined["rows"]] == ["fp32", "fp8: all", "nvfp4: new"]
+    assert joined["machine"] == "first"
+    for fact, value in (("transformer_sha256", "b"), ("count", 24)):
+        with pytest.raises(ValueError, match=f"{fact} of the earlier result is .* measure all rows again"):
+            quality.with_rows_of(earlier, later | {fact: value}, "nvfp4")
 
 
 def test_the_psnr_of_equal_clips_has_no_number_in_json() -> None:

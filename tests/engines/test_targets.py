@@ -12,8 +12,8 @@ from mutoscope_engines.targets import TARGETS, find_target
         ("rtx30", ("bf16", "fp16", "int8-static")),  # Ampere has no FP8
         ("sm80", ("bf16", "fp16", "int8-static")),
         ("rtx40", ("bf16", "fp16", "int8-static", "fp8")),  # Ada
-        ("rtx50", ("bf16", "fp16", "int8-static", "fp8")),  # Blackwell
-        ("gb10", ("bf16", "fp16", "int8-static", "fp8")),
+        ("rtx50", ("bf16", "fp16", "int8-static", "fp8", "nvfp4")),  # Blackwell
+        ("gb10", ("bf16", "fp16", "int8-static", "fp8", "nvfp4")),
     ],
 )
 def test_a_target_has_the_precisions_of_its_generation(name: str, precisions: tuple[str, ...]):

@@ -296,7 +296,7 @@ def test_a_graph_that_differs_from_its_network_prevents_publishing(
 
 @pytest.mark.parametrize("precisions", [("fp32", "fp7"), (), "fp32"])
 def test_an_unknown_precision_is_refused_with_the_list(wan_checkpoint: Path, tmp_path: Path, precisions: Any) -> None:
-    known = "fp32, int8, bf16, bf16-cpu, fp16, fp8, int8-static"
+    known = "fp32, int8, bf16, bf16-cpu, fp16, fp8, int8-static, nvfp4"
     with pytest.raises(RequestError, match=f"precision 'fp7'.*: {known}|must be a tuple of one or more of: {known}"):
         export_checkpoint(wan_checkpoint, tmp_path / "bundle", ExportOptions(precision=precisions))
     assert_nothing_was_left(tmp_path)
@@ -352,7 +352,7 @@ def test_the_command_line_tells_errors_by_exit_code_and_in_words(
         (
             [str(wan_checkpoint), bundle, "--precision", "fp7"],
             2,
-            "no precision 'fp7'; did you mean fp8? There are: fp32, int8, bf16-cpu, bf16, fp16, int8-static, fp8",
+            "precision 'fp7'; did you mean fp8? There are: fp32, int8, bf16-cpu, bf16, fp16, int8-static, fp8, nvfp4",
         ),
         ([nowhere, bundle, "--over"], 2, "no flag '--over'; did you mean --overwrite?"),
     ):

@@ -48,9 +48,10 @@ def test_denoisers_alone_get_a_second_form_after_the_first() -> None:
     assert forms["text_encoder"] == [both[0], both[2]]
 
 
-def test_eight_bits_with_fixed_steps_are_refused_by_name() -> None:
-    (source,) = (each for each in text_to_video(("int8-static",)) if each.role == "denoiser")
-    with pytest.raises(RequestError, match="lora_inputs is not for the precision int8-static"):
+@pytest.mark.parametrize("precision", ["int8-static", "nvfp4"])
+def test_what_has_too_coarse_steps_is_refused_by_name(precision: str) -> None:
+    (source,) = (each for each in text_to_video((precision,)) if each.role == "denoiser")
+    with pytest.raises(RequestError, match=f"lora_inputs is not for the precision {precision}, .* int8, .* fp8$"):
         with_lora_forms(source)
 
 

@@ -63,15 +63,15 @@ def write_graphs(
     source: Any,
     network: Any,
     folders: Mapping[str, Path],
-    calibrated: Sequence[Callable[[Any], bool]] = (),
+    calibrated: Callable[[Sequence[Any]], Sequence[Any]] = tuple,
     cut: Callable[[Any], list[set[Any]]] | None = None,
     *,
     lora_inputs: bool = False,
 ) -> dict[str, list[Graph]]:
     """Writes a network's graph in each precision into a folder of its own, whole or in parts.
 
-    `source` is how its family makes the graph, and `calibrated` are the passes that a calibration would give;
-    `lora_inputs` chooses the form that LoRAs change.
+    `source` is how its family makes the graph, and `calibrated` puts the passes that a calibration would give around
+    those of its form; `lora_inputs` chooses the form that LoRAs change.
 
     Returns: by precision what a bundle says of the graph, or of its parts.
     """
@@ -82,7 +82,7 @@ def write_graphs(
     traced = trace_source(source, network)
     made = {}
     for form in (form for form in source.forms if form.precision in folders):
-        passes = (*(calibrated if form.precision in CALIBRATED else ()), *form.passes)
+        passes = tuple(calibrated(form.passes)) if form.precision in CALIBRATED else form.passes
         destination = WeightFolder(folders[form.precision])
         form = replace(form, passes=passes, cut=cut, lora_inputs=lora_inputs)
         made[form.precision] = write_form(source, form, network, traced, destination)

@@ -23,10 +23,16 @@ class QuantizationStep:
 
 @dataclass(frozen=True)
 class QuantizedLayers:
-    """By their names in the network, in its order."""
+    """By their names in the network, in its order. `four_bits` are those of `linears` that are in NVFP4."""
 
     linears: tuple[str, ...]
     attentions: tuple[str, ...]
+    four_bits: tuple[str, ...] = ()
+
+    @property
+    def eight_bits(self) -> tuple[str, ...]:
+        """The other linear layers."""
+        return tuple(name for name in self.linears if name not in set(self.four_bits))
 
 
 @dataclass(frozen=True)
@@ -36,6 +42,9 @@ class QuantizationPolicy:
     `block` is a regular expression for a layer's name, with the block's number and the rest as its groups. Of n blocks,
     n times `kept_at_each_end`, and at least one, are kept at each end. `weight` and `values_weight` make of a layer's
     name that of its weight in the graph: of a linear layer, and of that which projects the values of an attention.
+
+    Where `four_bits_error` is given, linear layers go on from eight bits to NVFP4: as many as leave the error of the
+    network below so many times that of eight bits, as it is measured with each checkpoint.
     """
 
     number_format: NumberFormat
@@ -45,6 +54,7 @@ class QuantizationPolicy:
     default: str  # the last step that an export takes
     weight: str
     values_weight: str
+    four_bits_error: float | None = None
 
     def kept(self, blocks: int) -> int:
         """How many of so many blocks keep their precision at each end."""

@@ -44,10 +44,15 @@ class Tape(ir.tape.Tape):
         return output
 
     def several(
-        self, op_type: str, *inputs: ir.Value | None, dtypes: Sequence[ir.DataType | None], **attributes: Any
+        self,
+        op_type: str,
+        *inputs: ir.Value | None,
+        dtypes: Sequence[ir.DataType | None],
+        domain: str = "",
+        **attributes: Any,
     ) -> Sequence[ir.Value]:
         """The outputs of a new node, one for each of `dtypes`, of unknown shape."""
-        return self._write(op_type, inputs, attributes, dtypes)
+        return self._write(op_type, inputs, attributes, dtypes, domain=domain)
 
     def copy(self, node: ir.Node, *inputs: ir.Value | None, shape: ir.Shape | None = None) -> ir.Value:
         """The output of a node like `node`, which has one, on other inputs."""

@@ -50,3 +50,11 @@ def out_of_turn(model: ir.Model) -> bool:
     if waiting:
         RemoveUnusedNodesPass()(model)
     return bool(waiting)
+
+
+def waiting_by(value: ir.Value | None) -> tuple[ir.Value | None, ir.Value | None]:
+    """What waits, and the zero by whose sum it does, of its type; `value` and nothing if it does not wait."""
+    node = None if value is None else value.producer()
+    if value is None or node is None or not (value.name or "").endswith(_WAITS):
+        return value, None
+    return node.inputs[0], node.inputs[1]

@@ -1,4 +1,4 @@
-"""What eight bits cost a network, step by step of its policy and layer by layer, on inputs recorded in denoising runs.
+"""What fewer bits cost a network, step by step of its policy and layer by layer, on inputs recorded in denoising runs.
 
 Knows the arithmetic of the quantized graphs, and does it in torch on the checkpoint's own network: no graph is needed,
 and a network of any size can be measured. Knows nothing of models, files or prompts.
@@ -7,7 +7,7 @@ and a network of any size can be measured. Knows nothing of models, files or pro
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -22,6 +22,7 @@ from ..graphs.number_formats import E4M3, INT8, TINY, NumberFormat
 from ..passes.fp8_attention import PROBABILITY_SCALE
 from .calibration import Ranges
 from .layer_watch import watch
+from .nvfp4_numbers import fake_nvfp4, nvfp4_scale, nvfp4_weight
 
 WORST = 5
 _QUERIES_AT_ONCE = 256  # because their scores are the largest tensor by far
@@ -35,32 +36,55 @@ def measure(network: nn.Module, policy: QuantizationPolicy, ranges: Ranges, up_t
     is of what the layer gives, for what it reads after the layers before it were quantized.
     """
     names = [name for name, _ in network.named_modules()]
-    calls = list(_calls(network, ranges.recordings))
-    steps, worst = [], {}
-    with torch.no_grad():
-        exact = [network(**call, return_dict=False)[0] for call in calls]
-        for step in policy.step_names:
-            layers = policy.layers(names, step)
-            quantized = _FakeQuantization(ranges, policy.number_format)
-            with watch(network, layers, quantized.linear, quantized.attention):
-                given = [network(**call, return_dict=False)[0] for call in calls]
-            steps.append(
-                {
-                    "step": step,
-                    "linears": len(layers.linears),
-                    "attentions": len(layers.attentions),
-                    "relative_l2": relative_l2(zip(map(_array, given), map(_array, exact), strict=True)),
-                }
-            )
-            if step == up_to:
-                worst = quantized.errors()
-        unfit = [*_unfit(network, policy.layers(names, up_to), ranges, policy.number_format.outlier_bound)]
-    by_error = sorted(worst.items(), key=lambda item: -item[1])
-    return {"steps": steps, "worst_layers": dict(by_error[:WORST]), "unfit": unfit}
+    cost = Cost(network, policy.number_format, ranges, ranges.recordings)
+    steps = [
+        {
+            "step": step,
+            "linears": len(layers.linears),
+            "attentions": len(layers.attentions),
+            "relative_l2": cost.of(layers),
+        }
+        for step in policy.step_names
+        for layers in [policy.layers(names, step)]
+    ]
+    return {"steps": steps} | details(cost, policy.layers(names, up_to))
 
 
-def _array(tensor: Tensor) -> NDArray[Any]:
-    return tensor.cpu().numpy()
+def details(cost: Cost, layers: QuantizedLayers) -> dict[str, Any]:
+    """Of what is quantized: `worst_layers`, and `unfit`, those in eight bits."""
+    by_error = sorted(cost.of_each(layers).items(), key=lambda item: -item[1])
+    unfit = _unfit(cost.network, layers, cost.ranges, cost.number_format.outlier_bound)
+    return {"worst_layers": dict(by_error[:WORST]), "unfit": list(unfit)}
+
+
+class Cost:
+    """The relative L2 errors of a network on recorded inputs, by which of its layers are quantized."""
+
+    def __init__(
+        self, network: nn.Module, number_format: NumberFormat, ranges: Ranges, recordings: Sequence[Recording]
+    ) -> None:
+        self.network, self.number_format, self.ranges = network, number_format, ranges
+        self._calls = list(_calls(network, recordings))
+        self._exact = self._run()
+        self._each: dict[QuantizedLayers, dict[str, float]] = {}
+
+    def _run(self) -> list[NDArray[Any]]:
+        with torch.no_grad():
+            return [self.network(**call, return_dict=False)[0].cpu().numpy() for call in self._calls]
+
+    def of(self, layers: QuantizedLayers) -> float:
+        """Of the network's output, over all inputs and both branches."""
+        quantized = _FakeQuantization(self.ranges, self.number_format, layers.four_bits)
+        with watch(self.network, layers, quantized.linear, quantized.attention):
+            given = self._run()
+        self._each[layers] = quantized.errors()
+        return relative_l2(zip(given, self._exact, strict=True))
+
+    def of_each(self, layers: QuantizedLayers) -> dict[str, float]:
+        """Of what each layer gives, for what it reads after the layers before it were quantized."""
+        if layers not in self._each:
+            self.of(layers)
+        return self._each[layers]
 
 
 def _calls(network: nn.Module, recordings: Sequence[Recording]) -> Iterator[dict[str, Tensor]]:
@@ -74,15 +98,20 @@ def _calls(network: nn.Module, recordings: Sequence[Recording]) -> Iterator[dict
 class _FakeQuantization:
     """Does what layers do with operands that went through a number format, and keeps count of what that changes."""
 
-    def __init__(self, ranges: Ranges, number_format: NumberFormat) -> None:
-        self._ranges, self._format = ranges, number_format
+    def __init__(self, ranges: Ranges, number_format: NumberFormat, four_bits: Collection[str]) -> None:
+        self._ranges, self._format, self._four_bits = ranges, number_format, frozenset(four_bits)
         self._squares: dict[str, list[float]] = defaultdict(lambda: [0.0, 0.0])
 
     def linear(self, name: str, layer: nn.Linear, x: Tensor, output: Tensor) -> Tensor:
-        scale = self._ranges.linears[name].scale(self._format)
-        quantized = F.linear(
-            fake_quantized(x, scale, self._format), quantized_weight(layer.weight, self._format), layer.bias
-        )
+        spread = self._ranges.linears[name]
+        if name in self._four_bits:
+            x, weight = fake_nvfp4(x, nvfp4_scale(spread)), nvfp4_weight(layer.weight)
+        else:
+            x, weight = (
+                fake_quantized(x, spread.scale(self._format), self._format),
+                quantized_weight(layer.weight, self._format),
+            )
+        quantized = F.linear(x, weight, layer.bias)
         self._count(name, quantized, output)
         return quantized
 
@@ -135,7 +164,7 @@ def _unfit(network: nn.Module, layers: QuantizedLayers, ranges: Ranges, bound: f
 
 
 def _outliers(network: nn.Module, layers: QuantizedLayers, ranges: Ranges) -> Iterator[tuple[str, str, float]]:
-    for name in layers.linears:
+    for name in layers.eight_bits:
         magnitudes = network.get_parameter(f"{name}.weight").abs()
         yield name, "weight", float((magnitudes.amax(1) / magnitudes.mean(1).clamp_min(TINY)).max())
         yield name, "activation", ranges.linears[name].largest / max(ranges.linears[name].mean, TINY)

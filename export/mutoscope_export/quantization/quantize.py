@@ -15,15 +15,30 @@ from mutoscope.terminal import format_table
 from torch import Tensor
 
 from ..errors import ExportError
-from ..families.family import Calibration, Form, GraphSource, Recording, Reference
+from ..families.family import Calibration, GraphSource, Recording, Reference
 from ..families.policy import QuantizationPolicy, QuantizedLayers
 from ..graphs.trace import Pass, SymbolicValue
 from ..opening import OpenedCheckpoint
 from ..options import ExportOptions
 from ..passes.fp8_attention import AttentionScales, Fp8Attention
+from ..passes.nvfp4 import Nvfp4
 from ..passes.static_quantization import StaticQuantization
 from .calibration import MARGIN, Ranges, calibrate, plan_calibration
+from .four_bits import choose_four_bits
+from .nvfp4_numbers import nvfp4_scale
 from .quality import measure
+
+
+@dataclass(frozen=True)
+class QuantizingPasses:
+    """Those that come before the passes of a form, such as one that stores weights otherwise, and those after them."""
+
+    before: tuple[Pass, ...] = ()
+    after: tuple[Pass, ...] = ()
+
+    def around(self, passes: Sequence[Pass]) -> tuple[Pass, ...]:
+        """All of them in their order."""
+        return (*self.before, *passes, *self.after)
 
 
 @dataclass(frozen=True)
@@ -36,7 +51,7 @@ class Quantization:
         reports: by precision; of several denoisers, by precision and role, such as "fp8 of denoiser_low".
     """
 
-    passes: Mapping[str, Mapping[str, tuple[Pass, ...]]]
+    passes: Mapping[str, Mapping[str, QuantizingPasses]]
     recordings: Mapping[str, Sequence[Recording]]
     reports: Mapping[str, Mapping[str, Any]]
 
@@ -48,17 +63,15 @@ class Quantization:
         recordings = self.recordings[source.role]
         return replace(
             source,
-            forms=tuple(_with_passes(form, passes.get(form.precision, ())) for form in source.forms),
+            forms=tuple(
+                replace(form, passes=passes.get(form.precision, QuantizingPasses()).around(form.passes))
+                for form in source.forms
+            ),
             examples=lambda model: [
                 _recorded(example, recordings[index % len(recordings)], source.inputs(model))
                 for index, example in enumerate(source.examples(model))
             ],
         )
-
-
-def _with_passes(form: Form, passes: Sequence[Pass]) -> Form:
-    """Before a pass that stores weights otherwise."""
-    return replace(form, passes=(*passes, *form.passes))
 
 
 def quantize(
@@ -78,7 +91,7 @@ def quantize(
     """
     policies = {name: opened.description.policies[name] for name in precisions}
     calibration = plan_calibration(options, manifest, opened.overrides.calibration_prompts)
-    passes: dict[str, dict[str, tuple[Pass, ...]]] = {}
+    passes: dict[str, dict[str, QuantizingPasses]] = {}
     recordings, reports = {}, {}
     for reference, found in calibrated(opened, calibration, say):
         role = reference.role
@@ -86,17 +99,29 @@ def quantize(
         for name, policy in policies.items():
             subject = name if len(opened.description.experts) == 1 else f"{name} of {role}"
             say(f"measure the quality of {subject}")
-            passes[role][name] = passes_of(policy, policy.layers(reference.layer_names, policy.default), found)
+            layers, measured = _measured(reference, policy, found)
+            passes[role][name] = passes_of(policy, layers, found)
             reports[subject] = {
                 "policy": policy.default,
                 "calibration": calibration.to_dict(),
                 "margin": MARGIN,
                 "largest": _largest(found),
-                **measure(reference.network, policy, found, policy.default),
+                **measured,
             }
         del reference  # before the next is loaded
     gc.collect()
     return Quantization(passes, recordings, reports)
+
+
+def _measured(
+    reference: Reference, policy: QuantizationPolicy, ranges: Ranges
+) -> tuple[QuantizedLayers, Mapping[str, Any]]:
+    """The layers that are quantized, and what the report says of their cost."""
+    layers = policy.layers(reference.layer_names, policy.default)
+    if policy.four_bits_error is None:
+        return layers, measure(reference.network, policy, ranges, policy.default)
+    choice = choose_four_bits(reference.network, policy, layers, ranges)
+    return choice.layers, choice.report
 
 
 def calibrated(
@@ -129,8 +154,9 @@ def _quantized_by_any(policies: Iterable[QuantizationPolicy], names: Sequence[st
     )
 
 
-def passes_of(policy: QuantizationPolicy, layers: QuantizedLayers, ranges: Ranges) -> tuple[Pass, ...]:
-    """Attention first, which is found by names that the weights lose when they are quantized."""
+def passes_of(policy: QuantizationPolicy, layers: QuantizedLayers, ranges: Ranges) -> QuantizingPasses:
+    """Attention first, which is found by names that the weights lose when they are quantized; NVFP4 last, whose form no
+    other pass knows."""
     number_format, passes = policy.number_format, list[Pass]()
     if layers.attentions:
         scales = {
@@ -140,16 +166,22 @@ def passes_of(policy: QuantizationPolicy, layers: QuantizedLayers, ranges: Range
             for name in layers.attentions
         }
         passes.append(Fp8Attention(scales))
-    linears = {policy.weight.format(name): ranges.linears[name].scale(number_format) for name in layers.linears}
-    return *passes, StaticQuantization(number_format, linears)
+    eight = {policy.weight.format(name): ranges.linears[name].scale(number_format) for name in layers.eight_bits}
+    four = {policy.weight.format(name): nvfp4_scale(ranges.linears[name]) for name in layers.four_bits}
+    return QuantizingPasses((*passes, StaticQuantization(number_format, eight)), (Nvfp4(four),) if four else ())
 
 
 def quality_table(precision: str, report: Mapping[str, Any]) -> str:
     """The figures of a precision's report for a terminal."""
-    names = (f"{precision} up to this step", "linears", "attentions", "relative L2 of one forward pass")
+    counted = ("linears", *(["four_bits"] if "four_bits" in report else []), "attentions")
+    titles = {"linears": "linears in FP8", "four_bits": "in NVFP4"} if "four_bits" in report else {}
+    names = (
+        f"{precision} up to this step",
+        *(titles.get(name, name) for name in counted),
+        "relative L2 of one forward pass",
+    )
     rows = [
-        (step["step"], str(step["linears"]), str(step["attentions"]), f"{step['relative_l2']:.2%}")
-        for step in report["steps"]
+        (step["step"], *(str(step[name]) for name in counted), f"{step['relative_l2']:.2%}") for step in report["steps"]
     ]
     lines = [format_table(names, rows)]
     lines.append(f"the graph is in {precision} up to: {report['policy']}")

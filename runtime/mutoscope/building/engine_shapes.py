@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from mutoscope_engines.cache.identity import Profile, ShapeRange
+from mutoscope_engines.precisions import PRECISIONS
 from mutoscope_engines.symbols import sized
 
 from ..bundle.contract import LORA_RANK, TILED
@@ -90,15 +91,15 @@ def profile_of(graph: Graph, video: LargestVideo, manifest: Manifest, *, exact_s
     """From the smallest shapes that the graph takes to those of the largest video, for which the engine is tuned; it is
     tuned for LoRAs of a usual rank.
 
-    With `exact_size` no other height, width and length than those of the video; branches and solvers stay free. In FP8
-    the smallest video is one whose attention can be fused.
+    With `exact_size` no other height, width and length than those of the video; branches and solvers stay free. With
+    attention in FP8 the smallest video is one whose attention can be fused.
     """
     largest = video.symbols(manifest, graph.role)
     smallest = {
         name: largest[name] if exact_size and name not in FREE_SYMBOLS else low
         for name, (low, _) in manifest.symbol_ranges.items()
     }
-    if graph.precision == "fp8":
+    if PRECISIONS[graph.precision].fp8_attention:
         smallest |= smallest_in_fp8(largest, manifest.geometry.patch_size)
     tuned = largest | {LORA_RANK: TUNED_LORA_RANK}
     return {

@@ -96,7 +96,7 @@ def test_a_manifest_says_what_is_followed_and_has_no_calibrated_precisions(tmp_p
     defaults = manifest.defaults
     assert (defaults.height, defaults.width, defaults.num_frames, defaults.fps) == (480, 832, 81, 16)
     assert (defaults.num_inference_steps, defaults.guidance_scale, manifest.scheduler["flow_shift"]) == (50, 5.0, 3.0)
-    assert not {"fp8", "int8-static"} & set(opened.description.precisions)
+    assert not {"fp8", "int8-static", "nvfp4"} & set(opened.description.precisions)
 
 
 @pytest.mark.parametrize(

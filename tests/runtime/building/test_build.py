@@ -75,7 +75,7 @@ def test_targets_share_an_engine_but_for_those_without_bfloat16(engine_bundle: M
 
 def test_the_command_takes_only_precisions_of_gpus_and_says_so(capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(["build", "--target", "rtx40", "--precision", "fp32"]) == 2
-    assert "there is no precision 'fp32'. There are: bf16, fp16, int8-static, fp8" in capsys.readouterr().err
+    assert "there is no precision 'fp32'. There are: bf16, fp16, int8-static, fp8, nvfp4" in capsys.readouterr().err
 
 
 @needs_library
@@ -92,6 +92,11 @@ def test_the_command_takes_only_precisions_of_gpus_and_says_so(capsys: pytest.Ca
             {"target": "rtx30", "precision": "fp8"},
             TargetError,
             "rtx30 does not support fp8; it supports: bf16, fp16, int8-static",
+        ),
+        (
+            {"target": ("rtx40", "rtx50"), "precision": "nvfp4"},
+            TargetError,
+            "rtx40 does not support nvfp4; it supports: bf16, fp16, int8-static, fp8",
         ),
         ({"target": ("rtx40", "rtx50"), "backend": "tensorrt"}, TargetError, "only for the GPU of this machine"),
         ({"target": "rtx40", "precision": "fp8"}, BundleError, "it has: bf16, fp16"),
@@ -184,6 +189,17 @@ def test_an_engine_of_exact_size_takes_the_frames_of_one_video_and_still_either_
 def test_an_fp8_engine_takes_no_video_too_short_for_fused_attention():
     assert smallest_in_fp8({"h": 60, "w": 104}, (1, 2, 2)) == {"h": 12, "w": 12}  # 6 x 6 patches are 32 tokens or more
     assert smallest_in_fp8({"h": 8, "w": 104}, (1, 2, 2)) == {"h": 8, "w": 12}
+
+
+@pytest.mark.parametrize("precision", ["bf16", "fp8", "nvfp4"])
+def test_attention_in_fp8_alone_asks_for_a_larger_smallest_video(engine_bundle: Make, precision: str):
+    manifest = engine_bundle().manifest
+    video = LargestVideo.choose((96, 96, 9), 1, manifest)
+    (graph, *_) = manifest.graphs_of("denoiser", "bf16")
+    inputs = (m.GraphTensor(name="x", dtype="float32", shape=("h", "w")),)
+    smallest = profile_of(msgspec.structs.replace(graph, precision=precision, inputs=inputs), video, manifest)["x"].min
+    fused = smallest_in_fp8(video.symbols(manifest, "denoiser"), manifest.geometry.patch_size)
+    assert (smallest == (fused["h"], fused["w"])) == (precision != "bf16")
 
 
 def test_the_size_of_an_axis_may_be_a_product():

@@ -1,4 +1,4 @@
-"""What of Wan's transformer may run in eight bits, found by others' reports and measured on the built-in model.
+"""What of Wan's transformer may run in eight or four bits, found by others' reports and measured on the built-in model.
 
 Only data. `benchmarks/quantisation_quality.py` measures each step, and docs/quantisation.md has its table.
 """
@@ -29,4 +29,6 @@ _FP8 = QuantizationPolicy(
 # Not the products: each of n tokens is given about 1/n of an attention, which eight bits of one step round to nothing.
 _INT8 = replace(_FP8, number_format=INT8, steps=_LINEARS, default="self-attention projections")
 
-CALIBRATED = {"fp8": _FP8, "int8-static": _INT8}
+_NVFP4 = replace(_FP8, four_bits_error=1.5)
+
+CALIBRATED = {"fp8": _FP8, "int8-static": _INT8, "nvfp4": _NVFP4}
