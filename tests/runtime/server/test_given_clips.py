@@ -165,7 +165,7 @@ def test_no_path_or_address_of_a_client_is_opened(name: str, studio: Served, tmp
         ("extensions", {"video": URL, "extend": URL}, "extend", "extend and video are the same here"),
         ("extensions", {"video": URL, "seconds": "99999"}, "seconds", "seconds must be at most"),
         ("edits", {"video": "data:video/mp4;base64,YQ=="}, "video", "video is not a video that can be read: 1 bytes"),
-        ("edits", {"video": URL, "seconds": "9"}, "video", "video has 10 frames, and num_frames asks for"),
+        ("edits", {"video": URL, "seconds": "9"}, "video", "video has 10 frames, and the video that is made of it has"),
         ("edits", {"model": "control", "video": URL, "reference_images": URL}, "reference_images", "must be a list"),
         ("edits", {"video": URL, "strength": 2}, "strength", "strength must be"),
     ],
