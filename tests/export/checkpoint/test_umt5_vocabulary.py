@@ -107,7 +107,7 @@ def test_prompts_in_many_scripts_have_the_ids_of_transformers(checkpoint: Path, 
     reference = opened.tokenizer()
     (text,) = opened.description.conditionings  # which judges the vocabulary by the embedding
     write_tokenizer(reference, tmp_path / "tokenizer.json")
-    bundle: Any = SimpleNamespace(root=tmp_path, path=tmp_path.joinpath, manifest=opened.description)
+    bundle: Any = SimpleNamespace(root=tmp_path, path=tmp_path.joinpath, manifest=SimpleNamespace(texts=(text,)))
     prompts = [*PROMPTS, *map(mend_unicode_and_html, PROMPTS)]
     tokens = Tokenizer(bundle, text).encode({str(number): prompt for number, prompt in enumerate(prompts)}, LENGTH)
     expected = reference(prompts, padding="max_length", max_length=LENGTH, return_tensors="np")
