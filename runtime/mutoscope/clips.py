@@ -21,6 +21,7 @@ from .pictures import Picture, Pixels, kind_of, opened, read_picture, refuse_lar
 from .video_files import Head, VideoError, every_frame, head_of
 
 READABLE = "MP4, MOV, MKV, WebM or AVI"
+LEAST_PIXELS = 832 * 480  # that a frame counts as: it is resized to the video, and encoded in its size
 
 
 @dataclass(frozen=True, eq=False)
@@ -30,7 +31,7 @@ class Clip:
     Attributes:
         head: the size of its frames, their rate, and whether there is sound.
         name: the parameter that it is the value of, for errors.
-        most_pixels: of all frames together; `None` where there is no limit.
+        most_pixels: of all frames together, where each has at least `LEAST_PIXELS`; `None` where there is no limit.
     """
 
     head: Head
@@ -55,11 +56,12 @@ class Clip:
                 yield frame
 
     def _refuse_long(self, count: int) -> None:
-        pixels = self.head.height * self.head.width
+        own = self.head.height * self.head.width
+        pixels = max(own, LEAST_PIXELS)
         if self.most_pixels is not None and count * pixels > self.most_pixels:
             raise RequestError(
                 f"{self.name} has more than {self.most_pixels // pixels} frames, the most that are read where each has "
-                f"{self.head.width}x{self.head.height} pixels; cut it, or make it smaller"
+                f"{self.head.width}x{self.head.height} pixels; cut it{', or make it smaller' * (own == pixels)}"
             )
 
 
@@ -75,7 +77,8 @@ def read_clip(source: ClipSource, *, name: str = "video", most_pixels: int | Non
         source: a path, the bytes of a video file, or uint8 `[T, H, W, 3]`; what was opened before is given back.
             Nothing is ever fetched.
         name: the parameter that it is the value of, for errors.
-        most_pixels: that all frames of a file may have together; it is found out while they are decoded.
+        most_pixels: that all frames of a file may have together, where each counts as `LEAST_PIXELS` or more; it is
+            found out while they are decoded.
 
     Raises:
         RequestError: it is not a video that can be read, or its frames have more than `pictures.MOST_PIXELS`.

@@ -62,7 +62,7 @@ def open_picture(source: PictureSource, *, name: str = "image") -> Pixels:
     return read_picture(source, name=name).pixels
 
 
-def read_picture(source: PictureSource, *, name: str = "image") -> Picture:
+def read_picture(source: PictureSource, *, name: str = "image", beside: int = 0) -> Picture:
     """A picture as a person sees it; of a video file, its last frame.
 
     It is turned as its EXIF data says. Transparent parts become white. 16 bits become the upper 8. Of several frames
@@ -72,6 +72,7 @@ def read_picture(source: PictureSource, *, name: str = "image") -> Picture:
         source: a path, the bytes of a file, or uint8 `[H, W, 3]`; what was read before is given back. Nothing is ever
             fetched.
         name: the parameter that it is the value of, for errors.
+        beside: pixels of others that are in memory with it, and count too.
 
     Raises:
         RequestError: it is not a picture that can be read, or has more than `MOST_PIXELS`; found before any pixel is
@@ -85,10 +86,10 @@ def read_picture(source: PictureSource, *, name: str = "image") -> Picture:
         shown = f"{len(source)} bytes"
         if not len(source):
             raise RequestError(f"{name} is empty: it has no bytes; give those of a picture file")
-        return _read(io.BytesIO(source), name, shown)
+        return _read(io.BytesIO(source), name, shown, beside)
     if isinstance(source, (str, os.PathLike)):
         with opened(os.fspath(source), name) as file:
-            return _read(file, name, shown_path(os.fspath(source)))
+            return _read(file, name, shown_path(os.fspath(source)), beside)
     raise RequestError(
         f"{name} must be a path, the bytes of a picture file, or an array uint8 [H, W, 3]; got {kind_of(source)}. "
         "Of a PIL picture, give numpy.asarray(picture.convert('RGB'))"
@@ -99,11 +100,15 @@ def read_pictures(sources: Sequence[PictureSource], *, name: str) -> tuple[Pictu
     """Several, as `read_picture` reads each.
 
     Raises:
-        RequestError: they are no list or tuple, or one of them cannot be read.
+        RequestError: they are no list or tuple, or one of them cannot be read, or they have more than `MOST_PIXELS`
+            together.
     """
     if not isinstance(sources, (list, tuple)):
         raise RequestError(f"{name} must be a tuple of pictures, such as {name}=('cat.png',); got {kind_of(sources)}")
-    return tuple(read_picture(source, name=name) for source in sources)
+    read: list[Picture] = []
+    for source in sources:
+        read.append(read_picture(source, name=name, beside=sum(each.pixels.size // 3 for each in read)))
+    return tuple(read)
 
 
 def fitted(picture: Pixels, height: int, width: int) -> Pixels:
@@ -249,19 +254,19 @@ def shown_path(path: str) -> str:
     return repr(path if len(path) <= 200 else f"{path[:200]}...")
 
 
-def _read(file: BinaryIO, name: str, shown: str) -> Picture:
+def _read(file: BinaryIO, name: str, shown: str, beside: int) -> Picture:
     from PIL import Image, UnidentifiedImageError
 
     try:
         with _FILTERS, warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of sizes and of odd metadata, which are judged here
             with Image.open(file, formats=_FORMATS) as image:
-                refuse_large(image.width, image.height, name, shown)
+                refuse_large(image.width, image.height, name, shown, beside)
                 return _seen(image, name)
     except RequestError:
         raise
     except UnidentifiedImageError:
-        return _of_video(file, name, shown)
+        return _of_video(file, name, shown, beside)
     except MemoryError:
         raise RequestError(f"{name} does not fit into memory: {shown}; make it smaller first") from None
     except Image.DecompressionBombError:
@@ -273,14 +278,19 @@ def _read(file: BinaryIO, name: str, shown: str) -> Picture:
         ) from error
 
 
-def refuse_large(width: int, height: int, name: str, shown: str) -> None:
+def refuse_large(width: int, height: int, name: str, shown: str, beside: int = 0) -> None:
     """
     Raises:
-        RequestError: a picture or frame has more than `MOST_PIXELS`.
+        RequestError: a picture or frame has more than `MOST_PIXELS`, with the pixels that are beside it.
     """
     if width * height > MOST_PIXELS:
         raise RequestError(
             f"{name} has {width}x{height} pixels: {shown}; at most {MOST_PIXELS} are read. Make it smaller first"
+        )
+    if width * height + beside > MOST_PIXELS:
+        raise RequestError(
+            f"{name} may have {MOST_PIXELS} pixels in all pictures together; {width}x{height} more, of {shown}, are "
+            "too many. Give fewer, or make them smaller first"
         )
 
 
@@ -317,7 +327,7 @@ def _of_16_bits(image: Image.Image, *, negative: bool) -> Pixels:
     return np.repeat(grey[..., None], 3, axis=2)
 
 
-def _of_video(file: BinaryIO, name: str, shown: str) -> Picture:
+def _of_video(file: BinaryIO, name: str, shown: str, beside: int) -> Picture:
     file.seek(0)
     start = file.read(12)
     if start[4:8] == b"ftyp" and start[8:] in _HEIF_BRANDS:
@@ -326,7 +336,7 @@ def _of_video(file: BinaryIO, name: str, shown: str) -> Picture:
         raise RequestError(f"{name} is empty: {shown}; give a picture or video file")
     file.seek(0)
     try:
-        frame = last_frame(file, lambda width, height: refuse_large(width, height, name, shown))
+        frame = last_frame(file, lambda width, height: refuse_large(width, height, name, shown, beside))
     except VideoError as error:
         raise RequestError(
             f"{name} is not a picture or video that can be read: {shown}: {error}. Give a picture as {READABLE}, or a "

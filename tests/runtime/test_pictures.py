@@ -18,12 +18,13 @@ import numpy as np
 import pytest
 from mutoscope.errors import RequestError
 from mutoscope.output.video import write_video
-from mutoscope.pictures import open_picture, read_picture
+from mutoscope.pictures import open_picture, read_picture, read_pictures
 from mutoscope.video_files import decoded_frames
 from PIL import Image
 from PIL.PngImagePlugin import PngImageFile
 
 from tests.runtime.clips import H, W, chunked, make_header, scene
+from tests.runtime.test_clips import lossless
 
 COLORS = np.random.default_rng(5).integers(0, 256, (5, 7, 3), np.uint8)
 ORIENTATION = 0x112  # of EXIF
@@ -259,6 +260,18 @@ REFUSED = {
     "no file": ("", "image is not there: ''"),
     "a device": ("/dev/zero", "image is not a regular file: '/dev/zero'; save it as a file first"),
 }
+
+
+@pytest.mark.parametrize("kind", ["PNG", "MKV"])
+def test_the_pixels_of_several_pictures_count_together_before_the_next_is_decoded(
+    kind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    count, (height, width, _) = 3, COLORS.shape
+    file = stored(COLORS, "PNG") if kind == "PNG" else lossless(COLORS[None])
+    monkeypatch.setattr("mutoscope.pictures.MOST_PIXELS", count * height * width)
+    assert len(read_pictures([file] * count, name="reference_images")) == count
+    with pytest.raises(RequestError, match=r"reference_images may have 105 pixels .* together; 7x5 more, of .* fewer"):
+        read_pictures([file] * (count + 1), name="reference_images")
 
 
 @pytest.mark.parametrize("case", REFUSED)

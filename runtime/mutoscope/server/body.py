@@ -11,11 +11,10 @@ from typing import Any
 from starlette.datastructures import UploadFile
 from starlette.requests import Request
 
-from .reading import Asked, from_form, from_json
+from .reading import MOST_FILES, Asked, from_form, from_json
 from .refusals import RefusedError, invalid_value
 
 MOST_FIELDS = 100
-MOST_FILES = 20
 
 FORMS = ("multipart/form-data", "application/x-www-form-urlencoded")
 
@@ -37,6 +36,7 @@ async def read_asked(request: Request) -> Asked:
     async with request.form(**limits) as form:
         sent = form.multi_items()
         pairs = [(name, value) for name, value in sent if isinstance(value, str)]
+        _refuse_lone_surrogates([*pairs, *(name for name, _ in sent)])
         return from_form(pairs, [(name, await value.read()) for name, value in sent if isinstance(value, UploadFile)])
 
 
@@ -83,6 +83,18 @@ async def _json(request: Request, kind: str) -> Any:
         words = f"the body must be application/json, or {' or '.join(FORMS)}; got {kind[:80]!r}"
         raise RefusedError(HTTPStatus.UNSUPPORTED_MEDIA_TYPE, "unsupported_media_type", words)
     try:
-        return json.loads(await request.body())
+        values = json.loads(await request.body())
+        _refuse_lone_surrogates(values)
+        return values
     except (ValueError, RecursionError):
         raise RefusedError(HTTPStatus.BAD_REQUEST, "invalid_json", "the body is not valid JSON") from None
+
+
+def _refuse_lone_surrogates(values: Any) -> None:
+    """Escapes in JSON and some encodings of forms can say them; no answer and no database takes such text."""
+    try:
+        json.dumps(values, ensure_ascii=False).encode()
+    except UnicodeEncodeError:
+        raise RefusedError(
+            HTTPStatus.BAD_REQUEST, "invalid_value", "the body has half of a surrogate pair; send text as UTF-8"
+        ) from None

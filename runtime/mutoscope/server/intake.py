@@ -33,11 +33,16 @@ from .studio import Studio
 
 @dataclass(frozen=True, kw_only=True)
 class Accepted:
-    """A request that can be met, its files read and its LoRAs found, and what would be done."""
+    """A request that can be met, its files read and its LoRAs found, and what would be done.
+
+    Attributes:
+        hashes: that it says of its LoRAs.
+    """
 
     model: str
     request: VideoRequest
     plan: Plan
+    hashes: Hashes
 
 
 class Intake:
@@ -130,7 +135,8 @@ class Intake:
     def _planned(self, model: str, request: VideoRequest, hashes: Hashes) -> Accepted:
         request = with_pictures_read(request, self.studio.bundles[model].manifest)
         ask(self._policy, request)
-        return Accepted(model=model, request=request, plan=self._checked(model, request, hashes))
+        plan = self._checked(model, request, hashes)
+        return Accepted(model=model, request=request, plan=plan, hashes=hashes)
 
     def _checked(self, model: str, request: VideoRequest, hashes: Hashes) -> Plan:
         plan = self._planners[model].plan(request)

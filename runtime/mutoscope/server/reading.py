@@ -28,6 +28,7 @@ from .refusals import RefusedError, invalid_value
 FIELDS = {each.name: each for each in fields(VideoRequest) if each.name not in FILES}
 OPENAI_FIELDS = ("model", "size", "seconds")
 MOST_CHARACTERS = 32_000  # of one value
+MOST_FILES = 20  # of a form, or in a list
 
 _HINTS = get_type_hints(VideoRequest)
 _FILES = {"input_reference": "image", **{name: name for name in FILES}}  # what clients call them, and we
@@ -107,7 +108,7 @@ class Asked:
 
 
 def from_form(pairs: Sequence[tuple[str, str]], files: Sequence[tuple[str, bytes]] = ()) -> Asked:
-    """Reads fields of a form, as the `openai` package writes them: lists as repeated `name[]`.
+    """Reads fields of a form, as the `openai` package writes them: `name[]` for a list, `name[key]` for an object.
 
     Args:
         pairs: names and texts.
@@ -126,6 +127,7 @@ def from_form(pairs: Sequence[tuple[str, str]], files: Sequence[tuple[str, bytes
         elif bare in values:
             raise invalid_value(bare, f"{bare} is given twice; give it once")
         values[bare] = text
+    values = _with_objects(values)
     _refuse_unknown(list(values))
     for name, text in values.items():
         contents = text if isinstance(text, list) else [text]
@@ -180,6 +182,19 @@ def _with_video(asked: Asked) -> Mapping[str, Any]:
     return asked.files
 
 
+def _with_objects(values: Mapping[str, Any]) -> dict[str, Any]:
+    """The fields of a form with an object in place of `video[id]`."""
+    found: dict[str, Any] = {}
+    for name, value in values.items():
+        bare, bracket, key = name.partition("[")
+        if bare not in _FILES:
+            bare, bracket = name, ""
+        if bare in found:
+            raise invalid_value(bare, f"{bare} is given twice; give it once")
+        found[bare] = {key.removesuffix("]"): value} if bracket else value
+    return found
+
+
 def _named_lora(text: str) -> dict[str, Any]:
     """As the command line has it, but no file is looked for."""
     name, colon, strength = text.rpartition(":")
@@ -191,28 +206,21 @@ def _named_lora(text: str) -> dict[str, Any]:
 
 def _asked(values: Mapping[str, Any]) -> Asked:
     for name, value in values.items():
-        is_file = name.partition("[")[0] in _FILES
-        if not is_file and isinstance(value, str) and len(value) > MOST_CHARACTERS:
+        if name not in _FILES and isinstance(value, str) and len(value) > MOST_CHARACTERS:
             message = f"{name} may have at most {MOST_CHARACTERS} characters; it has {len(value)}"
             raise RefusedError(HTTPStatus.BAD_REQUEST, "string_above_max_length", message, name)
     model = values.get("model")
     files, called = _files(values)
     if model is not None and not isinstance(model, str):
         raise invalid_value("model", f"model must be text; got {model!r}")
-    own = {name: value for name, value in values.items() if name in FIELDS or name.partition("[")[0] in FIELDS}
+    own = {name: value for name, value in values.items() if name in FIELDS}
     size, seconds = _size(values.get("size")), _seconds(values.get("seconds"))
     return Asked(own, files, called, model=model, size=size, seconds=seconds)
 
 
 def _files(values: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, str]]:
     """The files by our names, and what the client calls those that have another one there."""
-    given: dict[str, Any] = {}
-    for name, value in values.items():
-        bare, bracket, key = name.partition("[")  # as a form says an object
-        if bare in _FILES and bare in given:
-            raise invalid_value(bare, f"{bare} is given twice; give it once")
-        if bare in _FILES and value != []:
-            given[bare] = {key.removesuffix("]"): value} if bracket else value
+    given = {name: value for name, value in values.items() if name in _FILES and value != []}
     called = {_FILES[name]: name for name in given}
     if len(called) < len(given):
         raise invalid_value("input_reference", "input_reference and image are the same; give one of them")
@@ -224,6 +232,8 @@ def _content_or_several(name: str, value: Any) -> Any:
         return _content(name, value)
     if not isinstance(value, list):
         raise invalid_value(name, f"{name} must be a list of pictures, each {_WANTED[name][1]}")
+    if len(value) > MOST_FILES:
+        raise invalid_value(name, f"{name} may have at most {MOST_FILES} pictures; it has {len(value)}. Give fewer")
     return tuple(_content(name, each) for each in value)
 
 
@@ -256,8 +266,7 @@ def from_base64(name: str, text: str) -> bytes:
 
 def _refuse_unknown(names: Sequence[str]) -> None:
     for name in names:
-        bare = name.partition("[")[0]
-        if bare not in FIELDS and bare not in OPENAI_FIELDS and bare not in _FILES:
+        if name not in FIELDS and name not in OPENAI_FIELDS and name not in _FILES:
             message = no_such("parameter", name[:80], [*FIELDS, *_FILES, *OPENAI_FIELDS])
             raise RefusedError(HTTPStatus.BAD_REQUEST, "unknown_parameter", message, name[:80])
 

@@ -299,8 +299,8 @@ class Service:
         if self.studio.disk_is_full:
             raise _disk_full()
         named, request, plan = self.studio.loras.named, accepted.request, accepted.plan
-        asked = json.dumps([accepted.model, to_plain(stated(named(request))), origin.remixed_from], sort_keys=True)
-        fingerprint = hashlib.sha256(asked.encode()).hexdigest()
+        asked = [accepted.model, to_plain(stated(named(request))), origin.remixed_from, *accepted.hashes]
+        fingerprint = hashlib.sha256(json.dumps(asked, sort_keys=True).encode()).hexdigest()
         files = files_of(request)
         given: dict[str, Any] = {**as_fields(files), **{name: getattr(request, name) for name in LORAS}}
         geometry = plan.geometry

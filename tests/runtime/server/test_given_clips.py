@@ -182,11 +182,26 @@ def test_what_cannot_be_done_is_refused_in_words(
 def test_a_clip_with_too_many_pixels_is_refused_before_all_of_it_is_decoded(
     studio: Served, monkeypatch: pytest.MonkeyPatch
 ):
-    monkeypatch.setattr("mutoscope.server.given_files.MOST_CLIP_PIXELS", 9 * 60 * 40)
-    with pytest.raises(openai.BadRequestError, match=r"video has more than 9 frames, .* cut it, or make it smaller"):
+    monkeypatch.setattr("mutoscope.server.given_files.MOST_CLIP_PIXELS", 9 * 832 * 480)  # however small
+    with pytest.raises(openai.BadRequestError, match=r"video has more than 9 frames, .* cut it"):
         studio.openai.videos.extend(prompt=CIRCLE, seconds="4", video=CLIP)
-    monkeypatch.setattr("mutoscope.server.given_files.MOST_CLIP_PIXELS", 10 * 60 * 40)
+    monkeypatch.setattr("mutoscope.server.given_files.MOST_CLIP_PIXELS", 10 * 832 * 480)
     assert studio.openai.videos.extend(prompt=CIRCLE, seconds="4", video=CLIP).status in ("queued", "in_progress")
+
+
+def test_references_are_limited_in_number_and_in_pixels_together(studio: Served, monkeypatch: pytest.MonkeyPatch):
+    one = f"data:;base64,{base64.b64encode(REFERENCES[0]).decode()}"
+
+    def refused(count: int) -> str:
+        body = {"prompt": CIRCLE, "model": "control", **QUICK, "reference_images": [one] * count}
+        answer = studio.http.post("/v1/videos", json=body)
+        error = answer.json()["error"]
+        assert (answer.status_code, error["param"]) == (400, "reference_images")
+        return error["message"]
+
+    monkeypatch.setattr("mutoscope.pictures.MOST_PIXELS", 4 * 60 * 40)
+    assert refused(21) == "reference_images may have at most 20 pictures; it has 21. Give fewer"
+    assert refused(5).startswith("reference_images may have 9600 pixels in all pictures together; 60x40 more")
 
 
 def test_a_remix_and_another_seed_keep_every_file_when_the_first_video_is_gone(studio: Served):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import json
 import socket
 import time
 from collections.abc import Iterator
@@ -141,6 +142,20 @@ def test_a_body_that_is_no_request_is_refused_in_words(body: dict[str, Any], sta
     answer = locked.http.post("/v1/videos", **body)
     assert (answer.status_code, bool(answer.json()["error"]["message"])) == (status, True), answer.text
     assert locked.service.table.counts() == before
+
+
+@pytest.mark.parametrize("body", [
+    {"video": {"id": "\ud800"}}, {"extend": {"id": "video_\ud800"}}, {"loras": [{"path": "a", "sha256": "\ud800"}]},
+    {"a\ud800": 1}, {"prompt": "\ud800"}, {"size": {"\ud800": 1}},
+], ids=ascii)  # fmt: skip
+def test_half_of_a_surrogate_pair_is_refused_wherever_it_stands(body: dict[str, Any], shared: Served):
+    as_json = {"content": json.dumps({"prompt": CIRCLE, **body}), "headers": {"content-type": "application/json"}}
+    form = 'multipart/form-data; charset=utf-7; boundary="x"'  # an encoding that can say it
+    field = b'--x\r\ncontent-disposition: form-data; name="video[id]"\r\n\r\n+2AA-\r\n--x--\r\n'
+    for sent in (as_json, {"content": field, "headers": {"content-type": form}}):
+        answer = shared.http.post("/v1/videos", **sent)
+        assert (answer.status_code, answer.json()["error"]["code"]) == (400, "invalid_value"), answer.text
+        assert "half of a surrogate pair; send text as UTF-8" in answer.json()["error"]["message"]
 
 
 @pytest.mark.parametrize(("method", "path", "status"), [

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import json
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -38,7 +39,8 @@ def kling(served: Served, method: str = "GET", path: str = "", token: str | None
 
 
 def asked(served: Served, **fields: Any) -> Any:
-    return kling(served, "POST", json={"prompt": CIRCLE, **SMALL, **fields})
+    body = json.dumps({"prompt": CIRCLE, **SMALL, **fields})
+    return kling(served, "POST", content=body, headers={"content-type": "application/json"})
 
 
 def keys(folder: Path) -> str:
@@ -167,6 +169,8 @@ def test_a_request_in_its_words_is_one_of_ours(given: dict[str, Any], expected: 
         ({"sound": "on"}, "no sound"),
         ({"mode": "pro"}, "one quality"),
         ({"multi_shot": True}, "one prompt"),
+        ({"image[image_url]": "data:;base64,aGk="}, "there is no parameter 'image[image_url]'"),
+        ({"video[id]": f"video_{'0' * 32}"}, "there is no parameter 'video[id]'"),
         ({"promt": "x"}, "did you mean prompt?"),
         ({"duration": "-1"}, "duration must be a number above 0"),
         ({"duration": "5"}, "duration and num_frames are both given"),
@@ -176,6 +180,7 @@ def test_a_request_in_its_words_is_one_of_ours(given: dict[str, Any], expected: 
         ({"aspect_ratio": "1:1"}, "aspect_ratio is given beside a size"),
         ({"model_name": 1}, "model_name must be text"),
         ({"external_task_id": "x" * 201}, "at most 200 characters"),
+        ({"external_task_id": "\ud800"}, "half of a surrogate pair"),
         ({"prompt": None}, "prompt"),
     ],
     ids=str,

@@ -129,6 +129,25 @@ def test_a_file_that_was_replaced_is_refused_wherever_a_video_follows_it(offerin
     mine.unlink()
 
 
+def test_an_idempotency_key_knows_the_hash_that_was_asked_for(offering: Served) -> None:
+    folder = Path(str(offering.service.options.loras))
+    mine = folder / "keyed.safetensors"
+    write_lora(mine)
+
+    def ask(**said: Any) -> Any:
+        body = ASKED | {"loras": [{"path": mine.name, **said}]}
+        return offering.http.post("/v1/videos", json=body, headers={"idempotency-key": "with a LoRA"})
+
+    first = ask().json()["id"]
+    assert ask().json()["id"] == first
+    offering.ended(first)
+    write_lora(folder / "next", seed=1)
+    (folder / "next").rename(mine)
+    refused = ask(sha256=hashlib.sha256(mine.read_bytes()).hexdigest())
+    mine.unlink()
+    assert (refused.status_code, refused.json()["error"]["code"]) == (422, "idempotency_key_reused")
+
+
 def test_a_file_that_goes_between_two_looks_at_it_shows_no_folder(
     offering: Served, monkeypatch: pytest.MonkeyPatch
 ) -> None:
