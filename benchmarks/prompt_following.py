@@ -44,8 +44,8 @@ class Judgement:
     shape: str | None
 
 
-def judge(frames: Frames) -> Judgement:
-    """Reads uint8 `[T, H, W, 3]` frames: one shape of one colour on a plain background."""
+def judge(frames: Frames, colours: Mapping[str, tuple[int, int, int]] = COLOURS) -> Judgement:
+    """Reads uint8 `[T, H, W, 3]` frames: one shape of one of these colours on a plain background."""
     readings = [read_frame(frame) for frame in frames.astype(np.float32)]
     background = _agreed([_nearest(reading.background, BACKGROUNDS) for reading in readings])
     foreground = np.stack([reading.mask for reading in readings])
@@ -53,7 +53,7 @@ def judge(frames: Frames) -> Judgement:
     visible = mask.sum(axis=(1, 2)) >= LEAST_PIXELS
     if visible.sum() < len(frames) - 1:
         return Judgement(None, background, None, None)
-    colour = _agreed([_nearest(readings[index].colour, COLOURS) for index in np.flatnonzero(visible)])
+    colour = _agreed([_nearest(readings[index].colour, colours) for index in np.flatnonzero(visible)])
     mask, whole = mask[visible], mask.sum() >= (1 - STRAY_SHARE) * foreground.sum()
     return Judgement(colour, background, _motion(mask), _shape(mask) if whole else None)
 

@@ -77,7 +77,7 @@ def make_bundle(folder: Path) -> None:
         graphs += write_graphs(source, network, {form.precision: folder / source.role}, cut=form.cut)[form.precision]
     shutil.copy(BUILTIN_BUNDLE / TOKENIZER, folder)
     built_in = Bundle.open(BUILTIN_BUNDLE, verify=False).manifest
-    [prompt] = built_in.conditionings
+    prompt = built_in.conditionings[0]
     manifest = msgspec.structs.replace(
         built_in,
         graphs=tuple(graphs),
@@ -86,6 +86,7 @@ def make_bundle(folder: Path) -> None:
         draws=(Draw(input="latents", shape=(MODEL.latent_channels, "F", "h", "w")),),
         preview=None,
         demonstration=None,
+        lora_forms=(),
     )
     write_manifest(folder, manifest)
 

@@ -46,12 +46,6 @@ NOT_RUN = {
     "mutoscope batch JOBS.jsonl OUT --ray 10.0.0.1:6379 --workers 8": (
         "needs a cluster; tests/runtime/bulk/test_on_ray.py starts one"
     ),
-    "mutoscope generate 'a cat in the snow' --video cat.mp4 --strength 0.6 --bundle BUNDLE": (
-        "needs a video; tests/test_video_to_video_same_as_diffusers.py gives the command one"
-    ),
-    "mutoscope generate 'a cat walks on' --extend cat.mp4 --num-frames 49 --bundle BUNDLE": (
-        "needs a video; tests/runtime/commands/test_generate.py and tests/runtime/conditions/test_extend.py have some"
-    ),
     **dict.fromkeys(
         (
             "mutoscope generate 'a cat sits on the bench' --video park.mp4 --mask bench.png --bundle BUNDLE",
@@ -110,6 +104,7 @@ NOT_RUN = {
         "downloads 20 to 130 GB; tests/export exports small checkpoints of each of these kinds",
     ),
 }
+RED = "red.mp4"  # that the README's first command writes, and others read
 PYTHON_NOT_RUN = {"torch.cuda.Stream()": ON_A_GPU}
 
 # What is added to a command so that it ends in seconds: by its name, and by a word that it must hold.
@@ -253,6 +248,14 @@ def test_the_export_of_the_readme_is_the_one_that_these_tests_stand_on(
     assert asked == [("Wan-AI/Wan2.1-T2V-1.3B-Diffusers", Path("wan-1.3b"), options)]
 
 
+@pytest.fixture(scope="module")
+def red_clip(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What the first command of the README makes."""
+    clip = tmp_path_factory.mktemp("made") / RED
+    assert main(["generate", "a red circle moving right on a black background", "-o", str(clip)]) == 0
+    return clip
+
+
 @each([example for example in console_commands() if example.text not in NOT_RUN])
 def test_commands_run(
     example: Example, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest
@@ -265,6 +268,8 @@ def test_commands_run(
     monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path / "data"))
     for bundle in {"wan-1.3b", "wan-4-steps"}.intersection(words):
         Path(bundle).symlink_to(request.getfixturevalue("wan_bundle"))
+    if RED in words and words[words.index(RED) - 1] not in ("-o", "--output"):
+        Path(RED).symlink_to(request.getfixturevalue("red_clip"))
     more = [flag for (command, word), flags in SHORTENED.items() if command == name and word in words for flag in flags]
     assert main([name, *words, *more]) == 0
 

@@ -169,8 +169,27 @@ def test_the_failures_that_the_built_in_models_page_names_are_those_judged() -> 
     small = [row for row in wrong if re.search("small .* (square|triangle)", row["prompt"])]
     page = (ROOT / "docs/built-in-model.md").read_text("utf-8")
     assert f"{sum(not row['shape'] for row in bouncing)} of {len(bouncing)} clips" in page
-    assert 2 * len(small) > len(wrong)  # "more than half"
+    assert 2 * len(small) == len(wrong)  # "half of all wrong shapes"
+    rings = [re.search("small .* ring", row["prompt"]) for row in rows if not row["colour"]]
+    assert (sum(map(bool, rings)), len(rings)) == (7, 8)  # "seven of the eight wrong colours"
     assert 4 * sum(row["held_out"] for row in rows) == len(rows)  # "a quarter of the prompts"
+
+
+def test_the_built_in_models_page_has_the_figures_of_the_pictures_that_were_judged() -> None:
+    found = result("picture_following.json")
+    right, other = found["right"]["all"], found["right"]["other_words"]
+    bounces = [row["shape"] for row in found["rows"] if "bouncing" in row["prompt"]]
+    page = (ROOT / "docs/built-in-model.md").read_text("utf-8")
+    for said in (
+        f"{right['psnr_db_worst']:.1f} dB the worst, {right['psnr_db_mean']:.1f} dB the mean",
+        f"| colour kept | 95 % | {100 * right['colour']:.1f} % |",
+        f"| background kept | 95 % | {100 * right['background']:.0f} % |",
+        f"| 90 % | {100 * right['motion']:.1f} % |",
+        f"| shape kept | | {100 * right['shape']:.1f} % |",
+        f"{100 * other['shape']:.0f} % of the shapes stay",
+        f"of {len(bounces)} bounces {sum(bounces)} keep",
+    ):
+        assert said in page
 
 
 def test_wrong_shapes_are_counted_by_what_was_asked_for() -> None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,7 +19,7 @@ from diffusers import AutoencoderKLWan
 from numpy.typing import NDArray
 from torch import Tensor
 
-from .grammar import Scene, all_scenes
+from .grammar import COLOURS, Scene, all_scenes
 from .pictures import draw_pictured_clip
 from .renderer import draw_trajectory, render_along
 from .train_vae import to_model
@@ -39,15 +39,17 @@ class Clips:
     scenes: list[Scene]
 
 
-def encode_clips(vae: AutoencoderKLWan, count: int, file: Path, *, device: str, seed: int) -> Clips:
-    """Renders and encodes clips of every scene that is not held out, or reads them back from `file`.
+def encode_clips(
+    vae: AutoencoderKLWan, count: int, file: Path, *, device: str, seed: int, colours: Iterable[str] = COLOURS
+) -> Clips:
+    """Renders and encodes clips of every scene in these colours that is not held out, or reads them back from `file`.
 
     Beside `file` stands what its latents were made from.
 
     Raises:
         ValueError: `file` was made from something else, so that captions would not fit its latents.
     """
-    scenes = [scene for scene in all_scenes() if not scene.held_out]
+    scenes = [scene for scene in all_scenes(colours) if not scene.held_out]
     np.random.default_rng(seed).shuffle(scenes)
     chosen = [scenes[i % len(scenes)] for i in range(count)]
     rng = np.random.default_rng(seed)
@@ -57,7 +59,10 @@ def encode_clips(vae: AutoencoderKLWan, count: int, file: Path, *, device: str, 
         clips = np.stack([render_along(*each) for each in drawn[start : start + TOGETHER]])
         return _encode(vae, to_model(clips).to(device))
 
-    return Clips(_kept(vae, file, {"count": count, "seed": seed}, encoded), chosen)
+    made_from: dict[str, Any] = {"count": count, "seed": seed}
+    if list(colours) != list(COLOURS):
+        made_from["colours"] = list(colours)
+    return Clips(_kept(vae, file, made_from, encoded), chosen)
 
 
 def encode_pictured_clips(vae: AutoencoderKLWan, count: int, file: Path, *, device: str, seed: int) -> Clips:

@@ -22,6 +22,7 @@ COLOURS = {
     "orange": (245, 140, 30),
     "cyan": (40, 200, 220),
 }
+LEARNED_COLOURS = {"lime": (180, 240, 120)}  # that the built-in model does not know: a LoRA brings them
 SHAPES = ("circle", "square", "triangle", "ring")
 MOTIONS = (
     "moving left",
@@ -74,9 +75,9 @@ class Scene:
         return zlib.crc32(words.encode()) % 10 == 0
 
 
-def all_scenes() -> list[Scene]:
-    """Every scene of the grammar, in a fixed order."""
-    return [Scene(*words) for words in itertools.product(COLOURS, SHAPES, MOTIONS, BACKGROUNDS, SIZES)]
+def all_scenes(colours: Iterable[str] = COLOURS) -> list[Scene]:
+    """Every scene of the grammar in these colours, in a fixed order."""
+    return [Scene(*words) for words in itertools.product(colours, SHAPES, MOTIONS, BACKGROUNDS, SIZES)]
 
 
 def calibration_prompts() -> list[str]:

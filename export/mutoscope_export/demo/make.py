@@ -32,6 +32,9 @@ CHECKPOINT = Path(__file__).parent / "checkpoint"
 BUNDLE = REPOSITORY / "runtime/mutoscope/builtin/bundle"
 RECORD = REPOSITORY / "benchmarks/results/builtin_training.json"
 
+BUNDLE_OPTIONS = ExportOptions(
+    precision=("fp32", "int8", "bf16"), overwrite=True, compact=True, lora_inputs=True, video_input=True
+)
 FLOW_SHIFT = 3.0
 OVERRIDES: dict[str, Any] = {
     "name": "Mutoscope's demonstration model",
@@ -101,7 +104,7 @@ def main() -> None:
     export_checkpoint(
         arguments.checkpoint,
         arguments.bundle,
-        ExportOptions(precision=("fp32", "int8", "bf16"), overwrite=True, compact=True),
+        BUNDLE_OPTIONS,
         on_progress=_say,
     )
     unseen = render_pool(64, arguments.seed + 2)

@@ -8,6 +8,7 @@ Knows latents, captions and noise levels. Knows nothing of pixels.
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -79,20 +80,49 @@ def levels_of_frames(levels: Tensor, frames: int, pictured: Tensor) -> Tensor:
     return each
 
 
-def losses(velocity: Tensor, clean: Tensor, noise: Tensor, levels: Tensor, pictured: Tensor) -> dict[str, Tensor]:
+@dataclass(frozen=True)
+class Noised:
+    """Clean latents `[B, C, F, h, w]`, their noise, and its levels `[B, F]`."""
+
+    clean: Tensor
+    noise: Tensor
+    levels: Tensor
+
+    @property
+    def noisy(self) -> Tensor:
+        """The latents that the network is given, `[B, C, F, h, w]`."""
+        return torch.lerp(self.clean, self.noise, self.levels[:, None, :, None, None])
+
+
+def add_noise(clean: Tensor, pictured: Tensor, rng: np.random.Generator) -> Noised:
+    """Draws noise and its levels, spread evenly over the batch and then shifted towards noise.
+
+    Args:
+        clean: latents `[B, C, F, h, w]`.
+        pictured: the clips whose first frame is given, bool `[B]`.
+        rng: decides everything.
+    """
+    count = len(clean)
+    uniform = rng.permutation(count) / count + rng.random(count) / count
+    level = torch.from_numpy((NOISE_SHIFT * uniform / (1 + (NOISE_SHIFT - 1) * uniform)).astype(np.float32))
+    noise = torch.from_numpy(rng.standard_normal(clean.shape, dtype=np.float32)).to(clean.device)
+    return Noised(clean, noise, levels_of_frames(level.to(clean.device), clean.shape[2], pictured))
+
+
+def losses(velocity: Tensor, noised: Noised, pictured: Tensor) -> dict[str, Tensor]:
     """The squared error of the velocity: of all, from text, and from pictures. A frame at noise level 0 has no part.
 
     Args:
-        velocity: what the model says, `[B, C, F, h, w]`, as are `clean` and `noise`.
-        levels: of noise, `[B, F]`.
+        velocity: what the model says, `[B, C, F, h, w]`.
+        noised: what it was asked.
         pictured: the clips whose first frame was given, bool `[B]`.
     """
-    squares = (velocity.float() - (noise - clean)).square().mean(dim=(1, 3, 4))
-    asked = levels > 0
+    squares = (velocity.float() - (noised.noise - noised.clean)).square().mean(dim=(1, 3, 4))
+    asked = noised.levels > 0
     return {
         "loss": squares[asked].mean(),
-        "from_text": squares[asked & ~pictured[:, None]].mean().detach(),
-        "from_pictures": squares[asked & pictured[:, None]].mean().detach(),
+        "from_text": squares[~pictured][asked[~pictured]].mean().detach(),
+        "from_pictures": squares[pictured][asked[pictured]].mean().detach(),
     }
 
 
@@ -129,17 +159,12 @@ def train_denoiser(
     def loss_of_step(step: int) -> dict[str, Tensor]:
         rng = np.random.default_rng((seed, step))
         count = int(pictured.sum())
-        latents, captions = _draw(((from_pictures, count), (from_text, BATCH_SIZE - count)), rng)
-        clean = torch.from_numpy(latents).to(device)
+        latents, captions = draw(((from_pictures, count), (from_text, BATCH_SIZE - count)), rng)
         text = tokenizer(captions, padding=True, return_tensors="pt").to(device)
-        uniform = rng.permutation(BATCH_SIZE) / BATCH_SIZE + rng.random(BATCH_SIZE) / BATCH_SIZE  # stratified
-        level = NOISE_SHIFT * uniform / (1 + (NOISE_SHIFT - 1) * uniform)
-        levels = levels_of_frames(torch.from_numpy(level.astype(np.float32)).to(device), clean.shape[2], pictured)
-        noise = torch.from_numpy(rng.standard_normal(clean.shape, dtype=np.float32)).to(device)
-        noisy = torch.lerp(clean, noise, levels[:, None, :, None, None])
+        noised = add_noise(torch.from_numpy(latents).to(device), pictured, rng)
         with torch.autocast(device, torch.bfloat16, enabled=device != "cpu"):  # no faster on CPUs without AMX
-            velocity = model(noisy, levels, text.input_ids, text.attention_mask)
-        return losses(velocity, clean, noise, levels, pictured)
+            velocity = model(noised.noisy, noised.levels, text.input_ids, text.attention_mask)
+        return losses(velocity, noised, pictured)
 
     training.run(loss_of_step)
     training.load_averaged()
@@ -154,7 +179,7 @@ def trained_so_far(folder: Path) -> tuple[TextToLatents, T5Tokenizer]:
     return model.eval(), tokenizer
 
 
-def _draw(parts: Iterable[tuple[Clips, int]], rng: np.random.Generator) -> tuple[NDArray[np.float32], list[str]]:
+def draw(parts: Iterable[tuple[Clips, int]], rng: np.random.Generator) -> tuple[NDArray[np.float32], list[str]]:
     """So many clips of each part, one part after the other: their latents and a caption of each."""
     latents, captions = [], []
     for clips, count in parts:

@@ -13,7 +13,14 @@ from mutoscope_export.demo import train_denoiser
 from mutoscope_export.demo.encoding import Clips
 from mutoscope_export.demo.grammar import Scene
 from mutoscope_export.demo.text import build_tokenizer
-from mutoscope_export.demo.train_denoiser import CONFIG, TextToLatents, levels_of_frames, losses, trained_so_far
+from mutoscope_export.demo.train_denoiser import (
+    CONFIG,
+    Noised,
+    TextToLatents,
+    levels_of_frames,
+    losses,
+    trained_so_far,
+)
 from mutoscope_export.demo.training import averaged_weights
 from PIL import Image
 
@@ -67,7 +74,7 @@ def test_a_given_frame_has_no_part_in_the_loss_and_every_other_frame_has_the_sam
     velocity.requires_grad_()
     pictured = torch.tensor([True, False, True])
     levels = levels_of_frames(torch.tensor([0.3, 0.8, 1.0]), 5, pictured)
-    found = losses(velocity, clean, noise, levels, pictured)
+    found = losses(velocity, Noised(clean, noise, levels), pictured)
     found["loss"].backward()
     assert velocity.grad[pictured, :, 0].eq(0).all()
     errors = (velocity - (noise - clean)).detach()

@@ -168,7 +168,7 @@ def test_a_graph_that_does_not_keep_the_contract_is_refused(edit: Callable[[Docu
             lambda d: d["conditionings"].append(number("fps", 10, 60)),
             "the default fps is 8, and the model takes 10 to 60",
         ),
-        (lambda d: d["conditionings"].append(number("fps", 0, 1e39)), "`$.conditionings[1].maximum`"),
+        (lambda d: d["conditionings"].insert(1, number("fps", 0, 1e39)), "`$.conditionings[1].maximum`"),
         (
             lambda d: d["conditionings"].append(d["conditionings"][0] | {"role": "text_encoder_2"}),
             "more than one size has the symbol L; more than one conditioning or draw feeds the denoiser's",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -10,10 +11,12 @@ from pathlib import Path
 from typing import Any
 
 import httpx2
+import msgspec
 import numpy as np
 import openai
 from mutoscope.builtin import bundle_path
-from mutoscope.bundle.bundle import Bundle
+from mutoscope.bundle.bundle import TOKENIZER, Bundle, write_manifest
+from mutoscope.bundle.conditionings import ImageConditioning, TextConditioning
 from mutoscope.policy import Policy
 from mutoscope.request import OutputOptions, RuntimeOptions
 from mutoscope.server.app import make_app
@@ -24,6 +27,8 @@ from mutoscope.server.studio import Studio
 from mutoscope_engines.onnx_file import read_onnx_file
 from mutoscope_engines.session import Host, Session, SessionOptions
 from mutoscope_engines.testing import FakeBackend, FakeSession
+
+from tests.bundles import onnx_file
 
 CIRCLE = "a red circle moving right on a black background"
 SMALL = {"height": 32, "width": 64, "num_frames": 5, "num_inference_steps": 4, "seed": 7}
@@ -136,6 +141,33 @@ def wait_for(found: Callable[[], Any], seconds: float = 60) -> Any:
     return value
 
 
+def from_text_alone(root: Path) -> Bundle:
+    """The built-in bundle, as if its model took nothing but text; its graphs are for a fake backend.
+
+    A bundle that is there already is opened.
+    """
+    if root.exists():
+        return Bundle.open(root)
+    manifest = Bundle.open(bundle_path(), verify=False).manifest
+    texts = tuple(each for each in manifest.conditionings if isinstance(each, TextConditioning))
+    others = [each for each in manifest.conditionings if each not in texts]
+    encoders = {role for each in others for role in each.roles}
+    fed = {
+        name for each in others if isinstance(each, ImageConditioning) for name in (*each.feeds.values(), each.given)
+    }
+    graphs = tuple(
+        msgspec.structs.replace(graph, inputs=tuple(each for each in graph.inputs if each.name not in fed), weights=())
+        for graph in manifest.graphs
+        if graph.role not in encoders
+    )
+    root.mkdir()
+    shutil.copy(bundle_path() / TOKENIZER, root)
+    for graph in graphs:
+        (root / graph.file).parent.mkdir(exist_ok=True)
+        (root / graph.file).write_bytes(onnx_file(graph))
+    return write_manifest(root, msgspec.structs.replace(manifest, conditionings=texts, graphs=graphs, lora_forms=()))
+
+
 @contextmanager
 def running(
     folder: Path,
@@ -150,14 +182,14 @@ def running(
 
     Args:
         folder: of its data.
-        bundles: the built-in one by default.
+        bundles: the built-in one by default, with text alone.
         options: fields of `ServeOptions`.
     """
     gate = gate or Gate()
     said = ServeOptions(**{"port": 0, "free_disk": 1, **options})
     (folder / "videos").mkdir(parents=True, exist_ok=True)
     studio = Studio(
-        bundles=bundles or {"built-in": Bundle.open(bundle_path(), verify=False)},
+        bundles=bundles or {"built-in": from_text_alone(folder / "bundle")},
         options=RuntimeOptions(backend=GatedBackend(gate), precision="fp32"),
         output=OutputOptions(),
         folder=folder / "videos",

@@ -19,12 +19,13 @@ from mutoscope_engines.testing import FakeBackend
 
 from tests.runtime.server.clipping import bundle_that_edits, bundle_with_control, bundle_with_loras
 from tests.runtime.server.picturing import bundle_with_pictures
-from tests.runtime.server.served import CIRCLE, Served
+from tests.runtime.server.served import CIRCLE, Served, from_text_alone
 
 
 @pytest.fixture(scope="module")
-def pipeline() -> Iterator[Pipeline]:
-    with Pipeline.load(backend=FakeBackend(), precision="fp32") as made:
+def pipeline(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Pipeline]:
+    bundle = from_text_alone(tmp_path_factory.mktemp("from-text") / "bundle")
+    with Pipeline.load(bundle.root, backend=FakeBackend(), precision="fp32") as made:
         yield made
 
 

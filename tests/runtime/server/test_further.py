@@ -14,6 +14,8 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from mutoscope.builtin import bundle_path
+from mutoscope.bundle.bundle import Bundle
 from mutoscope.cli import main
 from mutoscope.errors import BundleError, OutputError, RequestError
 from mutoscope.request import OutputOptions, RuntimeOptions
@@ -52,6 +54,14 @@ def further(served: Served, gate: Gate) -> Iterator[Worker]:
             worker.end()
             news.close()
             table.close()
+
+
+@pytest.fixture
+def served(tmp_path: Path) -> Iterator[Served]:
+    """Of the built-in bundle itself, whose network some of the processes run."""
+    with running(tmp_path, bundles={"built-in": Bundle.open(bundle_path(), verify=False)}) as found:
+        found.gate.close()
+        yield found
 
 
 @pytest.fixture
