@@ -72,6 +72,12 @@ NOT_RUN = {
     "mutoscope export CHECKPOINT BUNDLE --precision fp32 fp8 --calibration-prompts prompts.txt": (
         "takes minutes; tests/export/quantization/test_quantize.py runs the calibration"
     ),
+    "mutoscope export CHECKPOINT BUNDLE --precision fp8 nvfp4 --calibration-prompts prompts.txt": (
+        "takes minutes; tests/export/quantization/test_quantize.py exports a small checkpoint in both"
+    ),
+    "mutoscope build BUNDLE --target rtx50 --precision nvfp4": (
+        "needs a bundle in NVFP4; tests/runtime/building/test_build.py builds for RTX 50"
+    ),
     **dict.fromkeys(
         (
             "mutoscope export CHECKPOINT BUNDLE --transformer wan2.1_t2v_1.3B_bf16.safetensors",

@@ -36,6 +36,7 @@ needs_library = pytest.mark.skipif(find_spec("tensorrt_rtx") is None, reason="te
 Make = Callable[..., b.Bundle]
 LARGEST = "128x128x1"  # pixels of the patches below: 16384 tokens, whose scores take 1 GB
 ROLES = ("text_encoder", "denoiser", "vae_features_first", "vae_features_next", "vae_decoder_first", "vae_decoder_next")
+ENCODERS = ("vae_encoder_first", "vae_encoder_next")
 
 
 @pytest.fixture
@@ -283,7 +284,7 @@ def test_the_same_attention_fused_is_kept(engine_bundle: Make, cache: EngineCach
 def test_the_builtin_bundle_builds_for_three_generations_at_once(cache: EngineCache):
     assert cli.main(["build", "--target", "rtx30,rtx40,rtx50", "--quiet"]) == 0
     built = {(record.report.graph, record.identity.compute_capabilities) for record in cache.catalogue().records}
-    assert built == {(role, (86, 89, 120)) for role in (*ROLES, "vae_encoder_first", "vae_encoder_next")}
+    assert built == {(role, (86, 89, 120)) for role in (*ROLES, "denoiser-lora", *ENCODERS)}
 
 
 @needs_library
