@@ -20,13 +20,12 @@ from typing import Any
 import mutoscope
 import numpy as np
 from mutoscope_bench.machine_facts import describe
-from mutoscope_export.demo.grammar import COLOURS, LEARNED_COLOURS, Scene, all_scenes
+from mutoscope_export.demo.grammar import EVERY_COLOUR, LEARNED_COLOURS, Scene, all_scenes
 
-from .prompt_following import ASPECTS, FIRST_UNSEEN_SEED, Frames, choose_scenes, judge, read_frame
+from .prompt_following import ASPECTS, FIRST_UNSEEN_SEED, Frames, choose_scenes, followed, judge, read_frame
 
 STRENGTHS = (0.0, 0.5, 1.0)
 GOALS = {"learned": 0.95, "between": 0.9, "known before": 0.0, "lost": 0.05}
-PALETTE = COLOURS | LEARNED_COLOURS
 
 
 def learned_scenes(count: int, seed: int = 0) -> list[Scene]:
@@ -37,7 +36,7 @@ def learned_scenes(count: int, seed: int = 0) -> list[Scene]:
 
 def distance_to(colour: str, frames: Frames) -> float:
     """How far the shape is from a colour, in levels of RGB; the median of frames uint8 `[T, H, W, 3]`."""
-    wanted = np.asarray(PALETTE[colour], np.float32)
+    wanted = np.asarray(EVERY_COLOUR[colour], np.float32)
     return float(np.median([np.linalg.norm(read_frame(frame.astype(np.float32)).colour - wanted) for frame in frames]))
 
 
@@ -48,10 +47,9 @@ def measure_learned(pipeline: mutoscope.Pipeline, lora: Path, count: int) -> lis
         by_strength = {}
         for strength in STRENGTHS:
             frames = _generate(pipeline, scene, FIRST_UNSEEN_SEED + index, lora, strength)
-            seen = judge(frames, PALETTE)
-            right = {aspect: getattr(seen, aspect) == getattr(scene, aspect) for aspect in ASPECTS}
+            seen = judge(frames, EVERY_COLOUR)
             distance = round(distance_to(scene.colour, frames), 1)
-            by_strength[str(strength)] = right | {"seen": seen.colour, "distance": distance}
+            by_strength[str(strength)] = followed(seen, scene) | {"seen": seen.colour, "distance": distance}
         rows.append({"prompt": scene.prompt(), "seed": FIRST_UNSEEN_SEED + index} | by_strength)
     return rows
 
@@ -62,8 +60,8 @@ def measure_known(pipeline: mutoscope.Pipeline, lora: Path, count: int) -> list[
     for index, scene in enumerate(choose_scenes(count)):
         row: dict[str, Any] = {"prompt": scene.prompt(), "seed": FIRST_UNSEEN_SEED + index}
         for strength in (0.0, 1.0):
-            seen = judge(_generate(pipeline, scene, row["seed"], lora, strength), PALETTE)
-            row[str(strength)] = {aspect: getattr(seen, aspect) == getattr(scene, aspect) for aspect in ASPECTS}
+            seen = judge(_generate(pipeline, scene, row["seed"], lora, strength), EVERY_COLOUR)
+            row[str(strength)] = followed(seen, scene)
         rows.append(row)
     return rows
 
@@ -114,19 +112,20 @@ def main() -> int:
         learned = measure_learned(pipeline, arguments.lora, arguments.count)
         known = measure_known(pipeline, arguments.lora, arguments.count)
     right = summarise(learned, known)
+    met = goals_met(right)
     result = {
         "machine": describe(),
         "bundle_sha256": plan.bundle_sha256,
         "lora_sha256": plan.loras[0].sha256,
         "goals": GOALS,
-        "met": goals_met(right),
+        "met": met,
         "right": right,
         "rows": {"learned": learned, "known": known},
     }
     print(json.dumps({name: result[name] for name in ("goals", "met", "right")}, indent=1))
     if arguments.output:
         arguments.output.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8", newline="\n")
-    return 0 if all(goals_met(right).values()) else 1
+    return 0 if all(met.values()) else 1
 
 
 if __name__ == "__main__":

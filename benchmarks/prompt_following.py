@@ -165,15 +165,19 @@ def choose_scenes(count: int, seed: int = 0) -> list[Scene]:
     return chosen + [seen[i] for i in rng.choice(len(seen), count - quarter, replace=False)]
 
 
+def followed(seen: Judgement, scene: Scene) -> dict[str, bool]:
+    """By aspect, whether a clip shows what was asked for."""
+    return {aspect: getattr(seen, aspect) == getattr(scene, aspect) for aspect in ASPECTS}
+
+
 def measure(pipeline: mutoscope.Pipeline, count: int, **parameters: Any) -> list[dict[str, Any]]:
     """One row a prompt: what was asked, what was seen, which aspects are right."""
     rows = []
     for index, scene in enumerate(choose_scenes(count)):
         video = pipeline.generate(scene.prompt(), seed=FIRST_UNSEEN_SEED + index, **parameters)
-        seen = asdict(judge(video.frames))
-        right = {aspect: seen[aspect] == getattr(scene, aspect) for aspect in ASPECTS}
+        seen = judge(video.frames)
         asked = {"prompt": scene.prompt(), "seed": video.plan.seed, "held_out": scene.held_out}
-        rows.append(asked | {"seen": seen} | right)
+        rows.append(asked | {"seen": asdict(seen)} | followed(seen, scene))
     return rows
 
 

@@ -49,7 +49,7 @@ CLIPS = ("video", "extend")  # the fields that are clips
 REFERENCES = "reference_images"  # the only field of several files
 FILES = (*PICTURES, *CLIPS, "mask", REFERENCES)  # those that name a file
 # Those that say what becomes of a clip, and what is made with it.
-OF_CLIPS = (*CLIPS, "strength", "mask", "reference_images", "conditioning_scale")
+OF_CLIPS = (*CLIPS, "strength", "mask", REFERENCES, "conditioning_scale")
 LORAS = ("loras", "loras_2")  # the fields that are LoRAs, in the order of the denoisers that they change
 BACKEND_NAMES = names(JOINED_BY, ("onnxruntime", "openvino"))
 

@@ -9,12 +9,12 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
-from mutoscope_export.demo.grammar import COLOURS, LEARNED_COLOURS, Scene, all_scenes
+from mutoscope_export.demo.grammar import COLOURS, EVERY_COLOUR, LEARNED_COLOURS, Scene, all_scenes
 from mutoscope_export.demo.renderer import render
 
 from benchmarks.lora_following import distance_to, goals_met, learned_scenes, measure_known, measure_learned, summarise
 
-SCENES = {scene.prompt(): scene for scene in all_scenes(COLOURS | LEARNED_COLOURS)}
+SCENES = {scene.prompt(): scene for scene in all_scenes(EVERY_COLOUR)}
 COUNT = 8
 
 

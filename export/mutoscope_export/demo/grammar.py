@@ -23,6 +23,7 @@ COLOURS = {
     "cyan": (40, 200, 220),
 }
 LEARNED_COLOURS = {"lime": (180, 240, 120)}  # that the built-in model does not know: a LoRA brings them
+EVERY_COLOUR = COLOURS | LEARNED_COLOURS
 SHAPES = ("circle", "square", "triangle", "ring")
 MOTIONS = (
     "moving left",

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from .grammar import BACKGROUNDS, COLOURS, LEARNED_COLOURS, Scene
+from .grammar import BACKGROUNDS, EVERY_COLOUR, Scene
 
 HEIGHT = WIDTH = 96
 NUM_FRAMES = 17
@@ -104,7 +104,7 @@ def render_along(scene: Scene, path: Trajectory) -> NDArray[np.uint8]:
     # Lit from the upper left: at most 8 % brighter or darker, so that the colour stays the colour.
     light = 1.0 - 0.08 * np.clip((dx + dy) / (1.5 * radius), -1.0, 1.0)[..., None]
     vignette = 1.03 - 0.06 * (rows / HEIGHT)[..., None]
-    foreground = np.asarray((COLOURS | LEARNED_COLOURS)[scene.colour], np.float32) * light
+    foreground = np.asarray(EVERY_COLOUR[scene.colour], np.float32) * light
     background = np.asarray(BACKGROUNDS[scene.background], np.float32) * vignette
     pixels: Float = background + (foreground - background) * coverage
     return np.clip(np.rint(pixels), 0, 255).astype(np.uint8)

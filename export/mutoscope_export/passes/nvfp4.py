@@ -16,11 +16,11 @@ import numpy as np
 import onnx_ir as ir
 from onnx_ir.passes.common import RemoveUnusedNodesPass
 
-from ..errors import ExportError
 from ..graphs.edit import Tape, constant, exact, initializer, input_of, lazy, producer_of, size_of, weight_of
 from ..graphs.number_formats import E4M3
 from ..graphs.nvfp4 import BLOCK, E2M1, block_scales, block_values, weight_scale
 from .in_turn import waiting_by
+from .static_quantization import refuse_not_finite
 
 DOMAIN, DYNAMIC_QUANTIZE = "trt", "TRT_FP4DynamicQuantize"
 
@@ -84,10 +84,7 @@ def _quantized_weight(tape: Tape, weight: ir.Value) -> ir.Value:
     if len(columns) != 1 or rows % BLOCK:
         raise ValueError(f"{weight.name} {size_of(source)} cannot be quantized to NVFP4: it needs to be [16 n, m]")
     scale = weight_scale(source.numpy())
-    if not np.isfinite(scale):
-        raise ExportError(
-            f"{weight.name} holds NaN or infinity, which no scale can represent. Get the checkpoint again"
-        )
+    refuse_not_finite(weight, np.array(scale))
     assert weight.dtype is not None
     values, scales = (
         initializer(tape.graph, f"{weight.name}.{name}", lazy(partial(of, scale=scale), source, dtype, shape))

@@ -78,6 +78,17 @@ def weight_scales(weight: Array, axis: int, dtype: np.dtype[Any], number_format:
     return scales
 
 
+def refuse_not_finite(weight: ir.Value, scales: Array) -> None:
+    """
+    Raises:
+        ExportError: the scales of a weight are not finite, because the weight is not.
+    """
+    if not np.isfinite(scales.astype(np.float32)).all():
+        raise ExportError(
+            f"{weight.name} holds NaN or infinity, which no scale can represent. Get the checkpoint again"
+        )
+
+
 def quantize_dequantize(tape: Tape, x: ir.Value, scale: float, number_format: NumberFormat) -> ir.Value:
     """`x` put through a number format and back to its own type.
 
@@ -113,10 +124,7 @@ def _dequantized_weight(tape: Tape, weight: ir.Value, axis: int, number_format: 
     tensor, dtype = weight_of(weight), weight.dtype
     assert dtype is not None
     scales = weight_scales(tensor.numpy(), axis, dtype.numpy(), number_format)
-    if not np.isfinite(scales.astype(np.float32)).all():
-        raise ExportError(
-            f"{weight.name} holds NaN or infinity, which no scale can represent. Get the checkpoint again"
-        )
+    refuse_not_finite(weight, scales)
 
     def quantize(array: Array) -> Array:
         return number_format.nearest(array.astype(np.float32) / np.expand_dims(scales.astype(np.float32), 1 - axis))

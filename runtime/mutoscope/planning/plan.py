@@ -25,7 +25,7 @@ from ..conditions.base import Condition, Fact, Settled
 from ..errors import RequestError
 from ..output.frames import VideoHeader
 from ..pictures import Picture, read_picture, read_pictures
-from ..request import FILES, LORAS, PICTURES, FileFields, VideoRequest
+from ..request import FILES, LORAS, PICTURES, REFERENCES, FileFields, VideoRequest
 from ..solvers.solvers import Schedule
 from ..values.byte_sizes import format_bytes
 from ..values.guidance import later_weights
@@ -237,7 +237,7 @@ class Plan:
             raise RequestError(f"{name} is another than the plan has, which is {planned or 'none'}; got {found}")
 
     def _identity_of(self, name: str, source: Any) -> str:
-        if name == "reference_images":
+        if name == REFERENCES:
             return ", ".join(each.identity for each in read_pictures(source, name=name))
         read = read_picture(source, name=name) if name in PICTURES else read_clip_or_picture(source, name=name)
         if isinstance(read, Picture):

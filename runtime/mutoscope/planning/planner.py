@@ -20,7 +20,7 @@ from ..clips import Clip, read_clip_or_picture
 from ..conditions.base import Condition, Settled, VideoSize
 from ..errors import RequestError
 from ..pictures import Picture, read_picture, read_pictures, sized_for
-from ..request import FILES, PICTURES, VideoRequest
+from ..request import FILES, PICTURES, REFERENCES, VideoRequest
 from ..solvers.noise import SEED_MAX, SEED_MIN
 from ..solvers.options import MAX_SHIFT, MIN_SHIFT, ScheduleError, flow_shift_of, shifted
 from ..solvers.solvers import Schedule, Step, build_schedule
@@ -39,12 +39,12 @@ _VACE = "export a model that takes one, such as Wan 2.1 VACE"
 INSTEAD = {  # where the model takes none
     "image": "export a model that takes one, such as Wan 2.2 TI2V-5B or I2V-A14B",
     "last_image": "export a model that takes one, such as Wan 2.2 I2V-A14B or Wan 2.1 FLF2V-14B",
-    **dict.fromkeys(("mask", "reference_images", "conditioning_scale"), _VACE),
+    **dict.fromkeys(("mask", REFERENCES, "conditioning_scale"), _VACE),
 }
 _READ: Mapping[str, Callable[..., Any]] = {  # how the files of a request are read
     **dict.fromkeys(PICTURES, read_picture),
     "mask": read_clip_or_picture,
-    "reference_images": read_pictures,
+    REFERENCES: read_pictures,
 }
 
 
@@ -241,7 +241,7 @@ def size_of_what_is_given(request: VideoRequest, manifest: Manifest) -> dict[str
 def _latent_frames(request: VideoRequest, num_frames: int, manifest: Manifest) -> int:
     """F: those of the video, and one for each reference picture, which the denoiser has before them."""
     count = manifest.frames.latent_frames(num_frames)
-    if "reference_images" not in manifest.followed or not request.reference_images:
+    if REFERENCES not in manifest.followed or not request.reference_images:
         return count
     references, (_, most) = len(request.reference_images), manifest.symbol_ranges["F"]
     count += references

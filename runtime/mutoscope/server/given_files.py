@@ -75,7 +75,7 @@ def named(files: Mapping[str, Sequence[Any]]) -> Iterator[tuple[str, Any]]:
 
 def said_in(row: Mapping[str, Any]) -> dict[str, Any]:
     """What a row says of each file, by what it is called among the contents of a video."""
-    return dict(named({name: row[name] if name == REFERENCES else [row[name]] for name in FILES if name in row}))
+    return dict(named(_listed(row)))
 
 
 def ending_of(given: Given) -> str:
@@ -129,8 +129,7 @@ class GivenFiles:
         Raises:
             RequestError: a file is not there any more as it was sent.
         """
-        files = {name: said[name] if name == REFERENCES else [said[name]] for name in FILES if name in said}
-        read = {name: [self._read(id, name, one) for one in each] for name, each in files.items()}
+        read = {name: [self._read(id, name, one) for one in each] for name, each in _listed(said).items()}
         return replace(VideoRequest.from_dict(said), **as_fields(read))
 
     def ids(self) -> list[str]:
@@ -157,6 +156,11 @@ def sent_clip(content: bytes, name: str) -> Clip:
         RequestError: it is no video that can be read.
     """
     return read_clip(content, name=name, most_pixels=MOST_CLIP_PIXELS)
+
+
+def _listed(row: Mapping[str, Any]) -> dict[str, list[str]]:
+    """What a row says of the files of each field: the inverse of `as_fields`."""
+    return {name: row[name] if name == REFERENCES else [row[name]] for name in FILES if name in row}
 
 
 def _each(files: Files, change: Any) -> dict[str, list[Any]]:

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from tests.runtime.server.served import CIRCLE, SMALL
+from tests.runtime.server.served import CIRCLE, SMALL, Served
 
 REQUIRED = "MUTOSCOPE_REQUIRE_BROWSER"  # set in CI: without a browser the tests then fail instead of being skipped
 
@@ -72,6 +72,11 @@ def press(page: Any, name: str) -> None:
 def status(page: Any, words: str) -> None:
     """Waits until the video that is looked at is so far."""
     page.locator("#viewer-status").get_by_text(words).wait_for()
+
+
+def asked(studio: Served) -> list[dict[str, Any]]:
+    """The requests of all videos, the newest first."""
+    return [each["request"] for each in studio.http.get("/v1/videos").json()["data"]]
 
 
 def _without(what: str) -> None:

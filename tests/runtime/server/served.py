@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -15,7 +14,7 @@ import msgspec
 import numpy as np
 import openai
 from mutoscope.builtin import bundle_path
-from mutoscope.bundle.bundle import TOKENIZER, Bundle, write_manifest
+from mutoscope.bundle.bundle import Bundle
 from mutoscope.bundle.conditionings import ImageConditioning, TextConditioning
 from mutoscope.policy import Policy
 from mutoscope.request import OutputOptions, RuntimeOptions
@@ -28,7 +27,7 @@ from mutoscope_engines.onnx_file import read_onnx_file
 from mutoscope_engines.session import Host, Session, SessionOptions
 from mutoscope_engines.testing import FakeBackend, FakeSession
 
-from tests.bundles import onnx_file
+from tests.runtime.server.picturing import written
 
 CIRCLE = "a red circle moving right on a black background"
 SMALL = {"height": 32, "width": 64, "num_frames": 5, "num_inference_steps": 4, "seed": 7}
@@ -160,12 +159,7 @@ def from_text_alone(root: Path) -> Bundle:
         for graph in manifest.graphs
         if graph.role not in encoders
     )
-    root.mkdir()
-    shutil.copy(bundle_path() / TOKENIZER, root)
-    for graph in graphs:
-        (root / graph.file).parent.mkdir(exist_ok=True)
-        (root / graph.file).write_bytes(onnx_file(graph))
-    return write_manifest(root, msgspec.structs.replace(manifest, conditionings=texts, graphs=graphs, lora_forms=()))
+    return written(root, msgspec.structs.replace(manifest, conditionings=texts, graphs=graphs, lora_forms=()))
 
 
 @contextmanager

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from tests.runtime.clips import scene
-from tests.runtime.server.browsing import browser, press, status, tab
+from tests.runtime.server.browsing import asked, browser, press, status, tab
 from tests.runtime.server.clipping import (
     bundle_that_edits,
     bundle_with_control,
@@ -84,8 +84,15 @@ def opened(page: Any, model: str) -> None:
     page.locator("#ask-num_inference_steps").fill("1")
 
 
-def asked(studio: Served) -> list[dict[str, Any]]:
-    return [each["request"] for each in studio.http.get("/v1/videos").json()["data"]]
+def made_again(page: Any, studio: Served, first: dict[str, Any], shown: Sequence[str] = ()) -> None:
+    """A video by the settings of the one that is shown follows the same request. `shown` are all previews meanwhile."""
+    press(page, "Use these settings")
+    if shown:
+        wait_for(lambda: previews(page) == shown)
+    wait_for(lambda: page.locator("#ask-seed").input_value() == str(first["seed"]))
+    press(page, "Make video")
+    wait_for(lambda: len(asked(studio)) == 2)
+    assert asked(studio)[0] == first
 
 
 def previews(page: Any) -> list[str]:
@@ -134,11 +141,7 @@ def test_a_clip_is_changed_and_its_settings_are_taken_once_more(chromium: Any, s
         link = page.get_by_role("link", name="Given video")
         assert link.get_attribute("href").endswith("content?variant=given_video")
         press(page, "Remove: Given video")
-        press(page, "Use these settings")
-        wait_for(lambda: page.locator("#ask-seed").input_value() == str(first["seed"]))
-        press(page, "Make video")
-        wait_for(lambda: len(asked(studio)) == 2)
-        assert asked(studio)[0] == first
+        made_again(page, studio, first)
 
 
 def test_a_clip_is_gone_on_from_and_a_refusal_stands_at_its_field(chromium: Any, studio: Served, tmp_path: Path):
@@ -174,12 +177,7 @@ def test_a_mask_and_references_are_sent_and_taken_once_more(chromium: Any, studi
         assert names == ["Given video", "Mask", "References 1", "References 2"]
         for name in ("Given video", "Mask", "References"):
             press(page, f"Remove: {name}")
-        press(page, "Use these settings")
-        wait_for(lambda: previews(page) == shown)
-        wait_for(lambda: page.locator("#ask-seed").input_value() == str(first["seed"]))
-        press(page, "Make video")
-        wait_for(lambda: len(asked(studio)) == 2)
-        assert asked(studio)[0] == first
+        made_again(page, studio, first, shown)
 
 
 def test_loras_are_chosen_by_name_kept_over_a_reload_and_taken_once_more(chromium: Any, studio: Served, tmp_path: Path):
@@ -204,11 +202,7 @@ def test_loras_are_chosen_by_name_kept_over_a_reload_and_taken_once_more(chromiu
         assert said == [("fox: red.safetensors", -0.25), ("style.safetensors", 1)]
         page.get_by_role("button", name="Clear: LoRAs").click()
         assert rows.count() == 0
-        press(page, "Use these settings")
-        wait_for(lambda: page.locator("#ask-seed").input_value() == str(first["seed"]))
-        press(page, "Make video")
-        wait_for(lambda: len(asked(studio)) == 2)
-        assert asked(studio)[0] == first
+        made_again(page, studio, first)
         (tmp_path / "loras" / "style.safetensors").unlink()
         press(page, "Make video")
         error = page.locator("#ask-loras-error")

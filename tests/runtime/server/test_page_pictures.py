@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from mutoscope.pictures import Picture
 
-from tests.runtime.server.browsing import browser, press, status, tab
+from tests.runtime.server.browsing import asked, browser, press, status, tab
 from tests.runtime.server.picturing import OTHER, PIXELS, bundle_with_pictures, saved
 from tests.runtime.server.served import CIRCLE, Served, running, wait_for
 
@@ -56,10 +56,6 @@ def preview(page: Any, name: str) -> Any:
 
 def first_pixel(canvas: Any) -> list[int]:
     return canvas.evaluate("at => [...at.getContext('2d').getImageData(0, 0, 1, 1).data].slice(0, 3)")
-
-
-def asked(studio: Served) -> list[dict[str, Any]]:
-    return [each["request"] for each in studio.http.get("/v1/videos").json()["data"]]
 
 
 def test_a_chosen_picture_is_shown_sent_and_seen_in_the_gallery(chromium: Any, studio: Served):
