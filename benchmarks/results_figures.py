@@ -210,6 +210,29 @@ def videos_per_hour(result: Result) -> str:
     return f"{'; '.join(told)}, of {rows['batch']['videos']} in {rows['batch']['rounds']} rounds"
 
 
+def bulk_per_hour(implementation: str, precision: str) -> Callable[[Result], str]:
+    """Videos an hour of a batch, beside those of a loop in Python."""
+
+    def read(bench: Result) -> str:
+        batch, loop = (bench_row(bench, "bulk", stage, implementation, precision) for stage in ("batch", "loop"))
+        return f"batch: {3600 * batch['videos_per_s']:.0f} videos an hour; loop: {3600 * loop['videos_per_s']:.0f}"
+
+    return read
+
+
+def server_adds(implementation: str, precision: str) -> Callable[[Result], str]:
+    """The time of a clip with and without the server, and the median of their differences."""
+
+    def read(bench: Result) -> str:
+        served, direct, adds = (
+            bench_row(bench, "server", stage, implementation, precision)["median_s"]
+            for stage in ("served", "direct", "server_adds")
+        )
+        return f"served: {seconds(served)}; direct: {seconds(direct)}; the server adds {1000 * adds:.0f} ms"
+
+    return read
+
+
 def killed_servers(result: Result) -> str:
     (row,) = result["rows"]
     states = {**row["states"], "deleted": row["deleted"]}

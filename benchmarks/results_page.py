@@ -14,6 +14,7 @@ from pathlib import Path
 from .results_engines import SECTIONS as ENGINE_SECTIONS
 from .results_figures import (
     Result,
+    bulk_per_hour,
     followed,
     killed_batches,
     killed_servers,
@@ -22,6 +23,7 @@ from .results_figures import (
     peaks_by_length,
     peaks_by_tiles,
     quieter_forward,
+    server_adds,
     stages_of_export,
     times,
     turns,
@@ -83,19 +85,19 @@ SECTIONS = (
         (
             Row(
                 "built-in clip (96x96, 17 frames, 20 steps), prompt to MP4",
-                ("bench_avx2.json",),
+                ("bench_builtin.json",),
                 times(*CLIP, f"{OPENVINO}, fp32", "openvino, fp32", EAGER),
                 CPU,
             ),
             Row(
                 "the same, in turns",
-                ("bench_avx2.json",),
+                ("bench_builtin.json",),
                 turns(*CLIP, f"{OPENVINO}, fp32", "openvino, fp32", EAGER),
                 CPU,
             ),
             Row(
                 "built-in clip, prompt to MP4, other settings of ours",
-                ("bench_avx2.json",),
+                ("bench_builtin.json",),
                 times(*CLIP, f"{ONNX}, fp32", f"{ONNX}, int8", f"{BOTH}, int8"),
                 (*ORT, "openvino"),
             ),
@@ -164,6 +166,18 @@ SECTIONS = (
                 "`mutoscope batch` beside a loop of `mutoscope generate`, built-in clips",
                 ("batch_loop.json",),
                 videos_per_hour,
+                ORT,
+            ),
+            Row(
+                "the same within one process, 64x64, 9 frames",
+                ("bench_builtin.json",),
+                bulk_per_hour(ONNX, "fp32"),
+                ORT,
+            ),
+            Row(
+                "built-in clip through the server and without it",
+                ("bench_builtin.json",),
+                server_adds(ONNX, "fp32"),
                 ORT,
             ),
             Row("[`mutoscope serve`](server.md) killed at random", ("server_kills.json",), killed_servers, ORT),

@@ -29,7 +29,7 @@ def cells(first: str) -> list[str]:
 def median(case: str, stage: str, implementation: str, precision: str) -> float:
     (row,) = [
         row
-        for row in result("bench_avx2.json")["rows"]
+        for row in result("bench_builtin.json" if case == "default-clip" else "bench_avx2.json")["rows"]
         if [row["case"], row["stage"], row["implementation"], row["precision"]]
         == [case, stage, implementation, precision]
     ]  # fmt: skip
