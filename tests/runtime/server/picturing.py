@@ -7,6 +7,7 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+import av
 import msgspec
 import numpy as np
 from mutoscope.builtin import bundle_path
@@ -61,3 +62,16 @@ def saved(pixels: Any = PIXELS, kind: str = "PNG", **options: Any) -> bytes:
     buffer = io.BytesIO()
     Image.fromarray(pixels).save(buffer, kind, **options)
     return buffer.getvalue()
+
+
+def mp4(frames: Any) -> bytes:
+    """An MP4 that a browser can play."""
+    file = io.BytesIO()
+    with av.open(file, "w", format="mp4") as container:
+        stream = container.add_stream("libx264", rate=10)
+        _, stream.height, stream.width, _ = frames.shape
+        stream.pix_fmt = "yuv420p"
+        for frame in frames:
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(frame, format="rgb24")))
+        container.mux(stream.encode())
+    return file.getvalue()

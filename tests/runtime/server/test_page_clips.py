@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-import av
 import numpy as np
 import pytest
 
@@ -20,7 +18,7 @@ from tests.runtime.server.clipping import (
     probed,
     write_lora,
 )
-from tests.runtime.server.picturing import OTHER, PIXELS, saved
+from tests.runtime.server.picturing import OTHER, PIXELS, mp4, saved
 from tests.runtime.server.served import CIRCLE, Served, running, wait_for
 
 REFUSED = "status of 400"  # as the console reports it
@@ -37,20 +35,7 @@ GIVEN = (
 )
 
 
-def encoded(frames: Any) -> bytes:
-    """An MP4 that a browser can play."""
-    file = io.BytesIO()
-    with av.open(file, "w", format="mp4") as container:
-        stream = container.add_stream("libx264", rate=10)
-        _, stream.height, stream.width, _ = frames.shape
-        stream.pix_fmt = "yuv420p"
-        for frame in frames:
-            container.mux(stream.encode(av.VideoFrame.from_ndarray(frame, format="rgb24")))
-        container.mux(stream.encode())
-    return file.getvalue()
-
-
-CLIP = {"name": "clip.mp4", "mimeType": "video/mp4", "buffer": encoded(scene(10))}
+CLIP = {"name": "clip.mp4", "mimeType": "video/mp4", "buffer": mp4(scene(10))}
 PICTURES = [{"name": "a.png", "mimeType": "image/png", "buffer": saved(each)} for each in (PIXELS, OTHER)]
 MASK = {"name": "m.png", "mimeType": "image/png", "buffer": saved(np.full((32, 48, 3), 255, np.uint8))}
 

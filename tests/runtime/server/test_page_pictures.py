@@ -8,11 +8,12 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from mutoscope.pictures import Picture
 
 from tests.runtime.server.browsing import asked, browser, press, status, tab
-from tests.runtime.server.picturing import OTHER, PIXELS, bundle_with_pictures, saved
+from tests.runtime.server.picturing import OTHER, PIXELS, bundle_with_pictures, mp4, saved
 from tests.runtime.server.served import CIRCLE, Served, running, wait_for
 
 REFUSED = "status of 400"  # as the console reports it
@@ -82,6 +83,17 @@ def test_a_chosen_picture_is_shown_sent_and_seen_in_the_gallery(chromium: Any, s
         press(page, "Make again with another seed")
         wait_for(lambda: len(asked(studio)) == 2)
         assert [each["image"] for each in asked(studio)] == [request["image"]] * 2
+
+
+def test_of_a_clip_as_a_picture_the_frame_is_shown_that_will_be_used(chromium: Any, studio: Served):
+    colours = np.repeat(np.uint8([[220, 20, 20], [20, 200, 20]]), (9, 1), axis=0)  # red, and the last frame green
+    clip = mp4(np.broadcast_to(colours[:, None, None], (10, 32, 48, 3)).copy())
+    with tab(chromium, studio.url) as page:
+        page.locator("#ask-prompt").wait_for()
+        file = {"name": "red.mp4", "mimeType": "video/mp4", "buffer": clip}
+        page.get_by_label("First picture", exact=True).set_input_files(file)
+        red, green, blue = first_pixel(preview(page, "First picture"))
+        assert green > 100 > max(red, blue)
 
 
 def test_a_picture_is_dropped_pasted_replaced_and_removed(chromium: Any, studio: Served):

@@ -70,28 +70,32 @@ export class FileField {
     this.previews.replaceChildren(...this.files.map((file, place) => {
       const canvas = Object.assign(document.createElement("canvas"), { role: "img", hidden: true });
       canvas.ariaLabel = `Preview: ${words}${this.files.length > 1 ? ` ${place + 1}` : ""}`;
-      draw(file, canvas);
+      draw(file, canvas, this.parameter.type === "picture");
       return canvas;
     }));
     this.edited();
   }
 }
 
-/** Small, and turned as its EXIF data says. What a browser cannot show, such as TIFF, the server may still read. */
-async function draw(file, canvas) {
+/**
+ * Small, and turned as its EXIF data says. Where a clip stands for a picture, its last frame is meant, and otherwise its first is shown.
+ * What a browser cannot show, such as TIFF, the server may still read.
+ */
+async function draw(file, canvas, last) {
   const options = { resizeHeight: HEIGHT, resizeQuality: "medium" };
   const picture = () => createImageBitmap(file, options);
-  const frame = () => (/^(video\/|$)/.test(file.type) ? firstFrame(file, options) : null);
+  const frame = () => (/^(video\/|$)/.test(file.type) ? frameOf(file, last, options) : null);
   const small = await picture().catch(frame).catch(() => null);
   if (!small) return;
   Object.assign(canvas, { width: small.width, height: small.height, hidden: false });
   canvas.getContext("2d").drawImage(small, 0, 0);
 }
 
-async function firstFrame(file, options) {
+async function frameOf(file, last, options) {
   const video = Object.assign(document.createElement("video"), { muted: true, preload: "auto", src: URL.createObjectURL(file) });
   try {
     await new Promise((found, failed) => Object.assign(video, { onloadeddata: found, onerror: failed }));
+    if (last) await new Promise((found) => Object.assign(video, { onseeked: found, currentTime: video.duration }));
     return await createImageBitmap(video, options);
   } finally {
     URL.revokeObjectURL(video.src);
