@@ -85,9 +85,10 @@ def test_a_chosen_picture_is_shown_sent_and_seen_in_the_gallery(chromium: Any, s
         assert [each["image"] for each in asked(studio)] == [request["image"]] * 2
 
 
-def test_of_a_clip_as_a_picture_the_frame_is_shown_that_will_be_used(chromium: Any, studio: Served):
-    colours = np.repeat(np.uint8([[220, 20, 20], [20, 200, 20]]), (9, 1), axis=0)  # red, and the last frame green
-    clip = mp4(np.broadcast_to(colours[:, None, None], (10, 32, 48, 3)).copy())
+@pytest.mark.parametrize("frames", [1, 17])
+def test_of_a_clip_as_a_picture_the_frame_is_shown_that_will_be_used(chromium: Any, studio: Served, frames: int):
+    colours = np.repeat(np.uint8([[220, 20, 20], [20, 200, 20]]), (frames - 1, 1), axis=0)  # red, and at last green
+    clip = mp4(np.broadcast_to(colours[:, None, None], (frames, 32, 48, 3)).copy())
     with tab(chromium, studio.url) as page:
         page.locator("#ask-prompt").wait_for()
         file = {"name": "red.mp4", "mimeType": "video/mp4", "buffer": clip}

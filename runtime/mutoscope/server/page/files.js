@@ -95,7 +95,12 @@ async function frameOf(file, last, options) {
   const video = Object.assign(document.createElement("video"), { muted: true, preload: "auto", src: URL.createObjectURL(file) });
   try {
     await new Promise((found, failed) => Object.assign(video, { onloadeddata: found, onerror: failed }));
-    if (last) await new Promise((found) => Object.assign(video, { onseeked: found, currentTime: video.duration }));
+    if (last) {
+      await new Promise((shown) => {
+        video.requestVideoFrameCallback(shown); // "seeked" may come before the frame does
+        video.currentTime = video.duration;
+      });
+    }
     return await createImageBitmap(video, options);
   } finally {
     URL.revokeObjectURL(video.src);
