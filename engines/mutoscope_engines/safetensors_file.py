@@ -62,14 +62,13 @@ class SafetensorsFile:
         """
         self.path = path
         with path.open("rb") as file:
-            size = file.seek(0, 2)
-            file.seek(0)
+            self._version = FileVersion.of(file)  # first: what is written from now on is refused, the header too
+            size = self._version.size
             try:
                 header, begin = _read_header(file.read(_LENGTH_BYTES), file, size)
                 self.tensors, self.metadata = _checked(header, begin, size)
             except ValueError as error:
                 raise GraphError(f"{path.name} is no safetensors file, or damaged: {error}. Get it again") from error
-            self._version = FileVersion.of(file)
             self._mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
 
     def read(self, name: str) -> memoryview:

@@ -73,6 +73,21 @@ def test_numbers_of_a_file_that_was_written_to_since_are_refused(tmp_path: Path,
         opened.floats("a")
 
 
+def test_numbers_of_a_file_that_was_written_to_while_its_header_was_read_are_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path, loads = file_of(tmp_path, {"a": FOUR}), json.loads
+    os.utime(path, ns=(0, 0))
+
+    def written_to_meanwhile(header: str, **how: Any) -> Any:
+        file_of(tmp_path, {"b": FOUR})
+        return loads(header, **how)
+
+    monkeypatch.setattr(json, "loads", written_to_meanwhile)
+    with pytest.raises(GraphError, match="was written to while it was used"):
+        SafetensorsFile(path).floats("a")
+
+
 @pytest.mark.parametrize(
     "header, said",
     [

@@ -30,7 +30,8 @@ def tensor_scale(largest: float, top: float = E2M1.largest) -> float:
         largest: of the magnitudes of the whole tensor.
         top: what the largest value of a block becomes.
     """
-    return float(2.0 ** math.ceil(math.log2(max(largest, TINY) / (top * E4M3.largest))))
+    power = math.ceil(math.log2(max(largest, TINY) / (top * E4M3.largest)))
+    return max(2.0**power, TINY)  # a power of two, too; bfloat16 would make zero of a smaller one
 
 
 def weight_scale(weight: Array) -> float:

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from ..bundle.bundle import Bundle
 from ..bundle.conditionings import ControlConditioning
 from ..bundle.manifest import Defaults
-from ..clips import read_clip, read_clip_or_picture
+from ..clips import Clip, read_clip, read_clip_or_picture
 from ..errors import RequestError
 from ..pictures import Picture, letterboxed, read_pictures
 from ..values import checks
@@ -54,19 +54,23 @@ class ControlCondition(Condition):
         }  # fmt: skip
         facts: dict[str, Any] = {}
         notes: list[str] = []
+        references = read_pictures(getattr(request, about.references) or (), name=about.references)
+        placed = [letterboxed(each.pixels, size.height, size.width, self._spatial, name=about.references)
+                  for each in references]  # fmt: skip
         if video is not None:
-            clip, on_rest = shown_whole(read_clip(video, name=about.name), size, self._frames)
+            opened = read_clip(video, name=about.name)
+            over = None if mask is None else read_clip_or_picture(mask, name=about.mask)
+            if over is not None:
+                self._refuse_other_size(over, opened)  # before any frame of either is decoded
+            clip, on_rest = shown_whole(opened, size, self._frames)
             feeds[_VIDEO], facts[about.name] = clip.frames, clip.identity
             notes += on_rest
-            if mask is not None:
-                read = read_clip_or_picture(mask, name=about.mask)
-                masked = shown(read, size)
-                self._refuse_other_mask(masked, clip)
-                notes += read.notes if isinstance(read, Picture) else ()
+            if over is not None:
+                masked = shown(over, size)
+                self._refuse_other_length(masked, clip)
+                notes += over.notes if isinstance(over, Picture) else ()
                 feeds[_MASK], facts[about.mask] = np.broadcast_to(masked.frames, clip.frames.shape), masked.identity
-        if references := read_pictures(getattr(request, about.references) or (), name=about.references):
-            placed = [letterboxed(each.pixels, size.height, size.width, self._spatial, name=about.references)
-                      for each in references]  # fmt: skip
+        if references:
             feeds[_REFERENCES] = np.stack(placed)
             facts[about.references] = ", ".join(each.identity for each in references)
             notes += [note for each in references for note in each.notes]
@@ -131,13 +135,17 @@ class ControlCondition(Condition):
             )
         return each, np.array(each, np.float32)
 
-    def _refuse_other_mask(self, mask: Shown, video: Shown) -> None:
-        about = self._about
-        if mask.pixels != video.pixels:
-            sizes = ["x".join(map(str, reversed(each.pixels))) for each in (mask, video)]
+    def _refuse_other_size(self, mask: Clip | Picture, video: Clip) -> None:
+        about, head = self._about, video.head
+        rows, columns = mask.pixels.shape[:2] if isinstance(mask, Picture) else (mask.head.height, mask.head.width)
+        if (rows, columns) != (head.height, head.width):
             raise RequestError(
-                f"{about.mask} has {sizes[0]} pixels, and {about.name} {sizes[1]}; give a mask of the same size"
+                f"{about.mask} has {columns}x{rows} pixels, and {about.name} {head.width}x{head.height}; give a mask "
+                "of the same size"
             )
+
+    def _refuse_other_length(self, mask: Shown, video: Shown) -> None:
+        about = self._about
         if len(mask.frames) > 1 or len(video.frames) == 1:
             if (len(mask.frames), mask.goes_on) == (len(video.frames), video.goes_on):
                 return

@@ -22,14 +22,13 @@ class Shown:
     frames: NDArray[np.uint8]
     identity: str  # of these frames as they were
     goes_on: bool  # whether the clip has more
-    pixels: tuple[int, int]  # height and width before
 
 
 def shown(source: Clip | Picture, size: VideoSize) -> Shown:
     """The frames of a clip, or of a picture as a clip of one frame; resized as Diffusers does."""
     if isinstance(source, Picture):
         frame = fitted(source.pixels, size.height, size.width)[None]
-        return Shown(frame, source.identity, False, source.pixels.shape[:2])
+        return Shown(frame, source.identity, False)
     count = size.num_frames
     frames, identity, further = np.empty((count, size.height, size.width, 3), np.uint8), Identity(), False
     for number, frame in enumerate(islice(source.frames(), count + 1)):
@@ -37,7 +36,7 @@ def shown(source: Clip | Picture, size: VideoSize) -> Shown:
         if not further:
             identity.add(frame)
             frames[number] = fitted(frame, size.height, size.width)
-    return Shown(frames[: identity.count], str(identity), further, (source.head.height, source.head.width))
+    return Shown(frames[: identity.count], str(identity), further)
 
 
 def shown_whole(clip: Clip, size: VideoSize, lengths: Frames) -> tuple[Shown, tuple[str, ...]]:

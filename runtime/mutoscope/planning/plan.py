@@ -213,14 +213,23 @@ class Plan:
         Raises:
             RequestError: a file is missing, or is another than the plan has.
         """
+        by_name: Mapping[str, Any] = given
+        for name in FILES:
+            self._refuse_another(name, by_name.get(name))
+        return self.request_of(**given)
+
+    def request_of(self, **given: Unpack[FileFields]) -> VideoRequest:
+        """As `to_request`, for who made the plan of these very pictures and clips: none is read again to compare it.
+
+        Raises:
+            RequestError: a LoRA is another than the plan has.
+        """
         if unknown := set(given) - {*FILES, *LORAS}:
             raise TypeError(f"to_request takes {', '.join((*FILES, *LORAS))}; got {', '.join(sorted(unknown))}")
         by_name: Mapping[str, Any] = given
         loras = {name: tuple(by_name.get(name, ())) for name in LORAS}
         self._refuse_other_loras(loras)
         files = {name: by_name.get(name) for name in FILES}
-        for name, source in files.items():
-            self._refuse_another(name, source)
         asked = {field.name for field in fields(VideoRequest)}
         values = {name: attrgetter(home)(self) for name, home in _homes().items() if name in asked}
         for scale in list(self.guidance.scales.values())[1:]:

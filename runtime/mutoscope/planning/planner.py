@@ -56,9 +56,10 @@ def make_job(request: VideoRequest, execution: Execution, bundle: Bundle, condit
         BackendUnavailableError: there is no engine for its sizes.
     """
     manifest = bundle.manifest
+    request = with_pictures_read(request, manifest)
     if before := read_before(request, manifest):
         request = going_on(request, before, manifest)
-    request = with_clips_opened(with_pictures_read(request, manifest), manifest)
+    request = with_clips_opened(request, manifest)
     guidance = plan_guidance(request, manifest)
     geometry = plan_geometry(request, manifest)
     clip_bytes = bytes_of_clips(request, geometry, execution.host_limit_bytes)
@@ -103,13 +104,25 @@ def with_pictures_read(request: VideoRequest, manifest: Manifest) -> VideoReques
     Clips are opened.
 
     Raises:
-        RequestError: one cannot be read.
+        RequestError: one cannot be read, or it was in vain: a size is none of the model's, or there are more references
+            than it takes.
     """
+    _refuse_sizes(request, manifest)
     given = {name: getattr(request, name) for name in _READ if name in manifest.followed}
     read: dict[str, Any] = {
         name: _READ[name](source, name=name) for name, source in given.items() if source is not None
     }
     return replace(request, **read)
+
+
+def _refuse_sizes(request: VideoRequest, manifest: Manifest) -> None:
+    """Those that can be told before any file is read: no file makes them right."""
+    for name, allowed in manifest.sizes.items():
+        if (given := getattr(request, name)) is not None:
+            checks.size(name, given, allowed)
+    least = manifest.defaults.num_frames if request.video is None else manifest.frames.counts[0]
+    if isinstance(request.reference_images, (list, tuple)):
+        _latent_frames(request, checks.either(request.num_frames, least), manifest)
 
 
 def plan_guidance(request: VideoRequest, manifest: Manifest) -> GuidancePlan:
@@ -247,7 +260,7 @@ def _latent_frames(request: VideoRequest, num_frames: int, manifest: Manifest) -
     count += references
     if count > most:
         raise RequestError(
-            f"reference_images has {references} pictures, each of which takes the place of a latent frame; with the "
+            f"reference_images has {references} pictures, each of which takes the place of a latent frame; with a "
             f"video of {num_frames} frames these are {count}, and this model can take {most}. Give fewer, or lower "
             "num_frames"
         )

@@ -11,7 +11,7 @@ from typing import Any
 from starlette.datastructures import UploadFile
 from starlette.requests import Request
 
-from .reading import MOST_FILES, Asked, from_form, from_json
+from .reading import MOST_FILES, Asked, from_form, from_json, refuse_long
 from .refusals import RefusedError, invalid_value
 
 MOST_FIELDS = 100
@@ -71,6 +71,7 @@ async def read_json(request: Request, kinds: Mapping[str, type]) -> dict[str, An
         if type(value) is not kinds[name]:
             words = f"{name} must be {'text' if kinds[name] is str else 'a whole number'}"
             raise invalid_value(name, words)
+        refuse_long(name, value)
     return given
 
 

@@ -7,10 +7,12 @@ from dataclasses import dataclass
 from http import HTTPStatus
 from pathlib import Path
 
+from ..errors import RequestError
+from ..pictures import Picture, Pixels
 from ..request import FILES
-from .given_files import is_clip, kind_of_clip, named, said_in, sent_clip
+from .given_files import is_clip, kind_of_clip, named, said_in
 from .jobs import COMPLETED, Job
-from .pictures import small_frame, small_picture, write_small, write_spritesheet, write_thumbnail
+from .pictures import shrunk, write_small, write_spritesheet, write_thumbnail
 from .refusals import NO_RETRY, RefusedError, invalid_value
 from .studio import Studio
 from .worker import FILE_NAME
@@ -38,7 +40,8 @@ def content_of(job: Job, variant: str, studio: Studio) -> Content:
     """One file of a video; small pictures are made when somebody asks first.
 
     Raises:
-        RefusedError: there is no such variant, the video is not finished, or follows no such picture.
+        RefusedError: there is no such variant, the video is not finished, or follows no such picture, or what it
+            follows is not there as it was sent.
         OSError: it was deleted meanwhile.
     """
     if variant not in _MADE and re.sub(r"\d+$", "1", variant.removesuffix(_THUMBNAIL)) not in VARIANTS:
@@ -62,6 +65,7 @@ def _made(job: Job, variant: str, studio: Studio) -> Content:
     name, media_type = _MADE[variant]
     video = studio.place(job.id) / FILE_NAME
     path = video.with_name(name)
+    video.stat()  # raises where it is not there, before the answer begins
     if variant != "video" and not path.exists():
         write = write_thumbnail if variant == "thumbnail" else write_spritesheet
         write(video, job.num_frames, path)
@@ -81,8 +85,15 @@ def _given(job: Job, variant: str, studio: Studio) -> Content:
             ending, kind = kind_of_clip(file.read(64)) if is_clip(identity) else (".png", "image/png")
         return Content(path, kind, f"{name}{ending}", path.stem)
     small = studio.given.place(job.id, identity, ".webp")
-    if not small.exists() and is_clip(identity):
-        write_small(small_frame(next(sent_clip(path.read_bytes(), name).frames())), small)
-    elif not small.exists():
-        write_small(small_picture(path), small)
+    if not small.exists():
+        write_small(shrunk(_first(studio, job, name, identity)), small)
     return Content(small, "image/webp", f"{variant}.webp", f"{path.stem}-small")
+
+
+def _first(studio: Studio, job: Job, name: str, identity: str) -> Pixels:
+    """A picture that a client sent, or the first frame of a clip."""
+    try:
+        found = studio.given.read(job.id, name, identity)
+        return found.pixels if isinstance(found, Picture) else next(found.frames())
+    except RequestError as error:
+        raise RefusedError(HTTPStatus.NOT_FOUND, "not_found", str(error), "variant") from error

@@ -9,6 +9,7 @@ import asyncio
 import secrets
 import threading
 from collections import deque
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -96,8 +97,9 @@ class EventLog:
             return
 
     def _wake_from_anywhere(self) -> None:
-        if self._loop is not None and not self._loop.is_closed():
-            self._loop.call_soon_threadsafe(self._wake)
+        if self._loop is not None:
+            with suppress(RuntimeError):  # closed, perhaps just now by its own thread: nobody reads any more
+                self._loop.call_soon_threadsafe(self._wake)
 
     def _wake(self) -> None:
         assert self._news is not None

@@ -129,7 +129,7 @@ class GivenFiles:
         Raises:
             RequestError: a file is not there any more as it was sent.
         """
-        read = {name: [self._read(id, name, one) for one in each] for name, each in _listed(said).items()}
+        read = {name: [self.read(id, name, one) for one in each] for name, each in _listed(said).items()}
         return replace(VideoRequest.from_dict(said), **as_fields(read))
 
     def ids(self) -> list[str]:
@@ -140,7 +140,15 @@ class GivenFiles:
         """Removes those of one video, if it has any."""
         remove_folder(self._folder / id)
 
-    def _read(self, id: str, name: str, identity: str) -> Given:
+    def read(self, id: str, name: str, identity: str) -> Given:
+        """A file of a video, by what its row says of it.
+
+        Args:
+            name: of the file, for errors.
+
+        Raises:
+            RequestError: it is not there any more as it was sent.
+        """
         with suppress(OSError, RequestError):  # whose words would show clients a path of this machine
             content = self.place(id, identity).read_bytes()
             found = sent_clip(content, name) if is_clip(identity) else read_picture(content, name=name)

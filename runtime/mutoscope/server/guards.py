@@ -101,7 +101,7 @@ class Guards:
         host = headers.get("host", "")
         # Another site's page may send requests here from a browser on this machine.
         origin = headers.get("origin")
-        if origin is not None and urlsplit(origin).netloc != host:
+        if origin is not None and _host_of(origin) != host:
             return _error(HTTPStatus.FORBIDDEN, "foreign_origin", "pages of other sites may not use this server")
         if self._token is None:
             # A name of another site may be made to lead here (DNS rebinding); an address of this machine may not.
@@ -140,6 +140,14 @@ class Guards:
             return ip_address(name).is_loopback
         except ValueError:
             return False
+
+
+def _host_of(origin: str) -> str | None:
+    """With its port; `None` for text that is no address."""
+    try:
+        return urlsplit(origin).netloc
+    except ValueError:
+        return None
 
 
 class _SlowError(Exception):

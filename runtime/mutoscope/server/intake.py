@@ -33,16 +33,11 @@ from .studio import Studio
 
 @dataclass(frozen=True, kw_only=True)
 class Accepted:
-    """A request that can be met, its files read and its LoRAs found, and what would be done.
-
-    Attributes:
-        hashes: that it says of its LoRAs.
-    """
+    """A request that can be met, its files read and its LoRAs found, and what would be done."""
 
     model: str
     request: VideoRequest
     plan: Plan
-    hashes: Hashes
 
 
 class Intake:
@@ -93,8 +88,8 @@ class Intake:
             RefusedError: the request cannot be met.
         """
         name, bundle = self.model(asked.model, asked.needs)
-        values, hashes = without_hashes(asked.values)
         try:
+            values, hashes = without_hashes(asked.values)
             request = self.studio.loras.resolved(replace(asked, values=values).request(bundle.manifest))
             return self._planned(name, request, hashes)
         except MutoscopeError as error:
@@ -117,18 +112,16 @@ class Intake:
         """The command line and the Python program that make the same video, and the request.
 
         Raises:
-            RefusedError: a file that it follows is not there any more as it was.
+            RefusedError: there is no such model any more, or a file that it follows is not there as it was.
         """
-        studio, bundle = self.studio, self.studio.bundles.get(job.model)
+        studio, (name, bundle) = self.studio, self.model(job.model)
         with self.turn(job.request):
             try:
-                request = studio.request_of(job)
-                if bundle is not None:
-                    hashes = without_hashes(job.request)[1]
-                    request = shortest(request, lambda said: self._checked(job.model, said, hashes))
+                hashes = without_hashes(job.request)[1]
+                request = shortest(studio.request_of(job), lambda said: self._checked(name, said, hashes))
             except MutoscopeError as error:
                 raise bad_request(error) from error
-        root = None if bundle is None or bundle.root == bundle_path() else str(bundle.root)
+        root = None if bundle.root == bundle_path() else str(bundle.root)
         said = (studio.loras.named(request), root, studio.options, studio.output, job.id)
         return {"request": job.request, "command": command_line(*said), "python": python_lines(*said)}
 
@@ -136,7 +129,7 @@ class Intake:
         request = with_pictures_read(request, self.studio.bundles[model].manifest)
         ask(self._policy, request)
         plan = self._checked(model, request, hashes)
-        return Accepted(model=model, request=request, plan=plan, hashes=hashes)
+        return Accepted(model=model, request=request, plan=plan)
 
     def _checked(self, model: str, request: VideoRequest, hashes: Hashes) -> Plan:
         plan = self._planners[model].plan(request)

@@ -16,9 +16,10 @@ from mutoscope_engines.safetensors_file import SUFFIXES
 from ..errors import RequestError
 from ..planning.plan import Plan
 from ..request import LORAS, VideoRequest
+from ..values.parameters import HASHES
 
 _HASH = "sha256"  # beside path and strength of a LoRA
-Hashes = Sequence[tuple[str, Any]]  # of each LoRA: its field, and its hash or `None`
+Hashes = Sequence[tuple[str, str | None]]  # of each LoRA: its field, and its hash or `None`
 
 
 class NamedLoras:
@@ -85,14 +86,27 @@ def with_hashes(said: Mapping[str, Any], plan: Plan) -> dict[str, Any]:
 
 
 def without_hashes(said: Mapping[str, Any]) -> tuple[dict[str, Any], Hashes]:
-    """The inverse of `with_hashes`; the values of a client may be of any type."""
-    values, hashes = dict(said), list[tuple[str, Any]]()
+    """The inverse of `with_hashes`; the values of a client may be of any type.
+
+    Raises:
+        RequestError: a hash is none.
+    """
+    values, hashes = dict(said), list[tuple[str, str | None]]()
     for name in LORAS:
         if isinstance(given := said.get(name), list):
             loras = [dict(each) if isinstance(each, dict) else each for each in given]
-            hashes += [(name, each.pop(_HASH, None) if isinstance(each, dict) else None) for each in loras]
+            hashes += [(name, _hash(name, each.pop(_HASH, None)) if isinstance(each, dict) else None) for each in loras]
             values[name] = loras
     return values, hashes
+
+
+def _hash(parameter: str, said: Any) -> str | None:
+    found = HASHES.parse(said) if isinstance(said, str) else None
+    if said is not None and not isinstance(found, str):
+        raise RequestError(
+            f"{parameter} must have the SHA-256 of a file, 64 hexadecimal digits, as {_HASH}, or none; got {said!r:.80}"
+        )
+    return found
 
 
 def refuse_other_loras(plan: Plan, hashes: Hashes) -> None:
@@ -104,7 +118,7 @@ def refuse_other_loras(plan: Plan, hashes: Hashes) -> None:
         if sha256 not in (None, lora.sha256):
             raise RequestError(
                 f"{parameter} has {lora.file}, which is another file now than the one that was asked for; that one has "
-                f"the SHA-256 {str(sha256)[:64]}. Put it back, or ask for a new video"
+                f"the SHA-256 {sha256}. Put it back; to use the new file, name the LoRA again without this hash"
             )
 
 

@@ -47,20 +47,11 @@ def write_spritesheet(video: Path, num_frames: int, target: Path) -> None:
     _write(target, _encoded(rows.transpose(0, 2, 1, 3, 4).reshape(height, width, 3), "jpeg"))
 
 
-def small_picture(picture: Path) -> Pixels:
-    """A PNG that a client sent, in the size of a thumbnail."""
+def shrunk(picture: Pixels) -> Pixels:
+    """A picture or frame uint8 `[H, W, 3]` in the size of a thumbnail."""
     from PIL import Image
 
-    with Image.open(picture, formats=("PNG",)) as image:
-        image.thumbnail((THUMBNAIL_PIXELS, THUMBNAIL_PIXELS))
-        return np.array(image)
-
-
-def small_frame(frame: Pixels) -> Pixels:
-    """A frame uint8 `[H, W, 3]` in the size of a thumbnail."""
-    from PIL import Image
-
-    image = Image.fromarray(frame)
+    image = Image.fromarray(picture)
     image.thumbnail((THUMBNAIL_PIXELS, THUMBNAIL_PIXELS))
     return np.array(image)
 

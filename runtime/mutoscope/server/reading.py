@@ -6,6 +6,8 @@ Knows the names of OpenAI's API beside those of `VideoRequest`. Knows no HTTP, a
 from __future__ import annotations
 
 import base64
+import hashlib
+import json
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
@@ -29,6 +31,7 @@ FIELDS = {each.name: each for each in fields(VideoRequest) if each.name not in F
 OPENAI_FIELDS = ("model", "size", "seconds")
 MOST_CHARACTERS = 32_000  # of one value
 MOST_FILES = 20  # of a form, or in a list
+MOST_LORAS = 100  # of one denoiser
 
 _HINTS = get_type_hints(VideoRequest)
 _FILES = {"input_reference": "image", **{name: name for name in FILES}}  # what clients call them, and we
@@ -72,6 +75,12 @@ class Asked:
     size: tuple[int, int] | None = None  # width, height
     seconds: Fraction | None = None
 
+    @property
+    def fingerprint(self) -> str:
+        """The same for what is asked for in the same words, with the same files or ids of videos."""
+        said = [self.needs, self.model, self.size, self.seconds, self.values, self.files]
+        return hashlib.sha256(json.dumps(said, sort_keys=True, default=_in_short).encode()).hexdigest()
+
     def request(self, manifest: Manifest) -> VideoRequest:
         """The request, for one bundle: `seconds` become the nearest number of frames that its model can make.
 
@@ -105,6 +114,13 @@ class Asked:
             longest = float((counts[-1] - before) / fps) if fps else 0
             raise RequestError(f"seconds must be at most {longest:g} for this model; got {float(self.seconds):g}")
         return min(counts, key=lambda count: abs(count - wanted))
+
+
+def _in_short(value: Any) -> Any:
+    """What JSON has no type for, as a fingerprint knows it."""
+    if isinstance(value, bytes):
+        return hashlib.sha256(value).hexdigest()
+    return {"id": value.id} if isinstance(value, OwnVideo) else str(value)
 
 
 def from_form(pairs: Sequence[tuple[str, str]], files: Sequence[tuple[str, bytes]] = ()) -> Asked:
@@ -196,19 +212,22 @@ def _with_objects(values: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _named_lora(text: str) -> dict[str, Any]:
-    """As the command line has it, but no file is looked for."""
+    """As the command line has it, but no file is looked for; after it may stand the hash that the file must have."""
+    text, hash_of, sha256 = text.partition(" sha256:")
+    said: dict[str, Any] = {"sha256": sha256} if hash_of else {}
     name, colon, strength = text.rpartition(":")
     try:
-        return {"path": name, "strength": float(strength)} if colon else {"path": text}
+        return said | ({"path": name, "strength": float(strength)} if colon else {"path": text})
     except ValueError:
-        return {"path": text}
+        return said | {"path": text}
 
 
 def _asked(values: Mapping[str, Any]) -> Asked:
     for name, value in values.items():
-        if name not in _FILES and isinstance(value, str) and len(value) > MOST_CHARACTERS:
-            message = f"{name} may have at most {MOST_CHARACTERS} characters; it has {len(value)}"
-            raise RefusedError(HTTPStatus.BAD_REQUEST, "string_above_max_length", message, name)
+        if name not in _FILES:
+            refuse_long(name, value)
+        if name in LORAS and isinstance(value, list) and len(value) > MOST_LORAS:
+            raise invalid_value(name, f"{name} may have at most {MOST_LORAS} files; it has {len(value)}. Give fewer")
     model = values.get("model")
     files, called = _files(values)
     if model is not None and not isinstance(model, str):
@@ -250,6 +269,16 @@ def _content(name: str, value: Any) -> bytes | OwnVideo:
         message = f"{name} must be {what}: {how}. Paths, other URLs and ids of files are never opened"
         raise RefusedError(HTTPStatus.BAD_REQUEST, "unsupported_value", message, name)
     return from_base64(name, text)
+
+
+def refuse_long(name: str, value: Any) -> None:
+    """
+    Raises:
+        RefusedError: it is text with more than `MOST_CHARACTERS`.
+    """
+    if isinstance(value, str) and len(value) > MOST_CHARACTERS:
+        message = f"{name} may have at most {MOST_CHARACTERS} characters; it has {len(value)}"
+        raise RefusedError(HTTPStatus.BAD_REQUEST, "string_above_max_length", message, name)
 
 
 def from_base64(name: str, text: str) -> bytes:

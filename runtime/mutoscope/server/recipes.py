@@ -24,7 +24,7 @@ def shortest(request: VideoRequest, plan: Callable[[VideoRequest], Plan]) -> Vid
     files: dict[str, Any] = {**as_fields(files_of(request)), **{name: getattr(request, name) for name in LORAS}}
     said = VideoRequest(prompt=request.prompt, seed=request.seed, **files)
     while True:
-        planned = plan(said).to_request(**files)
+        planned = plan(said).request_of(**files)
         names = [each.name for each in fields(VideoRequest)]
         missing = {each: getattr(request, each) for each in names if getattr(planned, each) != getattr(request, each)}
         if not missing or all(getattr(said, name) == value for name, value in missing.items()):

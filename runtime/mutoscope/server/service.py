@@ -6,8 +6,6 @@ All methods may be called from any thread, and wait for the disk.
 from __future__ import annotations
 
 import errno
-import hashlib
-import json
 import secrets
 import shutil
 import sqlite3
@@ -111,9 +109,13 @@ class Service:
         Raises:
             RefusedError: the request cannot be met, or not now.
         """
-        asked = self._with_contents(asked)
+        fingerprint = None
+        if origin.idempotency_key is not None:
+            fingerprint = asked.fingerprint
+            if before := self.table.get_keyed(origin.idempotency_key):  # whatever became of what it names
+                return _repeated(before, fingerprint)
         with self.intake.turn(asked.files):
-            return self._add(self.intake.accepted(asked), origin)
+            return self._add(self.intake.accepted(self._with_contents(asked)), origin, fingerprint)
 
     def plan(self, asked: Asked) -> Plan:
         """What would be done; nothing is queued.
@@ -121,9 +123,8 @@ class Service:
         Raises:
             RefusedError: the request cannot be met.
         """
-        asked = self._with_contents(asked)
         with self.intake.turn(asked.files):
-            return self.intake.accepted(asked).plan
+            return self.intake.accepted(self._with_contents(asked)).plan
 
     def remix(self, id: str, prompt: str) -> Job:
         """The same request, seed included, with another prompt.
@@ -195,8 +196,13 @@ class Service:
         try:
             with self.intake.turn(FILES if decodes(variant) else ()):
                 return content_of(self.get(id), variant, self.studio)
-        except OSError:
+        except OSError as error:
             self.get(id)  # it may have been deleted meanwhile
+            if isinstance(error, FileNotFoundError):
+                words = f"the {variant} of this video is not in the data folder of the server any more"
+                raise RefusedError(HTTPStatus.NOT_FOUND, "not_found", words, "variant") from error
+            if error.errno in _FULL:  # a small picture was to be written
+                raise _disk_full() from error
             raise
 
     def recipe(self, id: str) -> dict[str, Any]:
@@ -280,7 +286,7 @@ class Service:
             return self._add(self.intake.like(job, **changed), Origin(remixed_from=id))
 
     def _with_contents(self, asked: Asked) -> Asked:
-        """What was asked for, with the files of this server's videos in place of their ids.
+        """What was asked for, with the files of this server's videos in place of their ids. To be called in a turn.
 
         Raises:
             RefusedError: there is no such video, or it is not finished.
@@ -295,12 +301,10 @@ class Service:
                     raise not_found("video", each.id) from None
         return replace(asked, files=read)
 
-    def _add(self, accepted: Accepted, origin: Origin) -> Job:
+    def _add(self, accepted: Accepted, origin: Origin, fingerprint: str | None = None) -> Job:
         if self.studio.disk_is_full:
             raise _disk_full()
         named, request, plan = self.studio.loras.named, accepted.request, accepted.plan
-        asked = [accepted.model, to_plain(stated(named(request))), origin.remixed_from, *accepted.hashes]
-        fingerprint = hashlib.sha256(json.dumps(asked, sort_keys=True).encode()).hexdigest()
         files = files_of(request)
         given: dict[str, Any] = {**as_fields(files), **{name: getattr(request, name) for name in LORAS}}
         geometry = plan.geometry
@@ -320,12 +324,10 @@ class Service:
         job = self._stored(new, files)
         if job is None:
             raise self._queue_full()
-        if job.id != new.id and job.fingerprint != fingerprint:
-            message = "this Idempotency-Key was used for another request; take a new key"
-            raise RefusedError(HTTPStatus.UNPROCESSABLE_ENTITY, "idempotency_key_reused", message)
-        if job.id == new.id:
-            self.changed(job.id)
-            self.worker.wake()
+        if job.id != new.id:
+            return _repeated(job, fingerprint)
+        self.changed(job.id)
+        self.worker.wake()
         return job
 
     def _stored(self, new: Job, files: Files) -> Job | None:
@@ -352,13 +354,25 @@ class Service:
         return RefusedError(HTTPStatus.TOO_MANY_REQUESTS, "queue_full", message, headers=headers)
 
 
+def _repeated(before: Job, fingerprint: str | None) -> Job:
+    """The video of a request that was sent again with its key.
+
+    Raises:
+        RefusedError: the request is another.
+    """
+    if before.fingerprint != fingerprint:
+        message = "this Idempotency-Key was used for another request; take a new key"
+        raise RefusedError(HTTPStatus.UNPROCESSABLE_ENTITY, "idempotency_key_reused", message)
+    return before
+
+
 def _said(plan: Plan, given: Any) -> VideoRequest:
     """
     Raises:
         RefusedError: a LoRA was replaced since the plan was made.
     """
     try:
-        return plan.to_request(**given)
+        return plan.request_of(**given)
     except MutoscopeError as error:
         raise bad_request(error) from error
 

@@ -32,4 +32,9 @@ def test_an_activation_has_the_scale_of_each_of_its_blocks_and_the_even_of_two_n
 def test_the_scale_of_an_activation_leaves_a_tenth_of_room_above_what_was_seen() -> None:
     assert nvfp4_scale(ActivationRange(largest=448 * 6 / 1.11)) == 1.0
     assert nvfp4_scale(ActivationRange(largest=448 * 6 / 1.09)) == 2.0
-    assert nvfp4_scale(ActivationRange()) > 0
+
+
+def test_the_scale_of_what_was_always_zero_is_none_in_the_type_of_the_network() -> None:
+    scale = torch.tensor(nvfp4_scale(ActivationRange()), dtype=torch.bfloat16)
+    assert scale > 0
+    assert torch.equal(fake_nvfp4(torch.zeros(1, 16), float(scale)), torch.zeros(1, 16))

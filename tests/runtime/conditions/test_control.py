@@ -25,6 +25,7 @@ from PIL import Image
 from tests.bundles import Ends, graphs, interfaces, tensors
 from tests.runtime.conditions.encoding import counting
 from tests.runtime.conditions.test_image_clip import ends_with_clip, fed
+from tests.runtime.test_clips import lossless
 
 MakeBundle = Callable[..., Bundle]
 H, W, T = 32, 48, 9
@@ -218,6 +219,32 @@ def test_another_mask_is_another_control(pipeline: Pipeline, backend: FakeBacken
 def test_what_cannot_be_followed_is_refused(pipeline: Pipeline, asked: dict[str, Any], message: str) -> None:
     with pytest.raises(RequestError, match=message):
         pipeline.plan(**SIZED, **asked)
+
+
+def test_too_many_references_and_sizes_of_no_video_are_refused_before_a_file_is_looked_for(pipeline: Pipeline) -> None:
+    nowhere: dict[str, Any] = {"prompt": "a", "reference_images": ["nowhere.png"], "mask": "nowhere.png"}
+    for asked, message in (
+        ({"reference_images": ["nowhere.png"] * 1200}, "reference_images has 1200 pictures"),
+        ({"reference_images": ["nowhere.png"] * 1200, "video": "nowhere.mp4"}, "reference_images has 1200 pictures"),
+        ({"height": H + 1}, "height must be"),
+        ({"num_frames": T + 1}, "num_frames must be"),
+        ({}, "mask is not there"),
+    ):
+        with pytest.raises(RequestError, match=message):
+            pipeline.plan(**nowhere | asked)
+
+
+def test_a_mask_of_another_size_is_refused_before_the_frames_are_decoded(
+    pipeline: Pipeline, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    video, mask = lossless(VIDEO, 10), lossless(GREYS[:, :H], 10)
+
+    def decoded(*_: Any) -> Any:
+        raise AssertionError("a frame was decoded")
+
+    monkeypatch.setattr("mutoscope.clips.every_frame", decoded)
+    with pytest.raises(RequestError, match="mask has 96x32 pixels, and video 96x64; give a mask of the same size"):
+        pipeline.plan(**SIZED, video=video, mask=mask, fps=10)
 
 
 def test_transparent_parts_of_a_mask_are_made_anew_and_a_note_says_that_they_are_white(

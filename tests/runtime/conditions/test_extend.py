@@ -159,6 +159,7 @@ def test_a_plan_names_the_whole_clip_and_makes_the_same_again(pipeline: Pipeline
         ({"video": CLIP}, "leave video out"),
         ({"num_frames": 1}, "with num_frames=1 nothing is added"),
         ({"extend": "none.mp4"}, "extend is not there: 'none.mp4'"),
+        ({"extend": "none.mp4", "height": 33}, "height must be a multiple of"),
         ({"extend": CLIP[0]}, "extend must be an array uint8"),
     ],
 )

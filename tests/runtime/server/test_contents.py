@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import errno
 import io
+import os
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import pytest
 from mutoscope.pictures import open_picture
 from PIL import Image
 
 from tests.runtime.server.picturing import bundle_with_pictures, saved
-from tests.runtime.server.served import CIRCLE, running
+from tests.runtime.server.served import CIRCLE, Served, running
 
 LARGE = np.random.default_rng(1).integers(0, 256, (500, 1000, 3), np.uint8)
 
@@ -38,3 +42,42 @@ def test_a_sent_picture_is_there_as_png_and_small_before_the_video_is(tmp_path: 
         ):
             refused = served.http.get(f"{path}?variant={variant}")
             assert refused.status_code == status and refused.json()["error"]["message"].startswith(words)
+
+
+def refused(served: Served, id: str, variant: str) -> tuple[int, str]:
+    answer = served.http.get(f"/v1/videos/{id}/content?variant={variant}")
+    return answer.status_code, answer.json()["error"]["message"]
+
+
+@pytest.mark.parametrize("damaged", [b"no picture", None])
+def test_a_picture_that_somebody_changed_or_removed_is_refused_in_words(tmp_path: Path, damaged: bytes | None):
+    with running(tmp_path / "data", bundles={"both": bundle_with_pictures(tmp_path / "bundle")}) as served:
+        sent = {"prompt": CIRCLE, "num_frames": "1", "num_inference_steps": "1"}
+        id = served.http.post("/v1/videos", data=sent, files={"image": ("a", saved(LARGE))}).json()["id"]
+        [file] = (tmp_path / "data" / "pictures" / id).iterdir()
+        if damaged is None:
+            file.unlink()
+            words = "the image of this video is not in the data folder of the server any more"
+            assert refused(served, id, "image") == (404, words)
+        else:
+            file.write_bytes(damaged)
+        words = "image is not in the data folder of the server any more as it was sent; send it again"
+        assert refused(served, id, "image_thumbnail") == (404, words)
+
+
+def test_a_video_whose_file_somebody_removed_is_refused_in_words(shared: Served):
+    id = shared.ended(shared.make(num_inference_steps=1)["id"])["id"]
+    (shared.service.studio.place(id) / "video.mp4").unlink()
+    for variant in ("video", "thumbnail"):
+        words = f"the {variant} of this video is not in the data folder of the server any more"
+        assert refused(shared, id, variant) == (404, words)
+
+
+def test_a_thumbnail_that_does_not_fit_on_the_disk_says_so(shared: Served, monkeypatch: pytest.MonkeyPatch):
+    id = shared.ended(shared.make(num_inference_steps=1)["id"])["id"]
+
+    def full(*_: Any) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr("mutoscope.server.contents.write_thumbnail", full)
+    assert refused(shared, id, "thumbnail")[0] == 507

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
+
+import pytest
 from mutoscope.server.events import EventLog
 
 
@@ -22,3 +25,20 @@ def test_of_previews_and_of_progress_only_the_newest_are_kept():
         for kind in ("progress", "preview"):
             log.publish("mine", kind, {"step": step})
     assert [(each.kind, each.data) for each in log.since(0)] == [("progress", {"step": 2}), ("preview", {"step": 2})]
+
+
+def test_what_happens_while_the_loop_of_the_readers_closes_is_no_error_of_who_tells_it(
+    monkeypatch: pytest.MonkeyPatch,
+):
+    """A worker tells of its steps until it has ended, which is after the server."""
+    log = EventLog()
+
+    async def attached() -> asyncio.AbstractEventLoop:
+        log.attach()
+        return asyncio.get_running_loop()
+
+    loop = asyncio.run(attached())
+    with monkeypatch.context() as closed_after_a_look:
+        closed_after_a_look.setattr(loop, "is_closed", lambda: False)
+        log.publish("mine", "progress", {"step": 1})
+    assert [each.kind for each in log.since(0)] == ["progress"]

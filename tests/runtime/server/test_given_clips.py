@@ -19,6 +19,7 @@ import pytest
 from mutoscope.cli import main
 from mutoscope.pictures import Picture, open_picture
 from mutoscope.request import RuntimeOptions
+from mutoscope.video_files import every_frame
 from mutoscope_engines.testing import only_backends
 from PIL import Image
 
@@ -233,6 +234,50 @@ def test_an_idempotency_key_knows_the_clip(studio: Served):
     assert ask(CLIP).json()["id"] == first and ask(OTHER_CLIP).status_code == 422
 
 
+def test_a_repeat_with_its_key_gives_its_video_though_the_clip_it_names_is_gone(studio: Served):
+    source = studio.http.post("/v1/videos", json={"prompt": CIRCLE, "model": "edits", "num_frames": 9, **QUICK}).json()
+    studio.ended(source["id"])
+
+    def ask(key: str = "by id", **more: Any) -> Any:
+        body = {"prompt": CIRCLE, **QUICK, "video": {"id": source["id"]}, **more}
+        return studio.http.post("/v1/videos/edits", json=body, headers={"idempotency-key": key})
+
+    first = ask()
+    studio.http.delete(f"/v1/videos/{source['id']}")
+    assert (ask().status_code, ask().json()["id"]) == (200, first.json()["id"])
+    assert [ask(seed=8).status_code, ask(video={"id": "video_0"}).status_code] == [422, 422]
+    assert ask("another").json()["error"]["code"] == "not_found"
+
+
+def test_a_clip_to_go_on_from_is_decoded_once_for_an_answer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    with running(tmp_path / "data", bundles={"edits": bundle_that_edits(tmp_path / "edits")}) as served:
+        served.gate.close()
+        served.make()
+        wait_for(lambda: served.gate.steps == 1)  # the worker decodes nothing now
+        passes: list[Any] = []
+        monkeypatch.setattr("mutoscope.clips.every_frame", lambda *file: passes.append(file) or every_frame(*file))
+        served.openai.videos.extend(prompt=CIRCLE, seconds="0.8", video=CLIP)  # type: ignore[arg-type]
+        assert len(passes) == 1
+
+
+def test_a_video_of_this_server_is_read_when_it_is_the_turn_of_its_request(
+    studio: Served, monkeypatch: pytest.MonkeyPatch
+):
+    source = studio.http.post("/v1/videos", json={"prompt": CIRCLE, "model": "edits", "num_frames": 9, **QUICK}).json()
+    studio.ended(source["id"])
+    held, content = [], studio.service.content
+
+    def watched(*asked: Any) -> Any:
+        held.append(studio.service.intake.turn(["video"]).locked())  # type: ignore[attr-defined]
+        return content(*asked)
+
+    monkeypatch.setattr(studio.service, "content", watched)
+    body = {"prompt": CIRCLE, **QUICK, "video": {"id": source["id"]}}
+    for address in ("edits", "plan"):
+        assert studio.http.post(f"/v1/videos/{address}", json=body | {"model": "edits"}).status_code == 200
+    assert held == [True, True]
+
+
 def test_a_clip_that_was_changed_in_the_folder_fails_its_video_without_a_path(tmp_path: Path):
     with running(tmp_path / "data", bundles={"edits": bundle_that_edits(tmp_path / "edits")}) as served:
         served.gate.close()
@@ -246,6 +291,8 @@ def test_a_clip_that_was_changed_in_the_folder_fails_its_video_without_a_path(tm
         words = "video is not in the data folder of the server any more as it was sent; send it again"
         assert error["message"] == words and error["param"] == "video"
         assert served.http.post(f"/v1/videos/{second}/again").json()["error"]["message"] == words
+        small = served.http.get(f"/v1/videos/{second}/content?variant=given_video_thumbnail")
+        assert (small.status_code, small.json()["error"]["message"]) == (404, f"given_{words}")
         assert served.http.get(f"/v1/videos/{second}/recipe").json()["error"]["message"] == words
 
 

@@ -68,7 +68,7 @@ def test_a_session_is_not_needed_where_there_is_no_token(shared: Served):
     assert shared.http.delete("/v1/session").json() == {"token_needed": False}
 
 
-@pytest.mark.parametrize("origin", ["https://evil.example", "null", "http://127.0.0.1:1"])
+@pytest.mark.parametrize("origin", ["https://evil.example", "null", "http://127.0.0.1:1", "http://["])
 def test_the_pages_of_other_sites_may_not_ask(origin: str, shared: Served):
     before = shared.service.table.counts()
     answer = shared.http.post("/v1/videos", data={"prompt": CIRCLE}, headers={"origin": origin})

@@ -99,6 +99,29 @@ def test_a_form_names_them_as_the_command_line_does(offering: Served) -> None:
     assert answer.json()["error"]["param"] == "loras" and "there is no LoRA 'style:much'" in answer.text
 
 
+def test_a_form_may_say_the_hash_as_a_row_has_it(offering: Served) -> None:
+    content = (Path(str(offering.service.options.loras)) / STYLE["path"]).read_bytes()
+    own = hashlib.sha256(content).hexdigest()
+    for sha256, status in ((own, 200), (own.upper(), 200), ("0" * 64, 400), ("0" * 63, 400), ("", 400)):
+        sent = {**ASKED, "loras": f"style.safetensors:0.5 sha256:{sha256}"}
+        answer = offering.http.post("/v1/videos/plan", data=sent)
+        assert answer.status_code == status, answer.text
+    assert answer.json()["error"]["message"].startswith("loras must have the SHA-256 of a file, 64 hexadecimal digits")
+
+
+@pytest.mark.parametrize("sha256", ["", "0" * 63, "g" * 64, f"{'0' * 64},{'0' * 64}", 7, True, [], {"a": 1}], ids=repr)
+def test_a_hash_that_is_none_is_refused_before_a_file_is_looked_for(offering: Served, sha256: Any) -> None:
+    error = post(offering, [{"path": "nowhere.safetensors", "sha256": sha256}]).json()["error"]
+    assert (error["code"], error["param"]) == ("invalid_value", "loras")
+    words = "loras must have the SHA-256 of a file, 64 hexadecimal digits, as sha256, or none; got "
+    assert error["message"] == words + repr(sha256)[:80]
+
+
+def test_more_files_than_a_video_takes_are_refused_before_any_is_looked_for(offering: Served) -> None:
+    error = post(offering, [{"path": "nowhere.safetensors"}] * 101).json()["error"]
+    assert error["message"] == "loras may have at most 100 files; it has 101. Give fewer"
+
+
 def test_a_file_that_was_replaced_is_refused_wherever_a_video_follows_it(offering: Served) -> None:
     folder = Path(str(offering.service.options.loras))
     mine, style = folder / "mine.safetensors", (folder / STYLE["path"]).read_bytes()
@@ -145,6 +168,7 @@ def test_an_idempotency_key_knows_the_hash_that_was_asked_for(offering: Served) 
     (folder / "next").rename(mine)
     refused = ask(sha256=hashlib.sha256(mine.read_bytes()).hexdigest())
     mine.unlink()
+    assert ask().json()["id"] == first  # whatever became of the file
     assert (refused.status_code, refused.json()["error"]["code"]) == (422, "idempotency_key_reused")
 
 

@@ -195,6 +195,33 @@ def test_loras_are_chosen_by_name_kept_over_a_reload_and_taken_once_more(chromiu
         assert "there is no LoRA 'style.safetensors'" in error.inner_text()
 
 
+def test_a_lora_that_was_replaced_is_refused_at_its_field_until_it_is_added_anew(
+    chromium: Any, studio: Served, tmp_path: Path
+):
+    values = {"prompt": CIRCLE, "model": "loras", "num_inference_steps": 1, "loras": [{"path": "style.safetensors"}]}
+    assert studio.http.post("/v1/videos", json=values).status_code == 200
+    write_lora(tmp_path / "next", 2)
+    (tmp_path / "next").rename(tmp_path / "loras" / "style.safetensors")
+    with tab(chromium, studio.url, complaints=(REFUSED,)) as page:
+        page.locator(".card").click()
+        press(page, "Use these settings")
+        rows = page.locator(".loras li")
+        wait_for(lambda: rows.count() == 1)
+        page.reload()
+        press(page, "Make video")
+        error = page.locator("#ask-loras-error")
+        error.wait_for()
+        assert error.inner_text().startswith("LoRAs has style.safetensors, which is another file now")
+        assert len(asked(studio)) == 1
+        rows.get_by_role("button", name="Remove").click()
+        press(page, "Add a LoRA")
+        rows.locator("select").select_option("style.safetensors")
+        press(page, "Make video")
+        wait_for(lambda: len(asked(studio)) == 2)
+        new, old = (each["loras"][0] for each in asked(studio))
+        assert new["path"] == old["path"] and new["sha256"] != old["sha256"]
+
+
 def test_settings_that_the_model_takes_no_longer_are_named(chromium: Any, studio: Served, tmp_path: Path):
     values = {"prompt": CIRCLE, "model": "loras", "num_inference_steps": 1, "loras": [{"path": "style.safetensors"}]}
     assert studio.http.post("/v1/videos", json=values).status_code == 200

@@ -20,7 +20,7 @@ from PIL import Image
 
 from tests.runtime.server.picturing import OTHER, PIXELS, bundle_with_pictures, saved
 from tests.runtime.server.processes import serving
-from tests.runtime.server.served import CIRCLE, encoded, running
+from tests.runtime.server.served import CIRCLE, Served, encoded, running
 
 ODD = 'it\'s -- a "red" circle; $(rm -rf /)\n`x` \\ é'
 
@@ -73,6 +73,16 @@ def test_both_say_which_picture_is_which_file_and_nothing_of_the_servers_folders
         np.asarray(Image.fromarray(each).resize((64, 32), Image.Resampling.LANCZOS)) for each in (PIXELS, OTHER)
     ]
     np.testing.assert_array_equal(fed, expected * 2)
+
+
+def test_a_video_whose_model_is_offered_no_more_has_no_recipe_of_another(
+    shared: Served, monkeypatch: pytest.MonkeyPatch
+):
+    id, studio = shared.make()["id"], shared.service.intake.studio
+    others = replace(studio, bundles={"other": studio.bundles["built-in"]})
+    monkeypatch.setattr(shared.service.intake, "studio", others)
+    answer = shared.http.get(f"/v1/videos/{id}/recipe")
+    assert (answer.status_code, answer.json()["error"]["code"]) == (404, "model_not_found")
 
 
 def test_every_kind_of_value_is_written_so_that_it_is_read_again(monkeypatch: pytest.MonkeyPatch):

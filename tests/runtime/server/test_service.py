@@ -81,6 +81,9 @@ def test_again_makes_the_same_video_with_another_seed(shared: Served):
     chosen = shared.http.post(f"/v1/videos/{video['id']}/again", json={"seed": 8}).json()
     assert chosen["request"] == video["request"] | {"seed": 8} and chosen["remixed_from_video_id"] == video["id"]
     assert by_chance["request"] == video["request"] | {"seed": by_chance["seed"]} and by_chance["seed"] != 7
+    long = {"prompt": "x" * 32_001}
+    refused = shared.http.post(f"/v1/videos/{video['id']}/remix", json=long).json()["error"]
+    assert (refused["code"], refused["param"]) == ("string_above_max_length", "prompt")
     for body in ({"seed": "8"}, {"sed": 8}, [], {"seed": 2**70}):
         assert shared.http.post(f"/v1/videos/{video['id']}/again", json=body).status_code == 400
 

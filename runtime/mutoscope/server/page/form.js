@@ -2,7 +2,7 @@
 
 import { ask, Refusal, sentFile, sentFor } from "./api.js";
 import { FILE_TYPES, FileField } from "./files.js";
-import { LoraField } from "./loras.js";
+import { LoraField, loraLine } from "./loras.js";
 import { duration, hint, label, plural, sentence } from "./words.js";
 
 const BASIC = ["width", "height", "num_frames", "num_inference_steps", "seed"];
@@ -198,7 +198,7 @@ const isChanged = ({ input, standard }) => input.value !== standard;
 /** As a form has it: nothing for what is left to the server, and a line for each LoRA. */
 function asText(value) {
   if (!Array.isArray(value)) return value === null ? "" : String(value);
-  return value.some((each) => each.path) ? value.map(({ path, strength = 1 }) => `${path}:${strength}`).join("\n") : value.join(",");
+  return value.some((each) => each.path) ? value.map(loraLine).join("\n") : value.join(",");
 }
 
 /** "24000/1001", "8" or "12.5" as a number. */
