@@ -15,7 +15,7 @@ from mutoscope.builtin import bundle_path
 from mutoscope_engines.system.child_python import child_python
 from mutoscope_engines.telemetry import OPT_OUT
 
-from .cases import Case, UnmeasurableError
+from .cases import MODELS, Case, UnmeasurableError
 from .options import Options
 
 BUILTIN_CHECKPOINT = Path("export", "mutoscope_export", "demo", "checkpoint")  # in a checkout
@@ -40,7 +40,7 @@ def model_of(case: Case, options: Options, folder: Path, say: Callable[[str], ob
             raise UnmeasurableError(f"needs a real model: mutoscope bench BUNDLE --case {case.name}")
         own = builtin_checkpoint() if options.bundle is None else None
         return Model(options.bundle or bundle_path(), options.checkpoint or own)
-    name = "tiny" if options.quick else case.model
+    name = MODELS[case.model].quick if options.quick else case.model
     say(f"making a model with random weights ({name})")
     return _random_model(name, (options.models or folder) / name)
 

@@ -25,10 +25,11 @@ from .implementations import OURS, REFERENCE, load_implementation
 from .measuring import MeasurementError
 from .noise_watch import NoiseWatch
 from .options import Options
+from .picture import with_picture
 from .processes import Processes, import_seconds
 from .result import RatioRow, Row, Series
 from .rows import Runs, elapsed_s, ratios_between, rows_of, series_of, with_differences
-from .stages import main_stage
+from .stages import IN_TURNS, main_stage
 from .variants import our_variants, peer_variants, runtime_options
 
 LEAST_ROUNDS, ROUNDS_BUDGET_S = 3, 20.0  # a slow comparison stops early, but not before
@@ -88,10 +89,12 @@ class CaseRun:
         quick = QUICK_REQUESTS[case.kind] if options.quick else {}
         given = options.request if case.model is None else {}
         request: dict[str, Any] = {"prompt": PROMPT, "seed": SEED} | dict(case.request) | dict(quick) | given
-        backend = main.implementation.removeprefix(f"{OURS} ")
+        bundle, backend = Bundle.open(model.bundle), main.implementation.removeprefix(f"{OURS} ")
+        if case.picture:
+            request = with_picture(request, bundle.manifest, self.folder)
         try:
             runtime = runtime_options(options, backend, main.precision)
-            with Pipeline(Bundle.open(model.bundle), runtime) as pipeline:
+            with Pipeline(bundle, runtime) as pipeline:
                 plan = pipeline.plan(VideoRequest.from_dict(request))
         except MutoscopeError as error:
             raise UnmeasurableError(str(error)) from error
@@ -103,7 +106,7 @@ class CaseRun:
             plan=plan.to_dict(),
             request=request,
             text_tokens=tokens,
-            texts=text_shapes(Bundle.open(model.bundle, verify=False), tokens),
+            texts=text_shapes(bundle, tokens),
             threads=options.threads,
             batch=self._videos(),
             result=str(self.folder / "output.npy"),
@@ -185,7 +188,9 @@ class CaseRun:
                     self._note(runs.variant.implementation, runs.variant.precision, f"stopped: {error}")
                     together.remove(runs)
                     continue
-                runs.answers.append(answer | {"energy_j": energy.difference_j(before, energy.counters())})
+                taken = energy.difference_j(before, energy.counters())
+                # A run that goes several ways takes the energy of all, and its rows are of one each.
+                runs.answers.append(answer | {"energy_j": None if self._case.kind in IN_TURNS else taken})
             self._watch.after(pids)
             if len(together) < least:
                 break

@@ -23,6 +23,9 @@ class RandomModel:
     text_width: int = 16
     dtype: str = "float32"  # of the checkpoint
     precisions: tuple[str, ...] = ("fp32", "int8", "bf16-cpu")
+    scheduler: str = "UniPCMultistepScheduler"  # a class of Diffusers
+    boundary_ratio: float | None = None  # where the second of two experts takes over; None for one expert
+    quick: str = "tiny"  # the model that takes its place with --quick
     # Export compares every graph with its network, which takes minutes for a large one. Without: the graphs of a small
     # model, which was compared, and the large denoiser's in place of the small one's.
     compared: bool = True
@@ -30,6 +33,10 @@ class RandomModel:
 
 _WIDTH = {"num_attention_heads": 12, "attention_head_dim": 128, "ffn_dim": 8960, "freq_dim": 256}
 _VAE = {"base_dim": 96, "num_res_blocks": 2}
+# Export gives two experts with UniPC their authors' shift, and Diffusers would run another.
+_TWO: dict[str, Any] = {
+    "scheduler": "FlowMatchEulerDiscreteScheduler", "boundary_ratio": 0.8, "precisions": ("fp32", "int8"),
+}  # fmt: skip
 MODELS = {
     "tiny": RandomModel(),
     "wan-1.3b-width": RandomModel(
@@ -39,6 +46,8 @@ MODELS = {
         transformer={**_WIDTH, "num_layers": 30}, vae=_VAE, latent_channels=16, text_width=4096, dtype="bfloat16",
         precisions=("int8",), compared=False,
     ),
+    "tiny-two-experts": RandomModel(**_TWO),
+    "two-experts": RandomModel(transformer={**_WIDTH, "num_layers": 2}, quick="tiny-two-experts", **_TWO),
 }  # fmt: skip
 
 
@@ -47,8 +56,8 @@ class Case:
     """One piece of work that every implementation does alike.
 
     `kind` is "clip" (a whole run, prompt to file), "forward" (one call of the denoiser with both guidance branches),
-    "decode" (latents to frames), "bulk" (several videos by the machinery of `mutoscope batch`) or "server" (a clip
-    through `mutoscope serve`).
+    "decode" (latents to frames), "bulk" (several videos by the machinery of `mutoscope batch`), "server" (a clip
+    through `mutoscope serve`) or "experts" (a whole run by two experts, one of them loaded, and both).
     """
 
     name: str
@@ -58,6 +67,7 @@ class Case:
     request: Mapping[str, Any] = field(default_factory=dict)  # fields of `VideoRequest`
     text_tokens: int | None = None  # L of a forward
     needs_bundle: bool = False  # no built-in model can serve it
+    picture: bool = False  # the video begins with one
     left_out: Mapping[str, str] = field(default_factory=dict)  # implementation to why
     ours_alone: bool = False  # no peer has anything like it
     videos: int = 1
@@ -72,6 +82,7 @@ CASES = {
     case.name: case
     for case in (
         Case(DEFAULT_CLIP, "clip", "the bundle's default clip, from the prompt to a finished MP4"),
+        Case("picture-clip", "clip", "the bundle's default clip from a picture, drawn for it", picture=True),
         Case(
             "wan-1.3b-width", "forward", "one forward pass as wide as Wan 2.1 1.3B: 2 blocks, 1280 tokens, 2 branches",
             "wan-1.3b-width", {"height": 256, "width": 256, "num_frames": 17}, text_tokens=512,
@@ -99,6 +110,12 @@ CASES = {
             needs_bundle=True,
         ),
         Case(
+            "experts", "experts", "a clip by two experts as wide as Wan 2.1 1.3B: one in memory at a time, and both",
+            "two-experts",
+            {"height": 128, "width": 128, "num_frames": 9, "num_inference_steps": 4, "guidance_scale": 1.0},
+            left_out={"diffusers-compiled": "keeps both networks loaded as diffusers does, and compiles for minutes"},
+        ),
+        Case(
             "bulk", "bulk", "eight small videos as `mutoscope batch` makes them, beside a loop of Pipeline.generate",
             request={"height": 64, "width": 64, "num_frames": 9}, ours_alone=True, videos=8,
         ),
@@ -117,5 +134,6 @@ QUICK_REQUESTS: Mapping[str, Mapping[str, Any]] = {
     "decode": {"height": 32, "width": 32, "num_frames": 5},
     "bulk": {"height": 32, "width": 32, "num_frames": 1, "num_inference_steps": 1},
     "server": {"height": 32, "width": 32, "num_frames": 1, "num_inference_steps": 1},
+    "experts": {"height": 32, "width": 32, "num_frames": 5, "num_inference_steps": 2},
 }
 QUICK_TEXT_TOKENS, QUICK_VIDEOS = 8, 2

@@ -107,7 +107,8 @@ def _parser() -> Parser:
         "--compare", type=Path, metavar="OLD.json", help="list what got slower since an older result of this machine"
     )
     parser.add_argument("--quiet", action="store_true", help="show no progress line")
-    add_fields(parser, VideoRequest, skip=(*PICTURES, *OF_CLIPS, *LORAS))  # which no peer takes
+    # A case draws its picture itself, and none goes on from a clip or has LoRAs.
+    add_fields(parser, VideoRequest, skip=(*PICTURES, *OF_CLIPS, *LORAS))
     add_fields(parser, RuntimeOptions, skip=["backend", "precision"])
     return parser
 

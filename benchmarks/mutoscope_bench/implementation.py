@@ -26,7 +26,7 @@ from .measuring import Run
 class Work:
     """What one process is to do, complete and as plain values: it travels as JSON."""
 
-    kind: str  # "clip", "forward", "decode", "bulk", "server"
+    kind: str  # as a case has it
     bundle: str
     checkpoint: str | None  # in the Diffusers layout, of the same model
     plan: dict[str, Any]  # of the request: every value resolved
@@ -98,9 +98,10 @@ class Implementation(ABC):
         """Loads the model, in the process that will run it; its libraries are imported.
 
         The run's answer may hold, beside its own `elapsed_s`: `stages`, seconds by stage; `steps`, seconds of each
-        denoising step; `sha256` of the output. The first run writes the output to `work.result`: of a clip and of a
-        decode uint8 `[T, H, W, 3]`, of a forward the velocity f32 `[B, C, F, h, w]`, branch by branch, without
-        guidance. An implementation that cannot give it writes none, and says why in `note`.
+        denoising step; `sha256` of the output; `notes`, by stage what its figure does not say. The first run writes
+        the output to `work.result`: of a clip and of a decode uint8 `[T, H, W, 3]`, of a forward the velocity f32
+        `[B, C, F, h, w]`, branch by branch, without guidance. An implementation that cannot give it writes none, and
+        says why in `note`.
         """
 
 

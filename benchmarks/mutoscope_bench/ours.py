@@ -3,28 +3,22 @@
 from __future__ import annotations
 
 import atexit
-import hashlib
 import time
-from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import replace
-from itertools import pairwise
 from pathlib import Path
-from typing import IO, Any
+from typing import Any, TypeVar
 
 import numpy as np
 from mutoscope import Pipeline
 from mutoscope.bundle.bundle import Bundle
-from mutoscope.bundle.contract import DECODE, DENOISE, LOOP_INPUTS
+from mutoscope.bundle.contract import DECODE, LOOP_INPUTS
 from mutoscope.bundle.interface import interface_of
 from mutoscope.output.encoders import silence
-from mutoscope.output.frames import Frames
-from mutoscope.output.video import write_video
 from mutoscope.planning.execution import Execution
 from mutoscope.planning.plan import Plan
 from mutoscope.request import RuntimeOptions, VideoRequest
 from mutoscope.running.decode import decode
-from mutoscope.running.denoise import StepEvent
 from mutoscope.running.loaded import LoadedGraphs
 from mutoscope_engines.backends import JOINED_BY
 from mutoscope_engines.session import Tensor
@@ -32,10 +26,13 @@ from mutoscope_engines.symbols import sized
 from numpy.typing import NDArray
 
 from .bulk import bulk_run
-from .implementation import Implementation, Work, batch_plans, decode_latents, forward_feeds, text_lengths
+from .clips import FramesFile, TimedPipeline, clip_run
+from .experts import KEPT, LIMITED, PLANNED, experts_run
+from .implementation import Implementation, Work, decode_latents, forward_feeds, text_lengths
 from .measuring import Answer, Run
 from .server import server_run, serving
-from .stages import STAGES
+
+OfOurs = TypeVar("OfOurs", bound=Pipeline)
 
 _loaded = ExitStack()  # what a process of the benchmark loads, it holds until it ends
 atexit.register(_loaded.close)
@@ -69,92 +66,36 @@ class Ours(Implementation):
 
 
 def _load_clip(work: Work, options: RuntimeOptions) -> Run:
-    """The way of `mutoscope generate`: frames go to the encoder as they are decoded."""
-    silence()
-    pipeline = _loaded.enter_context(Pipeline(Bundle.open(work.bundle), options))
-    pipeline.preload(VideoRequest.from_dict(work.request))
-    output = _Output(work)
-
-    def run() -> Answer:
-        started = time.perf_counter()
-        answers = [_clip(pipeline, work, seed, file, output) for seed, file in batch_plans(work)]
-        elapsed = time.perf_counter() - started
-        output.save()
-        return answers[0] | {"elapsed_s": elapsed, "sha256": output.sha256}
-
-    return run
-
-
-def _preloaded(work: Work, options: RuntimeOptions) -> Pipeline:
-    silence()
-    pipeline = _loaded.enter_context(Pipeline(Bundle.open(work.bundle), options))
-    pipeline.preload(VideoRequest.from_dict(work.request))
-    return pipeline
+    return clip_run(_preloaded(TimedPipeline(Bundle.open(work.bundle), options), work), work)
 
 
 def _load_bulk(work: Work, options: RuntimeOptions) -> Run:
-    return bulk_run(_preloaded(work, options), work)
+    return bulk_run(_preloaded(Pipeline(Bundle.open(work.bundle), options), work), work)
 
 
 def _load_server(work: Work, options: RuntimeOptions) -> Run:
-    return server_run(_preloaded(work, options), work, _loaded.enter_context(serving(work.bundle, options)))
+    pipeline = _preloaded(Pipeline(Bundle.open(work.bundle), options), work)
+    return server_run(pipeline, work, _loaded.enter_context(serving(work.bundle, options)))
 
 
-def _clip(pipeline: Pipeline, work: Work, seed: int, file: Path, output: _Output) -> Answer:
-    marks: list[float] = []
-
-    def on_stage(stage: str) -> None:
-        if stage == DENOISE:
-            marks.append(time.perf_counter())
-
-    def on_step(event: StepEvent) -> None:
-        marks.append(time.perf_counter())
-
-    started = time.perf_counter()
-    first_frame: list[float] = []
-
-    def watched(stream: Iterator[Frames]) -> Iterator[Frames]:
-        for chunk in stream:
-            if not first_frame:
-                first_frame.append(time.perf_counter() - started)
-            output.take(chunk)
-            yield chunk
-
-    request = VideoRequest.from_dict(work.request | {"seed": seed})
-    with pipeline.stream(request, on_step=on_step, on_stage=on_stage) as stream:
-        write_video(file, watched(stream), stream.plan.header, sign="off")
-    elapsed = time.perf_counter() - started
-    seconds = stream.times.seconds
-    stages = {name: seconds[stage.of_runtime] for name, stage in STAGES.items() if stage.of_runtime}
-    stages |= {"first_frame": first_frame[0], "encode": elapsed - sum(seconds.values())}
-    return {"stages": stages, "steps": [later - earlier for earlier, later in pairwise(marks)]}
+def _load_experts(work: Work, options: RuntimeOptions) -> Run:
+    """With the memory that there is, with as much as the larger expert takes, and with everything loaded."""
+    bundle = Bundle.open(work.bundle)
+    planned = TimedPipeline(bundle, options)
+    limit = planned.plan(VideoRequest.from_dict(work.request)).memory_peak_bytes
+    pipelines = {
+        PLANNED: planned,
+        LIMITED: TimedPipeline(bundle, replace(options, memory_limit=limit)),
+        KEPT: TimedPipeline(bundle, options, keep_loaded=True),
+    }
+    return experts_run({name: clip_run(_preloaded(each, work), work) for name, each in pipelines.items()})
 
 
-class _Output:
-    """Takes the frames of the first run to a file as they come, and their hash; of later runs, nothing."""
-
-    def __init__(self, work: Work) -> None:
-        self.sha256: str | None = None
-        self._hash = hashlib.sha256()
-        self._path = Path(work.result)
-        self._frames = work.plan["num_frames"] * work.batch
-        self._file: IO[bytes] | None = None
-
-    def take(self, chunk: Frames) -> None:
-        if self.sha256 is not None:
-            return
-        if self._file is None:
-            self._file = self._path.open("wb")
-            header = {"descr": "|u1", "fortran_order": False, "shape": (self._frames, *chunk.shape[1:])}
-            np.lib.format.write_array_header_1_0(self._file, header)
-        data = chunk.tobytes()
-        self._hash.update(data)
-        self._file.write(data)
-
-    def save(self) -> None:
-        if self._file is not None and self.sha256 is None:
-            self._file.close()
-            self.sha256 = self._hash.hexdigest()
+def _preloaded(pipeline: OfOurs, work: Work) -> OfOurs:
+    silence()
+    _loaded.enter_context(pipeline)
+    pipeline.preload(VideoRequest.from_dict(work.request))
+    return pipeline
 
 
 def _graphs(work: Work, options: RuntimeOptions) -> tuple[LoadedGraphs, Plan]:
@@ -209,7 +150,7 @@ def _load_decode(work: Work, options: RuntimeOptions) -> Run:
     graphs, plan = _graphs(work, options)
     graphs.preload(plan, (DECODE,))
     latents = decode_latents(work)
-    output = _Output(work)
+    output = FramesFile(work)
 
     def run() -> Answer:
         started = time.perf_counter()
@@ -224,4 +165,5 @@ def _load_decode(work: Work, options: RuntimeOptions) -> Run:
 
 _LOAD = {
     "clip": _load_clip, "forward": _load_forward, "decode": _load_decode, "bulk": _load_bulk, "server": _load_server,
+    "experts": _load_experts,
 }  # fmt: skip

@@ -5,7 +5,7 @@ Knows results and what a reader asks first. Knows nothing of how anything was me
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from html import escape
 from pathlib import Path
 
@@ -122,15 +122,19 @@ def _plots(result: Result, case: str, rows: Sequence[Row]) -> Iterator[str]:
         (group for group in by_implementation(rows).values() if main_row(group)),
         key=lambda group: getattr(main_row(group), "median_s", None) or 0.0,
     )
-    stacked = any(row.stage == "whole_run" for row in rows)
+    there = {row.stage for row in rows}
+    stacked = "whole_run" in there
+    shown = [(f"part-{index}", text) for index, (stage, text) in enumerate(_STRETCHES.items()) if stage in there]
     yield _figure(
         "Time of each stage"
         if stacked
         else f"Time of one {getattr(main_row(grouped[0]), 'stage', '')}".replace("_", " "),
         svg.bars([_time_bar(group, result.reference.get(case)) for group in grouped], "time by implementation"),
-        _legend([(f"part-{index}", text) for index, text in enumerate(_STRETCHES.values())]) if stacked else "",
+        _legend(shown) if stacked else "",
         "Medians, warm. The whisker reaches to the 90th percentile.",
     )
+    if "first_frame" in there:
+        yield _first_frames(grouped)
     ours = compared_of_ours(result, case)
     ratios = [] if ours is None else sorted(ratios_of(result, ours), key=lambda ratio: ratio.ratio)
     if ours is not None and ratios:
@@ -159,22 +163,24 @@ def _plots(result: Result, case: str, rows: Sequence[Row]) -> Iterator[str]:
         )
     memory = [one for one in series if len(one.memory) > 1]
     if memory:
-        yield _figure(
-            "Memory from the start of the process to the first result",
-            svg.lines(
-                [
-                    svg.Line(_title(one), tuple((x, float(y)) for x, y in one.memory), kinds[_title(one)])
-                    for one in memory
-                ],
-                "memory over time",
-                x_title="seconds since the process began (logarithmic)",
-                y_title="resident memory",
-                y_text=lambda value: format_bytes(int(value)).replace(".00", ""),
-                log_x=True,
-            ),
-            _legend([(f"{kinds[_title(one)]} swatch", _title(one)) for one in memory]),
-            "Importing, loading and the first run, which warms up or compiles. Mapped weights count.",
-        )
+        yield _memory(memory, kinds)
+
+
+def _memory(series: Sequence[Series], kinds: Mapping[str, str]) -> str:
+    lines = [svg.Line(_title(one), tuple((x, float(y)) for x, y in one.memory), kinds[_title(one)]) for one in series]
+    return _figure(
+        "Memory from the start of the process to the first result",
+        svg.lines(
+            lines,
+            "memory over time",
+            x_title="seconds since the process began (logarithmic)",
+            y_title="resident memory",
+            y_text=lambda value: format_bytes(int(value)).replace(".00", ""),
+            log_x=True,
+        ),
+        _legend([(f"{line.kind} swatch", line.label) for line in lines]),
+        "Importing, loading and the first run, which warms up or compiles. Mapped weights count.",
+    )
 
 
 def _time_bar(group: Sequence[Row], reference: str | None) -> svg.Bar:
@@ -198,6 +204,22 @@ def _time_bar(group: Sequence[Row], reference: str | None) -> svg.Bar:
     low = sum(part.value for part in parts)
     high = None if main.p90_s is None else max(main.p90_s, low)
     return svg.Bar(_name(main), parts, said, strong=ours, low=low if high else None, high=high)
+
+
+def _first_frames(groups: Sequence[Sequence[Row]]) -> str:
+    found = {
+        _name(row): row.median_s for group in groups for row in group if row.stage == "first_frame" and row.median_s
+    }
+    bars = []
+    for name, seconds in sorted(found.items(), key=lambda each: each[1]):
+        ours, said = name.startswith(OURS), seconds_text(seconds)
+        bars.append(svg.Bar(name, (svg.Part(seconds, "ours" if ours else "peer", said),), said, strong=ours))
+    return _figure(
+        "Time to the first frame",
+        svg.bars(bars, "time to the first frame by implementation"),
+        "",
+        "Medians, warm, from the request to the first frame in hand. What gives all frames at once has none earlier.",
+    )
 
 
 def _ratio_bar(ratio: RatioRow) -> svg.Bar:

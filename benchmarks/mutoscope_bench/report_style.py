@@ -17,10 +17,10 @@ def _lines(kind: str, colours: list[str]) -> str:
 
 STYLE = f"""
 :root{{--ink:#1c1e21;--quiet:#5d646d;--page:#fbfbfa;--card:#fff;--rule:#e3e4e6;--ours:#2563eb;--peer:#a9afb8;
---behind:#c2410c;--warn:#fff6e0;--warn-ink:#7a4b00;--p0:#94a3b8;--p1:#2563eb;--p2:#0d9488;--p3:#d97706}}
+--behind:#c2410c;--warn:#fff6e0;--warn-ink:#7a4b00;--p0:#94a3b8;--p1:#9333ea;--p2:#2563eb;--p3:#0d9488;--p4:#d97706}}
 @media (prefers-color-scheme:dark){{:root{{--ink:#e8eaed;--quiet:#9aa2ad;--page:#131518;--card:#1b1e22;--rule:#2e3238;
---ours:#60a5fa;--peer:#5b626c;--behind:#fb923c;--warn:#33290f;--warn-ink:#f5d38a;--p0:#64748b;--p1:#60a5fa;
---p2:#2dd4bf;--p3:#fbbf24}}}}
+--ours:#60a5fa;--peer:#5b626c;--behind:#fb923c;--warn:#33290f;--warn-ink:#f5d38a;--p0:#64748b;--p1:#c084fc;
+--p2:#60a5fa;--p3:#2dd4bf;--p4:#fbbf24}}}}
 *{{box-sizing:border-box}}
 body{{margin:0;background:var(--page);color:var(--ink);
 font:16px/1.5 system-ui,-apple-system,"Segoe UI",Roboto,sans-serif}}
@@ -47,9 +47,9 @@ text.tick,text.axis{{fill:var(--quiet);font-size:12px}}
 text.strong{{font-weight:650}}
 rect{{rx:2px}}
 rect.ours{{fill:var(--ours)}}rect.peer{{fill:var(--peer)}}rect.behind{{fill:var(--behind)}}
-.part-0{{fill:var(--p0)}}.part-1{{fill:var(--p1)}}.part-2{{fill:var(--p2)}}.part-3{{fill:var(--p3)}}
+.part-0{{fill:var(--p0)}}.part-1{{fill:var(--p1)}}.part-2{{fill:var(--p2)}}.part-3{{fill:var(--p3)}}.part-4{{fill:var(--p4)}}
 i.part-0{{background:var(--p0)}}i.part-1{{background:var(--p1)}}
-i.part-2{{background:var(--p2)}}i.part-3{{background:var(--p3)}}
+i.part-2{{background:var(--p2)}}i.part-3{{background:var(--p3)}}i.part-4{{background:var(--p4)}}
 .grid{{stroke:var(--rule)}}
 .mark{{stroke:var(--ink);stroke-dasharray:3 3}}
 .whisker{{stroke:var(--ink);stroke-width:1.2;fill:none;opacity:.75}}

@@ -58,7 +58,8 @@ def rows_of(case: str, runs: Runs, main_stage: str, import_s: Sequence[float]) -
         "first_run": [first["first_s"]],
         **_stage_samples(runs.answers, main_stage),
     }
-    facts = {"load_cold": {"note": runs.cold_note}, main_stage: _whole(runs)}
+    notes = {"load_cold": runs.cold_note} | first.get("notes", {})
+    facts = {stage: {"note": note} for stage, note in notes.items()} | {main_stage: _whole(runs)}
     return [
         Row(
             case=case,

@@ -101,7 +101,7 @@ def runtime_options(options: Options, backend: str, precision: str | None) -> Ru
 def _variant(case: Case, bundle: Bundle, execution: Execution) -> Variant:
     """What runs in this case alone: a decoder without graphs in the denoiser's precision is named by its own."""
     placements, precision = execution.placements, execution.main.precision
-    several = {"clip", "bulk", "server"}
+    several = {"clip", "bulk", "server", "experts"}
     ran = placements if case.kind in several else {"forward": [DENOISE], "decode": [DECODE]}[case.kind]
     names = dict.fromkeys(placements[stage].backend.name for stage in ran)
     if case.kind == "decode":

@@ -23,12 +23,34 @@ def tree(text: str) -> ElementTree.Element:
     return ElementTree.fromstring(text.removeprefix("<!DOCTYPE html>"))
 
 
-def test_it_is_well_formed_and_has_the_four_plots() -> None:
+def test_it_is_well_formed_and_has_the_five_plots() -> None:
     page = tree(html(result()))
-    assert len(page.findall(f".//{SVG}svg")) == 4
+    assert len(page.findall(f".//{SVG}svg")) == 5
     headings = " ".join(heading.text or "" for heading in page.iter("{http://www.w3.org/1999/xhtml}h3"))
-    for wanted in ("Time of each stage", "times faster", "Latency of each step", "Memory"):
+    for wanted in ("Time of each stage", "first frame", "times faster", "Latency of each step", "Memory"):
         assert wanted in headings
+
+
+def test_the_legend_names_the_stretches_that_there_are_in_their_colours() -> None:
+    plain = result()
+    picture = Row(case="default-clip", stage="picture_encoder", **OURS, **figures([0.25]))
+    texts = ["text encoding", "denoising", "decoding", "encoding the file"]
+    for shown, wanted in (
+        (plain, texts),
+        (result(rows=(*plain.rows, picture)), [texts[0], "picture encoding", *texts[1:]]),
+    ):
+        page = html(shown)
+        legend = dict(re.findall(r'<span><i class="(part-\d)"></i>([^<]*)</span>', page))
+        assert list(legend.values()) == wanted
+        assert {f"part-{number}" for number in re.findall(r'class="part-(\d)"', page)} == legend.keys()
+        assert all(f".{part}{{" in page for part in legend)
+
+
+def test_the_first_frames_are_shown_the_soonest_first() -> None:
+    (_, figure) = html(result()).split("Time to the first frame")
+    bars = figure.partition("</figure>")[0]
+    assert bars.index("mutoscope onnxruntime int8") < bars.index("diffusers fp32")
+    assert "606 ms" in bars and "2.42 s" in bars
 
 
 def test_it_loads_nothing_and_needs_no_script() -> None:

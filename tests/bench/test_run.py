@@ -42,7 +42,8 @@ class Fake(Implementation):
                 os._exit(3)
             time.sleep(0.05)
             np.save(work.result, np.zeros((work.plan["num_frames"], 32, 32, 3), np.uint8))
-            return {"elapsed_s": 2.0, "stages": {"decode": 1.0}, "steps": [0.5, 0.5]}
+            stages = {"decode": 1.0, "first_frame": 1.75}
+            return {"elapsed_s": 2.0, "stages": stages, "steps": [0.5, 0.5], "notes": {"first_frame": "all at once"}}
 
         return run
 """
@@ -95,6 +96,16 @@ def test_a_ratio_is_the_time_of_the_peer_over_ours(measured: Result) -> None:
     assert ratio.against == "fake"
     assert ratio.ratio == pytest.approx(2.0 / statistics.median(ours.seconds[3:]), rel=1e-3)
     assert ratio.low <= ratio.ratio <= ratio.high
+
+
+def test_the_first_frame_of_ours_comes_before_the_file_and_a_peer_says_what_its_own_is(measured: Result) -> None:
+    rows = {(row.implementation, row.stage): row for row in measured.rows}
+    first, whole = (rows[OURS, stage] for stage in ("first_frame", "whole_run"))
+    assert all(0 < one < other for one, other in zip(first.seconds, whole.seconds, strict=True))
+    assert first.note is None
+    assert (rows["fake", "first_frame"].median_s, rows["fake", "first_frame"].note) == (1.75, "all at once")
+    assert rows["fake", "whole_run"].note is None
+    assert "first_frame" in {ratio.stage for ratio in measured.ratios}
 
 
 def test_the_error_is_against_ours_in_fp32_where_there_is_no_diffusers(measured: Result) -> None:

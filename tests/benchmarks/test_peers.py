@@ -12,15 +12,22 @@ import numpy as np
 import pytest
 from diffusers import AutoencoderKLWan, WanTransformer3DModel
 from diffusers.loaders.single_file_utils import convert_wan_transformer_to_diffusers, convert_wan_vae_to_diffusers
+from mutoscope.builtin import bundle_path
 from mutoscope.bundle.bundle import Bundle
+from mutoscope_bench.case_model import builtin_checkpoint
 from mutoscope_bench.cases import PROMPT, SEED
 from mutoscope_bench.difference import difference
 from mutoscope_bench.implementation import Implementation, Work, text_shapes
 from mutoscope_bench.implementations import PEERS, load_implementation
+from mutoscope_bench.measuring import Answer
+from mutoscope_bench.picture import red_circle
 from mutoscope_export.families.wan.random_checkpoint import random_checkpoint
 from mutoscope_peers.random_models import replace_denoisers
 from mutoscope_peers.stable_diffusion_cpp_peer import write_renamed
+from PIL import Image
 from safetensors.torch import load_file
+
+from tests.bench.two_experts import bundle_of_two, checkpoint_of_two
 
 Make = Any
 
@@ -43,12 +50,17 @@ def work(wan_bundle: Path, wan_checkpoint: Path, tmp_path: Path) -> Make:
     return make
 
 
-def output(implementation: Implementation, work: Work, precision: str = "fp32") -> np.ndarray:
+def made(implementation: Implementation, work: Work, precision: str = "fp32") -> tuple[np.ndarray, Answer]:
     Path(work.result).unlink(missing_ok=True)
     assert implementation.cannot(work, precision) is None
     answer = implementation.load(work, precision)()
     assert answer["elapsed_s"] > 0
-    return np.load(work.result)
+    return np.load(work.result), answer
+
+
+def output(implementation: Implementation, work: Work, precision: str = "fp32") -> np.ndarray:
+    frames, _ = made(implementation, work, precision)
+    return frames
 
 
 @pytest.mark.parametrize(("kind", "most"), [("forward", 1e-5), ("decode", 2e-3), ("clip", 2e-3)])
@@ -59,6 +71,53 @@ def test_ours_gives_what_diffusers_gives(work: Make, kind: str, most: float) -> 
     assert float(np.std(theirs)) > 0.1
     found = difference(ours, theirs).relative_error
     assert found is not None and found < most
+
+
+def test_from_a_picture_ours_gives_what_diffusers_gives_and_from_another_it_does_not(
+    work: Make, tmp_path: Path
+) -> None:
+    """By the built-in model, which takes one."""
+    request = {"prompt": PROMPT, "seed": SEED, "height": 32, "width": 64, "num_frames": 5, "num_inference_steps": 2}
+    bundle, pictures = bundle_path(), [tmp_path / "picture.png", tmp_path / "other.png"]
+    for file, pixels in zip(pictures, (red_circle(32, 64), 255 - red_circle(32, 64)), strict=True):
+        Image.fromarray(pixels).save(file)
+
+    def clip(picture: Path) -> Work:
+        asked = request | {"image": str(picture)}
+        with mutoscope.Pipeline.load(bundle, backend="onnxruntime", precision="fp32") as pipeline:
+            plan = pipeline.plan(**asked)
+        return work(
+            "clip", bundle=str(bundle), checkpoint=str(builtin_checkpoint()), plan=plan.to_dict(), request=asked
+        )
+
+    theirs, answer = made(load_implementation("diffusers"), clip(pictures[0]))
+    ours, other = (output(load_implementation("mutoscope onnxruntime"), clip(picture)) for picture in pictures)
+    same, another = (difference(each, theirs).relative_error for each in (ours, other))
+    assert same is not None and another is not None and same < 2e-3 and another > 0.3
+
+    stages = answer["stages"]
+    parts = [stages[stage] for stage in ("text_encoder", "picture_encoder", "denoiser", "decode")]
+    assert min(parts) > 0 and "kept_switch" not in stages
+    assert sum(parts) == pytest.approx(stages["first_frame"], rel=0.1)
+    assert sum(answer["steps"]) == pytest.approx(stages["denoiser"])
+    assert stages["first_frame"] + stages["encode"] == pytest.approx(answer["elapsed_s"])
+    assert "all frames at once" in answer["notes"]["first_frame"] and "note" not in answer
+
+
+def test_by_two_experts_ours_gives_what_diffusers_gives(
+    work: Make, wan_bundle: Path, wan_checkpoint: Path, tmp_path: Path
+) -> None:
+    bundle = bundle_of_two(wan_bundle, tmp_path / "two")
+    checkpoint = checkpoint_of_two(wan_checkpoint, tmp_path / "checkpoint")
+    with mutoscope.Pipeline.load(bundle, backend="onnxruntime", precision="fp32") as pipeline:
+        plan = pipeline.plan(**work("experts").request)
+    experts = work("experts", bundle=str(bundle), checkpoint=str(checkpoint), plan=plan.to_dict())
+    ours = output(load_implementation("mutoscope onnxruntime"), experts)
+    theirs, answer = made(load_implementation("diffusers"), experts)
+    found = difference(ours, theirs).relative_error
+    assert found is not None and found < 2e-3
+    assert 0 < answer["stages"]["kept_switch"] < min(answer["steps"])
+    assert answer["note"] == "keeps both transformers loaded"
 
 
 def test_a_forward_is_compared_branch_by_branch(work: Make) -> None:
@@ -75,7 +134,7 @@ def test_openvino_gives_what_ours_gives(work: Make) -> None:
     assert found is not None and found < 1e-4
 
 
-@pytest.mark.parametrize("kind", ["clip", "forward", "decode"])
+@pytest.mark.parametrize("kind", ["clip", "experts", "forward", "decode"])
 @pytest.mark.parametrize("name", ["openvino-genai", "stable-diffusion.cpp"])
 def test_what_a_peer_cannot_do_it_says(work: Make, name: str, kind: str) -> None:
     peer = load_implementation(name)

@@ -24,7 +24,7 @@ class OpenVinoGenAi(Implementation):
         return None
 
     def cannot(self, work: Work, precision: str) -> str | None:
-        if work.kind != "clip":
+        if work.kind not in ("clip", "experts"):
             return "its Text2VideoPipeline makes whole videos alone; its networks cannot be called one by one"
         installed = "" if find_spec("openvino_genai") else " (openvino-genai is not installed here)"
         return f"its Text2VideoPipeline takes LTX-Video alone; this bundle's family is {work.plan['family']}{installed}"

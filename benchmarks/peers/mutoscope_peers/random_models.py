@@ -123,13 +123,14 @@ def make_model(name: str, folder: Path) -> None:
 
 def _checkpoint(model: RandomModel, folder: Path) -> Path:
     import torch
-    from mutoscope_export.families.wan.random_checkpoint import random_checkpoint
+    from mutoscope_export.families.wan.random_checkpoint import add_expert, random_checkpoint
 
     shutil.rmtree(folder, ignore_errors=True)
-    return random_checkpoint(
+    random_checkpoint(
         folder, latent_channels=model.latent_channels, text_width=model.text_width, vae_config=model.vae,
-        dtype=getattr(torch, model.dtype), **dict[str, Any](model.transformer),
+        dtype=getattr(torch, model.dtype), scheduler=model.scheduler, **dict[str, Any](model.transformer),
     )  # fmt: skip
+    return folder if model.boundary_ratio is None else add_expert(folder, model.boundary_ratio)
 
 
 def _small(model: RandomModel) -> RandomModel:
