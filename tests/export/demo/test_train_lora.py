@@ -53,10 +53,11 @@ def test_the_model_under_the_lora_stays_as_it_was(trained) -> None:
     torch.testing.assert_close(kept, before.state_dict(), rtol=0, atol=0)
 
 
-def test_each_linear_layer_of_each_block_has_its_factors(trained) -> None:
+def test_each_linear_layer_of_the_blocks_and_of_the_text_has_its_factors(trained) -> None:
     before, _, factors = trained
-    linear = {name for name, module in before.transformer.blocks.named_modules() if type(module) is torch.nn.Linear}
-    assert {name.rsplit(".lora_", 1)[0] for name in factors} == {f"blocks.{name}" for name in linear}
+    linear = {name for name, module in before.transformer.named_modules() if type(module) is torch.nn.Linear}
+    expected = {name for name in linear if name.startswith(("blocks.", "condition_embedder.text_embedder."))}
+    assert {name.rsplit(".lora_", 1)[0] for name in factors} == expected
     assert sum(value.numel() * value.element_size() for value in factors.values()) < 1_000_000
 
 
@@ -68,6 +69,15 @@ def test_the_file_gives_diffusers_the_network_that_was_trained(trained, tmp_path
     read.load_lora_adapter(state, prefix="transformer")
     expected, base = velocity(model.transformer), velocity(before.transformer)
     assert torch.linalg.vector_norm(velocity(read) - expected) < 0.01 * torch.linalg.vector_norm(expected - base)
+
+
+def test_training_goes_on_from_a_file_that_it_wrote(trained, tmp_path) -> None:
+    before, _, factors = trained
+    file = tmp_path / "example.safetensors"
+    WanPipeline.save_lora_weights(tmp_path, factors, weight_name=file.name)
+    taken = (deepcopy(before), build_tokenizer(), clips(LEARNED_COLOURS, 1), clips(COLOURS, 2))
+    read = train_lora.train_lora(*taken, steps=0, seed=0, start_from=file)
+    torch.testing.assert_close(read, factors, rtol=0, atol=0)
 
 
 def test_the_loss_of_what_is_learned_falls(capsys, monkeypatch) -> None:
