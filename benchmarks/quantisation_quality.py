@@ -35,10 +35,12 @@ from mutoscope_engines.backends import load_backend
 from mutoscope_engines.chain import Chain
 from mutoscope_engines.difference import relative_l2
 from mutoscope_engines.session import Session, SessionOptions
-from mutoscope_export.demo.grammar import calibration_prompts
+from mutoscope_export.demo.grammar import calibration_scenes
+from mutoscope_export.demo.renderer import render
 from mutoscope_export.export import export_checkpoint
 from mutoscope_export.families.family import Recording
 from mutoscope_export.families.policy import QuantizationPolicy, QuantizedLayers
+from mutoscope_export.families.wan.first_frame import GIVEN
 from mutoscope_export.graphs.trace import GRAPH_FILE, Pass
 from mutoscope_export.graphs.weight_files import WeightFolder
 from mutoscope_export.opening import OpenedCheckpoint, open_checkpoint
@@ -66,7 +68,7 @@ class Candidate(Protocol):
     identity: str  # of what makes its clips, as the name of a folder
 
     def velocity(self, recording: Recording, branch: int) -> NDArray[np.float32]:
-        """Of one branch of a recorded step, `[C, F, h, w]`."""
+        """Of one branch of a recorded step, `[C, F, h, w]`, without the frames that are given."""
         ...
 
     def generate(self, prompt: str, *, seed: int) -> Any:
@@ -78,19 +80,23 @@ class Candidate(Protocol):
         ...
 
 
+def asked(velocity: NDArray[np.float32], recording: Recording) -> NDArray[np.float32]:
+    """A velocity without the frames that are given: there the graph has the picture, and Diffusers what it discards."""
+    given = recording.inputs.get(GIVEN)
+    return velocity if given is None else velocity[:, given.numpy() == 0]
+
+
 def velocity(denoiser: Session, recording: Recording, branch: int) -> NDArray[np.float32]:
     """What a denoiser's graph makes of a recorded step: f32 `[C, F, h, w]`, the velocity of one branch alone."""
-    latents = recording.inputs["latents"].numpy()
-    feeds = {
-        "latents": latents,
-        "state": np.zeros((1, *latents.shape), np.float32),
-        "timestep": recording.inputs["timestep"].numpy(),
-        "prompt_embeds": recording.inputs["prompt_embeds"][branch : branch + 1].numpy(),
+    recorded = {name: value.numpy() for name, value in recording.inputs.items()}
+    feeds = recorded | {
+        "state": np.zeros((1, *recorded["latents"].shape), np.float32),
+        "prompt_embeds": recorded["prompt_embeds"][branch : branch + 1],
         "guidance_weights": np.ones(1, np.float32),
         "solver_a": np.zeros((1, 1), np.float32),
         "solver_b": np.ones(1, np.float32),
     }
-    return denoiser.run(feeds)["next_state"].numpy()[0]
+    return asked(denoiser.run(feeds)["next_state"].numpy()[0], recording)
 
 
 class BundleCandidate:
@@ -137,13 +143,10 @@ class DiffusersCandidate:
     def velocity(self, recording: Recording, branch: int) -> NDArray[np.float32]:
         """As `Candidate.velocity`."""
         with torch.no_grad():
-            given = self._pipeline.transformer(
-                recording.inputs["latents"][None].bfloat16(),
-                recording.inputs["timestep"],
-                recording.inputs["prompt_embeds"][branch : branch + 1].bfloat16(),
-                return_dict=False,
-            )[0]
-        return given[0].float().numpy()
+            call = {name: value.bfloat16() for name, value in recording.calls[branch].items() if name != "timestep"}
+            timestep = recording.calls[branch]["timestep"]
+            given = self._pipeline.transformer(**call, timestep=timestep, return_dict=False)[0]
+        return asked(given[0].float().numpy(), recording)
 
     def generate(self, prompt: str, *, seed: int) -> Any:
         """As `Candidate.generate`."""
@@ -373,8 +376,12 @@ def main() -> None:
         help="measure only the rows that begin so, such as nvfp4, and put them into the result that --output has",
     )  # fmt: skip
     arguments = parser.parse_args()
-    prompts = calibration_prompts()[: arguments.calibration_prompts] if arguments.calibration_prompts else None
-    options = ExportOptions(calibration_prompts=prompts, calibration_steps=arguments.calibration_steps)
+    scenes = calibration_scenes()[: arguments.calibration_prompts]
+    options = ExportOptions(
+        calibration_prompts=[scene.prompt() for scene in scenes],
+        calibration_clips=[render(scene, np.random.default_rng(number)) for number, scene in enumerate(scenes)],
+        calibration_steps=arguments.calibration_steps,
+    )
     weights = open_checkpoint(arguments.checkpoint).sha256_of_files()
     digest = next(digest for name, digest in weights.items() if name.startswith("transformer/diff"))
     result: dict[str, Any] = {"machine": describe(), "transformer_sha256": digest, "count": arguments.count, "rows": []}

@@ -72,6 +72,10 @@ NOT_RUN = {
     "mutoscope export CHECKPOINT BUNDLE --precision fp32 fp8 --calibration-prompts prompts.txt": (
         "takes minutes; tests/export/quantization/test_quantize.py runs the calibration"
     ),
+    "mutoscope export CHECKPOINT BUNDLE --precision fp8 --calibration-prompts prompts.txt --calibration-clips "
+    "street.mp4 cat.png": (
+        "takes minutes; tests/export/families/test_wan_calibration.py calibrates small checkpoints with clips"
+    ),
     "mutoscope export CHECKPOINT BUNDLE --precision fp8 nvfp4 --calibration-prompts prompts.txt": (
         "takes minutes; tests/export/quantization/test_quantize.py exports a small checkpoint in both"
     ),

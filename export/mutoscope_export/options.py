@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from mutoscope.values.parameters import BYTES, HEIGHT_WIDTH_FRAMES, Form, parameter
 from mutoscope_engines.precisions import ON_GPU, PRECISIONS
@@ -30,6 +30,15 @@ def _lines(file: str) -> tuple[str, ...]:
 
 PROMPTS = Form(
     "a text file with one prompt per line", "a sequence of prompts", ("a red ring", "a fox"), _lines, "\n".join
+)
+
+CLIPS = Form(
+    "one or more paths of picture or video files, such as first.png",
+    "a tuple of pictures and clips, each a path, the bytes of a file, or an array uint8 [H, W, 3] or [T, H, W, 3]",
+    ("first.png",),
+    lambda path: path or None,
+    str,
+    several=True,
 )
 
 
@@ -83,6 +92,12 @@ class ExportOptions:
         "8 varied ones)",
         unit="FILE",
         form=PROMPTS,
+    )
+    calibration_clips: Sequence[Any] | None = parameter(
+        "for fp8, int8-static and nvfp4 of a model that takes pictures or clips: typical ones, the first for the first "
+        "prompt and so on, over again; of a video, the first frames (default: drawn ones)",
+        unit="FILE",
+        form=CLIPS,
     )
     calibration_size: tuple[int, int, int] | None = parameter(
         "for fp8, int8-static and nvfp4: height x width x frames of the calibration videos, such as 480x832x81 "

@@ -24,9 +24,9 @@ def test_without_flags_the_defaults_of_python_hold() -> None:
 
 def test_every_option_has_the_flag_that_users_know() -> None:
     assert {flag_of(field.name) for field in fields(ExportOptions)} == {
-        "--precision", "--overwrite", "--compact", "--part-size", "--calibration-prompts", "--calibration-size",
-        "--calibration-steps", "--transformer", "--vae", "--text-encoder", "--lora", "--lora-2", "--lora-inputs",
-        "--video-input",
+        "--precision", "--overwrite", "--compact", "--part-size", "--calibration-prompts", "--calibration-clips",
+        "--calibration-size", "--calibration-steps", "--transformer", "--vae", "--text-encoder", "--lora", "--lora-2",
+        "--lora-inputs", "--video-input",
     }  # fmt: skip
 
 
@@ -35,12 +35,14 @@ def test_text_of_the_command_line_becomes_values_of_python(tmp_path: Path) -> No
     prompts.write_text("a fox\nan owl in the café\n", "utf-8")
     arguments = ["--precision", "fp32", "fp8", "--overwrite", "--compact", "--part-size", "4GB"]
     arguments += ["--calibration-prompts", str(prompts), "--calibration-size", "480x832x81", "--calibration-steps", "9"]
+    arguments += ["--calibration-clips", "fox.png", "owl.mp4"]
     assert from_flags(*arguments) == ExportOptions(
         precision=("fp32", "fp8"),
         overwrite=True,
         compact=True,
         part_size=4_000_000_000,
         calibration_prompts=("a fox", "an owl in the café"),
+        calibration_clips=("fox.png", "owl.mp4"),
         calibration_size=(480, 832, 81),
         calibration_steps=9,
     )

@@ -81,9 +81,14 @@ def all_scenes(colours: Iterable[str] = COLOURS) -> list[Scene]:
     return [Scene(*words) for words in itertools.product(colours, SHAPES, MOTIONS, BACKGROUNDS, SIZES)]
 
 
+def calibration_scenes() -> list[Scene]:
+    """Eight scenes that share few words, for the ranges of what runs in eight bits."""
+    return all_scenes()[371::343]
+
+
 def calibration_prompts() -> list[str]:
-    """Eight prompts that share few words, for the ranges of what runs in eight bits."""
-    return [scene.prompt() for scene in all_scenes()[371::343]]
+    """Those scenes in words."""
+    return [scene.prompt() for scene in calibration_scenes()]
 
 
 def prompt_pattern() -> str:

@@ -13,12 +13,15 @@ import msgspec
 import torch
 from mutoscope.bundle.conditionings import Conditioning
 from mutoscope.bundle.manifest import Defaults, Draw, Expert, Frames, Geometry
+from mutoscope.clips import Clip
+from mutoscope.pictures import Picture
 from mutoscope_engines.precisions import network_type
 from torch import Tensor, nn
 
 from ..checkpoint.checkpoint import Checkpoint
 from ..graphs.parts import Cut
 from ..graphs.trace import GRAPH_FILE, Pass, SymbolicValue
+from .clips import ClipPixels, drawn, frames_of, identity
 from .policy import QuantizationPolicy
 
 Call = Mapping[str, Tensor]
@@ -99,18 +102,36 @@ class GraphSource:
 
 @dataclass(frozen=True)
 class Calibration:
-    """Whole runs of the reference: one for each prompt, with the seeds that follow `seed`."""
+    """Whole runs of the reference: one for each prompt, with the seeds that follow `seed`.
+
+    Attributes:
+        clips: what the videos of a model that takes pictures or clips follow, in the order of the prompts, and over
+            again; drawn ones where there is none. `None` for a model that follows text alone.
+    """
 
     prompts: tuple[str, ...]
     request: Defaults
     seed: int = 0
+    clips: tuple[Clip | Picture, ...] | None = None
+
+    def clip(self, number: int) -> ClipPixels:
+        """What the video of a prompt may follow, in its size: uint8 `[T, H, W, 3]`.
+
+        Raises:
+            RequestError: a clip cannot be read to its end.
+        """
+        size = (self.request.num_frames, self.request.height, self.request.width)
+        return frames_of(self.clips[number % len(self.clips)], *size) if self.clips else drawn(number, *size)
 
     def to_dict(self) -> dict[str, Any]:
         """What the report of an export says of it."""
         asked = msgspec.structs.asdict(self.request)
         names = ["height", "width", "num_frames", "num_inference_steps", "guidance_scale", "negative_prompt"]
         names += [] if self.request.flow_shift is None else ["flow_shift"]
-        return {"prompts": list(self.prompts), "seed": self.seed, **{name: asked[name] for name in names}}
+        told: dict[str, Any] = {"prompts": list(self.prompts), "seed": self.seed}
+        if self.clips is not None:
+            told["clips"] = [identity(clip, self.request.num_frames) for clip in self.clips] or "drawn"
+        return told | {name: asked[name] for name in names}
 
 
 @dataclass(frozen=True)

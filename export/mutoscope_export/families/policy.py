@@ -39,9 +39,10 @@ class QuantizedLayers:
 class QuantizationPolicy:
     """What no step adds keeps its precision: embedders, modulation, norms, final projection, and blocks at the ends.
 
-    `block` is a regular expression for a layer's name, with the block's number and the rest as its groups. Of n blocks,
-    n times `kept_at_each_end`, and at least one, are kept at each end. `weight` and `values_weight` make of a layer's
-    name that of its weight in the graph: of a linear layer, and of that which projects the values of an attention.
+    `block` is a regular expression for a layer's name, with the block's number and the rest as its groups. Blocks whose
+    names are the same before the number are a row. Of n blocks in a row, n times `kept_at_each_end`, and at least one,
+    are kept at each end. `weight` and `values_weight` make of a layer's name that of its weight in the graph: of a
+    linear layer, and of that which projects the values of an attention.
 
     Where `four_bits_error` is given, linear layers go on from eight bits to NVFP4: as many as leave the error of the
     network below so many times that of eight bits, as it is measured with each checkpoint.
@@ -74,17 +75,24 @@ class QuantizationPolicy:
         if up_to not in self.step_names:
             raise ValueError(f"there is no step {up_to!r}; the steps are: {', '.join(self.step_names)}")
         taken = self.steps[: self.step_names.index(up_to) + 1]
-        parted = [(name, int(match[1]), match[2]) for name in names if (match := re.fullmatch(self.block, name))]
-        count = 1 + max((number for _, number, _ in parted), default=-1)
-        kept = self.kept(count)
-        inner = [(name, rest) for name, number, rest in parted if kept <= number < count - kept]
+        parted = [
+            (name, name[: match.start(1)], int(match[1]), match[2])
+            for name in names
+            if (match := re.fullmatch(self.block, name))
+        ]
+        counts: dict[str, int] = {}
+        for _, row, number, _ in parted:
+            counts[row] = max(counts.get(row, 0), number + 1)
+        kept = {row: self.kept(count) for row, count in counts.items()}
+        inner = [(name, rest) for name, row, number, rest in parted if kept[row] <= number < counts[row] - kept[row]]
         linears, attentions = (
             tuple(name for name, rest in inner if any(one and re.fullmatch(one, rest) for one in patterns))
             for patterns in ([step.linears for step in taken], [step.attentions for step in taken])
         )
         if not linears and not attentions:
+            count = max(counts.values(), default=0)
             raise ValueError(
-                f"of {count} blocks, {kept} at each end keep their precision, and no layer is left to quantize; "
-                "a network as shallow as this has nothing to gain from it"
+                f"of {count} blocks, {self.kept(count)} at each end keep their precision, and no layer is left to "
+                "quantize; a network as shallow as this has nothing to gain from it"
             )
         return QuantizedLayers(linears, attentions)

@@ -14,7 +14,9 @@ from typing import Any
 import msgspec
 import torch
 from mutoscope.bundle.manifest import MAX_STEPS, Manifest
+from mutoscope.clips import Clip, read_clip_or_picture
 from mutoscope.errors import RequestError
+from mutoscope.pictures import Picture
 from mutoscope.values import checks
 from torch import Tensor, nn
 
@@ -22,7 +24,7 @@ from ..errors import ExportError
 from ..families.family import Calibration, Call, Recording, Reference
 from ..families.policy import QuantizedLayers
 from ..graphs.number_formats import NumberFormat
-from ..options import PROMPTS, ExportOptions
+from ..options import CLIPS, PROMPTS, ExportOptions
 from .layer_watch import watch
 
 DEFAULT_PROMPTS = (
@@ -41,14 +43,15 @@ MARGIN = 1.1  # for magnitudes that calibration did not meet
 def plan_calibration(
     options: ExportOptions, manifest: Manifest, own_prompts: Sequence[str] | None = None
 ) -> Calibration:
-    """What to run: at the size of use, with prompts that the model understands.
+    """What to run: at the size of use, with prompts that the model understands, and what its videos follow beside them.
 
     Args:
         manifest: of the bundle, with or without its graphs.
         own_prompts: those that the authors of the checkpoint name for this.
 
     Raises:
-        RequestError: no prompts or steps, or a size that the networks do not take.
+        RequestError: no prompts or steps, a size that the networks do not take, clips that cannot be read or that no
+            video would follow.
     """
     given: dict[str, int] = {}
     if options.calibration_size is not None:
@@ -58,9 +61,13 @@ def plan_calibration(
         given["num_inference_steps"] = checks.whole(
             "calibration_steps", options.calibration_steps, minimum=1, maximum=MAX_STEPS
         )
-    return Calibration(
-        _prompts(options.calibration_prompts, own_prompts), msgspec.structs.replace(manifest.defaults, **given)
-    )
+    request = msgspec.structs.replace(manifest.defaults, **given)
+    if request.num_frames == 1 and any(image.last_required for image in manifest.images):
+        raise RequestError(
+            "the length of calibration_size must be more than 1, because this model makes a video between two pictures"
+        )
+    prompts = _prompts(options.calibration_prompts, own_prompts)
+    return Calibration(prompts, request, clips=_clips(options.calibration_clips, manifest, len(prompts)))
 
 
 def _prompts(given: Sequence[str] | None, own: Sequence[str] | None) -> tuple[str, ...]:
@@ -71,6 +78,26 @@ def _prompts(given: Sequence[str] | None, own: Sequence[str] | None) -> tuple[st
     if not prompts:
         raise RequestError("calibration_prompts has no prompt; give at least one, or leave it out")
     return prompts
+
+
+def _clips(given: Sequence[Any] | None, manifest: Manifest, prompts: int) -> tuple[Clip | Picture, ...] | None:
+    if not manifest.images and not manifest.controls:
+        if given is not None:
+            raise RequestError(
+                "calibration_clips is for models that take pictures or clips, and this one follows text alone; leave "
+                "it out"
+            )
+        return None
+    if given is None:
+        return ()
+    if not isinstance(given, (list, tuple)) or not given:
+        raise RequestError(f"calibration_clips must be {CLIPS.in_python}; got {given!r:.80}")
+    if len(given) > prompts:
+        raise RequestError(
+            f"calibration_clips has {len(given)} clips for {prompts} prompts, and each takes one; give as many prompts "
+            "with calibration_prompts, or fewer clips"
+        )
+    return tuple(read_clip_or_picture(each, name="calibration_clips") for each in given)
 
 
 @dataclass
@@ -157,7 +184,12 @@ class _Recorder:
 
     def __call__(self, network: nn.Module, arguments: tuple[Any, ...], given: Mapping[str, Any]) -> None:
         tensors = {name: value for name, value in given.items() if isinstance(value, Tensor)}
-        self.calls.append({name: value.float().cpu() for name, value in tensors.items()})
+        self.calls.append({name: self._kept(name, value.float().cpu()) for name, value in tensors.items()})
+
+    def _kept(self, name: str, value: Tensor) -> Tensor:
+        """What both branches or all steps are given, such as control as large as several latents, is kept once."""
+        earlier = (call[name] for call in self.calls[-2:] if name in call)
+        return next((each for each in earlier if torch.equal(each, value)), value)
 
 
 def _early_middle_and_late(steps: Sequence[Recording]) -> list[Recording]:

@@ -155,7 +155,8 @@ def _build(
     graph, manifest = job.graph, bundle.manifest
     compiled = compile_in_process(bundle.path(graph.file), slot.partial, options.backend, job.identity, on_tick=on_tick)
     where = f"{job.target} at {job.video}"
-    check_budget(graph, job.video.symbols(manifest, graph.role), manifest.geometry, compiled, where)
+    symbols = job.video.symbols(manifest, graph.role)
+    check_budget(graph, symbols, manifest.geometry, compiled, where, manifest.controls)
     report = EngineReport(
         graph=graph.name,
         target=job.target,

@@ -39,6 +39,19 @@ def test_blocks_at_both_ends_keep_their_precision(blocks: int, kept: int) -> Non
     assert {int(name.split(".")[1]) for name in linears} == set(range(kept, blocks - kept))
 
 
+def test_of_two_rows_of_blocks_the_ends_of_each_keep_their_precision() -> None:
+    """As VACE has them: 30 blocks, and 15 that read the control."""
+    second = [f"vace_{name}" for name in names_of(15) if name.startswith("blocks")]
+    names = [*names_of(30), *second, "vace_blocks.7.proj_out"]
+    layers = FP8.layers(names, FP8.default)
+    alone = FP8.layers(names_of(30), FP8.default)
+    assert set(alone.linears) == {name for name in layers.linears if name.startswith("blocks")}
+    of_control = {name for name in layers.linears if name.startswith("vace")}
+    assert of_control == {f"vace_{name}" for name in FP8.layers(names_of(15), FP8.default).linears}
+    assert {int(name.split(".")[1]) for name in of_control} == set(range(1, 14))
+    assert set(layers.attentions) - set(alone.attentions) == {f"vace_blocks.{n}.attn1" for n in range(1, 14)}
+
+
 def test_names_lead_to_the_weights_of_the_graph() -> None:
     assert FP8.weight.format("blocks.1.ffn.net.2") == "transformer.blocks.1.ffn.net.2.weight"
     assert FP8.values_weight.format("blocks.1.attn1") == "transformer.blocks.1.attn1.to_v.weight"

@@ -6,6 +6,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx
+import onnx_ir as ir
 import pytest
 import torch
 from diffusers import WanTransformer3DModel, WanVACETransformer3DModel
@@ -14,8 +16,11 @@ from mutoscope_export.checkpoint.replacements import Replacements
 from mutoscope_export.declaration import declared_manifest
 from mutoscope_export.errors import ExportError
 from mutoscope_export.families.wan import control, denoiser
+from mutoscope_export.families.wan.graph_sources import BLOCKS
 from mutoscope_export.families.wan.random_checkpoint import random_checkpoint
+from mutoscope_export.graphs.parts import Blocks
 from mutoscope_export.opening import open_checkpoint
+from onnx import helper, numpy_helper
 
 from tests.export.families.test_wan_image_to_video import TINY_VAE
 from tests.export.spoiling import edit
@@ -83,9 +88,8 @@ def made(folder: Path, **transformer: Any) -> Path:
     return random_checkpoint(folder, **{"num_layers": 3, "vace_layers": [0, 2]} | transformer, vae_config=TINY_VAE)
 
 
-def test_a_manifest_says_what_is_followed_and_has_no_calibrated_precisions(tmp_path: Path) -> None:
-    opened = open_checkpoint(made(tmp_path / "vace"))
-    manifest = declared_manifest(opened)
+def test_a_manifest_says_what_is_followed(tmp_path: Path) -> None:
+    manifest = declared_manifest(open_checkpoint(made(tmp_path / "vace")))
     assert manifest.controls == (
         ControlConditioning(
             name="video", mask="mask", references="reference_images", scale="conditioning_scale",
@@ -96,7 +100,6 @@ def test_a_manifest_says_what_is_followed_and_has_no_calibrated_precisions(tmp_p
     defaults = manifest.defaults
     assert (defaults.height, defaults.width, defaults.num_frames, defaults.fps) == (480, 832, 81, 16)
     assert (defaults.num_inference_steps, defaults.guidance_scale, manifest.scheduler["flow_shift"]) == (50, 5.0, 3.0)
-    assert not {"fp8", "int8-static", "nvfp4"} & set(opened.description.precisions)
 
 
 @pytest.mark.parametrize(
@@ -129,3 +132,18 @@ def test_a_second_transformer_is_refused_by_name(tmp_path: Path) -> None:
     edit(checkpoint / "model_index.json", lambda index: index.update(transformer_2=second))
     with pytest.raises(ExportError, match=r"the transformer_2 of .* supported: none"):
         open_checkpoint(checkpoint)
+
+
+def test_in_parts_each_vace_block_is_where_its_hint_is_taken() -> None:
+    """Three layers, of which the first and the last have hints: otherwise every hint would pass from part to part."""
+    layers = [("c0", "x", "vace_blocks.0"), ("h0", "x", "blocks.0"), ("h1", "s0", "blocks.1"),
+              ("c1", "c0", "vace_blocks.1"), ("h2", "h1", "blocks.2")]  # fmt: skip
+    nodes = [helper.make_node("MatMul", [read, f"transformer.{block}.weight"], [made]) for made, read, block in layers]
+    nodes.insert(2, helper.make_node("Add", ["h0", "c0"], ["s0"]))
+    nodes.append(helper.make_node("Add", ["h2", "c1"], ["y"]))
+    x, y = (helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, [4, 4]) for name in "xy")
+    weight = np.eye(4, dtype=np.float32)
+    weights = [numpy_helper.from_array(weight, f"transformer.{block}.weight") for _, _, block in layers]
+    graph = ir.from_proto(helper.make_model(helper.make_graph(nodes, "rows", [x], [y], weights))).graph
+    parts = [{node.outputs[0].name for node in part} for part in Blocks(BLOCKS["denoiser"], 1)(graph)]
+    assert parts == [{"c0", "h0", "s0"}, {"h1"}]  # the last has the rest

@@ -6,15 +6,19 @@ from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import mutoscope.builtin
 import mutoscope_export.demo
+import numpy as np
 import pytest
 import torch
 from mutoscope.bundle.bundle import Bundle
 from mutoscope.bundle.manifest import Defaults
+from mutoscope.clips import identity_of, read_clip
 from mutoscope.errors import RequestError
+from mutoscope.pictures import read_picture
 from mutoscope_export.demo.grammar import calibration_prompts
 from mutoscope_export.errors import ExportError
 from mutoscope_export.families.family import Call, Recording, Reference
@@ -22,8 +26,11 @@ from mutoscope_export.families.policy import QuantizedLayers
 from mutoscope_export.opening import open_checkpoint
 from mutoscope_export.options import ExportOptions
 from mutoscope_export.quantization.calibration import DEFAULT_PROMPTS, calibrate, plan_calibration
+from PIL import Image
 from torch import Tensor, nn
 from torch.nn import functional as F
+
+from tests.runtime.test_clips import lossless
 
 BUILTIN = Path(mutoscope.builtin.__file__).parent / "bundle"
 CHECKPOINT = Path(mutoscope_export.demo.__file__).parent / "checkpoint"
@@ -32,6 +39,7 @@ DEFAULTS = Defaults(
     scheduler="unipc",
 )  # fmt: skip
 MANIFEST = msgspec.structs.replace(Bundle.open(BUILTIN, verify=False).manifest, defaults=DEFAULTS)
+OF_TEXT = msgspec.structs.replace(MANIFEST, conditionings=MANIFEST.texts)
 
 
 class Network(nn.Module):
@@ -102,6 +110,22 @@ def test_it_records_what_the_network_got_in_an_early_a_middle_and_a_late_step_of
         assert recording.inputs["hidden_states"].shape == (1, 2, 5, 2)
 
 
+def test_what_every_call_is_given_is_recorded_once() -> None:
+    runs, _ = reference(steps=6)
+    [run, *_] = runs.runs
+    seen: list[Sequence[Call]] = []
+
+    def each(calls: Sequence[Call]) -> list[Recording]:
+        seen.append(calls)
+        return [Recording(call, (call,)) for call in calls]
+
+    calibrate(replace(runs, runs=[run], steps=each), LAYERS)
+    [calls] = seen
+    assert len(calls) == 12
+    assert len({call["encoder_hidden_states"].data_ptr() for call in calls}) == 2  # one for each branch
+    assert len({call["hidden_states"].data_ptr() for call in calls}) == 6
+
+
 def test_a_network_that_the_runs_never_reach_is_named() -> None:
     runs = replace(reference()[0], role="denoiser_low", runs=[lambda: None])
     with pytest.raises(ExportError, match="never reach the denoiser_low of the checkpoint; raise calibration_steps"):
@@ -113,6 +137,57 @@ def test_calibration_is_at_the_checkpoints_defaults_with_the_prompts_of_its_auth
     assert (planned.prompts, planned.request) == (DEFAULT_PROMPTS, DEFAULTS)
     assert plan_calibration(ExportOptions(), MANIFEST, ["a red ring"]).prompts == ("a red ring",)
     assert planned.to_dict()["negative_prompt"] == "blurry" and planned.to_dict()["num_frames"] == 9
+
+
+def picture(size: int) -> np.ndarray:
+    return np.random.default_rng(size).integers(0, 256, (size, 2 * size, 3), np.uint8)
+
+
+def test_clips_go_with_prompts_in_turn_at_the_size_of_the_videos(tmp_path: Path) -> None:
+    (tmp_path / "clip.mkv").write_bytes(lossless(np.stack([picture(32), picture(32) // 2])))
+    Image.fromarray(picture(24)).save(tmp_path / "picture.png")
+    files = [str(tmp_path / "clip.mkv"), tmp_path / "picture.png"]
+    options = ExportOptions(calibration_clips=files, calibration_prompts=["a", "b", "c"], calibration_size=(32, 64, 5))
+    planned = plan_calibration(options, MANIFEST)
+    np.testing.assert_array_equal(planned.clip(0), [picture(32)] + 4 * [picture(32) // 2])
+    np.testing.assert_array_equal(planned.clip(2), planned.clip(0))
+    still = planned.clip(1)
+    assert still.shape == (5, 32, 64, 3) and (still[0] == still[4]).all()
+    expected = [read_clip(files[0]).frames(), [picture(24)]]
+    assert planned.to_dict()["clips"] == [identity_of(expected[0]), read_picture(picture(24)).identity]
+
+
+def test_without_clips_each_prompt_has_a_drawn_one_and_a_model_of_text_alone_has_none() -> None:
+    planned = plan_calibration(ExportOptions(), MANIFEST)
+    assert planned.to_dict()["clips"] == "drawn"
+    assert planned.clip(0).shape == (9, 64, 96, 3) and (planned.clip(0) != planned.clip(1)).any()
+    assert "clips" not in plan_calibration(ExportOptions(), OF_TEXT).to_dict()
+
+
+def test_a_model_between_two_pictures_is_calibrated_with_more_than_one_frame() -> None:
+    between = msgspec.structs.replace(MANIFEST.images[0], last="last_image", last_required=True)
+    manifest = msgspec.structs.replace(MANIFEST, conditionings=(*MANIFEST.texts, between))
+    with pytest.raises(RequestError, match="the length of calibration_size must be more than 1"):
+        plan_calibration(ExportOptions(calibration_size=(64, 96, 1)), manifest)
+
+
+@pytest.mark.parametrize(
+    ("clips", "complaint"),
+    [
+        ([], "calibration_clips must be a tuple of pictures and clips"),
+        ("first.png", "calibration_clips must be a tuple of pictures and clips, .* got 'first.png'"),
+        (["no-such.png"], "calibration_clips is not there: 'no-such.png'"),
+        ([picture(24)] * 2, "has 2 clips for 1 prompts, and each takes one; give as many prompts"),
+    ],
+)  # fmt: skip
+def test_clips_that_no_video_would_follow_are_refused(clips: Any, complaint: str) -> None:
+    with pytest.raises(RequestError, match=complaint):
+        plan_calibration(ExportOptions(calibration_clips=clips, calibration_prompts=["a fox"]), MANIFEST)
+
+
+def test_clips_for_a_model_of_text_alone_are_refused() -> None:
+    with pytest.raises(RequestError, match="calibration_clips is for models that take pictures or clips, and this one"):
+        plan_calibration(ExportOptions(calibration_clips=[picture(24)]), OF_TEXT)
 
 
 def test_the_built_in_model_is_calibrated_with_prompts_that_it_understands() -> None:

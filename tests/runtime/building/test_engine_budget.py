@@ -7,6 +7,7 @@ from types import MappingProxyType
 
 import pytest
 from mutoscope.building.engine_budget import check_budget
+from mutoscope.bundle.conditionings import ControlConditioning
 from mutoscope.bundle.manifest import Geometry, Graph, GraphTensor
 from mutoscope.errors import EngineError
 from mutoscope_engines.tensorrt.builder import Compiled
@@ -74,6 +75,26 @@ def test_a_denoiser_that_loras_change_may_also_hold_one_and_a_half_of_the_larges
         compiled = Compiled(int(activation_bytes), 0, 0, "", 0.0, 0, 1536, 12)
         with nullcontext() if fits else pytest.raises(EngineError, match=r"denoiser-lora .* at most 1\.25 GB"):
             check_budget(graph, SYMBOLS, GEOMETRY, compiled, "rtx40")
+
+
+def test_a_denoiser_with_control_may_also_hold_what_its_second_row_of_blocks_does():
+    """Three blocks in either row, of the width of VACE 1.3B in FP8 for RTX 40, take 1.563 GB."""
+    control = ControlConditioning(
+        name="video", mask="mask", references="reference_images", scale="conditioning_scale", role="vae_encoder_first",
+        following="vae_encoder_next", feeds={"condition": "control"}, scale_input="control_scale", layers=3,
+    )  # fmt: skip
+    scales = GraphTensor(name="control_scale", dtype="float32", shape=(3,))
+    state = 32760 * 1536 * 2
+    for inputs, activation_bytes, fits in (
+        ((scales,), 1.563e9, True),
+        ((), 1.563e9, False),  # a part without such blocks
+        ((scales,), 20 * state, False),
+        ((scales,), 73 * state, False),
+    ):
+        graph = Graph(role="denoiser", precision="fp8", file="", inputs=inputs, outputs=())
+        compiled = Compiled(int(activation_bytes), 0, 0, "", 0.0, 0, 1536, 12)
+        with nullcontext() if fits else pytest.raises(EngineError, match=r"at most 1\.(91|21) GB"):
+            check_budget(graph, SYMBOLS, GEOMETRY, compiled, "rtx40", [control])
 
 
 def test_the_networks_of_wan_2_2_5b_pass_and_nothing_much_larger():

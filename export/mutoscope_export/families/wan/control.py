@@ -13,6 +13,7 @@ from diffusers import WanVACETransformer3DModel
 from torch import Tensor
 
 from ...graphs.trace import SymbolicValue, named
+from ..family import Call
 from ..solver_line import step
 from . import denoiser
 from .denoiser import Context, linear
@@ -105,4 +106,12 @@ def example_inputs(
     return denoiser.example_inputs(transformer, sizes, seed) | {
         FEEDS["condition"]: torch.randn(shape, generator=generator),
         SCALE: 0.5 + torch.rand(len(config.vace_layers), generator=generator),
+    }
+
+
+def recorded_inputs(call: Call) -> dict[str, Tensor]:
+    """As `denoiser.recorded_inputs`, with the control and its scales."""
+    return denoiser.recorded_inputs(call) | {
+        FEEDS["condition"]: call["control_hidden_states"][0],
+        SCALE: call["control_hidden_states_scale"],
     }

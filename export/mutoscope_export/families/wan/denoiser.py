@@ -22,6 +22,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ...graphs.trace import SymbolicValue
+from ..family import Call
 from ..solver_line import step
 from .modulation import Modulation
 
@@ -299,6 +300,11 @@ def example_inputs(
     }
     inputs["timestep"] = 1000 * torch.rand(1, generator=generator)
     return inputs
+
+
+def recorded_inputs(call: Call) -> dict[str, Tensor]:
+    """The inputs of the graph that stand for one call of Diffusers' network, but for the text."""
+    return {"latents": call["hidden_states"][0], "timestep": call["timestep"][:1]}
 
 
 def linear(layer: nn.Linear, x: Tensor, dtype: torch.dtype) -> Tensor:

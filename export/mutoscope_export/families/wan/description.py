@@ -94,8 +94,6 @@ def describe(checkpoint: Checkpoint) -> Description:
     changes = _DMD_DEFAULTS if checkpoint.pipeline == _DMD else {}
     if len(experts) > 1:
         defaults = defaults_of_two(defaults, checkpoint.pipeline, scheduler)
-    # The reference that is watched has no pictures or clips yet.
-    policies = {} if takes_whole_clip(checkpoint) or follows_control(checkpoint) else CALIBRATED
     return Description(
         geometry=geometry,
         frames=_frames(geometry),
@@ -103,9 +101,9 @@ def describe(checkpoint: Checkpoint) -> Description:
         draws=(Draw(input="latents", shape=(geometry.latent_channels, "F", "h", "w")),),
         defaults=msgspec.structs.replace(defaults, scheduler=from_diffusers(scheduler), **changes),
         scheduler=scheduler,
-        precisions=tuple(name for name in PRECISIONS if name in policies or name not in CALIBRATED),
+        precisions=PRECISIONS,
         experts=experts,
-        policies=policies,
+        policies=CALIBRATED,
     )
 
 

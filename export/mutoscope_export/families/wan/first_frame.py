@@ -13,6 +13,7 @@ from diffusers import WanTransformer3DModel
 from torch import Tensor
 
 from ...graphs.trace import SymbolicValue, named
+from ..family import Call
 from . import denoiser
 from .modulation import FrameModulation, Modulation
 
@@ -78,4 +79,16 @@ def example_inputs(
     return denoiser.example_inputs(transformer, sizes, seed) | {
         FEEDS["condition"]: torch.randn(shape, generator=generator),
         GIVEN: (torch.arange(sizes["F"]) < (seed + 1) % 2).float(),
+    }
+
+
+def recorded_inputs(call: Call) -> dict[str, Tensor]:
+    """As `denoiser.recorded_inputs`; the first frame is given where each token has a timestep."""
+    latents, timestep = call["hidden_states"][0], call["timestep"]
+    is_given = float(timestep.ndim == 2)
+    return {
+        "latents": latents,
+        "timestep": timestep.max().reshape(1),
+        FEEDS["condition"]: is_given * latents[:, :1],
+        GIVEN: is_given * (torch.arange(latents.shape[1]) == 0),
     }

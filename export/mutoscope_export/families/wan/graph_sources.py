@@ -29,7 +29,7 @@ from ...passes.project_in_turn import project_in_turn
 from ...passes.slice_feed_forward import SliceFeedForward
 from ...passes.without_float32_gemm import without_float32_gemm
 from ..decoding import decode
-from ..family import Form, GraphSource
+from ..family import Call, Form, GraphSource
 from . import (
     control,
     denoiser,
@@ -70,28 +70,37 @@ _DECODER_PASSES: Mapping[str, tuple[Pass, ...]] = {
     "fp16": (convolve_over_time,),
 }
 PRECISIONS = tuple(_DENOISER_PASSES)
+IMAGE_ENCODER = "image_encoder"  # the component, and the role of its graph
 _CPU_PRECISIONS = tuple(name for name in PRECISIONS if name not in ON_GPU)
 # What text and pictures alone decide is computed once a video. On GPUs it hardly takes time, and would take memory.
 _DENOISER_CUTS: Mapping[str, Cut] = dict.fromkeys(
     _CPU_PRECISIONS, made_of(*text.FEEDS.values(), *image_encoder.FEEDS.values())
 )
-_IMAGE_ENCODER = "image_encoder"  # the component, and the role of its graph
-BLOCKS = {"denoiser": r"blocks\.(\d+)\.", "text_encoder": r"block\.(\d+)\."}  # in the names of their weights
+# In the names of their weights. A VACE block has no number of its own, and is where the layer is that takes its hint.
+BLOCKS = {"denoiser": r"(?<!vace_)blocks\.(\d+)\.", "text_encoder": r"block\.(\d+)\."}
 
 
 @dataclass(frozen=True)
 class DenoiserKind:
-    """What the denoiser of a checkpoint computes, and its inputs: names and shapes, and an example of given sizes."""
+    """What the denoiser of a checkpoint computes, and its inputs: names and shapes, an example of given sizes, and
+    those that stand for one call of the network by Diffusers, but for the text.
+    """
 
     step: type[denoiser.DenoiserStep]
     inputs: Callable[[WanTransformer3DModel], list[SymbolicValue]]
     example: Callable[[WanTransformer3DModel, Mapping[str, int], int], dict[str, Tensor]]
+    recorded: Callable[[Call], dict[str, Tensor]]
 
 
-_PLAIN = DenoiserKind(denoiser.DenoiserStep, denoiser.symbolic_inputs, denoiser.example_inputs)
-_FIRST_FRAME = DenoiserKind(first_frame.FirstFrameStep, first_frame.symbolic_inputs, first_frame.example_inputs)
-_CONTROLLED = DenoiserKind(control.ControlStep, control.symbolic_inputs, control.example_inputs)
-_WHOLE_CLIP = DenoiserKind(whole_clip.ClipStep, whole_clip.symbolic_inputs, whole_clip.example_inputs)
+_PLAIN = DenoiserKind(
+    denoiser.DenoiserStep, denoiser.symbolic_inputs, denoiser.example_inputs, denoiser.recorded_inputs
+)
+_FIRST_FRAME = DenoiserKind(
+    first_frame.FirstFrameStep, first_frame.symbolic_inputs, first_frame.example_inputs, first_frame.recorded_inputs
+)
+_CONTROLLED = DenoiserKind(
+    control.ControlStep, control.symbolic_inputs, control.example_inputs, control.recorded_inputs
+)
 
 
 def expands_timesteps(checkpoint: Checkpoint) -> bool:
@@ -117,13 +126,20 @@ def kind_of(checkpoint: Checkpoint) -> DenoiserKind:
         return _CONTROLLED
     if not takes_whole_clip(checkpoint):
         return _PLAIN
-    if _IMAGE_ENCODER not in checkpoint.classes:
-        return _WHOLE_CLIP
-    tokens = pictures_of(checkpoint) * image_encoder.tokens_of(checkpoint.without_weights(_IMAGE_ENCODER))
+    channels = checkpoint.config("transformer")["out_channels"]
+    if IMAGE_ENCODER not in checkpoint.classes:
+        return DenoiserKind(
+            whole_clip.ClipStep,
+            whole_clip.symbolic_inputs,
+            whole_clip.example_inputs,
+            partial(whole_clip.recorded_inputs, channels=channels),
+        )
+    tokens = pictures_of(checkpoint) * image_encoder.tokens_of(checkpoint.without_weights(IMAGE_ENCODER))
     return DenoiserKind(
         image_tokens.ClipAndImageStep,
         partial(image_tokens.symbolic_inputs, tokens=tokens),
         partial(image_tokens.example_inputs, tokens=tokens),
+        partial(image_tokens.recorded_inputs, channels=channels),
     )
 
 
@@ -132,7 +148,7 @@ def pictures_of(checkpoint: Checkpoint) -> int:
 
     Tokens of two have an embedding of their positions.
     """
-    if _IMAGE_ENCODER not in checkpoint.classes:
+    if IMAGE_ENCODER not in checkpoint.classes:
         return 0
     return 2 if checkpoint.config("transformer").get("pos_embed_seq_len") else 1
 
@@ -199,8 +215,8 @@ def _denoiser(component: str, precisions: Sequence[str], kind: DenoiserKind) -> 
 
 def _image_encoder(precisions: Sequence[str], pictures: int) -> GraphSource:
     return GraphSource(
-        _IMAGE_ENCODER,
-        _IMAGE_ENCODER,
+        IMAGE_ENCODER,
+        IMAGE_ENCODER,
         image_encoder.ImageEncoder,
         partial(image_encoder.symbolic_inputs, pictures=pictures),
         partial(image_encoder.symbolic_outputs, pictures=pictures),

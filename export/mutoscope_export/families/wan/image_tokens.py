@@ -16,6 +16,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from ...graphs.trace import SymbolicValue, named
+from ..family import Call
 from ..solver_line import step
 from . import denoiser, image_encoder, whole_clip
 from .denoiser import Context, layer_norm, linear, rms_norm
@@ -93,6 +94,11 @@ def example_inputs(
     generator = torch.Generator().manual_seed(seed + 2)
     embeds = torch.randn(tokens, transformer.config.image_dim, generator=generator)
     return whole_clip.example_inputs(transformer, sizes, seed) | {_EMBEDS: embeds}
+
+
+def recorded_inputs(call: Call, channels: int) -> dict[str, Tensor]:
+    """As `whole_clip.recorded_inputs`, with the tokens of all pictures, each of which is a row of the call."""
+    return whole_clip.recorded_inputs(call, channels) | {_EMBEDS: call["encoder_hidden_states_image"].flatten(0, 1)}
 
 
 def _norm(norm: Any, x: Tensor) -> Tensor:

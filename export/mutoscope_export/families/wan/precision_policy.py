@@ -12,14 +12,14 @@ from ..policy import QuantizationPolicy, QuantizationStep
 
 _LINEARS = (
     QuantizationStep("feed-forward", linears=r"ffn\.net\.(0\.proj|2)"),
-    # Keys and values of cross-attention are made of the few tokens of the text: nothing to gain.
+    # Keys and values of cross-attention are made of the few tokens of the text, and of pictures: nothing to gain.
     QuantizationStep("cross-attention q and out", linears=r"attn2\.to_(q|out\.0)"),
     QuantizationStep("self-attention projections", linears=r"attn1\.to_(q|k|v|out\.0)"),
 )
 
 _FP8 = QuantizationPolicy(
     number_format=E4M3,
-    block=r"blocks\.(\d+)\.(.+)",
+    block=r"(?:vace_)?blocks\.(\d+)\.(.+)",  # those of VACE are a row of their own
     kept_at_each_end=1 / 12,  # 2 of 30, 3 of 40
     steps=(*_LINEARS, QuantizationStep("self-attention products", attentions=r"attn1")),
     default="self-attention products",

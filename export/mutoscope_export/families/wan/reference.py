@@ -1,55 +1,112 @@
-"""Whole denoising runs of `WanPipeline` on a checkpoint, one component in memory at a time.
+"""Whole denoising runs of a checkpoint by the pipelines of Diffusers, one transformer in memory at a time.
 
-Knows how the pipeline is put together and called. Knows nothing of what is watched while it runs.
+Knows how the pipelines are put together and called. Knows nothing of what is watched while they run.
 """
 
 from __future__ import annotations
 
 import gc
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from copy import deepcopy
 from dataclasses import dataclass
 from functools import partial
+from types import SimpleNamespace
 from typing import Any
 
 import diffusers
+import numpy as np
 import torch
-from diffusers import WanPipeline
 from mutoscope.bundle.conditionings import TextConditioning
+from mutoscope.pictures import for_clip
 from mutoscope.values.guidance import is_guided
 from torch import Tensor, nn
+from transformers import BatchFeature
+from transformers.utils import logging
 
 from ...checkpoint.checkpoint import Checkpoint
 from ..family import Calibration, Call, Description, Recording, Reference
 from .description import scheduler_of
 from .experts import ROLES
+from .followed import FROM_PICTURES, FROM_TEXT, followed, pipeline_of
+from .graph_sources import IMAGE_ENCODER, expands_timesteps, kind_of
 
 _BOUNDARY = "boundary_ratio"
+_TEXT_TOKENS = 512  # that Diffusers takes for granted where its transformer is also given tokens of pictures
 
 
 def reference(checkpoint: Checkpoint, described: Description, calibration: Calibration) -> Iterator[Reference]:
     """Each transformer in float32, on the GPU where torch has one; there the runs multiply in bfloat16.
 
+    What encoders make of prompts and pictures is computed before, so that no other network is in memory beside it.
+
     Raises:
         ExportError: the weights cannot be loaded.
+        RequestError: a clip of the calibration cannot be read.
     """
-    (prompt,) = (each for each in described.conditionings if isinstance(each, TextConditioning))
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    prompts = _encoded_prompts(checkpoint, calibration, device, prompt.max_sequence_length)
-    seeds = range(calibration.seed, calibration.seed + len(prompts))
-    runs = [_Run(*embeds, seed) for embeds, seed in zip(prompts, seeds, strict=True)]
+    setting = _Setting(checkpoint, described, calibration, device)
+    runs = [_Run(setting, number, *embeds) for number, embeds in enumerate(_encoded_prompts(setting))]
     components = list(ROLES)[: len(described.experts)]
+    elsewhere = {name: _Elsewhere(checkpoint.without_weights(name).config, device) for name in components}
+    _encode_pictures(setting, runs, elsewhere)
+    recorded = kind_of(checkpoint).recorded
     for component in components:
         network: Any = checkpoint.load(component).float().to(device)
-        networks = {name: network if name == component else _Elsewhere(network.config, device) for name in components}
-        pipeline = _pipeline(checkpoint, calibration, **networks)
-        _, pipeline.vae_scale_factor_temporal = described.frames.frames_per_call
-        pipeline.vae_scale_factor_spatial = described.geometry.vae_scale_factor_spatial
-        parts = [partial(each.go_on, pipeline, calibration, described.experts[-1].guidance_scale) for each in runs]
-        yield Reference(ROLES[component], network, parts, steps)
-        del network, networks, pipeline, parts
+        networks = {**elsewhere, component: network}
+        parts = [partial(run.go_on, networks) for run in runs]
+        yield Reference(ROLES[component], network, parts, partial(_steps, recorded))
+        del network, networks, parts
         gc.collect()  # before the next is loaded
+
+
+@dataclass(frozen=True)
+class _Setting:
+    """What all runs have in common."""
+
+    checkpoint: Checkpoint
+    described: Description
+    calibration: Calibration
+    device: torch.device
+
+    def pipeline(self, name: str, **components: Any) -> Any:
+        """With these components, and without those that are not named."""
+        scheduler = _scheduler(scheduler_of(self.checkpoint), self.calibration.request.flow_shift)
+        options = {_BOUNDARY: self.checkpoint.index.get(_BOUNDARY)}
+        if name == FROM_PICTURES:
+            options["expand_timesteps"] = expands_timesteps(self.checkpoint)
+        absent = dict.fromkeys(("tokenizer", "text_encoder", "vae"))
+        pipeline = _class_of(name)(scheduler=scheduler, **{**absent, **components}, **options)
+        pipeline.set_progress_bar_config(disable=True)
+        _, pipeline.vae_scale_factor_temporal = self.described.frames.frames_per_call
+        pipeline.vae_scale_factor_spatial = self.described.geometry.vae_scale_factor_spatial
+        return pipeline
+
+
+class _Once:
+    """A function that every run calls equally often: it computes in the first, and gives the same again in others."""
+
+    def __init__(self, function: Callable[..., Any]) -> None:
+        self._function: Callable[..., Any] | None = function
+        self._given: list[Any] = []
+
+    def __call__(self, *arguments: Any) -> Any:
+        self._given.append(self._function(*arguments) if self._function else self._given.pop(0))
+        return self._given[-1]
+
+    def forget(self) -> None:
+        """Drops the function after the first run, with the network that it belongs to."""
+        self._function = None
+
+
+class _Encoder(nn.Module):
+    """In the place of the VAE, which need not be in memory after it saw the pictures of a run."""
+
+    def __init__(self, vae: Any) -> None:
+        super().__init__()
+        self.config, self.dtype, self.device = vae.config, vae.dtype, vae.device
+        self.temperal_downsample = vae.temperal_downsample
+        self.encode = _Once(lambda clip: SimpleNamespace(latents=vae.encode(clip).latent_dist.mode()))
 
 
 @dataclass
@@ -59,17 +116,44 @@ class _Run:
     The second time, the first steps are made with nothing, and their result is replaced by what was kept.
     """
 
+    setting: _Setting
+    number: int
     prompt_embeds: Tensor
     negative_prompt_embeds: Tensor | None
-    seed: int
+    vae: _Encoder | None = None
+    encode_image: _Once | None = None  # what the image encoder sees
     kept: tuple[Tensor, Any] | None = None  # latents and scheduler after the last step of the first transformer
 
-    def go_on(self, pipeline: Any, calibration: Calibration, later_scale: float | None) -> None:
+    @property
+    def kind(self) -> str:
+        """The name of the pipeline's class."""
+        return pipeline_of(self.setting.checkpoint, self.number)
+
+    def encode(self, vae: nn.Module, networks: Mapping[str, nn.Module], **seeing: Any) -> None:
+        """Makes the whole run but for its transformers, and keeps what becomes of its pictures."""
+        self.vae = _Encoder(vae)
+        pipeline = self.setting.pipeline(self.kind, vae=self.vae, **networks, **seeing)
+        if seeing:
+            self.encode_image = pipeline.encode_image = _Once(pipeline.encode_image)
+        self._make(pipeline)
+        for function in (self.vae.encode, self.encode_image):
+            if function is not None:
+                function.forget()
+
+    def go_on(self, networks: Mapping[str, nn.Module]) -> None:
+        """Makes the steps of the transformer that is there; in the place of the other there is an `_Elsewhere`."""
+        pipeline = self.setting.pipeline(self.kind, vae=self.vae, **networks)
+        if self.encode_image is not None:
+            pipeline.encode_image = self.encode_image
+        self._make(pipeline, callback_on_step_end=None if len(networks) == 1 else self._at_switch)
+
+    def _make(self, pipeline: Any, **further: Any) -> None:
+        setting = self.setting
         autocast: AbstractContextManager[Any] = nullcontext()
-        if self.prompt_embeds.device.type == "cuda":
+        if setting.device.type == "cuda":
             autocast = torch.autocast("cuda", torch.bfloat16)
-        request, own_scheduler = calibration.request, pipeline.scheduler
-        with autocast:
+        request = setting.calibration.request
+        with torch.no_grad(), autocast:
             pipeline(
                 prompt_embeds=self.prompt_embeds,
                 negative_prompt_embeds=self.negative_prompt_embeds,
@@ -78,12 +162,12 @@ class _Run:
                 num_frames=request.num_frames,
                 num_inference_steps=request.num_inference_steps,
                 guidance_scale=request.guidance_scale,
-                generator=torch.Generator("cpu").manual_seed(self.seed),
+                guidance_scale_2=setting.described.experts[-1].guidance_scale,
+                generator=torch.Generator("cpu").manual_seed(setting.calibration.seed + self.number),
                 output_type="latent",
-                guidance_scale_2=later_scale,
-                callback_on_step_end=None if pipeline.transformer_2 is None else self._at_switch,
+                **followed(setting.checkpoint, setting.calibration, self.number),
+                **further,
             )
-        pipeline.scheduler = own_scheduler
 
     def _at_switch(self, pipeline: Any, index: int, timestep: Tensor, values: dict[str, Any]) -> dict[str, Any]:
         """Stops the run before the first step of the second transformer, or goes on from where it was stopped."""
@@ -100,7 +184,7 @@ class _Run:
 
 
 class _Elsewhere(nn.Module):
-    """In the place of a transformer that is not in memory: `WanPipeline` asks it for as much, and calls it."""
+    """In the place of a transformer that is not in memory: pipelines ask it for as much, and call it."""
 
     def __init__(self, config: Any, device: torch.device) -> None:
         super().__init__()
@@ -110,59 +194,80 @@ class _Elsewhere(nn.Module):
         return nullcontext()
 
     def forward(self, hidden_states: Tensor, **_: Any) -> tuple[Tensor]:
-        return (torch.zeros_like(hidden_states),)
+        return (torch.zeros_like(hidden_states[:, : self.config.out_channels or self.config.in_channels]),)
 
 
-def steps(calls: Sequence[Call]) -> list[Recording]:
-    """The steps of a run in which `WanPipeline` calls its transformer once a branch, the positive first."""
+def _steps(recorded: Callable[[Call], Mapping[str, Tensor]], calls: Sequence[Call]) -> list[Recording]:
+    """The steps of a run in which a pipeline calls its transformer once a branch, the positive first.
+
+    `recorded` gives the inputs of the graph that one call decides.
+    """
     grouped: list[list[Call]] = []
     for call in calls:
         if not grouped or not torch.equal(grouped[-1][0]["timestep"], call["timestep"]):
             grouped.append([])
         grouped[-1].insert(0, call)
-    return [Recording(_inputs(branches), tuple(branches)) for branches in grouped]
+    return [
+        Recording(
+            {
+                **recorded(branches[0]),
+                "prompt_embeds": torch.cat([branch["encoder_hidden_states"] for branch in branches]),
+            },
+            tuple(branches),
+        )
+        for branches in grouped
+    ]
 
 
-def _inputs(branches: Sequence[Call]) -> dict[str, Tensor]:
-    """What the graph takes in one call for what the transformer took in several."""
-    call = branches[0]
-    return {
-        "latents": call["hidden_states"][0],
-        "timestep": call["timestep"][:1],
-        "prompt_embeds": torch.cat([branch["encoder_hidden_states"] for branch in branches]),
-    }
-
-
-def _encoded_prompts(
-    checkpoint: Checkpoint, calibration: Calibration, device: torch.device, max_tokens: int
-) -> list[tuple[Tensor, Tensor | None]]:
-    encoder = checkpoint.load("text_encoder")
+def _encoded_prompts(setting: _Setting) -> list[tuple[Tensor, Tensor | None]]:
+    (prompt,) = (each for each in setting.described.conditionings if isinstance(each, TextConditioning))
+    checkpoint, calibration = setting.checkpoint, setting.calibration
+    encoder: Any = checkpoint.load("text_encoder")
     if encoder.dtype == torch.float16:
         encoder = encoder.float()  # T5 overflows in float16
-    pipeline = _pipeline(checkpoint, calibration, text_encoder=encoder.to(device))
+    pipeline = setting.pipeline(FROM_TEXT, tokenizer=checkpoint.tokenizer(), text_encoder=encoder.to(setting.device))
     with torch.no_grad():
         return [
             pipeline.encode_prompt(
-                prompt,
+                text,
                 calibration.request.negative_prompt,
                 do_classifier_free_guidance=is_guided(calibration.request.guidance_scale),
-                max_sequence_length=max_tokens,
-                device=device,
+                max_sequence_length=_TEXT_TOKENS if IMAGE_ENCODER in checkpoint.classes else prompt.max_sequence_length,
+                device=setting.device,
             )
-            for prompt in calibration.prompts
+            for text in calibration.prompts
         ]
 
 
-def _pipeline(checkpoint: Checkpoint, calibration: Calibration, **networks: Any) -> Any:
-    """Without a VAE, which the latents do not need."""
-    scheduler = _scheduler(scheduler_of(checkpoint), calibration.request.flow_shift)
-    given = {"text_encoder": None, **networks}
-    pipeline = WanPipeline(
-        tokenizer=checkpoint.tokenizer(), vae=None, scheduler=scheduler, **given,
-        boundary_ratio=checkpoint.index.get(_BOUNDARY),
-    )  # fmt: skip
-    pipeline.set_progress_bar_config(disable=True)
-    return pipeline
+def _encode_pictures(setting: _Setting, runs: Sequence[_Run], elsewhere: Mapping[str, nn.Module]) -> None:
+    """The VAE and the image encoder, which are small, for all runs that follow pictures or clips."""
+    following = [run for run in runs if run.kind != FROM_TEXT]
+    if not following:
+        return
+    checkpoint, seeing = setting.checkpoint, dict[str, Any]()
+    vae: Any = checkpoint.load("vae").float().to(setting.device)
+    if IMAGE_ENCODER in checkpoint.classes:
+        image_encoder = checkpoint.load(IMAGE_ENCODER).float().to(setting.device)
+        seeing = {"image_encoder": image_encoder, "image_processor": _for_clip}
+    for run in following:
+        run.encode(vae, elsewhere, **seeing)
+
+
+def _for_clip(images: Any, return_tensors: str) -> BatchFeature:
+    """In the place of `CLIPImageProcessor`, which computes the same, and whose name differs by version."""
+    pictures = images if isinstance(images, list) else [images]
+    pixels = np.stack([for_clip(np.asarray(picture)) for picture in pictures])
+    return BatchFeature({"pixel_values": torch.from_numpy(pixels)})
+
+
+def _class_of(pipeline: str) -> Any:
+    """A class of Diffusers. Its module may import one of transformers that warns of torchvision, without need."""
+    verbosity = logging.get_verbosity()
+    logging.set_verbosity_error()
+    try:
+        return getattr(diffusers, pipeline)
+    finally:
+        logging.set_verbosity(verbosity)
 
 
 def _scheduler(config: Mapping[str, Any], shift: float | None) -> Any:

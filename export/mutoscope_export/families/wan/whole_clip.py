@@ -14,6 +14,7 @@ from diffusers import WanTransformer3DModel
 from torch import Tensor
 
 from ...graphs.trace import SymbolicValue, named
+from ..family import Call
 from . import denoiser
 
 FEEDS = {"condition": "condition"}
@@ -98,4 +99,15 @@ def example_inputs(
     return denoiser.example_inputs(transformer, sizes, seed) | {
         FEEDS["condition"]: torch.randn(shape, generator=generator),
         GIVEN: given,
+    }
+
+
+def recorded_inputs(call: Call, channels: int) -> dict[str, Tensor]:
+    """As `denoiser.recorded_inputs`, of latents with so many channels: the reverse of `beside`."""
+    seen = call["hidden_states"][0]
+    return {
+        "latents": seen[:channels],
+        "timestep": call["timestep"][:1],
+        FEEDS["condition"]: seen[-channels:],
+        GIVEN: seen[channels:-channels, :, 0, 0],
     }
