@@ -8,6 +8,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+import torch
 
 from benchmarks import quantisation_quality as quality
 
@@ -82,3 +83,11 @@ def test_a_clip_is_made_once(tmp_path: Path) -> None:
         frames = quality.kept(tmp_path / "clips" / "7.npy", "a red circle", 7, candidate)  # type: ignore[arg-type]
         assert frames.max() == 7
     assert candidate.made == 1 and [file.name for file in (tmp_path / "clips").iterdir()] == ["7.npy"]
+
+
+def test_frames_that_are_given_have_no_part_in_the_error() -> None:
+    velocity = np.arange(24, dtype=np.float32).reshape(2, 3, 2, 2)
+    recorded = SimpleNamespace(inputs={"given": torch.tensor([1.0, 0.0, 0.0])})
+    np.testing.assert_array_equal(quality.asked(velocity, recorded), velocity[:, 1:])
+    for inputs in ({"given": torch.zeros(3)}, {}):
+        np.testing.assert_array_equal(quality.asked(velocity, SimpleNamespace(inputs=inputs)), velocity)
