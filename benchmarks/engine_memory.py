@@ -5,22 +5,25 @@ number of blocks, so two show what a change of the graph does.
 
     python -m benchmarks.engine_memory [--role denoiser vae_decoder_next] [--model 1.3B] [--blocks 2]
         [--part-size 2GB] [--shapes 480x832x81] [--tile whole 416x408] [--branches 1] [--precision bf16]
-        [--target rtx40] [--lora-inputs] [--output FILE]
+        [--target rtx40 rtx50 rtx40,rtx50] [--lora-inputs] [--output FILE]
 
 A tile is the largest window of the VAE's decoder, its halo included; `buffer_bytes` are inputs and outputs, which come
-on top of an engine's own memory, of all parts together where there are several.
+on top of an engine's own memory, of all parts together where there are several. `graph_bytes` is the graph on disk with
+its weights. Targets with commas between them share an engine. Results of before rows had a target have one for all.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import shutil
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, replace
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -38,7 +41,7 @@ from mutoscope_engines.precisions import ON_GPU, PRECISIONS
 from mutoscope_engines.symbols import sized
 from mutoscope_peers.random_models import write_graphs
 
-from .real_sizes import MAX_SEQUENCE_LENGTH, MODELS, PATCH, Model, configuration, with_random_weights
+from .real_sizes import MAX_SEQUENCE_LENGTH, MODELS, PATCH, Model, configuration, cut_to, with_random_weights
 
 SMALLEST = {"B": 1, "L": 1, "F": 1, "h": 2, "w": 2, "K": 1, "R": 1}
 STATE_ROWS = 4
@@ -58,10 +61,7 @@ def write(
     from mutoscope_export.graphs.parts import Blocks
 
     cut = Blocks(BLOCKS[role], part_bytes) if part_bytes and role in BLOCKS else None
-    depth = {} if blocks is None else {"num_layers": blocks}
-    checkpoint = configuration(
-        MODELS[model], folder.with_name(f"{role}.configuration"), text_encoder=depth, transformer=depth
-    )
+    checkpoint = configuration(cut_to(MODELS[model], blocks), folder.with_name(f"{role}.configuration"))
     (source,) = (source for source in sources(checkpoint, [precision]) if source.role == role)
     started = time.perf_counter()
     network = with_random_weights(checkpoint.without_weights(source.component))
@@ -145,11 +145,13 @@ def build(folder: Path, graph: Graph, sizes: Mapping[str, int], target: str, mod
         for tensor in graph.inputs
     }
     file, *weights = (folder / Path(name).name for name in (graph.file, *graph.weights))
-    identity = library.identity(content_of(file, *weights), graph.precision, [find_target(target)], profile)
+    targets = [find_target(name) for name in target.split(",")]
+    identity = library.identity(content_of(file, *weights), graph.precision, targets, profile)
     with tempfile.TemporaryDirectory(dir=folder.parent) as engines:
         compiled = compile_in_process(file, Path(engines) / "engine", library.name, identity)
     allowed = budget_bytes(graph, sizes, model.geometry(halo=0), compiled)
-    return asdict(compiled) | {"budget_bytes": allowed}
+    stored = sum(path.stat().st_size for path in (file, *weights))
+    return asdict(compiled) | {"budget_bytes": allowed, "graph_bytes": stored}
 
 
 def main() -> int:
@@ -159,34 +161,54 @@ def main() -> int:
         *given, folder = json.loads(arguments.write)
         print(json.dumps(write(*given, Path(folder))))
         return 0
-    rows, model = [], MODELS[arguments.model]
+    rows: list[dict[str, Any]] = []
     with tempfile.TemporaryDirectory(dir=arguments.workspace) as workspace:
         for role in arguments.role:
             folder = Path(workspace) / role
             given = [getattr(arguments, name) for name in ("model", "blocks", "precision", "part_size", "lora_inputs")]
             written = _write_in_process(role, *given, str(folder))
             parts = [msgspec.convert(part, Graph) for part in written["parts"]]
-            for shapes in arguments.shapes:
+            for target, shapes in product(arguments.target, arguments.shapes):
                 for branches in arguments.branches if role in ("denoiser", "text_encoder") else [1]:
-                    row = {"role": role, "shapes": shapes, "branches": branches, "export_s": written["export_s"]}
-                    asked = arguments.tile if role in TILED else [WHOLE]
-                    for tiles, sizes in windows(
-                        largest(model, shapes, branches), asked, written["halo"], model.spatial
-                    ).items():
-                        buffers = {"buffer_bytes": buffer_bytes(parts, sizes)}
-                        for part in parts:
-                            compiled = build(folder, part, sizes, arguments.target, model)
-                            found = {name: value for name, value in compiled.items() if name != "sha256"}
-                            numbered = {"part": f"{part.part} of {len(parts)}"} if part.part else {}
-                            rows.append(row | numbered | {"tiles": tiles} | buffers | found)
-                            print(json.dumps(rows[-1]), file=sys.stderr)
-    asked = {name: getattr(arguments, name) for name in ("model", "blocks", "precision", "target")}
+                    row = {"role": role, "target": target, "shapes": shapes, "branches": branches}
+                    row["export_s"] = written["export_s"]
+                    for compiled in _compiled(row, folder, parts, written["halo"], arguments):
+                        rows.append(compiled)
+                        _save(rows, arguments)
+            shutil.rmtree(folder)
+    if not arguments.output:
+        print(_as_result(rows, arguments), end="")
+    return 0
+
+
+def _save(rows: Sequence[dict[str, Any]], arguments: argparse.Namespace) -> None:
+    """After each engine, so that whoever stops a run keeps what was compiled."""
+    if arguments.output:
+        arguments.output.write_text(_as_result(rows, arguments))
+
+
+def _as_result(rows: Sequence[dict[str, Any]], arguments: argparse.Namespace) -> str:
+    asked = {name: getattr(arguments, name) for name in ("model", "blocks", "precision")}
     asked |= {"part_bytes": arguments.part_size} if arguments.part_size else {}
     asked |= {"lora_rank": LORA_RANK} if arguments.lora_inputs else {}
-    result = asked | {"machine": describe(), "engines": rows}
-    text = json.dumps(result, indent=2) + "\n"
-    arguments.output.write_text(text) if arguments.output else print(text, end="")
-    return 0
+    return json.dumps(asked | {"machine": describe(), "engines": rows}, indent=2) + "\n"
+
+
+def _compiled(
+    row: Mapping[str, Any], folder: Path, parts: Sequence[Graph], halo: int, arguments: argparse.Namespace
+) -> Iterator[dict[str, Any]]:
+    """A row for each part in each way of decoding, of engines for the role, target, size and branches of `row`."""
+    model = MODELS[arguments.model]
+    tiles = arguments.tile if row["role"] in TILED else [WHOLE]
+    for name, sizes in windows(largest(model, row["shapes"], row["branches"]), tiles, halo, model.spatial).items():
+        buffers = {"buffer_bytes": buffer_bytes(parts, sizes)}
+        for part in parts:
+            compiled = build(folder, part, sizes, row["target"], model)
+            found = {name: value for name, value in compiled.items() if name != "sha256"}
+            numbered = {"part": f"{part.part} of {len(parts)}"} if part.part else {}
+            made = {**row, **numbered, "tiles": name} | buffers | found
+            print(json.dumps(made), file=sys.stderr)
+            yield made
 
 
 def _write_in_process(*arguments: Any) -> dict[str, Any]:
@@ -214,7 +236,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--tile", nargs="+", default=[WHOLE], metavar="HxW", help=f"of the VAE's decoder; or {WHOLE}")
     parser.add_argument("--branches", nargs="+", type=int, choices=(1, 2), default=[1])
     parser.add_argument("--precision", type=one_of("precision", ON_GPU), default="bf16", help=", ".join(ON_GPU))
-    parser.add_argument("--target", default="rtx40")
+    parser.add_argument("--target", nargs="+", default=["rtx40"], help="several with commas: one engine for them all")
     parser.add_argument("--lora-inputs", action="store_true", help="of the denoiser, the form that LoRAs change")
     parser.add_argument("--workspace", type=Path, help="folder for the graphs and engines; default: a temporary one")
     parser.add_argument("--output", type=Path)

@@ -18,45 +18,60 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from .real_sizes import MODELS, Model, configuration
+from .real_sizes import MODELS, Model, configuration, cut_to
 from .reporting import write_result
 
 TYPES = {"float32": 4, "bfloat16": 2}
+PRECISIONS = {"text_encoder": ("int8", "bf16"), "transformer": ("int8", "bf16", "fp8", "int8-static", "nvfp4")}
 SCALE_BYTES = {"int8": 4, "fp8": 2, "int8-static": 2}  # of an output channel
 NVFP4_BYTES = 9 / 16  # of a weight: half a byte, and a byte for each 16
 
 
 def sizes(model: Model) -> Iterator[dict[str, Any]]:
     """A row for each component that has weights."""
+    for component in model.networks():
+        network = without_weights(model, component)
+        count = sum(weight.numel() for weight in network.parameters())
+        in_types = {name: count * size for name, size in TYPES.items()}
+        precisions = PRECISIONS.get(component.removesuffix("_2"), ())
+        in_precisions = {name: _in_precision(name, component, network) for name in precisions}
+        yield {"component": component, "parameters": count, "bytes": in_types | in_precisions}
+
+
+def without_weights(model: Model, component: str) -> Any:
+    """One of its networks, on the device that holds no data."""
     with tempfile.TemporaryDirectory() as folder:
-        checkpoint = configuration(model, Path(folder) / "checkpoint")
-        for component in model.networks():
-            network = checkpoint.without_weights(component)
-            count = sum(weight.numel() for weight in network.parameters())
-            in_types = {name: count * size for name, size in TYPES.items()}
-            yield {"component": component, "parameters": count, "bytes": in_types | _in_precisions(component, network)}
+        return configuration(model, Path(folder) / "checkpoint").without_weights(component)
 
 
-def _in_precisions(component: str, network: Any) -> dict[str, int]:
-    if component.startswith("transformer"):
-        from mutoscope_export.families.wan.denoiser import QUANTIZABLE_WEIGHTS
-        from mutoscope_export.families.wan.precision_policy import CALIBRATED
+def weight_bytes(model: Model, component: str, precision: str) -> int:
+    """Of the graph of a component in a precision."""
+    return _in_precision(precision, component, without_weights(model, component))
 
-        modules = [name for name, _ in network.named_modules()]
-        found = {"int8": _bytes(network, QUANTIZABLE_WEIGHTS, None, "int8"),
-                 "bf16": _bytes(network, None, QUANTIZABLE_WEIGHTS)}  # fmt: skip
-        for precision, policy in CALIBRATED.items():
-            linears = policy.layers(modules, policy.default).linears
-            narrow = "|".join(re.escape(f"{name}.weight") for name in linears)
-            found[precision] = _bytes(network, narrow, QUANTIZABLE_WEIGHTS, precision)
-        return found
+
+def lora_rows_of_a_block(model: Model) -> int:
+    """How many rows of R numbers A and B have together, for all linear layers of a block of the denoiser."""
+    block = without_weights(cut_to(model, 1), "transformer").blocks[0]
+    return sum(sum(weight.shape) for weight in block.parameters() if weight.ndim == 2)
+
+
+def _in_precision(precision: str, component: str, network: Any) -> int:
+    from mutoscope_export.families.wan import denoiser, text
+    from mutoscope_export.families.wan.precision_policy import CALIBRATED
+
     if component == "text_encoder":
-        from mutoscope_export.families.wan.text import QUANTIZABLE_WEIGHTS
-
         table = r"embed_tokens|shared"
-        return {"int8": _bytes(network, QUANTIZABLE_WEIGHTS, table, "int8"),
-                "bf16": _bytes(network, None, f"{QUANTIZABLE_WEIGHTS}|{table}")}  # fmt: skip
-    return {}
+        if precision == "int8":
+            return _bytes(network, text.QUANTIZABLE_WEIGHTS, table, precision)
+        return _bytes(network, None, f"{text.QUANTIZABLE_WEIGHTS}|{table}")
+    if precision == "int8":
+        return _bytes(network, denoiser.QUANTIZABLE_WEIGHTS, None, precision)
+    half = rf"{denoiser.QUANTIZABLE_WEIGHTS}|vace_blocks\.\d+\.proj_(in|out)\.weight"
+    if policy := CALIBRATED.get(precision):
+        linears = policy.layers([name for name, _ in network.named_modules()], policy.default).linears
+        narrow = "|".join(rf"^{re.escape(name)}\.weight$" for name in linears)
+        return _bytes(network, narrow, half, precision)
+    return _bytes(network, None, half)
 
 
 def _bytes(network: Any, narrow: str | None, half: str | None, precision: str = "") -> int:

@@ -1,4 +1,4 @@
-"""Writes the tables of docs/models.md from the committed results, so that no figure in them is typed.
+"""Writes the tables of docs/models.md and docs/shipping.md from the committed results, so that no figure is typed.
 
     python -m benchmarks.models_page
 
@@ -8,26 +8,28 @@ Knows the names of checkpoints on the Hugging Face hub, and what of the results 
 from __future__ import annotations
 
 import json
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 from .predicted_plans import LIMITS, UNLIMITED
 from .results_figures import Result, gigabytes
+from .shipped_sizes import folders_table
 
 REPOSITORY = Path(__file__).parents[1]
 RESULTS = REPOSITORY / "benchmarks/results"
 PAGE = REPOSITORY / "docs/models.md"
+SHIPPING = REPOSITORY / "docs/shipping.md"
 NETWORKS = ("text_encoder", "image_encoder", "transformer", "transformer_2", "vae")
 BUNDLES = {"int8": "float32", "bf16": "bfloat16", "fp8": "bfloat16"}  # and the type of what is not quantized with it
 
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """One on the hub: its names, the model that it is, and the precisions that it can be exported in, of `BUNDLES`."""
+    """One on the hub: its names, and the model that it is."""
 
     names: tuple[str, ...]
     model: str
-    precisions: tuple[str, ...] = ("int8", "bf16", "fp8")
 
 
 CHECKPOINTS = (
@@ -35,9 +37,11 @@ CHECKPOINTS = (
     Checkpoint(("Wan2.1-T2V-1.3B",), "1.3B"),
     Checkpoint(("Wan2.1-T2V-14B",), "14B"),
     Checkpoint(("Wan2.2-T2V-A14B",), "A14B"),
-    Checkpoint(("Wan2.2-I2V-A14B",), "I2V-A14B", ("int8", "bf16")),
-    Checkpoint(("Wan2.1-I2V-14B-480P", "-720P"), "I2V-14B", ("int8", "bf16")),
-    Checkpoint(("Wan2.1-FLF2V-14B-720P",), "FLF2V-14B", ("int8", "bf16")),
+    Checkpoint(("Wan2.2-I2V-A14B",), "I2V-A14B"),
+    Checkpoint(("Wan2.1-I2V-14B-480P", "-720P"), "I2V-14B"),
+    Checkpoint(("Wan2.1-FLF2V-14B-720P",), "FLF2V-14B"),
+    Checkpoint(("Wan2.1-VACE-1.3B",), "VACE-1.3B"),
+    Checkpoint(("Wan2.1-VACE-14B",), "VACE-14B"),
 )
 
 
@@ -51,20 +55,22 @@ class Run:
     shapes: str
     guidance: bool
     parts: int = 1
+    lora_rank: int = 0
 
 
 RUNS = (
     Run("Wan 2.2 5B", "5B", "fp8", "704x1280x121", guidance=True),
     Run("FastWan 5B, or any without guidance", "5B", "fp8", "704x1280x121", guidance=False),
+    Run("the same with LoRAs, ranks together 64", "5B", "fp8", "704x1280x121", guidance=False, lora_rank=64),
     Run("Wan 2.2 5B", "5B", "bf16", "704x1280x121", guidance=True),
     Run("Wan 2.1 1.3B", "1.3B", "fp8", "480x832x81", guidance=True),
     Run("Wan 2.1 1.3B", "1.3B", "bf16", "480x832x81", guidance=True),
     Run("Wan 2.1 14B, Wan 2.2 T2V-A14B", "14B", "fp8", "480x832x81", guidance=True, parts=14),
     Run("the same with four-step weights", "14B", "fp8", "480x832x81", guidance=False, parts=14),
     Run("Wan 2.1 14B, Wan 2.2 T2V-A14B", "14B", "fp8", "720x1280x81", guidance=True, parts=14),
-    Run("Wan 2.2 I2V-A14B", "I2V-A14B", "bf16", "480x832x81", guidance=True, parts=10),
-    Run("the same with four-step weights", "I2V-A14B", "bf16", "480x832x81", guidance=False, parts=10),
-    Run("Wan 2.2 I2V-A14B", "I2V-A14B", "bf16", "720x1280x81", guidance=True, parts=10),
+    Run("Wan 2.2 I2V-A14B", "I2V-A14B", "fp8", "480x832x81", guidance=True, parts=14),
+    Run("the same with four-step weights", "I2V-A14B", "fp8", "480x832x81", guidance=False, parts=14),
+    Run("Wan 2.2 I2V-A14B", "I2V-A14B", "fp8", "720x1280x81", guidance=True, parts=14),
 )
 STAGES = {
     "text_encoder": "text encoder", "vae_encoder": "VAE encoder", "denoiser": "denoiser", "vae_decoder": "VAE decoder"
@@ -86,10 +92,7 @@ def sizes_table(result: Result) -> str:
         image = f", image encoder {counts['image_encoder']}" if "image_encoder" in counts else ""
         parameters = f"{counts['text_encoder']}, {denoiser}, {counts['vae']} billion{image}"
         files = ", ".join(gigabytes(sum(row["bytes"][name] for row in rows)) for name in ("float32", "bfloat16"))
-        bundles = [
-            gigabytes(sum(_in_bundle(row, name) for row in rows)) if name in checkpoint.precisions else "-"
-            for name in BUNDLES
-        ]
+        bundles = [gigabytes(sum(_in_bundle(row, name) for row in rows)) for name in BUNDLES]
         lines.append(f"| {', '.join(checkpoint.names)} | {parameters} | {files} | {' | '.join(bundles)} |")
     return "\n".join(lines) + "\n"
 
@@ -118,9 +121,8 @@ def memory_table(result: Result) -> str:
 
 
 def _is_of(row: Result, run: Run) -> bool:
-    return row["target"] == "rtx40" and all(
-        row[name] == getattr(run, name) for name in ("model", "precision", "shapes", "guidance", "parts")
-    )
+    names = ("model", "precision", "shapes", "guidance", "parts", "lora_rank")
+    return row["target"] == "rtx40" and all(row[name] == getattr(run, name) for name in names)
 
 
 def _cell(row: Result) -> str:
@@ -138,12 +140,16 @@ def _cell(row: Result) -> str:
     return ", ".join(told) or "yes"
 
 
-TABLES = {"sizes": (sizes_table, "model_sizes.json"), "memory": (memory_table, "predicted_plans.json")}
+TABLES: Mapping[Path, Mapping[str, tuple[Callable[[Result], str], str]]] = {
+    PAGE: {"sizes": (sizes_table, "model_sizes.json"), "memory": (memory_table, "predicted_plans.json")},
+    SHIPPING: {"folders": (folders_table, "shipped_sizes.json")},
+}
 
 
-def page(text: str) -> str:
-    """The page with its tables made anew."""
-    for name, (table, file) in TABLES.items():
+def made_anew(page: Path) -> str:
+    """The text of a page with its tables made anew."""
+    text = page.read_text("utf-8")
+    for name, (table, file) in TABLES[page].items():
         begin, end = (f"<!-- {where} of the table of {name} -->\n" for where in ("begin", "end"))
         before, rest = text.split(begin)
         _, after = rest.split(end)
@@ -153,8 +159,9 @@ def page(text: str) -> str:
 
 
 def main() -> None:
-    """Writes the page."""
-    PAGE.write_text(page(PAGE.read_text("utf-8")), encoding="utf-8", newline="\n")
+    """Writes the pages."""
+    for page in TABLES:
+        page.write_text(made_anew(page), encoding="utf-8", newline="\n")
 
 
 if __name__ == "__main__":

@@ -3,12 +3,13 @@
     python -m benchmarks.predicted_peaks benchmarks/results/engine_memory/*.json [--output FILE.json]
 
 `in_turns`: one stage after the other is on the device, weights, activations, inputs and outputs. `all_loaded`: the
-weights of all stay, and they share the largest activations. Where only some blocks of a network were compiled, two
-numbers of blocks give its weights, which are linear in them, and the text encoder's activations; those of the denoiser
-hardly depend on it. In eight bits some blocks at the ends stay as wide as in the base precision, from which their
-weights come. A network in parts holds the weights of all of them, and the largest activations of one. A graph that was
-not compiled for a target counts as for `REFERENCE`, and a denoiser that was not compiled as that of the model which it
-is like; the row says so. CUDA and the driver take some hundred megabytes more.
+weights of all stay, and they share the largest activations. Where only some blocks of a network were compiled, its
+weights are those that `model_sizes` counts, and two numbers of blocks give the text encoder's activations; those of
+the denoiser hardly depend on it. `lora_rank` is not 0 for the form of a denoiser that LoRAs change: A and B of all
+blocks are among its inputs. A network in parts holds the weights of all of them, and the largest activations of one. A
+graph that was not compiled for a target counts as for `REFERENCE`, and a denoiser that was not compiled as that of the
+model which it is like; the row says so. Few blocks are one engine; where export cuts a network, hidden states that pass
+from part to part come on top. CUDA and the driver take some hundred megabytes more.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ import json
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -26,13 +28,17 @@ from mutoscope.values.byte_sizes import format_bytes
 from mutoscope_engines.precisions import base_precision
 
 from .engine_memory import WHOLE
+from .model_sizes import lora_rows_of_a_block, weight_bytes
 from .real_sizes import MODELS, UMT5_XXL
 from .reporting import write_result
 
 DECODER = [name for name, role in ROLES.items() if role.stage == DECODE]
 
 REFERENCE = "rtx40"
-FACTS = ("model", "target", "precision", "shapes", "branches", "parts")  # of a denoiser, by which runs differ
+COMPONENTS = {"denoiser": "transformer", "text_encoder": "text_encoder"}  # that become graphs of these roles
+# Of a denoiser, by which runs differ.
+FACTS = ("model", "target", "precision", "shapes", "branches", "parts", "lora_rank")
+LORA_BYTES = 2  # A and B are float16 beside a network in 16 bits
 
 
 @dataclass(frozen=True)
@@ -52,13 +58,21 @@ class Engine:
     activation_bytes: int
     buffer_bytes: int
     parts: int
+    lora_rank: int = 0  # of all LoRAs together; 0 where none changes it
+    engine_bytes: int = 0  # on disk; 0 where it was not recorded, as the next
+    graph_bytes: int = 0  # of its graph, with the weights
     counted_as: str = ""  # the model that was compiled in place of this
+
+
+SUMS = ("weight_bytes", "engine_bytes", "graph_bytes")  # of all parts together
+FOUND = [name for name in Engine.__annotations__ if name not in ("blocks", "all_blocks", "parts", "counted_as")]
 
 
 def read(files: Sequence[Path]) -> list[Engine]:
     """The engines in the results of `engine_memory`, each with all its parts.
 
-    A model whose denoiser was not compiled has those of the one that it is like, if its other graphs were.
+    A model has the denoisers of the one that it is like, too, if its other graphs were compiled: where its own was, in
+    the precisions of those, as far as they differ in something else.
     """
     engines = []
     for result in (json.loads(file.read_text()) for file in files):
@@ -66,26 +80,36 @@ def read(files: Sequence[Path]) -> list[Engine]:
         depths = {"denoiser": MODELS[model].transformer["num_layers"], "text_encoder": UMT5_XXL["num_layers"]}
         for rows in _by_engine(result["engines"]):
             depth = depths.get(rows[0]["role"], 0)
-            facts = {name: rows[0][name] for name in Engine.__annotations__ if name in rows[0]}
+            told = result | rows[0]
+            facts = {name: told[name] for name in FOUND if name in told}
             facts |= {"blocks": min(result["blocks"] or depth, depth), "all_blocks": depth, "parts": len(rows)}
-            facts |= {"weight_bytes": sum(row["weight_bytes"] for row in rows)}
+            facts |= {name: sum(row[name] for row in rows) for name in SUMS if name in told}
             facts |= {"activation_bytes": max(row["activation_bytes"] for row in rows)}
-            engines.append(Engine(**facts, model=model, precision=result["precision"], target=result["target"]))
+            engines.append(Engine(**facts))
     denoisers = [each for each in engines if each.role == "denoiser"]
     for name, other in MODELS.items():
         roles = {each.role for each in engines if MODELS[each.model].vae == other.vae}
-        if name in {each.model for each in denoisers} or not roles.issuperset(other.picture_roles):
+        if not (other.denoiser_like and roles.issuperset(other.picture_roles)):
             continue
-        like = [each for each in denoisers if each.model == other.denoiser_like]
-        engines += [replace(each, model=name, counted_as=each.model) for each in like]
+        own = matching(denoisers, model=name)
+        like = [
+            replace(each, model=name, counted_as=each.model) for each in matching(denoisers, model=other.denoiser_like)
+        ]
+        have, precisions = {_facts(each) for each in own}, {each.precision for each in own}
+        engines += [each for each in like if not own or (each.precision in precisions and _facts(each) not in have)]
     return engines
+
+
+def _facts(denoiser: Engine) -> tuple[Any, ...]:
+    return tuple(getattr(denoiser, name) for name in FACTS)
 
 
 def _by_engine(rows: Sequence[dict[str, Any]]) -> list[list[dict[str, Any]]]:
     """The rows of parts of one network together."""
     networks: dict[tuple[Any, ...], list[dict[str, Any]]] = {}
     for row in rows:
-        networks.setdefault(tuple(row[name] for name in ("role", "shapes", "branches", "tiles")), []).append(row)
+        facts = (row.get(name) for name in ("role", "target", "shapes", "branches", "tiles"))
+        networks.setdefault(tuple(facts), []).append(row)
     return list(networks.values())
 
 
@@ -107,20 +131,30 @@ def best(engines: Sequence[Engine], target: str, **wanted: Any) -> Engine:
 
 
 def weights_of_all_blocks(engines: Sequence[Engine], engine: Engine) -> int:
-    """The weights of all blocks of this engine's network, in bytes.
-
-    Raises:
-        ValueError: neither all were compiled in its precision, nor two numbers of them in its base.
-    """
-    known = _by_blocks(engines, engine, "weight_bytes", engine.precision)
+    """The weights of all blocks of this engine's network, in bytes: as compiled, or else as counted."""
+    known = _by_blocks(engines, engine, "weight_bytes")
     if engine.all_blocks in known:
         return known[engine.all_blocks]
-    rest, wide = _line(engine, _by_blocks(engines, engine, "weight_bytes", base_precision(engine.precision)))
-    if engine.precision == base_precision(engine.precision):
-        return round(rest + wide * engine.all_blocks)
-    kept, all_kept = (2 * _kept(engine.precision, blocks) for blocks in (engine.blocks, engine.all_blocks))
-    narrow = (engine.weight_bytes - rest - wide * kept) / (engine.blocks - kept)
-    return round(rest + wide * all_kept + narrow * (engine.all_blocks - all_kept))
+    return counted(engine.model, engine.role, engine.precision)
+
+
+@cache
+def counted(model: str, role: str, precision: str) -> int:
+    """The weights of the graph of a role that its configuration asks for, in bytes."""
+    return weight_bytes(MODELS[model], COMPONENTS[role], precision)
+
+
+def buffers_of_all_blocks(engine: Engine) -> int:
+    """Its inputs and outputs, with A and B of the blocks that were not compiled, in bytes."""
+    if not engine.lora_rank:
+        return engine.buffer_bytes
+    of_a_block = _lora_rows(engine.model) * engine.lora_rank * LORA_BYTES
+    return engine.buffer_bytes + (engine.all_blocks - engine.blocks) * of_a_block
+
+
+@cache
+def _lora_rows(model: str) -> int:
+    return lora_rows_of_a_block(MODELS[model])
 
 
 def activations_of_all_blocks(engines: Sequence[Engine], engine: Engine) -> int:
@@ -131,37 +165,26 @@ def activations_of_all_blocks(engines: Sequence[Engine], engine: Engine) -> int:
     """
     if engine.role != "text_encoder":
         return engine.activation_bytes
-    known = _by_blocks(engines, engine, "activation_bytes", engine.precision)
+    known = _by_blocks(engines, engine, "activation_bytes")
     if engine.all_blocks in known:
         return known[engine.all_blocks]
-    rest, each = _line(engine, known)
-    return round(rest + each * engine.all_blocks)
+    if len(known) < 2:
+        raise ValueError(f"the {engine.role} in {engine.precision} was compiled with {list(known)} blocks alone")
+    return extended(known, engine.all_blocks)
 
 
-def _by_blocks(engines: Sequence[Engine], engine: Engine, name: str, precision: str) -> dict[int, int]:
+def extended(known: Mapping[int, int], blocks: int) -> int:
+    """A figure of a network of so many blocks, from those of the fewest and the most that were compiled."""
+    few, more = min(known), max(known)
+    return round(known[few] + (known[more] - known[few]) / (more - few) * (blocks - few))
+
+
+def _by_blocks(engines: Sequence[Engine], engine: Engine, name: str) -> dict[int, int]:
     """A figure of the same network by how many of its blocks were compiled, of the engines most like this one."""
     model = {"model": engine.model} if engine.role != "text_encoder" else {}
-    alike = matching(engines, role=engine.role, precision=precision, **model)
+    alike = matching(engines, role=engine.role, precision=engine.precision, counted_as=engine.counted_as, **model)
     alike.sort(key=lambda each: (each.parts == engine.parts, each.branches == engine.branches))
     return {each.blocks: getattr(each, name) for each in alike}
-
-
-def _line(engine: Engine, known: dict[int, int]) -> tuple[float, float]:
-    """What a figure is without blocks, and what each adds."""
-    if len(known) < 2:
-        raise ValueError(
-            f"the {engine.role} in {base_precision(engine.precision)} was compiled with {list(known)} blocks alone"
-        )
-    few, more = min(known), max(known)
-    each = (known[more] - known[few]) / (more - few)
-    return known[few] - few * each, each
-
-
-def _kept(precision: str, blocks: int) -> int:
-    """How many blocks keep their precision at each end."""
-    from mutoscope_export.families.wan.precision_policy import CALIBRATED
-
-    return CALIBRATED[precision].kept(blocks)
 
 
 def tilings(engines: Sequence[Engine], run: Mapping[str, Any]) -> list[str]:
@@ -179,12 +202,14 @@ def open_together(engines: Sequence[Engine], run: Mapping[str, Any], tiles: str)
     of_vae, target, base = _of_vae(engines, run), run["target"], _base(run)
     vae = {"precision": base, "shapes": run["shapes"]}
     encoder = best(engines, target, role="text_encoder", precision=base, branches=run["branches"])
+    seen = [best(engines, target, role="image_encoder", model=run["model"])] if MODELS[run["model"]].sees else []
     pictures = [best(of_vae, target, role=role, **vae) for role in MODELS[run["model"]].picture_roles]
     decoder = [best(of_vae, target, role=role, tiles=tiles if role in TILED else WHOLE, **vae) for role in DECODER]
     # In tiles the features come first, and then the tiles: what is open for the one is closed for the other.
     parts = [[each for each in decoder if (each.role in TILED) == tiled] for tiled in (False, True)]
     return {
         "text_encoder": [[encoder]],
+        **({"image_encoder": [seen]} if seen else {}),
         **({"vae_encoder": [pictures]} if pictures else {}),
         "denoiser": [[best(engines, role="denoiser", **run)]],
         "vae_decoder": [decoder] if tiles == WHOLE else parts,
@@ -201,9 +226,14 @@ def _of_vae(engines: Sequence[Engine], run: Mapping[str, Any]) -> list[Engine]:
     return [each for each in engines if MODELS[each.model].vae == MODELS[run["model"]].vae]
 
 
+def denoisers_of_one_target(engines: Sequence[Engine]) -> list[Engine]:
+    """Those of several take as much as those of each."""
+    return [each for each in matching(engines, role="denoiser") if "," not in each.target]
+
+
 def peaks(engines: Sequence[Engine]) -> Iterator[dict[str, Any]]:
     """A row for each target, denoiser, size and way of decoding of which there are engines."""
-    runs = dict.fromkeys(tuple(getattr(each, name) for name in FACTS) for each in matching(engines, role="denoiser"))
+    runs = dict.fromkeys(map(_facts, denoisers_of_one_target(engines)))
     for facts in runs:
         run = dict(zip(FACTS, facts, strict=True))
         for tiles in tilings(engines, run):
@@ -226,7 +256,7 @@ def peaks(engines: Sequence[Engine]) -> Iterator[dict[str, Any]]:
 
 def _bytes(engines: Sequence[Engine], together: Sequence[Engine]) -> int:
     """With these on the device at once."""
-    held = sum(weights_of_all_blocks(engines, each) + each.buffer_bytes for each in together)
+    held = sum(weights_of_all_blocks(engines, each) + buffers_of_all_blocks(each) for each in together)
     return held + max(activations_of_all_blocks(engines, each) for each in together)
 
 

@@ -26,6 +26,8 @@ from .predicted_peaks import (
     FACTS,
     Engine,
     activations_of_all_blocks,
+    buffers_of_all_blocks,
+    denoisers_of_one_target,
     matching,
     open_together,
     read,
@@ -42,7 +44,7 @@ BRANCHES = {True: (2, 1), False: (1,)}  # by guidance: in one call, the fastest 
 
 def plans(engines: Sequence[Engine], limits: Sequence[str]) -> Iterator[dict[str, Any]]:
     """A row for each target, denoiser, size, guidance and limit, and for none, which is `UNLIMITED`."""
-    denoisers = matching(engines, role="denoiser")
+    denoisers = denoisers_of_one_target(engines)
     names = [name for name in FACTS if name != "branches"]
     for facts in dict.fromkeys(tuple(getattr(each, name) for name in names) for each in denoisers):
         run = dict(zip(names, facts, strict=True))
@@ -102,7 +104,7 @@ def _option(engines: Sequence[Engine], name: str, turns: Sequence[Sequence[Engin
             MemoryOption(
                 name,
                 weight_bytes=weights,
-                buffer_bytes=sum(each.buffer_bytes for each in together),
+                buffer_bytes=sum(buffers_of_all_blocks(each) for each in together),
                 activation_bytes=max(activations_of_all_blocks(engines, each) for each in together),
                 streamable_bytes=int(weights * (1 - KEPT_OF_STREAMED)) if alone else 0,
                 keepable=len(turns) == 1,

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -41,6 +41,7 @@ class Model:
         transformer: parameters of `WanTransformer3DModel`, the same for each of its `experts`.
         vae: parameters of `AutoencoderKLWan`.
         index: what `model_index.json` says.
+        text_encoder: parameters of `UMT5EncoderModel`.
         experts: how many transformers it has.
         sees: whether it has the image encoder CLIP ViT-H.
         denoiser_like: a model whose denoiser is the same graph, but for channels of its input.
@@ -52,6 +53,7 @@ class Model:
     experts: int = 1
     sees: bool = False
     denoiser_like: str = ""
+    text_encoder: Config = field(default_factory=lambda: UMT5_XXL)
 
     @property
     def latent_channels(self) -> int:
@@ -73,9 +75,14 @@ class Model:
         return bool(self.index["_class_name"] == "WanImageToVideoPipeline")
 
     @property
+    def follows_control(self) -> bool:
+        """Whether its denoiser is given latents of a clip, and a mask, that the video follows."""
+        return bool(self.index["_class_name"] == "WanVACEPipeline")
+
+    @property
     def picture_roles(self) -> tuple[str, ...]:
         """The graphs that the encoder of its VAE becomes."""
-        if self.takes_whole_clip:
+        if self.takes_whole_clip or self.follows_control:
             return ("vae_encoder_first", "vae_encoder_next")
         return ("vae_encoder_first",) if self.index.get("expand_timesteps") else ()
 
@@ -95,19 +102,27 @@ class Model:
         transformers = {f"transformer{'' if number == 1 else f'_{number}'}" for number in range(1, self.experts + 1)}
         sees = {"image_encoder": CLIP_VIT_H} if self.sees else {}
         return {
-            "text_encoder": UMT5_XXL,
+            "text_encoder": self.text_encoder,
             **dict.fromkeys(sorted(transformers), self.transformer),
             "vae": self.vae,
         } | sees
 
 
+_OF_1_3B = {"num_attention_heads": 12, "ffn_dim": 8960, "num_layers": 30}
 _OF_14B = {"num_attention_heads": 40, "ffn_dim": 13824, "num_layers": 40}
 _OF_CLIP = {"in_channels": 36, "out_channels": 16}
 _IMAGE_TO_VIDEO = {"_class_name": "WanImageToVideoPipeline"}
 _IMAGE_TOKENS = {"image_dim": 1280, "added_kv_proj_dim": 5120}
+_CONTROL = {"_class_name": "WanVACEPipeline"}
+
+
+def _controlled(*, every: int, of: int) -> dict[str, Any]:
+    """With a VACE block for one of so many of its blocks."""
+    return {"vace_layers": list(range(0, of, every)), "vace_in_channels": 96}
+
 
 MODELS: dict[str, Model] = {
-    "1.3B": Model({"num_attention_heads": 12, "ffn_dim": 8960, "num_layers": 30}),
+    "1.3B": Model(_OF_1_3B),
     "14B": Model(_OF_14B),
     "I2V-14B": Model(_OF_14B | _OF_CLIP | _IMAGE_TOKENS, index=_IMAGE_TO_VIDEO, sees=True),
     "FLF2V-14B": Model(
@@ -120,6 +135,8 @@ MODELS: dict[str, Model] = {
     ),
     "A14B": Model(_OF_14B, experts=2, denoiser_like="14B"),
     "I2V-A14B": Model(_OF_14B | _OF_CLIP, index=_IMAGE_TO_VIDEO, experts=2, denoiser_like="14B"),
+    "VACE-1.3B": Model(_OF_1_3B | _controlled(every=2, of=30), index=_CONTROL),
+    "VACE-14B": Model(_OF_14B | _controlled(every=5, of=40), index=_CONTROL),
 }
 _CLASSES = {
     "text_encoder": "transformers.UMT5EncoderModel", "image_encoder": "transformers.CLIPVisionModel",
@@ -128,19 +145,27 @@ _CLASSES = {
 }  # fmt: skip
 
 
-def configuration(model: Model, folder: Path, **changed: Config) -> Any:
-    """A checkpoint of this model without weights, whose configuration files are written into a folder.
+def cut_to(model: Model, blocks: int | None) -> Model:
+    """The model with its first blocks alone, in each of its transformers and in the text encoder."""
+    if blocks is None:
+        return model
+    changed: dict[str, Any] = {"num_layers": blocks}
+    if model.follows_control:
+        changed["vace_layers"] = [layer for layer in model.transformer["vace_layers"] if layer < blocks]
+    return replace(model, transformer={**model.transformer, **changed}, text_encoder={**UMT5_XXL, "num_layers": blocks})
 
-    `changed` replaces values in the configuration of a component, by the component's name.
-    """
+
+def configuration(model: Model, folder: Path) -> Any:
+    """A checkpoint of this model without weights, whose configuration files are written into a folder."""
     from mutoscope_export.checkpoint.checkpoint import Checkpoint, Overrides
 
     networks = model.networks()
     for component, config in networks.items():
         (folder / component).mkdir(parents=True)
-        values = {**config, **changed.get(component, {})}
-        (folder / component / "config.json").write_text(json.dumps(values), encoding="utf-8")
+        (folder / component / "config.json").write_text(json.dumps(dict(config)), encoding="utf-8")
     classes = {component: _CLASSES[component] for component in networks}
+    if model.follows_control:
+        classes["transformer"] = "diffusers.WanVACETransformer3DModel"
     return Checkpoint(folder, folder.name, model.index, classes, Overrides())
 
 

@@ -2,11 +2,33 @@
 
 from __future__ import annotations
 
-from .results_figures import activations, compiler_memory, decoder_activations, encoder_activations, predicted
+from .results_figures import (
+    activations,
+    added_by_loras,
+    compiler_memory,
+    decoder_activations,
+    encoder_activations,
+    predicted,
+)
 from .results_rows import Row, Section
 
 ENGINES = "engine_memory/"
 ENGINE = ("tensorrt-rtx-cu13",)
+
+LORAS = (
+    ("Wan 2.1 1.3B", "480x832x81", "bf16", 2,
+     ("1.3b_2_blocks_bf16_rtx40", "1.3b_2_blocks_bf16_rtx40_lora")),
+    ("Wan 2.1 1.3B", "480x832x81", "bf16", 2,
+     ("1.3b_2_blocks_bf16_rtx50", "1.3b_2_blocks_bf16_rtx50_lora")),
+    ("Wan 2.1 1.3B", "480x832x81", "fp8", 4,
+     ("1.3b_4_blocks_fp8_rtx40", "1.3b_4_blocks_fp8_rtx40_lora")),
+    ("Wan 2.1 1.3B", "480x832x81", "fp8", 4,
+     ("1.3b_4_blocks_fp8", "1.3b_4_blocks_fp8_rtx50_lora")),
+    ("Wan 2.2 5B", "704x1280x121", "fp8", 4,
+     ("5b_4_blocks_fp8", "5b_4_blocks_fp8_lora")),
+    ("Wan 2.1 14B", "480x832x81", "bf16", 2,
+     ("14b_2_blocks_bf16_rtx50", "14b_2_blocks_bf16_lora")),
+)  # fmt: skip
 
 SECTIONS = (
     Section(
@@ -82,6 +104,21 @@ SECTIONS = (
                 compiler_memory,
                 ENGINE,
             ),
+        ),
+    ),
+    Section(
+        "Engines that LoRAs change, compiled without a GPU",
+        "Activations of the form of a denoiser with [inputs for LoRAs](lora.md) beside those of the plain form, with "
+        "one branch, and 1.5 times the largest weight in bf16, which is the most that the form may add. A and B come "
+        "on top; the predicted peaks count them.",
+        tuple(
+            Row(
+                f"{name}, {shapes}, {precision} ({blocks} blocks)",
+                tuple(f"{ENGINES}{file}.json" for file in files),
+                added_by_loras,
+                ENGINE,
+            )
+            for name, shapes, precision, blocks, files in LORAS
         ),
     ),
     Section(

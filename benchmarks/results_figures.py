@@ -9,7 +9,10 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from .real_sizes import MODELS
+
 Result = dict[str, Any]
+HEAD_SIZE = 128  # in every Wan
 
 
 def percent(share: float) -> str:
@@ -147,6 +150,33 @@ def decoder_activations(result: Result) -> str:
     return "; ".join(f"{row['shapes']}, {row['tiles']}: {gigabytes(row['activation_bytes'])}" for row in rows)
 
 
+def added_by_loras(*results: Result) -> str:
+    """How much more the form that LoRAs change takes than the plain one of each target, and how much is allowed.
+
+    The last result has that form, the others have the plain one with as many blocks, each size that it has.
+    """
+    *plain, changed = results
+    told = []
+    for row in changed["engines"]:
+        size = {name: row[name] for name in ("role", "shapes", "branches")}
+        target = _target(changed, row)
+        (base,) = (
+            engine["activation_bytes"]
+            for result in plain
+            for engine in engines(result, **size)
+            if _target(result, engine) == target
+        )
+        told.append(f"{target}: {megabytes(row['activation_bytes'] - base)} more than {megabytes(base)}")
+    config = MODELS[changed["model"]].transformer
+    largest = config["num_attention_heads"] * HEAD_SIZE * config["ffn_dim"] * 2
+    return f"{'; '.join(told)}; allowed {megabytes(1.5 * largest)}"
+
+
+def _target(result: Result, row: Result) -> str:
+    """Of an engine; results of before rows had one have one for all."""
+    return str(row.get("target", result.get("target")))
+
+
 def span(values: Sequence[float]) -> str:
     least, most = (f"{value:.1f}" for value in (min(values), max(values)))
     return least if least == most else f"{least} to {most}"
@@ -179,7 +209,7 @@ def predicted(
     model: str, precision: str, parts: int, branches: int, decoder: str, shapes: str = "480x832x81"
 ) -> Callable[[Result], str]:
     wanted = {"target": "rtx40", "shapes": shapes, "model": model, "precision": precision,
-              "parts": parts, "branches": branches, "decoder": decoder}  # fmt: skip
+              "parts": parts, "branches": branches, "decoder": decoder, "lora_rank": 0}  # fmt: skip
 
     def read(result: Result) -> str:
         (row,) = (row for row in result["rows"] if all(row[key] == value for key, value in wanted.items()))

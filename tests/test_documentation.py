@@ -110,6 +110,7 @@ NOT_RUN = {
             "mutoscope export Wan-AI/Wan2.1-I2V-14B-480P-Diffusers wan-i2v-14b --precision bf16",
             "mutoscope export Wan-AI/Wan2.1-FLF2V-14B-720P-diffusers wan-flf2v-14b --precision bf16",
             "mutoscope export Wan-AI/Wan2.1-VACE-1.3B-diffusers wan-vace-1.3b --precision int8 bf16",
+            "mutoscope export Wan-AI/Wan2.1-VACE-14B-diffusers wan-vace-14b --precision bf16",
         ),
         "downloads 20 to 130 GB; tests/export exports small checkpoints of each of these kinds",
     ),

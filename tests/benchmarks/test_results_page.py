@@ -53,6 +53,7 @@ def predicted(model: str, precision: str, branches: int) -> Any:
         for row in result("predicted_peaks.json")["rows"]
         if (row["model"], row["target"], row["precision"], row["shapes"], row["branches"], row["parts"], row["decoder"])
         == (model, "rtx40", precision, "480x832x81", branches, parts, "6 of 296x352")
+        and row["lora_rank"] == 0
     ]
     return row
 
