@@ -187,8 +187,8 @@ def test_the_built_in_models_page_has_the_figures_of_the_pictures_that_were_judg
         f"| background kept | 95 % | {100 * right['background']:.0f} % |",
         f"| 90 % | {100 * right['motion']:.1f} % |",
         f"| shape kept | | {100 * right['shape']:.1f} % |",
-        f"{100 * other['shape']:.0f} % of the shapes stay",
-        f"of {len(bounces)} bounces {sum(bounces)} keep",
+        f"{100 * other['shape']:.0f} % of the clips keep the picture's shape",
+        f"of {len(bounces)} bouncing clips only {sum(bounces)} do",
     ):
         assert said in page
 
