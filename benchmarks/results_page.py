@@ -45,6 +45,7 @@ EXPORT = ("torch", "onnx", "onnxruntime")
 ONNX, OPENVINO, BOTH = "mutoscope onnxruntime", "mutoscope openvino", "mutoscope onnxruntime+openvino"
 EAGER, COMPILED, BF16_HINT = "diffusers, fp32", "diffusers-compiled, fp32", "openvino, bf16 hint"
 CLIP = ("default-clip", "whole_run")
+PICTURED = ("picture-clip", "whole_run")
 FORWARD = ("wan-1.3b-width", "forward")
 VAE = ("wan-vae", "decode")
 
@@ -90,16 +91,22 @@ SECTIONS = (
                 CPU,
             ),
             Row(
-                "the same, in turns",
-                ("bench_builtin.json",),
-                turns(*CLIP, f"{OPENVINO}, fp32", "openvino, fp32", EAGER),
-                CPU,
-            ),
-            Row(
                 "built-in clip, prompt to MP4, other settings of ours",
                 ("bench_builtin.json",),
                 times(*CLIP, f"{ONNX}, fp32", f"{ONNX}, int8", f"{BOTH}, int8"),
                 (*ORT, "openvino"),
+            ),
+            Row(
+                "built-in clip from a picture",
+                ("bench_builtin.json",),
+                times(*PICTURED, f"{OPENVINO}, fp32", "openvino, fp32", EAGER),
+                CPU,
+            ),
+            Row(
+                "the same, in turns",
+                ("bench_builtin.json",),
+                turns(*PICTURED, f"{OPENVINO}, fp32", "openvino, fp32", EAGER),
+                CPU,
             ),
             Row(
                 "one forward at the width of Wan 2.1 1.3B (2 blocks, 1280 tokens, 2 branches)",

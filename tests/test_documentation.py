@@ -281,6 +281,8 @@ def test_commands_run(
         Path(bundle).symlink_to(request.getfixturevalue("wan_bundle"))
     if RED in words and words[words.index(RED) - 1] not in ("-o", "--output"):
         Path(RED).symlink_to(request.getfixturevalue("red_clip"))
+    if any(word.startswith("examples/") for word in words):
+        Path("examples").symlink_to(ROOT / "examples")
     more = [flag for (command, word), flags in SHORTENED.items() if command == name and word in words for flag in flags]
     assert main([name, *words, *more]) == 0
 

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
+import re
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -11,9 +14,11 @@ import numpy as np
 import pytest
 from mutoscope_export.demo.grammar import COLOURS, EVERY_COLOUR, LEARNED_COLOURS, Scene, all_scenes
 from mutoscope_export.demo.renderer import render
+from mutoscope_export.demo.train_lora import LORA
 
 from benchmarks.lora_following import distance_to, goals_met, learned_scenes, measure_known, measure_learned, summarise
 
+ROOT = Path(__file__).parents[2]
 SCENES = {scene.prompt(): scene for scene in all_scenes(EVERY_COLOUR)}
 COUNT = 8
 
@@ -77,3 +82,17 @@ def test_the_distance_is_that_of_the_drawn_colour() -> None:
 def test_each_scene_is_asked_once_and_has_a_new_colour() -> None:
     scenes = learned_scenes(64)
     assert len(set(scenes)) == 64 and {scene.colour for scene in scenes} == set(LEARNED_COLOURS)
+
+
+def test_the_page_of_loras_has_the_figures_that_were_judged() -> None:
+    found = json.loads((ROOT / "benchmarks/results/lora_following.json").read_text("utf-8"))
+    page = (ROOT / "docs/lora.md").read_text("utf-8")
+    assert found["lora_sha256"] == hashlib.sha256(LORA.read_bytes()).hexdigest()
+    none, half, whole = (
+        f"{100 * found['right']['learned'][strength]['colour']:.0f} %" for strength in ("0.0", "0.5", "1.0")
+    )
+    assert f"{whole} show it at strength 1, {half} at one half, and {none} without the LoRA" in page
+    wrong = [row["prompt"] for row in found["rows"]["learned"] if not row["1.0"]["colour"]]
+    assert all(re.search("small|ring|triangle", prompt) for prompt in wrong)
+    lost = [row for row in found["rows"]["known"] if row["0.0"]["colour"] and not row["1.0"]["colour"]]
+    assert f"prompts in other colours, {len(lost)} lose theirs" in page

@@ -22,9 +22,11 @@ from transformers import T5Tokenizer
 
 from .encoding import Clips, encode_clips
 from .grammar import LEARNED_COLOURS
-from .make import CHECKPOINT
+from .make import CHECKPOINT, REPOSITORY
 from .train_denoiser import BATCH_SIZE, TextToLatents, add_noise, draw, losses
 from .training import TrainingSchedule
+
+LORA = REPOSITORY / "examples/lime.safetensors"  # what this trained
 
 RANK = 8
 LAYERS = r"(blocks\..*\.(to_q|to_k|to_v|to_out\.0|net\.0\.proj|net\.2)|condition_embedder\.text_embedder\.linear_[12])"
