@@ -367,14 +367,11 @@ def main() -> None:
     parser.add_argument("--count", type=int, default=96, help="prompts to generate")
     parser.add_argument("--calibration-prompts", type=int, help="how many of them; all when not given")
     parser.add_argument("--calibration-steps", type=int)
-    parser.add_argument(
-        "--work", type=Path, help="keeps what is made on the way, to go on there with the same code, model and options"
-    )
+    parser.add_argument("--work", type=Path, help="keeps what is made, to go on with the same code, model and options")
     parser.add_argument("--output", type=Path, help="the result as JSON; the table goes into docs/quantisation.md, too")
     parser.add_argument(
-        "--only", default="", metavar="NAME",
-        help="measure only the rows that begin so, such as nvfp4, and put them into the result that --output has",
-    )  # fmt: skip
+        "--only", default="", metavar="NAME", help="measure rows that begin so, and put them into --output"
+    )
     arguments = parser.parse_args()
     scenes = calibration_scenes()[: arguments.calibration_prompts]
     options = ExportOptions(

@@ -65,9 +65,9 @@ def train_lora(
     torch.manual_seed(seed)
     model.requires_grad_(False)
     model.transformer.add_adapter(LoraConfig(r=RANK, lora_alpha=RANK, target_modules=LAYERS))
-    rate, further = RATE, ()
+    rate, part = RATE, 0
     if start_from is not None:
-        rate, further = RATE / 2, (1,)
+        rate, part = RATE / 2, 1
         trained = {name.removeprefix("transformer."): value for name, value in load_file(start_from).items()}
         set_peft_model_state_dict(model.transformer, trained)
     factors = [weight for weight in model.parameters() if weight.requires_grad]
@@ -76,7 +76,7 @@ def train_lora(
     from_text = torch.zeros(BATCH_SIZE, dtype=torch.bool, device=device)
     sums = 0.0
     for step in range(steps):
-        rng = np.random.default_rng((seed, step, *further))
+        rng = np.random.default_rng((seed, step, part))
         latents, captions = draw(((known, count), (learned, BATCH_SIZE - count)), rng)
         text = tokenizer(captions, padding=True, return_tensors="pt").to(device)
         noised = add_noise(torch.from_numpy(latents).to(device), from_text, rng)
